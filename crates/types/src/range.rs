@@ -1,0 +1,79 @@
+//! Key ranges, parsed once from the wire's `key` and `range_end`.
+
+use bytes::Bytes;
+
+/// Where a range of keys ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RangeEnd {
+    /// The range is the start key alone.
+    Point,
+    /// Every key from the start on.
+    Open,
+    /// Every key from the start up to, not including, this one.
+    Before(Bytes),
+}
+
+/// A set of neighbouring keys. May be empty (`start ≥ end`): etcd answers such a range with nothing, not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key.
+    pub start: Bytes,
+    /// The end.
+    pub end: RangeEnd,
+}
+
+impl KeyRange {
+    /// One key.
+    pub fn point(key: impl Into<Bytes>) -> Self {
+        Self { start: key.into(), end: RangeEnd::Point }
+    }
+
+    /// Every key there is.
+    pub fn all() -> Self {
+        Self { start: Bytes::new(), end: RangeEnd::Open }
+    }
+
+    /// The wire's form: an empty `range_end` is a single key, `"\0"` is every key from `key` on.
+    pub fn from_wire(key: Bytes, range_end: Bytes) -> Self {
+        let end = match &range_end[..] {
+            [] => RangeEnd::Point,
+            [0] => RangeEnd::Open,
+            _ => RangeEnd::Before(range_end),
+        };
+        Self { start: key, end }
+    }
+
+    /// Whether the range holds the key.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        match &self.end {
+            RangeEnd::Point => key == &self.start[..],
+            RangeEnd::Open => key >= &self.start[..],
+            RangeEnd::Before(end) => key >= &self.start[..] && key < &end[..],
+        }
+    }
+
+    /// Whether the range is a single key.
+    pub fn is_point(&self) -> bool {
+        self.end == RangeEnd::Point
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(key: &'static str, end: &'static str, holds: &[&str], lacks: &[&str]) {
+        let range = KeyRange::from_wire(Bytes::from_static(key.as_bytes()), Bytes::from_static(end.as_bytes()));
+        assert!(holds.iter().all(|k| range.contains(k.as_bytes())), "{range:?} should hold {holds:?}");
+        assert!(!lacks.iter().any(|k| range.contains(k.as_bytes())), "{range:?} should lack {lacks:?}");
+    }
+
+    #[test]
+    fn wire_forms_mean_what_etcd_says() {
+        check("b", "", &["b"], &["a", "ba", "c"]);
+        check("b", "\0", &["b", "ba", "z"], &["a"]);
+        check("b", "d", &["b", "c", "cz"], &["a", "d"]);
+        check("d", "b", &[], &["b", "c", "d"]);
+        check("\0", "\0", &["\0", "a"], &[]);
+    }
+}
