@@ -30,7 +30,7 @@ macro_rules! package {
             reason = "generated code"
         )]
         pub mod $name {
-            tonic::include_proto!(stringify!($name));
+            include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
         }
     };
 }
@@ -90,45 +90,26 @@ mod tests {
 
     fn unhex(s: &str) -> Vec<u8> {
         let digits: Vec<u32> = s.chars().filter_map(|c| c.to_digit(16)).collect();
-        digits
-            .chunks(2)
-            .map(|d| u8::try_from(d[0] * 16 + d[1]).expect("two hex digits"))
-            .collect()
+        digits.chunks(2).map(|d| u8::try_from(d[0] * 16 + d[1]).expect("two hex digits")).collect()
     }
 
     #[test]
     fn a_fresh_wal_comes_out_as_etcd_writes_it() {
-        let crc = walpb::Record {
-            r#type: Some(4),
-            crc: Some(0),
-            data: None,
-        };
+        let crc = walpb::Record { r#type: Some(4), crc: Some(0), data: None };
         assert_eq!(crc.encode_to_vec(), unhex("08 04 10 00"));
 
         let start = walpb::Record {
             r#type: Some(5),
             crc: Some(0x8777_7673),
             data: Some(
-                walpb::Snapshot {
-                    index: Some(0),
-                    term: Some(0),
-                    conf_state: None,
-                }
-                .encode_to_vec()
-                .into(),
+                walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None }.encode_to_vec().into(),
             ),
         };
-        assert_eq!(
-            start.encode_to_vec(),
-            unhex("08 05 10 f3ecddbb08 1a 04 08 00 10 00")
-        );
+        assert_eq!(start.encode_to_vec(), unhex("08 05 10 f3ecddbb08 1a 04 08 00 10 00"));
 
         let metadata = unhex("08 e4dcecc9d1dc86df29 10 dc9bd29cd7a18abc62");
-        let record = walpb::Record {
-            r#type: Some(1),
-            crc: Some(0x6ad6_23e4),
-            data: Some(metadata.clone().into()),
-        };
+        let record =
+            walpb::Record { r#type: Some(1), crc: Some(0x6ad6_23e4), data: Some(metadata.clone().into()) };
         let mut expected = unhex("08 01 10 e4c7d8d606 1a 14");
         expected.extend(&metadata);
         assert_eq!(record.encode_to_vec(), expected);
@@ -155,67 +136,35 @@ mod tests {
         expected.extend(&data);
         assert_eq!(entry.encode_to_vec(), expected);
 
-        let state = raftpb::HardState {
-            term: Some(1),
-            vote: Some(0),
-            commit: Some(3),
-        };
+        let state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(3) };
         assert_eq!(state.encode_to_vec(), unhex("08 01 10 00 18 03"));
 
-        let voted = raftpb::HardState {
-            term: Some(2),
-            vote: Some(NODE_B),
-            commit: Some(3),
-        };
-        assert_eq!(
-            voted.encode_to_vec(),
-            unhex("08 02 10 b1e7d2cddbba90d61f 18 03")
-        );
+        let voted = raftpb::HardState { term: Some(2), vote: Some(NODE_B), commit: Some(3) };
+        assert_eq!(voted.encode_to_vec(), unhex("08 02 10 b1e7d2cddbba90d61f 18 03"));
 
-        let noop = raftpb::Entry {
-            term: Some(2),
-            index: Some(4),
-            ..Default::default()
-        };
+        let noop = raftpb::Entry { term: Some(2), index: Some(4), ..Default::default() };
         assert_eq!(noop.encode_to_vec(), unhex("10 02 18 04"));
     }
 
     #[test]
     fn conf_state_lists_are_not_packed() {
-        let conf = raftpb::ConfState {
-            voters: vec![1, 2],
-            auto_leave: Some(false),
-            ..Default::default()
-        };
+        let conf = raftpb::ConfState { voters: vec![1, 2], auto_leave: Some(false), ..Default::default() };
         assert_eq!(conf.encode_to_vec(), unhex("08 01 08 02 28 00"));
     }
 
     #[test]
     fn a_request_goes_out_before_its_header() {
         let request = pb::InternalRaftRequest {
-            header: Some(pb::RequestHeader {
-                id: 7,
-                ..Default::default()
-            }),
-            put: Some(pb::PutRequest {
-                key: "k".into(),
-                value: "v".into(),
-                ..Default::default()
-            }),
+            header: Some(pb::RequestHeader { id: 7, ..Default::default() }),
+            put: Some(pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(
-            request.encode_to_vec(),
-            unhex("22 06 0a016b 120176 a206 02 0807")
-        );
+        assert_eq!(request.encode_to_vec(), unhex("22 06 0a016b 120176 a206 02 0807"));
     }
 
     #[test]
     fn a_key_value_omits_zeros() {
-        let tombstone = mvccpb::KeyValue {
-            key: "k".into(),
-            ..Default::default()
-        };
+        let tombstone = mvccpb::KeyValue { key: "k".into(), ..Default::default() };
         assert_eq!(tombstone.encode_to_vec(), unhex("0a 01 6b"));
         let full = mvccpb::KeyValue {
             key: "k".into(),
@@ -225,9 +174,6 @@ mod tests {
             value: "v".into(),
             lease: 1,
         };
-        assert_eq!(
-            full.encode_to_vec(),
-            unhex("0a016b 1002 1803 2002 2a0176 3001")
-        );
+        assert_eq!(full.encode_to_vec(), unhex("0a016b 1002 1803 2002 2a0176 3001"));
     }
 }
