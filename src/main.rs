@@ -1,1 +1,3 @@
+//! The `quorate` server: parse → build → run → drain.
+mod config;
 fn main() {}

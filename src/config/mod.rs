@@ -1,0 +1,227 @@
+//! Configuration: text in, a validated [`Config`] out. Nothing after this module meets an unparsed URL or a number out
+//! of range.
+
+mod flags;
+mod parse;
+mod urls;
+
+pub(crate) use flags::help;
+pub(crate) use parse::{Raw, Refusal, read};
+pub(crate) use urls::PeerUrl;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest election timeout, milliseconds: etcd's `maxElectionMs`.
+const ELECTION_MS_MAX: u64 = 50_000;
+/// Largest quota that is not warned about, bytes: etcd's advice for bbolt. Kept as the default's upper neighbour.
+const QUOTA_DEFAULT_BYTES: i64 = 2 << 30;
+
+/// A member's configuration, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// This member's name.
+    pub(crate) name: String,
+    /// Where everything lies.
+    pub(crate) data_dir: PathBuf,
+    /// Where the raft log lies.
+    pub(crate) wal_dir: PathBuf,
+    /// What must agree over the cluster, or is agreed on when it is made.
+    pub(crate) cluster: Cluster,
+    /// Addresses to listen on for peers.
+    pub(crate) listen_peers: Vec<SocketAddr>,
+    /// Addresses to listen on for clients.
+    pub(crate) listen_clients: Vec<SocketAddr>,
+    /// Client URLs to publish.
+    pub(crate) advertise_clients: Vec<String>,
+    /// Time of a heartbeat.
+    pub(crate) heartbeat: Duration,
+    /// Time of an election, in heartbeats.
+    pub(crate) election_ticks: usize,
+    /// Whether the first election's wait is cut short.
+    pub(crate) initial_election_tick_advance: bool,
+    /// Ask before an election.
+    pub(crate) pre_vote: bool,
+    /// What clients may ask for.
+    pub(crate) limits: Limits,
+    /// Most learners in the cluster.
+    pub(crate) learners_max: usize,
+    /// Rows a compaction step removes at most.
+    pub(crate) compaction_batch_rows: usize,
+    /// How to log.
+    pub(crate) log: Log,
+}
+
+/// The cluster as it was bootstrapped. Ignored once there is a data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    /// This member's peer URLs, as the others reach them.
+    pub(crate) advertise_peers: Vec<PeerUrl>,
+    /// Members by name with their peer URLs.
+    pub(crate) members: Vec<(String, Vec<PeerUrl>)>,
+    /// Keeps clusters with equal URLs apart.
+    pub(crate) token: String,
+    /// Bootstrap a new cluster, or join one.
+    pub(crate) is_new: bool,
+    /// Whether --initial-cluster was said, and not only defaulted.
+    pub(crate) is_explicit: bool,
+}
+
+/// What clients may ask for, with etcd's defaults.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of data at which writes are refused; `None` = no limit.
+    pub(crate) quota_bytes: Option<i64>,
+    /// Operations in a transaction.
+    pub(crate) txn_ops_max: usize,
+    /// Bytes of a request.
+    pub(crate) request_bytes_max: usize,
+    /// Streams a connection.
+    pub(crate) streams_max: u32,
+    /// Time between the server's pings; zero = none.
+    pub(crate) keepalive_interval: Duration,
+    /// How long a ping may stay unanswered.
+    pub(crate) keepalive_timeout: Duration,
+}
+
+/// How to log.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    /// Least level.
+    pub(crate) level: slog::Level,
+    /// For people, not machines.
+    pub(crate) is_console: bool,
+    /// `stderr`, `stdout` or files.
+    pub(crate) outputs: Vec<String>,
+}
+
+impl Config {
+    /// Checks what was said. The texts are etcd's where it has them.
+    pub(crate) fn from_raw(raw: &Raw) -> Result<Self, Refusal> {
+        validate(raw).map_err(Refusal::Invalid)
+    }
+}
+
+fn validate(raw: &Raw) -> Result<Config, String> {
+    let name = raw.text("name").to_owned();
+    let data_dir = match raw.text("data-dir") {
+        "" => PathBuf::from(format!("{name}.etcd")),
+        dir => PathBuf::from(dir),
+    };
+    let wal_dir = match raw.text("wal-dir") {
+        "" => data_dir.join("member").join("wal"),
+        dir => PathBuf::from(dir),
+    };
+    if raw.is_set("listen-client-urls") && !raw.is_set("advertise-client-urls") {
+        return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
+    }
+    let (heartbeat_ms, election_ms) = timing(raw)?;
+    let learners_max = usize::try_from(raw.int("max-learners"))
+        .ok()
+        .filter(|max| *max > 0)
+        .ok_or("setting --max-learners to a value that is not positive is invalid")?;
+    Ok(Config {
+        cluster: cluster(raw, &name)?,
+        listen_peers: urls::listen_addresses("listen-peer-urls", raw.text("listen-peer-urls"))?,
+        listen_clients: urls::listen_addresses("listen-client-urls", raw.text("listen-client-urls"))?,
+        advertise_clients: urls::parse_list("advertise-client-urls", raw.text("advertise-client-urls"))?
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        heartbeat: Duration::from_millis(heartbeat_ms),
+        election_ticks: usize::try_from(election_ms / heartbeat_ms).map_err(|e| e.to_string())?,
+        initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
+        pre_vote: raw.bool("pre-vote"),
+        limits: limits(raw)?,
+        learners_max,
+        compaction_batch_rows: usize::try_from(raw.int("compaction-batch-limit")).unwrap_or(1_000).max(1),
+        log: log(raw)?,
+        name,
+        data_dir,
+        wal_dir,
+    })
+}
+
+fn timing(raw: &Raw) -> Result<(u64, u64), String> {
+    let (heartbeat, election) = (raw.uint("heartbeat-interval"), raw.uint("election-timeout"));
+    if heartbeat == 0 {
+        return Err("--heartbeat-interval must be >0 (set to 0ms)".into());
+    }
+    if election == 0 {
+        return Err("--election-timeout must be >0 (set to 0ms)".into());
+    }
+    if heartbeat.saturating_mul(5) > election {
+        return Err(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+        ));
+    }
+    if election > ELECTION_MS_MAX {
+        return Err(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MS_MAX}ms"
+        ));
+    }
+    Ok((heartbeat, election))
+}
+
+fn cluster(raw: &Raw, name: &str) -> Result<Cluster, String> {
+    let advertise_peers =
+        urls::parse_list("initial-advertise-peer-urls", raw.text("initial-advertise-peer-urls"))?;
+    let is_explicit = raw.is_set("initial-cluster");
+    let members = if is_explicit {
+        urls::parse_cluster(raw.text("initial-cluster"))?
+    } else {
+        // As etcd: the default cluster is this member alone, under its own name and URLs.
+        vec![(name.to_owned(), advertise_peers.clone())]
+    };
+    let is_new = match raw.text("initial-cluster-state") {
+        "new" => true,
+        "existing" => false,
+        other => {
+            return Err(format!(
+                "unexpected --initial-cluster-state {other:?}: it is \"new\" or \"existing\""
+            ));
+        }
+    };
+    let token = raw.text("initial-cluster-token").to_owned();
+    Ok(Cluster { advertise_peers, members, token, is_new, is_explicit })
+}
+
+fn limits(raw: &Raw) -> Result<Limits, String> {
+    let fits = |name: &str| usize::try_from(raw.uint(name)).map_err(|_| format!("--{name} is too large"));
+    Ok(Limits {
+        quota_bytes: match raw.int("quota-backend-bytes") {
+            0 => Some(QUOTA_DEFAULT_BYTES),
+            bytes => (bytes > 0).then_some(bytes),
+        },
+        txn_ops_max: fits("max-txn-ops")?,
+        request_bytes_max: fits("max-request-bytes")?,
+        streams_max: u32::try_from(raw.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+        keepalive_interval: raw.duration("grpc-keepalive-interval"),
+        keepalive_timeout: raw.duration("grpc-keepalive-timeout"),
+    })
+}
+
+fn log(raw: &Raw) -> Result<Log, String> {
+    if raw.text("logger") != "zap" {
+        return Err(format!("unknown logger option {:?}", raw.text("logger")));
+    }
+    let level = match raw.text("log-level") {
+        "debug" => slog::Level::Debug,
+        "info" => slog::Level::Info,
+        "warn" => slog::Level::Warning,
+        "error" => slog::Level::Error,
+        "dpanic" | "panic" | "fatal" => slog::Level::Critical,
+        other => return Err(format!("unrecognized level: {other:?}")),
+    };
+    let is_console = match raw.text("log-format") {
+        "json" => false,
+        "console" => true,
+        other => return Err(format!("unknown log format: {other}")),
+    };
+    let outputs = raw.text("log-outputs").split(',').map(str::to_owned).collect();
+    Ok(Log { level, is_console, outputs })
+}
+
+#[cfg(test)]
+mod tests;

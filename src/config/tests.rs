@@ -1,0 +1,67 @@
+//! Scenarios of the configuration as a whole.
+
+use super::*;
+
+fn config(line: &str) -> Result<Config, String> {
+    let raw = read(line.split_whitespace().map(str::to_owned), []).map_err(|e| format!("{e:?}"))?;
+    Config::from_raw(&raw).map_err(|e| match e {
+        Refusal::Invalid(text) | Refusal::Usage(text) => text,
+    })
+}
+
+fn check_refused(line: &str, expected: &str) {
+    assert_eq!(config(line).err().as_deref(), Some(expected), "{line}");
+}
+
+#[test]
+fn without_flags_it_is_etcds_single_member() {
+    let config = config("").expect("the defaults are valid");
+    assert_eq!(config.data_dir, PathBuf::from("default.etcd"));
+    assert_eq!(config.wal_dir, PathBuf::from("default.etcd/member/wal"));
+    assert_eq!(config.listen_clients, ["127.0.0.1:2379".parse().expect("an address")]);
+    assert_eq!(config.cluster.members[0].0, "default");
+    assert_eq!(config.election_ticks, 10);
+    assert_eq!(config.limits.quota_bytes, Some(2 << 30));
+}
+
+#[test]
+fn a_cluster_string_collects_names_and_sorts_their_urls() {
+    let line = "--name a --initial-cluster a=http://127.0.0.1:2,b=http://127.0.0.1:3,a=http://127.0.0.1:1";
+    let members = config(line).expect("valid").cluster.members;
+    let shown: Vec<String> = members
+        .iter()
+        .map(|(name, urls)| {
+            format!("{name}:{}", urls.iter().map(PeerUrl::host_port).collect::<Vec<_>>().join("+"))
+        })
+        .collect();
+    assert_eq!(shown, ["a:127.0.0.1:1+127.0.0.1:2", "b:127.0.0.1:3"]);
+}
+
+#[test]
+fn what_etcd_refuses_is_refused_in_its_words() {
+    check_refused(
+        "--heartbeat-interval=300 --election-timeout=1000",
+        "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]",
+    );
+    check_refused(
+        "--election-timeout=60000",
+        "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+    );
+    check_refused(
+        "--listen-client-urls=http://127.0.0.1:1",
+        "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+    );
+    check_refused(
+        "--listen-peer-urls=http://example.com:1",
+        "--listen-peer-urls: expected IP in URL for binding (http://example.com:1)",
+    );
+    check_refused(
+        "--listen-peer-urls=http://127.0.0.1:1/",
+        "--listen-peer-urls: URL must not contain a path: http://127.0.0.1:1/",
+    );
+    check_refused(
+        "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:1",
+        "--initial-cluster: duplicate URL http://127.0.0.1:1 in cluster config",
+    );
+    check_refused("--log-level=loud", "unrecognized level: \"loud\"");
+}
