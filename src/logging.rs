@@ -1,0 +1,165 @@
+//! Logs: slog records as etcd's zap lines (`level ts caller msg` and fields), or as lines for people.
+//!
+//! One line is one write, so that lines of several processes on one terminal do not mix.
+
+use crate::config;
+use slog::{Drain, KV, Level, OwnedKVList, Record};
+use std::fmt::{self, Write as _};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The root logger for this configuration. Fails where a log file cannot be opened.
+pub(crate) fn logger(settings: &config::Log) -> io::Result<slog::Logger> {
+    let mut outputs = Vec::new();
+    for output in &settings.outputs {
+        let write: Box<dyn Write + Send> = match output.as_str() {
+            "default" | "stderr" => Box::new(io::stderr()),
+            "stdout" => Box::new(io::stdout()),
+            path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        outputs.push(write);
+    }
+    let lines = Lines { is_console: settings.is_console, outputs: Mutex::new(outputs) };
+    Ok(slog::Logger::root(lines.filter_level(settings.level).fuse(), slog::o!()))
+}
+
+struct Lines {
+    is_console: bool,
+    outputs: Mutex<Vec<Box<dyn Write + Send>>>,
+}
+
+impl Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), slog::Never> {
+        let mut fields = Fields(Vec::new());
+        // A field that cannot be shown is left out; the line is worth more than its field.
+        let _ = values.serialize(record, &mut fields);
+        let _ = record.kv().serialize(record, &mut fields);
+        let line = if self.is_console { console(record, &fields) } else { json(record, &fields) };
+        for output in self.outputs.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            // Nobody is left to tell when the log itself cannot be written.
+            let _ = output.write_all(line.as_bytes());
+        }
+        Ok(())
+    }
+}
+
+fn json(record: &Record<'_>, fields: &Fields) -> String {
+    let mut map = serde_json::Map::new();
+    let mut set = |key: &str, value: String| map.insert(key.to_owned(), serde_json::Value::String(value));
+    set("level", level(record.level()).to_owned());
+    set("ts", timestamp(SystemTime::now()));
+    set("caller", caller(record));
+    set("msg", record.msg().to_string());
+    // slog hands the fields over last first.
+    for (key, value) in fields.0.iter().rev() {
+        map.insert((*key).to_owned(), value.clone());
+    }
+    let mut line = serde_json::Value::Object(map).to_string();
+    line.push('\n');
+    line
+}
+
+fn console(record: &Record<'_>, fields: &Fields) -> String {
+    let mut line = format!("{} {:<5} {}", timestamp(SystemTime::now()), level(record.level()), record.msg());
+    for (key, value) in fields.0.iter().rev() {
+        let _ = write!(line, " {key}={value}");
+    }
+    line.push('\n');
+    line
+}
+
+fn caller(record: &Record<'_>) -> String {
+    let file = record.file();
+    let short = file.rsplit_once("/src/").map_or(file, |(root, rest)| {
+        let start = file.len() - rest.len() - "/src/".len() - root.rsplit('/').next().map_or(0, str::len);
+        &file[start..]
+    });
+    format!("{short}:{}", record.line())
+}
+
+/// zap's words; it has no `trace`, and its `fatal` would be taken for an exit.
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Critical => "panic",
+        Level::Error => "error",
+        Level::Warning => "warn",
+        Level::Info => "info",
+        Level::Debug | Level::Trace => "debug",
+    }
+}
+
+/// RFC 3339 in UTC with microseconds, as zap is set up in etcd: `2006-01-02T15:04:05.000000Z`.
+fn timestamp(now: SystemTime) -> String {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        since.subsec_micros()
+    )
+}
+
+/// The Gregorian date of a day since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// Collects a record's fields as JSON values.
+struct Fields(Vec<(&'static str, serde_json::Value)>);
+
+macro_rules! emit_number {
+    ($($name:ident: $type:ty),*) => {
+        $(fn $name(&mut self, key: slog::Key, value: $type) -> slog::Result {
+            self.0.push((key, value.into()));
+            Ok(())
+        })*
+    };
+}
+
+impl slog::Serializer for Fields {
+    emit_number! {
+        emit_bool: bool, emit_u8: u8, emit_i8: i8, emit_u16: u16, emit_i16: i16, emit_u32: u32, emit_i32: i32,
+        emit_u64: u64, emit_i64: i64, emit_f32: f32, emit_f64: f64, emit_str: &str
+    }
+
+    fn emit_usize(&mut self, key: slog::Key, value: usize) -> slog::Result {
+        self.emit_u64(key, value as u64)
+    }
+
+    fn emit_arguments(&mut self, key: slog::Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        self.0.push((key, value.to_string().into()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn check(seconds: u64, micros: u32, expected: &str) {
+        assert_eq!(timestamp(UNIX_EPOCH + Duration::new(seconds, micros * 1_000)), expected);
+    }
+
+    #[test]
+    fn timestamps_are_zaps() {
+        check(0, 0, "1970-01-01T00:00:00.000000Z");
+        check(1_709_210_096, 123_456, "2024-02-29T12:34:56.123456Z");
+        check(1_798_761_599, 1, "2026-12-31T23:59:59.000001Z");
+    }
+}
