@@ -9,7 +9,7 @@
 #
 # usage: build.sh [OUTDIR]      default: $QUORATE_GO_DIR, else ~/.cache/quorate/go
 #
-# A target that is there and was built from the same go.sum, by the same Go, is left alone.
+# A target that is there and was built from the same go.sum and sources, by the same Go, is left alone.
 # `build.sh --only "etcd walcheck" [OUTDIR]` builds some of them. The last line is `go tools: OUTDIR`.
 set -euo pipefail
 
@@ -34,33 +34,36 @@ exec 9>"$out/.lock"
 flock 9
 
 go_version=$(go env GOVERSION GOOS GOARCH | tr '\n' ' ')
+build_flags='-mod=readonly -trimpath -buildvcs=false -ldflags=-s'
 
-# key MODULE_DIR: what a target of that module is built from. Our own sources count, fetched ones are
-# pinned by go.sum.
+# key MODULE_DIR [SOURCE...]: what a target is made of. go.mod and go.sum pin all fetched source; our
+# own sources are named.
 key() {
     (
         cd "$1"
-        echo "$go_version"
-        find . -maxdepth 2 \( -name '*.go' -o -name go.mod -o -name go.sum \) -print0 |
-            LC_ALL=C sort -z | xargs -0 sha256sum
-        sha256sum <"$here/build.sh"
+        echo "$go_version $build_flags"
+        shift
+        sha256sum go.mod go.sum "$@"
     ) | sha256sum | cut -d' ' -f1
 }
 
-# target NAME MODULE_DIR COMMAND...: runs COMMAND -o FILE in MODULE_DIR unless FILE is up to date.
+# target NAME MODULE_DIR KEY COMMAND... PACKAGE: builds $out/NAME unless it is up to date.
 target() {
-    local name=$1 dir=$2
-    shift 2
+    local name=$1 dir=$2 want=$3
+    shift 3
     [[ " $only " == *" $name "* ]] || return 0
-    local want
-    want=$(key "$dir")
     if [[ -x $out/$name && $(cat "$out/.$name.key" 2>/dev/null) == "$want" ]]; then
         return 0
     fi
     echo "building $name"
-    local package=${*: -1}
-    (cd "$dir" && CGO_ENABLED=0 GOFLAGS= nice -n 5 "${@:1:$#-1}" \
-        -mod=readonly -trimpath -buildvcs=false -ldflags='-s -w' -o "$out/$name.new" "$package")
+    # shellcheck disable=SC2086
+    (cd "$dir" && CGO_ENABLED=0 GOFLAGS= nice -n 5 "${@:1:$#-1}" $build_flags -o "$out/$name.new" "${@: -1}")
+    if [[ $name == common.test ]]; then
+        # The certificates that the suite starts its servers with.
+        rm -rf "$out/fixtures"
+        cp -R "$(cd "$dir" && go list -mod=readonly -m -f '{{.Dir}}' go.etcd.io/etcd/tests/v3)/fixtures" "$out/fixtures"
+        chmod -R u+w "$out/fixtures"
+    fi
     mv "$out/$name.new" "$out/$name"
     echo "$want" >"$out/.$name.key"
 }
@@ -69,12 +72,13 @@ for name in $only; do
     [[ " $all " == *" $name "* ]] || { echo "build.sh: no target $name; there are: $all" >&2; exit 2; }
 done
 
-target etcd "$here" go build go.etcd.io/etcd/server/v3
-target etcdctl "$here" go build go.etcd.io/etcd/etcdctl/v3
-target etcdutl "$here" go build go.etcd.io/etcd/etcdutl/v3
-target walcheck "$here/../wal-go" go build .
-target etcd-suite-count "$here" go build ./count
-target common.test "$here" go test -c -tags e2e go.etcd.io/etcd/tests/v3/common
-target benchmark "$here/benchmark" go build go.etcd.io/etcd/v3/tools/benchmark
+suite=$(key "$here")
+target etcd "$here" "$suite" go build go.etcd.io/etcd/server/v3
+target etcdctl "$here" "$suite" go build go.etcd.io/etcd/etcdctl/v3
+target etcdutl "$here" "$suite" go build go.etcd.io/etcd/etcdutl/v3
+target common.test "$here" "$suite" go test -c -tags e2e go.etcd.io/etcd/tests/v3/common
+target etcd-suite-count "$here" "$(key "$here" count/*.go)" go build ./count
+target walcheck "$here/../wal-go" "$(key "$here/../wal-go" main.go)" go build .
+target benchmark "$here/benchmark" "$(key "$here/benchmark")" go build go.etcd.io/etcd/v3/tools/benchmark
 
 echo "go tools: $out"
