@@ -15,8 +15,6 @@ use std::time::Duration;
 
 /// Longest election timeout, milliseconds: etcd's `maxElectionMs`.
 const ELECTION_MS_MAX: u64 = 50_000;
-/// Largest quota that is not warned about, bytes: etcd's advice for bbolt. Kept as the default's upper neighbour.
-const QUOTA_DEFAULT_BYTES: i64 = 2 << 30;
 
 /// A member's configuration, checked.
 #[derive(Clone, Debug)]
@@ -71,8 +69,8 @@ pub(crate) struct Cluster {
 /// What clients may ask for, with etcd's defaults.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Bytes of data at which writes are refused; `None` = no limit.
-    pub(crate) quota_bytes: Option<i64>,
+    /// Bytes of data at which writes are refused, as the flag has it: 0 = 2 GiB, negative = no limit.
+    pub(crate) quota_bytes: i64,
     /// Operations in a transaction.
     pub(crate) txn_ops_max: usize,
     /// Bytes of a request.
@@ -190,10 +188,7 @@ fn cluster(raw: &Raw, name: &str) -> Result<Cluster, String> {
 fn limits(raw: &Raw) -> Result<Limits, String> {
     let fits = |name: &str| usize::try_from(raw.uint(name)).map_err(|_| format!("--{name} is too large"));
     Ok(Limits {
-        quota_bytes: match raw.int("quota-backend-bytes") {
-            0 => Some(QUOTA_DEFAULT_BYTES),
-            bytes => (bytes > 0).then_some(bytes),
-        },
+        quota_bytes: raw.int("quota-backend-bytes"),
         txn_ops_max: fits("max-txn-ops")?,
         request_bytes_max: fits("max-request-bytes")?,
         streams_max: u32::try_from(raw.uint("max-concurrent-streams")).unwrap_or(u32::MAX),

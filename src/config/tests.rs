@@ -21,7 +21,7 @@ fn without_flags_it_is_etcds_single_member() {
     assert_eq!(config.listen_clients, ["127.0.0.1:2379".parse().expect("an address")]);
     assert_eq!(config.cluster.members[0].0, "default");
     assert_eq!(config.election_ticks, 10);
-    assert_eq!(config.limits.quota_bytes, Some(2 << 30));
+    assert_eq!(config.limits.txn_ops_max, 128);
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! Style as a test: what a reviewer should not have to say twice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines a file may have; most should stay under 500.
+const FILE_LINES_MAX: usize = 800;
+/// Columns a line may have, rustfmt's `max_width`; strings and tables are what rustfmt cannot break.
+const LINE_COLUMNS_MAX: usize = 160;
+/// Crates that take `now` and draw no dice: the simulator runs them, and apply must be the same everywhere.
+const PURE: &[&str] = &["types", "engine", "mvcc", "lease", "machine"];
+/// What a pure crate must not name.
+const IMPURE: &[&str] = &["Instant::now", "SystemTime", "rand::", "tokio", "std::net", "std::thread", "thread::spawn"];
+/// What nothing may be committed with.
+const UNFINISHED: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of ours, with its text.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for dir in ["src", "crates", "tests", "demo", "bench"] {
+        collect(&root().join(dir), &mut files);
+    }
+    files.push(root().join("build.rs"));
+    assert!(files.len() > 50, "the walk found only {} files", files.len());
+    files.into_iter().map(|path| (path.clone(), fs::read_to_string(&path).expect("a source file is UTF-8"))).collect()
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries {
+        let path = entry.expect("a directory entry").path();
+        if path.is_dir() && !path.ends_with("target") {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Fails with every complaint at once.
+fn check(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// The file's text up to its unit tests: the part that ships.
+fn shipped(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().expect("split gives at least one part")
+}
+
+#[test]
+fn every_file_opens_with_what_it_is_and_is_not_too_long() {
+    let mut complaints = Vec::new();
+    for (path, text) in sources() {
+        if !text.starts_with("//!") {
+            complaints.push(format!("{}: does not open with a //! chapter", shown(&path)));
+        }
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            complaints.push(format!("{}: {lines} lines, the limit is {FILE_LINES_MAX}", shown(&path)));
+        }
+        for (number, line) in text.lines().enumerate() {
+            if line.chars().count() > LINE_COLUMNS_MAX && !shown(&path).ends_with("flags.rs") {
+                complaints.push(format!("{}:{}: longer than {LINE_COLUMNS_MAX} columns", shown(&path), number + 1));
+            }
+        }
+    }
+    check(&complaints);
+}
+
+#[test]
+fn pure_crates_know_no_clock_no_dice_no_socket_and_no_thread() {
+    let mut complaints = Vec::new();
+    for (path, text) in sources() {
+        let name = shown(&path);
+        if !PURE.iter().any(|krate| name.starts_with(&format!("crates/{krate}/src/"))) {
+            continue;
+        }
+        for (number, line) in shipped(&text).lines().enumerate() {
+            let code = line.split("//").next().expect("split gives at least one part");
+            for word in IMPURE.iter().filter(|word| code.contains(**word)) {
+                complaints.push(format!("{name}:{}: names {word}", number + 1));
+            }
+        }
+    }
+    check(&complaints);
+}
+
+#[test]
+fn nothing_unfinished_is_committed() {
+    let mut complaints = Vec::new();
+    for (path, text) in sources() {
+        if path.ends_with("tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            for word in UNFINISHED.iter().filter(|word| line.contains(**word)) {
+                complaints.push(format!("{}:{}: {word}", shown(&path), number + 1));
+            }
+        }
+    }
+    check(&complaints);
+}
+
+#[test]
+fn boundaries_stand_in_the_manifests() {
+    let mut complaints = Vec::new();
+    let mut allow = |dependency: &str, owners: &[&str]| {
+        for entry in fs::read_dir(root().join("crates")).expect("crates/") {
+            let manifest = entry.expect("a directory entry").path().join("Cargo.toml");
+            let name = shown(manifest.parent().expect("a manifest lies in a directory"));
+            let Ok(text) = fs::read_to_string(&manifest) else { continue };
+            let names = text.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(dependency));
+            if names && !owners.iter().any(|owner| name == format!("crates/{owner}")) {
+                complaints.push(format!("{name} depends on {dependency}, which belongs to {owners:?}"));
+            }
+        }
+    };
+    allow("rocksdb", &["engine-rocks"]);
+    allow("raft", &["raft-node"]);
+    allow("tonic", &["api", "proto"]);
+    check(&complaints);
+}
