@@ -1,0 +1,309 @@
+//! Writing: a group of transactions, one batch.
+
+use crate::KeyValue;
+use crate::index::Index;
+use crate::query::{Answer, Query, ReadError};
+use crate::read::Reader;
+use crate::record::{self, Head, Link, Record};
+use crate::row::{self, DEAD_PREFIX, Previous, State, Tail, logical_len};
+use crate::store::Store;
+use crate::view::View;
+use bytes::{BufMut, Bytes, BytesMut};
+use engine::{Batch, Family, Fault};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use types::{KeyRange, Revision};
+
+/// Rows are built in buffers of this size, in bytes: one allocation for dozens of puts.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Why a revision cannot be compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompactError {
+    /// It already is.
+    #[error("required revision has been compacted")]
+    Compacted,
+    /// It is not there yet.
+    #[error("required revision is a future revision")]
+    FutureRevision,
+}
+
+/// What is known of a live key without reading its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyMeta {
+    /// The main revision at which the key last came into being.
+    pub create_revision: i64,
+    /// The main revision of its newest version.
+    pub mod_revision: i64,
+    /// How many times it was put since it came into being.
+    pub version: i64,
+    /// Its lease; 0 = none.
+    pub lease: i64,
+}
+
+impl KeyMeta {
+    fn of(head: &Head) -> Self {
+        Self {
+            create_revision: head.create,
+            mod_revision: head.newest.main,
+            version: head.version,
+            lease: head.lease,
+        }
+    }
+}
+
+/// Calls that are applied together. Later ones see earlier ones; readers see all of them or none.
+pub struct Group<'s> {
+    store: &'s mut Store,
+    batch: Batch,
+    index: Index,
+    state: State,
+    /// The Revs rows written so far, ascending: the engine does not have them yet.
+    overlay: Vec<(Revision, Bytes)>,
+    /// Scratch for records.
+    record: Vec<u8>,
+    /// Scratch for the tails of Revs rows.
+    tail: Vec<u8>,
+}
+
+impl<'s> Group<'s> {
+    pub(crate) fn new(store: &'s mut Store) -> Self {
+        let (index, state) = (store.index.clone(), store.state);
+        let (record, tail) = (Vec::new(), Vec::new());
+        Self { store, batch: Batch::default(), index, state, overlay: Vec::new(), record, tail }
+    }
+
+    /// The newest main revision, this group's included.
+    pub fn revision(&self) -> i64 {
+        self.state.revision
+    }
+
+    /// The oldest revision that may be read; −1 before any compaction.
+    pub fn compact_revision(&self) -> i64 {
+        self.state.compact
+    }
+
+    /// Begins a transaction: all it writes has one main revision.
+    pub fn txn(&mut self) -> Txn<'_, 's> {
+        let begin = self.state.revision;
+        Txn { group: self, begin, subs: 0 }
+    }
+
+    /// Makes everything before the revision unreadable, at once. [`Store::compact_step`] removes it in time.
+    pub fn compact(&mut self, revision: i64) -> Result<(), CompactError> {
+        if revision <= self.state.compact {
+            return Err(CompactError::Compacted);
+        }
+        if revision > self.state.revision {
+            return Err(CompactError::FutureRevision);
+        }
+        self.state.compact = revision;
+        Ok(())
+    }
+
+    /// The batch, for rows of others; their keys in Meta do not begin with [`crate::META_PREFIX`].
+    pub fn batch(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
+    /// Writes the batch and publishes what readers see from now on.
+    pub fn commit(self) -> Result<Arc<View>, Fault> {
+        self.store.publish(self.batch, self.index, self.state)
+    }
+
+    fn reader(&self, current: i64) -> Reader<'_> {
+        Reader {
+            index: &self.index,
+            engine: &*self.store.engine,
+            overlay: &self.overlay,
+            current,
+            compact: self.state.compact,
+            epoch: &self.store.epoch,
+        }
+    }
+
+    /// The key's record, unless nothing may be known of it any more: a tombstone before the compaction is forgotten at
+    /// once, whether or not compaction has passed it, so that rows do not depend on how far that is.
+    fn record_of(&self, key: &[u8]) -> (Option<Record>, bool) {
+        let Some(bytes) = self.index.get(key) else { return (None, false) };
+        let dead = !record::is_live(bytes);
+        let record = Record::of(bytes);
+        if dead && record.head.newest.main < self.state.compact { (None, true) } else { (Some(record), dead) }
+    }
+
+    fn put(&mut self, at: Revision, key: &Bytes, value: &Bytes, lease: i64) -> Option<KeyMeta> {
+        let (record, was_dead) = self.record_of(key);
+        let before = record.as_ref().map(|record| record.head);
+        let lived = before.filter(|head| !head.dead);
+        let (create, version) = lived.map_or((at.main, 1), |head| (head.create, head.version + 1));
+        let kv = KeyValue {
+            key: key.clone(),
+            value: value.clone(),
+            create_revision: create,
+            mod_revision: at.main,
+            version,
+            lease,
+        };
+        let size = size_of_row(kv.encoded_len());
+        let compact = self.state.compact;
+        let link = record.map_or_else(Link::first, |record| Link::after(record, compact));
+        let earlier = lived.map_or(before.is_some(), |head| head.earlier);
+        let head = Head { create, newest: at, version, lease, size, dead: false, earlier, rank: link.rank };
+        let jump = link.jump;
+        self.remember(Record { head, digits: link.digits });
+        self.index.put(key, &self.record);
+        let previous = before.map(|head| Previous { revision: head.newest, size: head.size });
+        self.write_version(at, &kv, Tail { tombstone: false, create: lived.is_none(), previous, jump });
+        self.write_latest(&kv);
+        if was_dead {
+            let row = self.dead_key(key);
+            self.batch.delete(Family::Meta, row);
+        }
+        lived.map(|head| KeyMeta::of(&head))
+    }
+
+    /// Deletes a live key.
+    fn delete(&mut self, at: Revision, key: &Bytes) -> KeyMeta {
+        let record = self.index.get(key).map(Record::of).expect("the caller found the key in this index");
+        let before = record.head;
+        let kv = KeyValue { key: key.clone(), ..KeyValue::default() };
+        let link = Link::after(record, self.state.compact);
+        let size = size_of_row(kv.encoded_len());
+        let head = Head { newest: at, lease: 0, size, dead: true, rank: link.rank, ..before };
+        let jump = link.jump;
+        self.remember(Record { head, digits: link.digits });
+        self.index.put(key, &self.record);
+        let previous = Some(Previous { revision: before.newest, size: before.size });
+        self.write_version(at, &kv, Tail { tombstone: true, create: false, previous, jump });
+        let latest = self.escaped(key, &[]);
+        self.batch.delete(Family::Latest, latest);
+        let dead = self.dead_key(key);
+        let record = self.copied(self.record.len(), |record, out| out.put_slice(record));
+        self.batch.put(Family::Meta, dead, record);
+        KeyMeta::of(&before)
+    }
+
+    fn remember(&mut self, record: Record) {
+        self.record.clear();
+        record.encode_to(&mut self.record);
+    }
+
+    fn write_version(&mut self, at: Revision, kv: &KeyValue, tail: Tail) {
+        self.tail.clear();
+        tail.put(at, &mut self.tail);
+        let kv_len = kv.encoded_len();
+        let tail_bytes = std::mem::take(&mut self.tail);
+        let key = self.copied(Revision::ENCODED_LEN, |_, out| out.put_slice(&at.encode()));
+        let row = self.copied(kv_len + tail_bytes.len(), |_, out| {
+            kv.encode_to(out);
+            out.put_slice(&tail_bytes);
+        });
+        self.tail = tail_bytes;
+        self.overlay.push((at, row.clone()));
+        self.batch.put(Family::Revs, key, row);
+        self.state.bytes += logical_len(kv_len, tail.tombstone);
+    }
+
+    fn write_latest(&mut self, kv: &KeyValue) {
+        let key = self.escaped(&kv.key, &[]);
+        let row = self.copied(kv.encoded_len() + self.record.len() + 2, |record, out| {
+            kv.encode_to(out);
+            row::put_latest_tail(record, out);
+        });
+        self.batch.put(Family::Latest, key, row);
+    }
+
+    fn dead_key(&mut self, key: &[u8]) -> Bytes {
+        self.escaped(key, DEAD_PREFIX)
+    }
+
+    fn escaped(&mut self, key: &[u8], prefix: &[u8]) -> Bytes {
+        self.copied(prefix.len() + row::escaped_len(key), |_, out| {
+            out.put_slice(prefix);
+            row::escape(key, out);
+        })
+    }
+
+    /// Bytes built in the store's buffer; `build` is also given the scratch record.
+    fn copied(&mut self, length: usize, build: impl FnOnce(&[u8], &mut BytesMut)) -> Bytes {
+        let buffer = &mut self.store.buffer;
+        if buffer.capacity() < length {
+            *buffer = BytesMut::with_capacity(BUFFER_BYTES.max(length));
+        }
+        build(&self.record, buffer);
+        buffer.split().freeze()
+    }
+}
+
+fn size_of_row(length: usize) -> u32 {
+    u32::try_from(length).expect("a value is bounded by the request size, far below 4 GiB")
+}
+
+/// One transaction. Its writes share the main revision after the one it began at.
+pub struct Txn<'g, 's> {
+    group: &'g mut Group<'s>,
+    begin: i64,
+    /// Writes so far: the next one's sub-revision.
+    subs: i64,
+}
+
+impl Txn<'_, '_> {
+    /// What a header says now: the revision it began at, one more once it has written.
+    pub fn revision(&self) -> i64 {
+        self.begin + i64::from(self.subs > 0)
+    }
+
+    /// Answers a query; sees this transaction's writes.
+    pub fn range(&self, query: &Query) -> Result<Answer, ReadError> {
+        self.group.reader(self.revision()).range(query)
+    }
+
+    /// What is known of a live key without reading its value.
+    pub fn meta(&self, key: &[u8]) -> Option<KeyMeta> {
+        let record = self.group.index.get(key).filter(|record| record::is_live(record))?;
+        Some(KeyMeta::of(&Head::of(record)))
+    }
+
+    /// Visits what is known of the live keys of a range, in order, without reading values.
+    pub fn metas(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8], KeyMeta) -> ControlFlow<()>) {
+        self.group.index.visit(range, &[], &mut |key, record| match record::is_live(record) {
+            true => visit(key, KeyMeta::of(&Head::of(record))),
+            false => ControlFlow::Continue(()),
+        });
+    }
+
+    /// Puts a key; returns what was there. Reads nothing from the engine.
+    pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<KeyMeta>, Fault> {
+        let at = self.next();
+        Ok(self.group.put(at, &key, &value, lease))
+    }
+
+    /// Deletes the live keys of a range, in key order; returns them. Reads nothing from the engine.
+    pub fn delete(&mut self, range: &KeyRange) -> Result<Vec<(Bytes, KeyMeta)>, Fault> {
+        let mut keys = Vec::new();
+        self.group.index.visit(range, &[], &mut |key, record| {
+            if record::is_live(record) {
+                keys.push(Bytes::copy_from_slice(key));
+            }
+            ControlFlow::Continue(())
+        });
+        let deleted = keys.into_iter().map(|key| {
+            let at = self.next();
+            let meta = self.group.delete(at, &key);
+            (key, meta)
+        });
+        Ok(deleted.collect())
+    }
+
+    /// Ends the transaction; returns the revision its header says. Dropping it is the same.
+    pub fn end(self) -> i64 {
+        self.revision()
+    }
+
+    fn next(&mut self) -> Revision {
+        let at = Revision::new(self.begin + 1, self.subs);
+        self.subs += 1;
+        self.group.state.revision = at.main;
+        at
+    }
+}

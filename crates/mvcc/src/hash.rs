@@ -1,0 +1,109 @@
+//! etcd's hash of the history, bit for bit (`server/storage/mvcc/hash.go`), so that members of a mixed cluster agree.
+//!
+//! CRC-32C over `key` (the name of etcd's bucket), then for every row with main ≤ revision, in order, the revision's 17
+//! bytes (and `t` for a tombstone) and the marshalled `KeyValue`. Left out are
+//! * rows at or before the compacted revision that are not the newest of a key that lives at the *requested* revision,
+//!   unless no key lives then;
+//! * tombstones exactly at the compacted revision.
+//!
+//! Where no key lives at the requested revision etcd hashes what its compaction has left, so its answer moves while one
+//! is under way. Ours is always what a finished compaction leaves.
+
+use crate::query::ReadError;
+use crate::row::{Tail, broken};
+use crate::view::View;
+use engine::Family;
+use std::ops::ControlFlow;
+use types::{KeyRange, Revision};
+
+const BUCKET: &[u8] = b"key";
+const TOMBSTONE_MARK: &[u8] = b"t";
+
+/// A hash of the history, and what it was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    /// The hash.
+    pub hash: u32,
+    /// The compacted revision then; −1 = none. Only hashes with equal ones compare.
+    pub compact_revision: i64,
+    /// The revision it goes up to.
+    pub hash_revision: i64,
+}
+
+pub(crate) fn hash_kv(view: &View, asked: i64) -> Result<HashKv, ReadError> {
+    let compact = view.compact_revision();
+    if asked > 0 && asked < compact {
+        return Err(ReadError::Compacted);
+    }
+    if asked > view.revision() {
+        return Err(ReadError::FutureRevision);
+    }
+    let revision = if asked == 0 { view.revision() } else { asked };
+    let keep = kept(view, revision)?;
+    let mut keep = keep.iter().copied().peekable();
+    let mut hash = crc32c::crc32c(BUCKET);
+    let end = Revision::new(revision.max(-1) + 1, 0);
+    scan(view, end, &mut |at, tail, kv| {
+        while keep.next_if(|kept| *kept < at).is_some() {}
+        let compacted = at.main <= compact && keep.next_if_eq(&at).is_none();
+        if !compacted && !(tail.tombstone && at.main == compact) {
+            hash = append(hash, at, tail, kv);
+        }
+    })?;
+    Ok(HashKv { hash, compact_revision: compact, hash_revision: revision })
+}
+
+pub(crate) fn hash_rows(view: &View) -> Result<u32, ReadError> {
+    let mut hash = crc32c::crc32c(BUCKET);
+    scan(view, Revision::new(view.revision() + 1, 0), &mut |at, tail, kv| hash = append(hash, at, tail, kv))?;
+    Ok(hash)
+}
+
+/// Which rows at or before the compaction count, ascending.
+fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
+    let (compact, reader) = (view.compact_revision(), view.reader());
+    if compact < 0 {
+        return Ok(Vec::new());
+    }
+    let live_at =
+        |revision: i64| {
+            let (mut kept, mut any, mut failed) = (Vec::new(), false, None);
+            view.index.visit(&KeyRange::all(), &[], &mut |_, record| match reader
+                .live_revision(record, revision)
+            {
+                Ok(found) => {
+                    any |= found.is_some();
+                    kept.extend(found.filter(|at| at.main <= compact));
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            });
+            failed.map_or(Ok((kept, any)), Err)
+        };
+    let (mut kept, any) = live_at(revision)?;
+    if !any {
+        kept = live_at(compact)?.0;
+    }
+    kept.sort_unstable();
+    Ok(kept)
+}
+
+fn append(hash: u32, at: Revision, tail: &Tail, kv: &[u8]) -> u32 {
+    let hash = crc32c::crc32c_append(hash, &at.encode());
+    let hash = if tail.tombstone { crc32c::crc32c_append(hash, TOMBSTONE_MARK) } else { hash };
+    crc32c::crc32c_append(hash, kv)
+}
+
+/// Visits the history before `end`.
+fn scan(view: &View, end: Revision, visit: &mut dyn FnMut(Revision, &Tail, &[u8])) -> Result<(), ReadError> {
+    crate::open::try_scan(&*view.engine, Family::Revs, &[], Some(&end.encode()), &mut |key, row| {
+        let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;
+        let (kv, tail) = Tail::split(at, row).ok_or_else(|| broken("Revs", key))?;
+        visit(at, &tail, kv);
+        Ok(())
+    })?;
+    if view.epoch.is_expired() { Err(ReadError::Compacted) } else { Ok(()) }
+}

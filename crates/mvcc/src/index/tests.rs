@@ -1,0 +1,97 @@
+//! The index against a sorted map.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn range(start: &[u8], end: Option<&[u8]>) -> KeyRange {
+    let end = end.map_or(RangeEnd::Open, |end| RangeEnd::Before(end.to_vec().into()));
+    KeyRange { start: start.to_vec().into(), end }
+}
+
+fn check(index: &Index, model: &Model, spans: &[(Vec<u8>, Option<Vec<u8>>)]) {
+    let mut report = Vec::new();
+    index.check(&mut report);
+    assert!(report.is_empty(), "{report:#?}");
+    for (start, end) in spans {
+        let range = range(start, end.as_deref());
+        let mut seen = Vec::new();
+        index.visit(&range, &[], &mut |key, record| {
+            seen.push((key.to_vec(), record.to_vec()));
+            ControlFlow::Continue(())
+        });
+        let expected: Vec<_> = model
+            .iter()
+            .filter(|(key, _)| range.contains(key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        assert_eq!(seen, expected);
+        let live = expected.iter().filter(|(_, record)| record::is_live(record)).count() as u64;
+        assert_eq!(index.count(&range), live, "count of {range:?}");
+    }
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(prop::sample::select(vec![0u8, b'a', b'b', 0xff]), 0..5),
+        (0u16..400).prop_map(|n| format!("key{n:05}").into_bytes()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn the_index_behaves_as_a_sorted_map(
+        ops in prop::collection::vec((0u8..10, key(), 0u8..2, 0usize..30), 0..1500),
+        spans in prop::collection::vec((key(), prop::option::of(key())), 0..8),
+    ) {
+        let (mut index, mut model) = (Index::default(), Model::new());
+        let mut kept: Vec<(Index, Model)> = Vec::new();
+        for (op, key, dead, length) in ops {
+            match op {
+                0..=5 => {
+                    let record = [&[dead][..], &vec![7; length]].concat();
+                    index.put(&key, &record);
+                    model.insert(key, record);
+                }
+                6..=8 => {
+                    index.remove(&key);
+                    model.remove(&key);
+                }
+                _ if kept.len() < 4 => kept.push((index.clone(), model.clone())),
+                _ => {}
+            }
+        }
+        check(&index, &model, &spans);
+        // A clone is untouched by what came after.
+        for (index, model) in &kept {
+            check(index, model, &spans);
+        }
+        for (key, record) in &model {
+            prop_assert_eq!(index.get(key), Some(&record[..]));
+        }
+        let feed = |push: &mut dyn FnMut(&[u8], &[u8])| {
+            model.iter().for_each(|(key, record)| push(key, record));
+            Ok::<_, ()>(())
+        };
+        check(&Index::build(feed).expect("cannot fail"), &model, &spans);
+    }
+}
+
+#[test]
+fn long_keys_are_spread_over_small_leaves_and_a_tree_empties_to_a_leaf() {
+    let (mut index, mut model) = (Index::default(), Model::new());
+    for n in 0..200_u32 {
+        let key = [&n.wrapping_mul(2_654_435_761).to_be_bytes()[..], &[b'x'; 9000]].concat();
+        index.put(&key, &[0]);
+        model.insert(key, vec![0]);
+    }
+    check(&index, &model, &[(vec![], None)]);
+    for key in model.keys() {
+        index.remove(key);
+    }
+    check(&index, &Model::new(), &[(vec![], None)]);
+    assert_eq!(index.len(), 0);
+}

@@ -1,0 +1,348 @@
+//! The tree: nodes, and the way from the root to a key.
+
+use super::pack::Pack;
+use crate::record;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use types::{KeyRange, RangeEnd};
+
+/// Keys in a leaf. A put copies one leaf's records (about 20 bytes a key), a new key the leaf's keys too.
+pub(super) const LEAF_KEYS_MAX: usize = 48;
+/// Bytes of keys in a leaf, so that long keys do not make its copies long. A leaf may always hold one key.
+pub(super) const LEAF_BYTES_MAX: usize = 16 * 1024;
+/// Children of an inner node. Copying a node counts up a reference in each child, a cache miss apiece: few is better.
+pub(super) const CHILDREN_MAX: usize = 16;
+
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    Leaf(Leaf),
+    Inner(Inner),
+}
+
+/// Keys, ascending, and a record for each. The keys are shared between versions of the leaf that differ in records.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leaf {
+    pub(super) keys: Arc<Pack>,
+    pub(super) records: Pack,
+}
+
+/// Children in key order: all keys of child i are below separator i, and at or above separator i − 1.
+#[derive(Clone, Debug)]
+pub(super) struct Inner {
+    pub(super) separators: Arc<Pack>,
+    pub(super) children: Vec<Child>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Child {
+    pub(super) node: Arc<Node>,
+    /// How many live keys are below.
+    pub(super) live: u64,
+}
+
+/// Keys `from` the first (inclusive) to the second (exclusive; `None` = no end).
+pub(super) type Span<'a> = (&'a [u8], Option<&'a [u8]>);
+
+pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// A node that had to give up its right half.
+pub(super) struct Split {
+    pub(super) separator: Vec<u8>,
+    pub(super) right: Child,
+}
+
+/// What a put changed.
+#[derive(Default)]
+pub(super) struct Change {
+    pub(super) live: i64,
+    pub(super) new_key: bool,
+    pub(super) split: Option<Split>,
+}
+
+pub(super) fn put(node: &mut Arc<Node>, key: &[u8], record: &[u8]) -> Change {
+    match Arc::make_mut(node) {
+        Node::Leaf(leaf) => leaf.put(key, record),
+        Node::Inner(inner) => inner.put(key, record),
+    }
+}
+
+/// Removes the key; returns its record's liveness when it was there.
+pub(super) fn remove(node: &mut Arc<Node>, key: &[u8]) -> Option<bool> {
+    match Arc::make_mut(node) {
+        Node::Leaf(leaf) => leaf.remove(key),
+        Node::Inner(inner) => inner.remove(key),
+    }
+}
+
+impl Node {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        match self {
+            Node::Leaf(leaf) => leaf.keys.search(key).ok().map(|at| leaf.records.get(at)),
+            Node::Inner(inner) => inner.children[inner.child_of(key)].node.get(key),
+        }
+    }
+
+    /// How many live keys there are below `key`.
+    pub(super) fn rank(&self, key: &[u8]) -> u64 {
+        match self {
+            Node::Leaf(leaf) => {
+                let (Ok(at) | Err(at)) = leaf.keys.search(key);
+                (0..at).filter(|&at| record::is_live(leaf.records.get(at))).count() as u64
+            }
+            Node::Inner(inner) => {
+                let at = inner.child_of(key);
+                let before: u64 = inner.children[..at].iter().map(|child| child.live).sum();
+                before + inner.children[at].node.rank(key)
+            }
+        }
+    }
+
+    pub(super) fn live(&self) -> u64 {
+        match self {
+            Node::Leaf(leaf) => leaf.records.iter().filter(|record| record::is_live(record)).count() as u64,
+            Node::Inner(inner) => inner.children.iter().map(|child| child.live).sum(),
+        }
+    }
+
+    pub(super) fn visit(&self, span: Span<'_>, visit: &mut Visit<'_>) -> ControlFlow<()> {
+        match self {
+            Node::Leaf(leaf) => {
+                let (Ok(first) | Err(first)) = leaf.keys.search(span.0);
+                for at in first..leaf.keys.len() {
+                    let key = leaf.keys.get(at);
+                    if span.1.is_some_and(|end| key >= end) {
+                        return ControlFlow::Break(());
+                    }
+                    visit(key, leaf.records.get(at))?;
+                }
+                ControlFlow::Continue(())
+            }
+            Node::Inner(inner) => inner.children[inner.child_of(span.0)..]
+                .iter()
+                .try_for_each(|child| child.node.visit(span, visit)),
+        }
+    }
+
+    fn fill(&self) -> (usize, usize) {
+        match self {
+            Node::Leaf(leaf) => (leaf.keys.len(), leaf.keys.byte_len()),
+            Node::Inner(inner) => (inner.children.len(), 0),
+        }
+    }
+}
+
+impl Leaf {
+    fn put(&mut self, key: &[u8], record: &[u8]) -> Change {
+        let lives = i64::from(record::is_live(record));
+        match self.keys.search(key) {
+            Ok(at) => {
+                let lived = i64::from(record::is_live(self.records.get(at)));
+                self.records.replace(at, record);
+                Change { live: lives - lived, new_key: false, split: None }
+            }
+            Err(at) => {
+                Arc::make_mut(&mut self.keys).insert(at, key);
+                self.records.insert(at, record);
+                let full = self.keys.len() > LEAF_KEYS_MAX
+                    || (self.keys.byte_len() > LEAF_BYTES_MAX && self.keys.len() > 1);
+                Change { live: lives, new_key: true, split: full.then(|| self.split(at)) }
+            }
+        }
+    }
+
+    /// Splits in the middle, or, when the keys come in order, at the end: full leaves are what a load should leave.
+    fn split(&mut self, inserted: usize) -> Split {
+        let length = self.keys.len();
+        let at = if inserted + 1 == length { length - 1 } else { length / 2 };
+        let keys = Arc::make_mut(&mut self.keys).split_off(at);
+        let records = self.records.split_off(at);
+        let separator = shortest_between(self.keys.get(at - 1), keys.get(0)).to_vec();
+        let right = Node::Leaf(Leaf { keys: Arc::new(keys), records });
+        Split { separator, right: Child { live: right.live(), node: Arc::new(right) } }
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<bool> {
+        let at = self.keys.search(key).ok()?;
+        let lived = record::is_live(self.records.get(at));
+        Arc::make_mut(&mut self.keys).remove(at);
+        self.records.remove(at);
+        Some(lived)
+    }
+}
+
+impl Inner {
+    fn child_of(&self, key: &[u8]) -> usize {
+        match self.separators.search(key) {
+            Ok(at) => at + 1,
+            Err(at) => at,
+        }
+    }
+
+    fn put(&mut self, key: &[u8], record: &[u8]) -> Change {
+        let at = self.child_of(key);
+        let child = &mut self.children[at];
+        let change = put(&mut child.node, key, record);
+        child.live = child.live.saturating_add_signed(change.live);
+        let Some(split) = change.split else { return change };
+        child.live -= split.right.live;
+        Arc::make_mut(&mut self.separators).insert(at, &split.separator);
+        self.children.insert(at + 1, split.right);
+        let split = (self.children.len() > CHILDREN_MAX).then(|| self.split(at + 1));
+        Change { split, ..change }
+    }
+
+    fn split(&mut self, inserted: usize) -> Split {
+        let length = self.children.len();
+        let at = if inserted + 1 == length { length - 1 } else { length / 2 };
+        let children = self.children.split_off(at);
+        self.children.shrink_to_fit();
+        let separators = Arc::make_mut(&mut self.separators);
+        let right = separators.split_off(at);
+        let separator = separators.get(at - 1).to_vec();
+        separators.remove(at - 1);
+        let right = Node::Inner(Inner { separators: Arc::new(right), children });
+        Split { separator, right: Child { live: right.live(), node: Arc::new(right) } }
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<bool> {
+        let at = self.child_of(key);
+        let child = &mut self.children[at];
+        let lived = remove(&mut child.node, key)?;
+        child.live -= u64::from(lived);
+        let (items, _) = child.node.fill();
+        if items == 0 {
+            self.drop_child(at);
+        } else if items <= self.sparse(at) {
+            self.merge(at);
+        }
+        Some(lived)
+    }
+
+    /// At how many items or fewer a child is offered to its neighbour.
+    fn sparse(&self, at: usize) -> usize {
+        match &*self.children[at].node {
+            Node::Leaf(_) => LEAF_KEYS_MAX / 4,
+            Node::Inner(_) => CHILDREN_MAX / 4,
+        }
+    }
+
+    fn drop_child(&mut self, at: usize) {
+        self.children.remove(at);
+        if self.separators.len() > 0 {
+            Arc::make_mut(&mut self.separators).remove(at.saturating_sub(1));
+        }
+    }
+
+    /// Joins a sparse child with a neighbour when both fit into one node with room to spare.
+    fn merge(&mut self, at: usize) {
+        let left = if at + 1 < self.children.len() { at } else { at.saturating_sub(1) };
+        let [first, second] = [left, left + 1].map(|at| self.children.get(at).map(|child| child.node.fill()));
+        let (Some(first), Some(second)) = (first, second) else { return };
+        let limit =
+            if matches!(&*self.children[left].node, Node::Leaf(_)) { LEAF_KEYS_MAX } else { CHILDREN_MAX };
+        if first.0 + second.0 > limit * 3 / 4 || first.1 + second.1 > LEAF_BYTES_MAX / 2 {
+            return;
+        }
+        let separator = self.separators.get(left).to_vec();
+        let right = self.children.remove(left + 1);
+        Arc::make_mut(&mut self.separators).remove(left);
+        let child = &mut self.children[left];
+        child.live += right.live;
+        match (Arc::make_mut(&mut child.node), &*right.node) {
+            (Node::Leaf(left), Node::Leaf(right)) => {
+                Arc::make_mut(&mut left.keys).append(&right.keys);
+                left.records.append(&right.records);
+            }
+            (Node::Inner(left), Node::Inner(right)) => {
+                let separators = Arc::make_mut(&mut left.separators);
+                separators.push(&separator);
+                separators.append(&right.separators);
+                left.children.extend(right.children.iter().cloned());
+            }
+            _ => unreachable!("children of one node are of one kind: the tree grows and shrinks at its root"),
+        }
+    }
+}
+
+/// The shortest byte string above `left` and not above `right`; `left < right`.
+pub(super) fn shortest_between<'a>(left: &[u8], right: &'a [u8]) -> &'a [u8] {
+    let common = left.iter().zip(right).take_while(|(a, b)| a == b).count();
+    &right[..=common]
+}
+
+/// The span of a range; a point is handled by [`Node::get`].
+pub(super) fn span(range: &KeyRange) -> Span<'_> {
+    match &range.end {
+        RangeEnd::Point | RangeEnd::Open => (&range.start, None),
+        RangeEnd::Before(end) => (&range.start, Some(end)),
+    }
+}
+
+/// Builds a tree from keys that come in order, with full leaves and no copying.
+#[derive(Default)]
+pub(super) struct Builder {
+    leaf: Leaf,
+    /// Per level, from the leaves up: children not yet put under a parent, each with the separator before it.
+    levels: Vec<Vec<(Vec<u8>, Child)>>,
+    last: Vec<u8>,
+    pub(super) keys: u64,
+}
+
+impl Builder {
+    /// Adds a key above all others.
+    pub(super) fn push(&mut self, key: &[u8], record: &[u8]) {
+        let bytes = self.leaf.keys.byte_len() + key.len();
+        if self.leaf.keys.len() == LEAF_KEYS_MAX || (bytes > LEAF_BYTES_MAX && self.leaf.keys.len() > 0) {
+            self.close_leaf(key);
+        }
+        Arc::make_mut(&mut self.leaf.keys).push(key);
+        self.leaf.records.push(record);
+        self.keys += 1;
+    }
+
+    fn close_leaf(&mut self, next: &[u8]) {
+        let leaf = std::mem::take(&mut self.leaf);
+        let separator = shortest_between(leaf.keys.get(leaf.keys.len() - 1), next).to_vec();
+        let before = std::mem::replace(&mut self.last, separator);
+        self.lift(0, before, Node::Leaf(leaf));
+    }
+
+    fn lift(&mut self, level: usize, separator: Vec<u8>, node: Node) {
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+        }
+        if self.levels[level].len() == CHILDREN_MAX {
+            let children = std::mem::take(&mut self.levels[level]);
+            let (before, inner) = gather(children);
+            self.lift(level + 1, before, inner);
+        }
+        self.levels[level].push((separator, Child { live: node.live(), node: Arc::new(node) }));
+    }
+
+    pub(super) fn finish(mut self) -> Arc<Node> {
+        let leaf = std::mem::take(&mut self.leaf);
+        let before = std::mem::take(&mut self.last);
+        self.lift(0, before, Node::Leaf(leaf));
+        let mut level = 0;
+        while level + 1 < self.levels.len() || self.levels[level].len() > 1 {
+            let children = std::mem::take(&mut self.levels[level]);
+            let (before, inner) = gather(children);
+            self.lift(level + 1, before, inner);
+            level += 1;
+        }
+        let (_, root) =
+            self.levels[level].pop().expect("the last level holds what the leaves were lifted into");
+        root.node
+    }
+}
+
+fn gather(children: Vec<(Vec<u8>, Child)>) -> (Vec<u8>, Node) {
+    let mut separators = Pack::default();
+    for (separator, _) in &children[1..] {
+        separators.push(separator);
+    }
+    let mut children = children.into_iter();
+    let (before, first) = children.next().expect("a level is gathered when it is full or last, never empty");
+    let children = std::iter::once(first).chain(children.map(|(_, child)| child)).collect();
+    (before, Node::Inner(Inner { separators: Arc::new(separators), children }))
+}

@@ -1,0 +1,138 @@
+//! Questions about the key space, and their answers: etcd's range request without its wire form.
+
+use crate::KeyValue;
+use engine::Fault;
+use types::KeyRange;
+
+/// What an answer is sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SortBy {
+    /// The key.
+    Key,
+    /// The version.
+    Version,
+    /// The create revision.
+    Create,
+    /// The mod revision.
+    Mod,
+    /// The value.
+    Value,
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Smallest first.
+    Ascend,
+    /// Largest first.
+    Descend,
+}
+
+/// A read of a range of keys at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The keys asked for.
+    pub range: KeyRange,
+    /// The revision to read at; 0 or less = the current one.
+    pub revision: i64,
+    /// The most keys to return; 0 or less = all.
+    pub limit: i64,
+    /// The order; `None` = by key.
+    pub sort: Option<(SortBy, Order)>,
+    /// Without filters, cut at the limit (and one more) before sorting: what etcd does with a sort target and no order.
+    pub limit_first: bool,
+    /// Leave the values out. Then the lease is 0 too, as in etcd 3.7, which answers from its index, unless the sort is
+    /// by value.
+    pub keys_only: bool,
+    /// Return only the count.
+    pub count_only: bool,
+    /// Keep keys modified at this revision or later; 0 = all.
+    pub min_mod_revision: i64,
+    /// Keep keys modified at this revision or before; 0 = all.
+    pub max_mod_revision: i64,
+    /// Keep keys created at this revision or later; 0 = all.
+    pub min_create_revision: i64,
+    /// Keep keys created at this revision or before; 0 = all.
+    pub max_create_revision: i64,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            range: KeyRange::all(),
+            revision: 0,
+            limit: 0,
+            sort: None,
+            limit_first: false,
+            keys_only: false,
+            count_only: false,
+            min_mod_revision: 0,
+            max_mod_revision: 0,
+            min_create_revision: 0,
+            max_create_revision: 0,
+        }
+    }
+}
+
+impl Query {
+    /// Every key of the range, at the current revision.
+    pub fn of(range: KeyRange) -> Self {
+        Self { range, ..Self::default() }
+    }
+
+    /// The most keys to return, if there is such a number.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        usize::try_from(self.limit).ok().filter(|&limit| limit > 0)
+    }
+
+    /// Whether the keys come in their own order, ascending, so that a limit ends the walk.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.sort, None | Some((SortBy::Key, Order::Ascend))) && !self.has_filter()
+    }
+
+    /// How many keys of the range, in key order, are enough to answer.
+    pub(crate) fn enough(&self) -> usize {
+        let cut = self.is_plain() || (self.limit_first && !self.has_filter());
+        self.limit().filter(|_| cut).map_or(usize::MAX, |limit| limit.saturating_add(1))
+    }
+
+    fn has_filter(&self) -> bool {
+        [self.min_mod_revision, self.max_mod_revision, self.min_create_revision, self.max_create_revision]
+            .iter()
+            .any(|&bound| bound != 0)
+    }
+
+    /// Whether a version passes the filters; a bound of 0 is none, as etcd has it.
+    pub(crate) fn keeps(&self, create: i64, modified: i64) -> bool {
+        let holds = |bound: i64, ok: bool| bound == 0 || ok;
+        holds(self.min_mod_revision, modified >= self.min_mod_revision)
+            && holds(self.max_mod_revision, modified <= self.max_mod_revision)
+            && holds(self.min_create_revision, create >= self.min_create_revision)
+            && holds(self.max_create_revision, create <= self.max_create_revision)
+    }
+}
+
+/// The keys found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The keys, in the order asked for.
+    pub kvs: Vec<KeyValue>,
+    /// How many keys the range holds at the revision, whatever the limit and the filters.
+    pub count: i64,
+    /// Whether the limit cut keys off.
+    pub more: bool,
+}
+
+/// Why a read was not answered. The first two are for the client; a fault is this process's end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The revision is before the last compaction.
+    #[error("required revision has been compacted")]
+    Compacted,
+    /// The revision is not there yet.
+    #[error("required revision is a future revision")]
+    FutureRevision,
+    /// The store cannot be read.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}

@@ -1,0 +1,197 @@
+//! A View: the key space as one applied group left it, for any thread, for as long as it is held.
+
+use crate::index::Index;
+use crate::query::{Answer, Query, ReadError};
+use crate::read::Reader;
+use crate::row::{State, Version, broken, corrupt};
+use crate::{HashKv, KeyValue, hash};
+use bytes::Bytes;
+use engine::{Engine, Family};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use types::Revision;
+
+/// What an empty backend of etcd takes on disk, in bytes: five pages.
+const BASE_BYTES: i64 = 20 * 1024;
+
+/// The time between two logical compactions. Every View belongs to one, and keeps it from being compacted away.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    pub(crate) compact: i64,
+    expired: AtomicBool,
+}
+
+impl Epoch {
+    pub(crate) fn new(compact: i64) -> Arc<Self> {
+        Arc::new(Self { compact, expired: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expired.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn expire(&self) {
+        self.expired.store(true, Ordering::Release);
+    }
+}
+
+/// How much the key space holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// etcd's dbSize: 20 KiB, and what its backend would hold of every version not yet removed. Falls with compaction.
+    pub total_bytes: i64,
+    /// etcd's dbSizeInUse. The same here: nothing that is removed leaves a hole.
+    pub in_use_bytes: i64,
+    /// Live keys.
+    pub keys: i64,
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It was put, having not been there.
+    Create,
+    /// It was put again.
+    Modify,
+    /// It was deleted.
+    Delete,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Where in the history.
+    pub at: Revision,
+    /// What happened.
+    pub kind: EventKind,
+    /// The key as it is after; of a deleted one only key and mod revision.
+    pub kv: KeyValue,
+    /// The version before, unless the key was created: for [`View::version`].
+    pub previous: Option<Revision>,
+}
+
+/// The key space at one moment. Cheap to share; reads take no lock. While it lives, no version it can read is removed.
+pub struct View {
+    pub(crate) state: State,
+    pub(crate) index: Index,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) epoch: Arc<Epoch>,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// The newest main revision; 1 in a fresh store.
+    pub fn revision(&self) -> i64 {
+        self.state.revision
+    }
+
+    /// The oldest revision that may be read; −1 before any compaction.
+    pub fn compact_revision(&self) -> i64 {
+        self.state.compact
+    }
+
+    /// The revision that compaction has finished removing history before; −1 = none yet.
+    pub fn compaction_done(&self) -> i64 {
+        self.state.finished
+    }
+
+    /// Answers a query.
+    pub fn range(&self, query: &Query) -> Result<Answer, ReadError> {
+        self.reader().range(query)
+    }
+
+    /// etcd's hash of the history up to a revision; 0 = the current one. See [`HashKv`].
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
+        hash::hash_kv(self, revision)
+    }
+
+    /// A hash over every row of the history that is stored, compacted or not: equal members may differ while a
+    /// compaction is under way, as in etcd's `Hash`, which is for tests.
+    pub fn hash(&self) -> Result<u32, ReadError> {
+        hash::hash_rows(self)
+    }
+
+    /// How much the key space holds.
+    pub fn sizes(&self) -> Sizes {
+        let total_bytes = BASE_BYTES + self.state.bytes;
+        let keys = self.index.count(&types::KeyRange::all()).cast_signed();
+        Sizes { total_bytes, in_use_bytes: total_bytes, keys }
+    }
+
+    /// What the index takes in memory, in bytes. Walks it: for reports and tests.
+    pub fn index_bytes(&self) -> usize {
+        self.index.heap_len()
+    }
+
+    /// Visits what happened from one main revision to another, both inclusive, in order, until the visitor breaks.
+    ///
+    /// etcd lets a watch begin at the compacted revision itself, so that revision may be asked for; it may be incomplete.
+    pub fn events(
+        &self,
+        from: i64,
+        to: i64,
+        visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        if from < self.state.compact {
+            return Err(ReadError::Compacted);
+        }
+        let (start, end) = (Revision::new(from.max(0), 0), Revision::new(to.min(self.state.revision) + 1, 0));
+        let mut failed = None;
+        self.engine.scan(Family::Revs, &start.encode(), Some(&end.encode()), &mut |key, row| {
+            event(key, row).map_or_else(
+                |error| {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                },
+                &mut *visit,
+            )
+        })?;
+        match failed {
+            Some(error) => Err(error),
+            None if self.epoch.is_expired() => Err(ReadError::Compacted),
+            None => Ok(()),
+        }
+    }
+
+    /// The version made at exactly this point, which an event named; `Compacted` when it may be gone.
+    pub fn version(&self, at: Revision) -> Result<KeyValue, ReadError> {
+        match self.engine.get(Family::Revs, &at.encode())? {
+            Some(row) => Ok(Version::parse(at, &row)?.key_value()?),
+            None if at.main <= self.state.compact || self.epoch.is_expired() => Err(ReadError::Compacted),
+            None => Err(corrupt(format!("the version at {at:?} is missing")).into()),
+        }
+    }
+
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader {
+            index: &self.index,
+            engine: &*self.engine,
+            overlay: &[],
+            current: self.state.revision,
+            compact: self.state.compact,
+            epoch: &self.epoch,
+        }
+    }
+}
+
+fn event(key: &[u8], row: &[u8]) -> Result<Event, ReadError> {
+    let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;
+    let version = Version::parse(at, &Bytes::copy_from_slice(row))?;
+    let mut kv = version.key_value()?;
+    let tail = version.tail;
+    let kind = match (tail.tombstone, tail.create) {
+        (true, _) => EventKind::Delete,
+        (false, true) => EventKind::Create,
+        (false, false) => EventKind::Modify,
+    };
+    kv.mod_revision = at.main;
+    let previous = tail.previous.filter(|_| !tail.create).map(|previous| previous.revision);
+    Ok(Event { at, kind, kv, previous })
+}
