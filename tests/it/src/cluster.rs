@@ -1,0 +1,174 @@
+//! A cluster of server processes on this machine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{Addresses, Client, Member, server_binary};
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Members.
+    pub size: usize,
+    /// Flags beyond those that make the cluster, the same for every member.
+    pub flags: Vec<String>,
+    /// Tells clusters apart: it is part of what IDs are made from.
+    pub token: String,
+    /// The server; `None` = [`server_binary`].
+    pub binary: Option<PathBuf>,
+    /// Where data directories go; `None` = a new temporary folder.
+    pub folder: Option<PathBuf>,
+}
+
+impl Options {
+    /// `size` members with default flags.
+    pub fn new(size: usize) -> Self {
+        let token = "quorate-it".to_owned();
+        Self { size, flags: Vec::new(), token, binary: None, folder: None }
+    }
+}
+
+/// The members, and the folder that holds their data and logs.
+///
+/// Dropped, it kills what runs and removes the folder; dropped by a failing test it keeps the
+/// folder, says where it is and shows the end of each log.
+#[derive(Debug)]
+pub struct Cluster {
+    members: Vec<Member>,
+    folder: Folder,
+}
+
+#[derive(Debug)]
+enum Folder {
+    Temporary(Option<TempDir>),
+    Given(PathBuf),
+}
+
+impl Cluster {
+    /// Starts `size` members and waits until all of them serve.
+    pub fn start(size: usize) -> anyhow::Result<Self> {
+        Self::start_with(&Options::new(size))
+    }
+
+    /// Starts what `options` say and waits until all members serve.
+    pub fn start_with(options: &Options) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare(options)?;
+        for member in &mut cluster.members {
+            member.start()?;
+        }
+        for member in &mut cluster.members {
+            member.wait_ready()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Ports, folders and flags, but no process yet.
+    pub fn prepare(options: &Options) -> anyhow::Result<Self> {
+        let binary = options.binary.clone().map_or_else(server_binary, Ok)?;
+        let folder = match &options.folder {
+            Some(folder) => Folder::Given(folder.clone()),
+            None => Folder::Temporary(Some(tempfile::Builder::new().prefix("quorate-").tempdir()?)),
+        };
+        let addresses = (0..options.size).map(|_| Addresses::free()).collect::<anyhow::Result<Vec<_>>>()?;
+        let peers: Vec<String> =
+            addresses.iter().enumerate().map(|(i, a)| format!("m{i}={}", a.peer_url())).collect();
+        let mut flags = vec![
+            format!("--initial-cluster={}", peers.join(",")),
+            format!("--initial-cluster-token={}", options.token),
+            "--initial-cluster-state=new".to_owned(),
+        ];
+        flags.extend_from_slice(&options.flags);
+        let members = addresses
+            .into_iter()
+            .enumerate()
+            .map(|(i, a)| Member::new(&format!("m{i}"), &binary, folder.path(), a, &flags))
+            .collect();
+        Ok(Self { members, folder })
+    }
+
+    /// All members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// One member, to be driven by hand.
+    pub fn member(&mut self, index: usize) -> &mut Member {
+        &mut self.members[index]
+    }
+
+    /// How many members there are, running or not.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// SIGKILL for one member.
+    pub fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        self.members[index].kill()
+    }
+
+    /// SIGTERM for one member, and its end.
+    pub fn stop(&mut self, index: usize) -> anyhow::Result<ExitStatus> {
+        self.members[index].stop()
+    }
+
+    /// Starts a member that is down again on its data and waits until it serves: how long that took.
+    pub fn restart(&mut self, index: usize) -> anyhow::Result<Duration> {
+        self.members[index].start()?;
+        self.members[index].wait_ready()
+    }
+
+    /// A client with one connection to each member. Needs a tokio runtime around it.
+    pub fn client(&self) -> Client {
+        Client::new(self.members.iter().map(|m| m.addresses.client_url()))
+    }
+
+    /// Where data and logs are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Keeps the folder when this is dropped, for a reader who wants to look.
+    pub fn keep(&mut self) -> PathBuf {
+        if let Folder::Temporary(temporary) = &mut self.folder
+            && let Some(temporary) = temporary.take()
+        {
+            self.folder = Folder::Given(temporary.keep());
+        }
+        self.folder.path().to_path_buf()
+    }
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(Some(temporary)) => temporary.path(),
+            Self::Temporary(None) => unreachable!("taken only while it is replaced by Given"),
+            Self::Given(path) => path,
+        }
+    }
+}
+
+impl Drop for Cluster {
+    #[expect(clippy::print_stderr, reason = "tells whoever reads the failed test where to look")]
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        eprintln!("data and logs are kept in {}", self.keep().display());
+        for member in &self.members {
+            let log = fs::read_to_string(member.log()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the last lines of {}", member.log().display());
+            for line in &lines[lines.len().saturating_sub(8)..] {
+                eprintln!("{}", line.chars().take(400).collect::<String>());
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Real processes: one test binary, so that it links once. Each module is a kind of trouble,
+//! each test a scenario that prints what it saw.
+//!
+//! * `IT_KILLS`: kills in each test of [`kill`], 20 unless said otherwise.
+//! * `IT_SEED`: where the random choices begin; every test prints its own.
+//! * `QUORATE_REQUIRE_ALL=1`: a test that cannot run here fails instead of saying so.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print their figures")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod flags;
+mod folders;
+mod full_disk;
+mod kill;
+mod requests;
+mod rubbish;
+mod support;
