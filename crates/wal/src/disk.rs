@@ -1,0 +1,60 @@
+//! The boundary to the disk: one directory of files, no more than the log needs.
+//!
+//! The log above it is the same code on a real file system ([`FsDisk`]) and on the faulty disk of tests and the
+//! simulator ([`MemDisk`]).
+
+mod fs;
+mod mem;
+
+pub use fs::{FsDisk, FsFile};
+pub use mem::{MemDisk, MemFile};
+
+use std::io;
+
+/// One directory.
+pub trait Disk: Send + 'static {
+    /// An open file of it.
+    type File: DiskFile;
+
+    /// The names of the files in it, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes an empty file, in place of one of that name, with this many bytes of zeros set aside for it.
+    fn create(&self, name: &str, preallocate_bytes: u64) -> io::Result<Self::File>;
+
+    /// Opens a file that exists, for reading and writing. A file that another process holds is
+    /// [`io::ErrorKind::WouldBlock`].
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Gives a file another name, in place of one of that name. Open files stay open.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes names durable: files made, renamed and removed before.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// An open file.
+pub trait DiskFile: Send {
+    /// Reads at an offset; fewer bytes than asked for only at the end of the file, 0 beyond it.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes all of it at an offset.
+    fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes what was written durable (fdatasync).
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Cuts the file off, or makes it longer by zeros, for which space is set aside.
+    fn set_len(&mut self, len: u64) -> io::Result<()>;
+}

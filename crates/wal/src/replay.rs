@@ -1,0 +1,322 @@
+//! Reading a log back: every segment in order, record by record, as etcd's `ReadAll` does it.
+//!
+//! What a record does to the state:
+//!
+//! * entry: takes its place in the index; it and later ones replace what was there. A gap is damage.
+//! * state: the newest counts.
+//! * snapshot: counts once the commit index has reached it (etcd's `ValidSnapshotEntries`). One that is ahead of the
+//!   log, or of another term than the entry at its index, then becomes the base that the log goes on from.
+//! * crc: must be the running value, unless that is 0; metadata: must be the same in every segment.
+
+use crate::disk::DiskFile;
+use crate::error::WalError;
+use crate::frame::{EntryView, Record, kind, parse_state};
+use crate::index::{LogIndex, Slot};
+use crate::segment::{Reader, Step};
+use crate::superblock::Mark;
+use bytes::Bytes;
+use prost::Message;
+use proto::walpb;
+use types::{Entry, HardState, Index};
+
+/// The unsynced writes of one log, in bytes, at most: more is synced as it is written. A record torn by a crash has
+/// no good records further behind it than this; the greatest batch of etcd's logs is below it.
+pub(crate) const UNSYNCED_BYTES_MAX: u64 = 16 << 20;
+
+/// No log reaches this index; what names one above is no entry of ours or of etcd's.
+pub(crate) const INDEX_MAX: Index = i64::MAX.unsigned_abs();
+
+/// A segment, as its name tells.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentName {
+    pub(crate) seq: u64,
+    pub(crate) index: Index,
+    pub(crate) name: String,
+}
+
+impl SegmentName {
+    pub(crate) fn new(seq: u64, index: Index) -> Self {
+        Self { seq, index, name: format!("{seq:016x}-{index:016x}.wal") }
+    }
+
+    /// Reads a file name; `None` for files that are no segments.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let (seq, index) = name.strip_suffix(".wal")?.split_once('-')?;
+        let hex = |digits: &str| (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten();
+        Some(Self { seq: hex(seq)?, index: hex(index)?, name: name.to_owned() })
+    }
+}
+
+/// What the records so far amount to.
+#[derive(Default)]
+pub(crate) struct Replay {
+    pub(crate) index: LogIndex,
+    /// The running crc.
+    pub(crate) crc: u32,
+    pub(crate) state: HardState,
+    pub(crate) metadata: Option<Bytes>,
+    /// The newest snapshot record that counts.
+    pub(crate) snapshot: Option<walpb::Snapshot>,
+    pending: Option<walpb::Snapshot>,
+    base: Base,
+    mark: Option<Mark>,
+}
+
+/// Where the base of the index comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Base {
+    /// Nowhere yet: the first segments were removed, and no entry was met.
+    #[default]
+    Unknown,
+    /// The start of all logs, or a snapshot.
+    Fixed,
+    /// The first entry that is left: it serves for its term only.
+    FirstEntry,
+}
+
+/// How the last segment ended.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    /// The end of its last record.
+    pub(crate) end: u64,
+    /// The end of what follows that is no record, if there is anything.
+    pub(crate) junk_end: Option<u64>,
+}
+
+impl Replay {
+    /// At the start of a log whose first segment is this one.
+    pub(crate) fn new(first: &SegmentName, mark: Option<Mark>) -> Self {
+        let base = if first.seq == 0 { Base::Fixed } else { Base::Unknown };
+        Self { base, mark, ..Self::default() }
+    }
+
+    /// Reads a segment. `last`: no other follows, so a crash may have torn its end.
+    pub(crate) fn segment<F: DiskFile>(
+        &mut self,
+        file: &F,
+        segment: &SegmentName,
+        last: bool,
+    ) -> Result<Tail, WalError> {
+        let mut reader = Reader::new(file, &segment.name)?;
+        let mut offset = 0;
+        let mut records = 0_u64;
+        let torn = loop {
+            let seed = self.crc;
+            match reader.step(offset, seed, last)? {
+                Step::Record { record, end } => {
+                    // Every segment opens with the running crc and then the metadata.
+                    if records == 0 && record.kind != kind::CRC
+                        || records == 1 && record.kind != kind::METADATA
+                    {
+                        return Err(WalError::corrupt(
+                            &segment.name,
+                            offset,
+                            "the segment's head is missing",
+                        ));
+                    }
+                    self.record(segment, offset, end, &record)
+                        .map_err(|what| WalError::corrupt(&segment.name, offset, what))?;
+                    records += 1;
+                    self.check_mark(segment, offset, end)?;
+                    offset = end;
+                }
+                Step::End => break None,
+                Step::Bad { what, torn: true } => break Some(what),
+                Step::Bad { what, torn: false } => {
+                    return Err(WalError::corrupt(&segment.name, offset, what));
+                }
+            }
+        };
+        if records < 2 {
+            return Err(WalError::corrupt(&segment.name, offset, "the segment's head is missing"));
+        }
+        if !last {
+            return Ok(Tail { end: offset, junk_end: None });
+        }
+        self.check_end(segment, offset)?;
+        let junk_end = reader.last_written(offset)?;
+        if junk_end.is_some() {
+            check_torn(&mut reader, segment, offset, torn)?;
+        }
+        // A record cut short by the end of the file may have no byte of its own that is not zero.
+        Ok(Tail { end: offset, junk_end: junk_end.or(torn.map(|_| reader.len())) })
+    }
+
+    /// What the superblock remembers must be there.
+    fn check_mark(&self, segment: &SegmentName, offset: u64, end: u64) -> Result<(), WalError> {
+        let Some(mark) = self.mark.filter(|mark| mark.seq == segment.seq) else { return Ok(()) };
+        let reached = offset < mark.offset && mark.offset <= end;
+        if reached && (mark.offset != end || mark.crc != self.crc) {
+            let what = "this is not the record that the superblock remembers to be durable here";
+            return Err(WalError::corrupt(&segment.name, offset, what));
+        }
+        Ok(())
+    }
+
+    fn check_end(&self, segment: &SegmentName, end: u64) -> Result<(), WalError> {
+        match self.mark {
+            Some(mark) if (mark.seq, mark.offset) > (segment.seq, end) => {
+                let what = format!(
+                    "the log ends here, but was durable up to segment {:016x}, offset {}",
+                    mark.seq, mark.offset
+                );
+                Err(WalError::corrupt(&segment.name, end, what))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn record(
+        &mut self,
+        segment: &SegmentName,
+        offset: u64,
+        end: u64,
+        record: &Record<'_>,
+    ) -> Result<(), String> {
+        let seed = self.crc;
+        match record.kind {
+            kind::METADATA => {
+                if self.metadata.as_ref().is_some_and(|metadata| metadata != record.data) {
+                    return Err("the metadata is not that of the segments before".to_owned());
+                }
+                self.metadata = Some(Bytes::copy_from_slice(record.data));
+            }
+            kind::ENTRY => {
+                let entry = EntryView::parse(record.data).ok_or("not an entry")?;
+                let slot = Slot {
+                    offset: u32::try_from(offset).map_err(|_| "the segment is longer than 4 GiB")?,
+                    bytes: u32::try_from(end - offset).map_err(|_| "the record is longer than 4 GiB")?,
+                    seed,
+                };
+                self.entry(segment.seq, entry, slot)?;
+            }
+            kind::STATE => {
+                self.state = parse_state(record.data).ok_or("not a hard state")?;
+                if self.pending.as_ref().is_some_and(|snapshot| snapshot.index() <= self.state.commit) {
+                    self.activate(segment);
+                }
+            }
+            kind::CRC => {
+                if seed != 0 && record.crc != seed {
+                    return Err("the running checksum is not that of the segment before".to_owned());
+                }
+            }
+            kind::SNAPSHOT => {
+                let snapshot = walpb::Snapshot::decode(record.data).map_err(|_| "not a snapshot record")?;
+                if snapshot.index() > INDEX_MAX {
+                    return Err(format!("a snapshot record of index {}", snapshot.index()));
+                }
+                let counts = snapshot.index() <= self.state.commit;
+                self.pending = Some(snapshot);
+                if counts {
+                    self.activate(segment);
+                }
+            }
+            other => return Err(format!("unexpected record type {other}")),
+        }
+        self.crc = record.crc;
+        Ok(())
+    }
+
+    fn entry(&mut self, seq: u64, entry: EntryView<'_>, slot: Slot) -> Result<(), String> {
+        let whole = Bytes::new();
+        if entry.index == 0 || entry.index > INDEX_MAX {
+            return Err(format!("an entry of index {}", entry.index));
+        }
+        if (EntryView { data: &[], ..entry }).to_entry(&whole).is_none() {
+            return Err(format!("entry {} is of the unknown kind {}", entry.index, entry.kind));
+        }
+        if let Some(pending) = &self.pending {
+            // The log went on from a snapshot although the state that commits it comes later.
+            if entry.index == pending.index() + 1 && entry.index != self.index.last() + 1 {
+                self.rebase();
+            }
+        }
+        let first = self.index.first();
+        match self.base {
+            Base::Unknown => self.start_at(&entry),
+            Base::FirstEntry if entry.index < first => self.start_at(&entry),
+            // etcd: entries at or below the snapshot are skipped.
+            Base::Fixed if entry.index < first => {}
+            Base::Fixed | Base::FirstEntry if entry.index > self.index.last() + 1 => {
+                return Err(format!("entry {} follows entry {}", entry.index, self.index.last()));
+            }
+            Base::Fixed | Base::FirstEntry => self.index.put(entry.index, entry.term, seq, slot),
+        }
+        Ok(())
+    }
+
+    fn start_at(&mut self, entry: &EntryView<'_>) {
+        self.index.reset(entry.index, entry.term);
+        self.base = Base::FirstEntry;
+    }
+
+    /// The pending snapshot is committed.
+    fn activate(&mut self, segment: &SegmentName) {
+        let Some(snapshot) = &self.pending else { return };
+        let (index, term) = (snapshot.index(), Some(snapshot.term()));
+        let rebases = match self.base {
+            // An older snapshot, of entries in segments that are gone, says nothing about where this one begins.
+            Base::Unknown => index + 1 >= segment.index,
+            Base::Fixed | Base::FirstEntry => {
+                index > self.index.last() || index + 1 >= self.index.first() && self.index.term(index) != term
+            }
+        };
+        if rebases {
+            self.rebase();
+        } else {
+            self.snapshot = self.pending.take();
+        }
+    }
+
+    fn rebase(&mut self) {
+        if let Some(snapshot) = self.pending.take() {
+            self.index.reset(snapshot.index(), snapshot.term());
+            self.base = Base::Fixed;
+            self.snapshot = Some(snapshot);
+        }
+    }
+
+    /// What must hold when all is read.
+    pub(crate) fn finish(&self, segment: &SegmentName, end: u64) -> Result<(), WalError> {
+        if self.state.commit > self.index.last() {
+            let what = format!(
+                "the log ends at entry {}, but entries up to {} were committed",
+                self.index.last(),
+                self.state.commit
+            );
+            return Err(WalError::corrupt(&segment.name, end, what));
+        }
+        Ok(())
+    }
+}
+
+/// Whether what follows the last record can come from a crash: see the chapter of `segment`.
+fn check_torn<F: DiskFile>(
+    reader: &mut Reader<'_, F>,
+    segment: &SegmentName,
+    offset: u64,
+    torn: Option<&'static str>,
+) -> Result<(), WalError> {
+    let Some(good) = reader.last_good(offset)? else { return Ok(()) };
+    // A crash that lost this record's sectors may have kept later ones of the same writes. One that runs over the
+    // end of the file has nothing behind it.
+    let over_the_end = torn == Some(crate::segment::RUNS_OVER_THE_END);
+    let lost_sector = torn.is_some() && !over_the_end || torn.is_none() && reader.sector_is_zero(offset)?;
+    if lost_sector && good - offset <= UNSYNCED_BYTES_MAX {
+        return Ok(());
+    }
+    let what = format!("{}, but good records follow up to offset {good}", torn.unwrap_or("no record"));
+    Err(WalError::corrupt(&segment.name, offset, what))
+}
+
+/// Reads one entry's frame again: checked alone, by the running crc that the index holds.
+pub(crate) fn read_entry(frame: &Bytes, slot: Slot) -> Option<Entry> {
+    let (word, body) = frame.split_first_chunk::<8>()?;
+    let (length, _) = crate::frame::split_word(u64::from_le_bytes(*word));
+    let record = Record::parse(body.get(..usize::try_from(length).ok()?)?)?;
+    if record.kind != kind::ENTRY || record.verify(slot.seed).is_none() {
+        return None;
+    }
+    EntryView::parse(record.data)?.to_entry(frame)
+}

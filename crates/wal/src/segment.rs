@@ -1,0 +1,211 @@
+//! One segment, read from its start: frames, where they end, and what a bad one means.
+//!
+//! A crash leaves marks of its own: it loses whole sectors of what was never synced. Damage looks different. etcd's
+//! rule (3.7.3 `decoder.go`, `isTornEntry`): in the last segment, a bad record one of whose 512-byte sector chunks is
+//! all zero, or that runs over the end of the file, was torn by a crash; any other bad record is damage. Here two more
+//! things are damage: a bad record below what the superblock remembers (see `replay`), and one that good records
+//! follow from further away than unsynced writes reach.
+
+use crate::disk::DiskFile;
+use crate::error::WalError;
+use crate::frame::{RECORD_BYTES_MAX, Record, WORD_BYTES, kind, split_word};
+
+/// What a disk writes whole or not at all, in bytes (etcd's `minSectorSize`).
+const SECTOR_BYTES: u64 = 512;
+
+/// How much is read at once, in bytes.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What is wrong with a record that is longer than its file.
+pub(crate) const RUNS_OVER_THE_END: &str = "the record runs over the end of the file";
+
+/// What lies at an offset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step<'a> {
+    /// A record; its frame ends at `end`.
+    Record { record: Record<'a>, end: u64 },
+    /// The end: of the file, or zeros not yet written.
+    End,
+    /// No record.
+    Bad { what: &'static str, torn: bool },
+}
+
+/// A segment's file and a part of its bytes.
+pub(crate) struct Reader<'a, F> {
+    file: &'a F,
+    name: &'a str,
+    len: u64,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer begins.
+    start: u64,
+}
+
+impl<'a, F: DiskFile> Reader<'a, F> {
+    pub(crate) fn new(file: &'a F, name: &'a str) -> Result<Self, WalError> {
+        let len = file.len().map_err(|e| WalError::io("measure", name, e))?;
+        Ok(Self { file, name, len, buffer: Vec::new(), start: 0 })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The bytes at an offset, fewer only where the file ends.
+    pub(crate) fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], WalError> {
+        let length = usize::try_from(self.len.saturating_sub(offset)).map_or(length, |left| left.min(length));
+        if offset < self.start || offset + length as u64 > self.start + self.buffer.len() as u64 {
+            self.fill(offset, length)?;
+        }
+        let from = usize::try_from(offset - self.start).expect("an offset into the buffer");
+        // Shorter than asked for where the file was cut while it was read.
+        let to = (from + length).min(self.buffer.len());
+        Ok(&self.buffer[from.min(to)..to])
+    }
+
+    fn fill(&mut self, offset: u64, length: usize) -> Result<(), WalError> {
+        self.buffer.resize(length.max(CHUNK_BYTES), 0);
+        self.start = offset;
+        let mut done = 0;
+        while done < self.buffer.len() {
+            let read = self.file.read_at(&mut self.buffer[done..], offset + done as u64);
+            match read.map_err(|e| WalError::io("read", self.name, e))? {
+                0 => break,
+                n => done += n,
+            }
+        }
+        self.buffer.truncate(done);
+        Ok(())
+    }
+
+    /// The record at an offset, checked against the running crc before it; `last`: in the last segment.
+    pub(crate) fn step(&mut self, offset: u64, seed: u32, last: bool) -> Result<Step<'_>, WalError> {
+        let (frame, length) = match self.frame(offset)? {
+            Frame::Whole { bytes, length } => (bytes, length),
+            Frame::End => return Ok(Step::End),
+            Frame::Short => return Ok(Step::Bad { what: RUNS_OVER_THE_END, torn: last }),
+        };
+        let end = offset + frame;
+        let bytes = self.bytes(offset, as_len(frame))?;
+        let Some(body) = bytes.get(WORD_BYTES..) else {
+            return Ok(Step::Bad { what: "the file is shorter than it was", torn: false });
+        };
+        match body.get(..as_len(length)).and_then(Record::parse) {
+            Some(record) if record.kind == kind::CRC || record.verify(seed).is_some() => {
+                Ok(Step::Record { record, end })
+            }
+            Some(_) => {
+                Ok(Step::Bad { what: "checksum mismatch", torn: last && has_zero_chunk(body, offset) })
+            }
+            None => Ok(Step::Bad { what: "not a record", torn: last && has_zero_chunk(body, offset) }),
+        }
+    }
+
+    fn frame(&mut self, offset: u64) -> Result<Frame, WalError> {
+        let left = self.len.saturating_sub(offset);
+        if left == 0 {
+            return Ok(Frame::End);
+        }
+        let Ok(word) = <[u8; WORD_BYTES]>::try_from(self.bytes(offset, WORD_BYTES)?) else {
+            return Ok(Frame::Short);
+        };
+        let word = u64::from_le_bytes(word);
+        if word == 0 {
+            return Ok(Frame::End);
+        }
+        let (length, padding) = split_word(word);
+        if length > RECORD_BYTES_MAX as u64 || WORD_BYTES as u64 + length + padding > left {
+            return Ok(Frame::Short);
+        }
+        Ok(Frame::Whole { bytes: WORD_BYTES as u64 + length + padding, length })
+    }
+
+    /// The end of the last bytes that are not zero, at or after an offset; `None` where only zeros follow.
+    pub(crate) fn last_written(&mut self, offset: u64) -> Result<Option<u64>, WalError> {
+        let mut last = None;
+        let mut at = offset;
+        while at < self.len {
+            let bytes = self.bytes(at, CHUNK_BYTES)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if let Some(position) = bytes.iter().rposition(|&byte| byte != 0) {
+                last = Some(at + position as u64 + 1);
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(last)
+    }
+
+    /// The end of the last good record after an offset. Good is one whose checksum follows from the record before
+    /// it: of a lone record nothing can be said, since the data that its checksum stands on is lost.
+    pub(crate) fn last_good(&mut self, offset: u64) -> Result<Option<u64>, WalError> {
+        let Some(written) = self.last_written(offset)? else { return Ok(None) };
+        let mut good = None;
+        let mut at = offset + WORD_BYTES as u64;
+        while at < written {
+            match self.good_run(at)? {
+                Some(end) => {
+                    good = Some(end);
+                    at = end;
+                }
+                None => at += WORD_BYTES as u64,
+            }
+        }
+        Ok(good)
+    }
+
+    /// The end of two or more records that lie one after the other from an offset on.
+    fn good_run(&mut self, offset: u64) -> Result<Option<u64>, WalError> {
+        let mut at = offset;
+        let mut seed = None;
+        let mut run = None;
+        loop {
+            // Every record, etcd's and ours, begins with its type and its checksum. Looked at first: a length of
+            // chance would have megabytes read for nothing.
+            if !matches!(self.bytes(at, 11)?, [.., 0x08, 1..=5, 0x10]) {
+                return Ok(run);
+            }
+            let Frame::Whole { bytes, length } = self.frame(at)? else { return Ok(run) };
+            let frame = self.bytes(at, as_len(bytes))?;
+            let body = frame.get(WORD_BYTES..WORD_BYTES + as_len(length)).unwrap_or_default();
+            let Some(record) =
+                Record::parse(body).filter(|r| (kind::METADATA..=kind::SNAPSHOT).contains(&r.kind))
+            else {
+                return Ok(run);
+            };
+            at += bytes;
+            if let Some(seed) = seed {
+                if record.verify(seed).is_none() {
+                    return Ok(run);
+                }
+                run = Some(at);
+            }
+            seed = Some(record.crc);
+        }
+    }
+
+    /// Whether the sector that holds an offset is zero from there on, as one that was never written is.
+    pub(crate) fn sector_is_zero(&mut self, offset: u64) -> Result<bool, WalError> {
+        let rest = self.bytes(offset, as_len(SECTOR_BYTES - offset % SECTOR_BYTES))?;
+        Ok(rest.iter().all(|&byte| byte == 0))
+    }
+}
+
+/// A frame by its length word alone.
+enum Frame {
+    Whole { bytes: u64, length: u64 },
+    End,
+    Short,
+}
+
+fn as_len(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a length that was checked against the file's")
+}
+
+/// Whether a chunk of a frame's body is all zero, cut where sectors begin; `offset` is the frame's.
+fn has_zero_chunk(body: &[u8], offset: u64) -> bool {
+    let first = SECTOR_BYTES - (offset + WORD_BYTES as u64) % SECTOR_BYTES;
+    let (head, rest) = body.split_at(body.len().min(as_len(first)));
+    let zero = |chunk: &[u8]| !chunk.is_empty() && chunk.iter().all(|&byte| byte == 0);
+    zero(head) || rest.chunks(as_len(SECTOR_BYTES)).any(zero)
+}

@@ -1,0 +1,575 @@
+//! The open log: appending, syncing, cutting, reading entries back, letting go of old segments.
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::WalError;
+use crate::frame;
+use crate::index::{LogIndex, Slot};
+use crate::replay::{INDEX_MAX, Replay, SegmentName, Tail, UNSYNCED_BYTES_MAX, read_entry};
+use crate::superblock::{Mark, Superblock};
+use bytes::Bytes;
+use prost::Message;
+use proto::walpb;
+use std::collections::VecDeque;
+use types::{Entry, HardState, Index, Term};
+
+/// etcd's `SegmentSizeBytes`: space set aside for a segment, and the length at which the next begins.
+pub const SEGMENT_BYTES: u64 = 64_000_000;
+
+/// What is encoded before it is written, in bytes: bounds the buffer; a batch is one write unless it is larger.
+const WRITE_BYTES_MAX: usize = 4 << 20;
+
+/// How much of the log is read from disk at once for [`Wal::entries`], in bytes, unless one entry is larger.
+const READ_BYTES_MAX: u64 = 256 << 10;
+
+/// How much log is synced before the superblock is, in bytes: one more sync in a few hundred batches.
+const SUPERBLOCK_SYNC_BYTES: u64 = 8 << 20;
+
+/// The name under which a segment is prepared, as etcd's are; nobody takes it for one.
+const PREPARED: &str = "0.tmp";
+
+/// How a log is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Space set aside for a segment, and the length at which the next begins, in bytes.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: SEGMENT_BYTES }
+    }
+}
+
+/// What a log held when it was opened. Its entries are read by [`Wal::entries`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// What [`Wal::create`] was given: whose log it is.
+    pub metadata: Bytes,
+    /// The newest hard state.
+    pub hard_state: HardState,
+    /// The newest snapshot record that counts, if there is one after index 0.
+    pub snapshot: Option<walpb::Snapshot>,
+    /// What a crash had left behind the last good record.
+    pub repaired: Option<Repair>,
+}
+
+/// Bytes cut off the end of the log, because a crash had torn the write of them. They lie in `<file>.broken`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// The segment.
+    pub file: String,
+    /// Where it was cut.
+    pub offset: u64,
+    /// How many bytes followed, up to the last that was not zero.
+    pub bytes: u64,
+}
+
+struct Segment<F> {
+    seq: u64,
+    name: String,
+    file: F,
+}
+
+/// A raft log on disk. One writer; see the chapter of the crate for the order of calls.
+pub struct Wal<D: Disk> {
+    disk: D,
+    options: Options,
+    metadata: Bytes,
+    /// Consecutive; the last is written to. Never empty.
+    segments: VecDeque<Segment<D::File>>,
+    /// The end of the last segment's records.
+    end: u64,
+    /// How far the last segment is durable. Never beyond `end`.
+    durable: u64,
+    /// Whether something was appended that must be durable before the caller acts on it.
+    must_sync: bool,
+    /// The running crc, after what is encoded.
+    crc: u32,
+    /// The running crc at `end`.
+    end_crc: u32,
+    state: HardState,
+    /// A snapshot record that does not count until a state commits it: that state must be durable.
+    uncommitted_snapshot: Option<Index>,
+    index: LogIndex,
+    superblock: Superblock<D::File>,
+    superblock_behind_bytes: u64,
+    /// Records not written yet; empty between calls.
+    buffer: Vec<u8>,
+    /// A write or sync failed: what is on disk is not known.
+    failed: bool,
+}
+
+impl<D: Disk> std::fmt::Debug for Wal<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wal")
+            .field("first", &self.first_index())
+            .field("last", &self.last_index())
+            .field("state", &self.state)
+            .field("tail", &self.segments.back().map(|segment| &segment.name))
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Disk> Wal<D> {
+    /// Whether there is a log in the directory.
+    pub fn exists(disk: &D) -> Result<bool, WalError> {
+        Ok(!segments_of(disk)?.is_empty())
+    }
+
+    /// Makes an empty log. It exists, whole, when this returns; after a crash before, it does not exist.
+    pub fn create(disk: D, metadata: &[u8]) -> Result<Self, WalError> {
+        Self::create_with(disk, metadata, Options::default())
+    }
+
+    /// [`Wal::create`] with another layout.
+    pub fn create_with(disk: D, metadata: &[u8], options: Options) -> Result<Self, WalError> {
+        if Self::exists(&disk)? {
+            return Err(WalError::Exists);
+        }
+        let superblock = Superblock::create(&disk)?;
+        let mut buffer = Vec::new();
+        frame::push_crc(&mut buffer, 0);
+        let crc = frame::push_metadata(&mut buffer, 0, metadata);
+        // etcd's readers look for the record of the snapshot that they start from, be it none.
+        let none = walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None };
+        let crc = frame::push_snapshot(&mut buffer, crc, &none.encode_to_vec());
+        let segment = publish(&disk, SegmentName::new(0, 0), &buffer, options)?;
+        let mut wal = Self {
+            disk,
+            options,
+            metadata: Bytes::copy_from_slice(metadata),
+            segments: VecDeque::from([segment]),
+            end: buffer.len() as u64,
+            durable: buffer.len() as u64,
+            must_sync: false,
+            crc,
+            end_crc: crc,
+            state: HardState::default(),
+            uncommitted_snapshot: None,
+            index: LogIndex::default(),
+            superblock,
+            superblock_behind_bytes: 0,
+            buffer: Vec::new(),
+            failed: false,
+        };
+        wal.remember(0)?;
+        wal.superblock.sync()?;
+        Ok(wal)
+    }
+
+    /// Opens the log and reads it through. What a crash tore off its end is repaired; other damage is refused, and
+    /// nothing is changed then. Everything read is durable when this returns.
+    pub fn open(disk: D) -> Result<(Self, Replayed), WalError> {
+        Self::open_with(disk, Options::default())
+    }
+
+    /// [`Wal::open`] with another layout: segments may be of any length.
+    pub fn open_with(disk: D, options: Options) -> Result<(Self, Replayed), WalError> {
+        let names = segments_of(&disk)?;
+        let [first, ..] = &names[..] else { return Err(WalError::NotFound) };
+        check_consecutive(&names)?;
+        let mut segments = VecDeque::new();
+        for name in &names {
+            let file = disk.open(&name.name).map_err(|e| WalError::io("open", &name.name, e))?;
+            segments.push_back(Segment { seq: name.seq, name: name.name.clone(), file });
+        }
+        let remembered = Superblock::open(&disk)?;
+        let mut replay = Replay::new(first, remembered.as_ref().and_then(|&(_, mark)| mark));
+        let mut tail = Tail { end: 0, junk_end: None };
+        for (n, (name, segment)) in names.iter().zip(&segments).enumerate() {
+            tail = replay.segment(&segment.file, name, n + 1 == names.len())?;
+        }
+        replay.finish(&names[names.len() - 1], tail.end)?;
+        let last = segments.back_mut().expect("there is at least one segment");
+        let repaired = repair(&disk, last, &tail)?;
+        let length = last.file.len().map_err(|e| WalError::io("measure", &last.name, e))?;
+        if length < options.segment_bytes {
+            last.file.set_len(options.segment_bytes).map_err(|e| WalError::io("lengthen", &last.name, e))?;
+        }
+        let superblock = match remembered {
+            Some((superblock, _)) => superblock,
+            None => Superblock::create(&disk)?,
+        };
+        let replayed = Replayed {
+            metadata: replay.metadata.clone().unwrap_or_default(),
+            hard_state: replay.state,
+            snapshot: replay.snapshot.filter(|snapshot| snapshot.index() > 0),
+            repaired,
+        };
+        let mut wal = Self {
+            disk,
+            options,
+            metadata: replayed.metadata.clone(),
+            segments,
+            end: tail.end,
+            durable: 0,
+            must_sync: true,
+            crc: replay.crc,
+            end_crc: replay.crc,
+            state: replay.state,
+            uncommitted_snapshot: None,
+            index: replay.index,
+            superblock,
+            superblock_behind_bytes: 0,
+            buffer: Vec::new(),
+            failed: false,
+        };
+        wal.sync()?;
+        wal.sync_names()?;
+        wal.superblock.sync()?;
+        Ok((wal, replayed))
+    }
+
+    /// Appends entries, then the hard state, as one write. Entries follow the last one or replace a suffix of the
+    /// log; those after them are forgotten. Durable after [`Wal::sync`].
+    pub fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
+        self.check_alive()?;
+        self.check_continues(entries)?;
+        let result = self.try_append(entries, hard_state);
+        self.note(result)
+    }
+
+    fn try_append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
+        let seq = self.tail().seq;
+        for entry in entries {
+            let before = self.buffer.len();
+            let offset = self.end + before as u64;
+            let seed = self.crc;
+            self.crc = frame::push_entry(&mut self.buffer, seed, entry);
+            let slot = Slot {
+                offset: u32::try_from(offset)
+                    .map_err(|_| WalError::Unwritable { what: "4 GiB in one batch" })?,
+                bytes: u32::try_from(self.buffer.len() - before).expect("the payload's length was checked"),
+                seed,
+            };
+            self.index.put(entry.index, entry.term, seq, slot);
+            if self.buffer.len() >= WRITE_BYTES_MAX {
+                self.write_out()?;
+            }
+        }
+        self.must_sync |= !entries.is_empty();
+        // etcd's Save leaves out a state that says nothing.
+        if let Some(state) = hard_state.filter(|state| **state != HardState::default()) {
+            // A commit index alone may be lost: it is learned again (etcd's raft.MustSync).
+            self.must_sync |= (state.term, state.vote) != (self.state.term, self.state.vote);
+            self.must_sync |= self.uncommitted_snapshot.take_if(|index| *index <= state.commit).is_some();
+            self.crc = frame::push_state(&mut self.buffer, self.crc, state);
+            self.state = *state;
+        }
+        self.write_out()?;
+        if self.end >= self.options.segment_bytes { self.cut() } else { Ok(()) }
+    }
+
+    /// Makes durable what must be before the caller acts on it: one fdatasync, or none where only a commit index, or
+    /// nothing, was appended.
+    pub fn sync(&mut self) -> Result<(), WalError> {
+        self.check_alive()?;
+        if !self.must_sync {
+            return Ok(());
+        }
+        let result = self.sync_tail();
+        self.note(result)
+    }
+
+    /// Makes everything durable, commit index and superblock included: at the end of the process.
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.check_alive()?;
+        self.sync_tail()?;
+        self.superblock.sync()
+    }
+
+    /// Records that a snapshot exists, and syncs. One that is ahead of the log, or of another term than the entry at
+    /// its index, replaces the log: it goes on from there.
+    ///
+    /// The snapshot itself must be durable before. As in etcd, the record counts once a hard state whose commit index
+    /// has reached it is in the log too.
+    pub fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
+        self.check_alive()?;
+        if snapshot.index() > 0 && snapshot.conf_state.is_none() {
+            return Err(WalError::Unwritable { what: "a snapshot record after index 0 needs a ConfState" });
+        }
+        if snapshot.index() > INDEX_MAX {
+            return Err(WalError::Unwritable { what: "a snapshot record of an index that no log reaches" });
+        }
+        self.crc = frame::push_snapshot(&mut self.buffer, self.crc, &snapshot.encode_to_vec());
+        let result = self.write_out().and_then(|()| self.sync_tail());
+        self.note(result)?;
+        let (index, term) = (snapshot.index(), Some(snapshot.term()));
+        self.uncommitted_snapshot = (index > self.state.commit).then_some(index);
+        if index > self.index.last() || index + 1 >= self.index.first() && self.index.term(index) != term {
+            self.index.reset(index, snapshot.term());
+        }
+        Ok(())
+    }
+
+    /// The first entry that can be read; one more than the last in an empty log.
+    pub fn first_index(&self) -> Index {
+        self.index.first()
+    }
+
+    /// The last entry; one less than the first in an empty log.
+    pub fn last_index(&self) -> Index {
+        self.index.last()
+    }
+
+    /// The term of an entry, and of the one before the first.
+    pub fn term(&self, index: Index) -> Option<Term> {
+        self.index.term(index)
+    }
+
+    /// The newest hard state appended.
+    pub fn hard_state(&self) -> HardState {
+        self.state
+    }
+
+    /// What [`Wal::create`] was given.
+    pub fn metadata(&self) -> &Bytes {
+        &self.metadata
+    }
+
+    /// The entries [low, high), as many as fit `max_bytes` on disk, and at least one where there is one.
+    ///
+    /// Payloads read together share one piece of memory of up to 256 KiB: copy what is kept for long.
+    pub fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError> {
+        let (first, end) = (self.first_index(), self.last_index() + 1);
+        if low < first || high > end {
+            return Err(WalError::OutOfRange { low, high, first, end });
+        }
+        let mut entries = Vec::new();
+        let (mut at, mut budget) = (low, max_bytes);
+        while at < high {
+            let run = self.run(at, high, &mut budget, entries.is_empty());
+            if run.is_empty() {
+                break;
+            }
+            self.read_run(at, &run, &mut entries)?;
+            at += run.len() as u64;
+        }
+        Ok(entries)
+    }
+
+    /// The frames from an index on that are read at once: of one segment, near each other, within the budget.
+    fn run(&self, low: Index, high: Index, budget: &mut u64, force: bool) -> Vec<(u64, Slot)> {
+        let mut run: Vec<(u64, Slot)> = Vec::new();
+        for index in low..high {
+            let (seq, slot) = self.index.locate(index).expect("the range was checked");
+            let near = run.first().is_none_or(|&(first_seq, first)| {
+                first_seq == seq && u64::from(slot.offset + slot.bytes - first.offset) <= READ_BYTES_MAX
+            });
+            let fits = u64::from(slot.bytes) <= *budget || force && run.is_empty();
+            if !near || !fits {
+                break;
+            }
+            *budget = budget.saturating_sub(u64::from(slot.bytes));
+            run.push((seq, slot));
+        }
+        run
+    }
+
+    fn read_run(&self, low: Index, run: &[(u64, Slot)], entries: &mut Vec<Entry>) -> Result<(), WalError> {
+        let (Some(&(seq, first)), Some(&(_, last))) = (run.first(), run.last()) else { return Ok(()) };
+        let segment = self.segments.iter().find(|segment| segment.seq == seq);
+        let segment = segment.expect("the index names no segment that was let go");
+        let mut bytes = vec![0; (last.offset + last.bytes - first.offset) as usize];
+        let mut done = 0;
+        while done < bytes.len() {
+            let read = segment.file.read_at(&mut bytes[done..], u64::from(first.offset) + done as u64);
+            match read.map_err(|e| WalError::io("read", &segment.name, e))? {
+                0 => break,
+                n => done += n,
+            }
+        }
+        let bytes = Bytes::from(bytes);
+        for (index, &(_, slot)) in (low..).zip(run) {
+            let from = (slot.offset - first.offset) as usize;
+            let entry = read_entry(&bytes.slice(from..from + slot.bytes as usize), slot)
+                .filter(|entry| entry.index == index && self.index.term(index) == Some(entry.term));
+            let what = "this entry is not what it was when it was written";
+            entries.push(entry.ok_or_else(|| WalError::corrupt(&segment.name, slot.offset.into(), what))?);
+        }
+        Ok(())
+    }
+
+    /// Lets go of entries before `index`: removes the segments that hold no other, and keeps the rest.
+    ///
+    /// A segment is removed only if the one after it begins below `index`: its first entry then serves for its term
+    /// alone, so that the log is the same after it is opened again. Stock etcd opens such a log only from a snapshot
+    /// record that is in it: save one at or above the first index before, if it is to.
+    pub fn release(&mut self, index: Index) -> Result<(), WalError> {
+        self.check_alive()?;
+        let result = self.try_release(index);
+        self.note(result)
+    }
+
+    fn try_release(&mut self, index: Index) -> Result<(), WalError> {
+        while self.segments.len() > 1 {
+            let next = self.segments.iter().skip(1).find_map(|segment| self.index.first_of(segment.seq));
+            let Some(base) = next.filter(|&base| base < index) else { break };
+            let segment = self.segments.front().expect("there is more than one");
+            self.disk.remove(&segment.name).map_err(|e| WalError::io("remove", &segment.name, e))?;
+            // One at a time and durably: a crash must not leave a later one removed and an earlier one not.
+            self.sync_names()?;
+            self.segments.pop_front();
+            self.index.release(base);
+        }
+        Ok(())
+    }
+
+    fn check_alive(&self) -> Result<(), WalError> {
+        if self.failed { Err(WalError::Failed) } else { Ok(()) }
+    }
+
+    fn check_continues(&self, entries: &[Entry]) -> Result<(), WalError> {
+        let Some(first) = entries.first() else { return Ok(()) };
+        let in_order = (first.index..).zip(entries).all(|(index, entry)| entry.index == index);
+        if entries.len() as u64 > INDEX_MAX - first.index.min(INDEX_MAX) {
+            return Err(WalError::Unwritable { what: "an entry of an index that no log reaches" });
+        }
+        if !in_order || first.index < self.first_index() || first.index > self.last_index() + 1 {
+            let (low, high) = (first.index, first.index + entries.len() as u64);
+            let (first, end) = (self.first_index(), self.last_index() + 1);
+            return Err(WalError::OutOfRange { low, high, first, end });
+        }
+        if entries
+            .iter()
+            .any(|entry| frame::entry_frame_bytes_max(entry.data.len()) > frame::RECORD_BYTES_MAX)
+        {
+            return Err(WalError::Unwritable { what: "an entry of more than 1 GiB" });
+        }
+        Ok(())
+    }
+
+    /// After a failure nothing is tried again: a page that could not be synced may be gone without a trace.
+    fn note<T>(&mut self, result: Result<T, WalError>) -> Result<T, WalError> {
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn tail(&mut self) -> &mut Segment<D::File> {
+        self.segments.back_mut().expect("there is at least one segment")
+    }
+
+    fn write_out(&mut self) -> Result<(), WalError> {
+        if self.end - self.durable + self.buffer.len() as u64 > UNSYNCED_BYTES_MAX {
+            self.sync_tail()?;
+        }
+        let offset = self.end;
+        let buffer = std::mem::take(&mut self.buffer);
+        let tail = self.tail();
+        tail.file.write_at(&buffer, offset).map_err(|e| WalError::io("write", &tail.name, e))?;
+        self.end += buffer.len() as u64;
+        self.end_crc = self.crc;
+        self.buffer = buffer;
+        self.buffer.clear();
+        self.buffer.shrink_to(WRITE_BYTES_MAX);
+        Ok(())
+    }
+
+    fn sync_tail(&mut self) -> Result<(), WalError> {
+        let tail = self.tail();
+        tail.file.sync().map_err(|e| WalError::io("sync", &tail.name, e))?;
+        let bytes = self.end - self.durable;
+        self.durable = self.end;
+        self.must_sync = false;
+        self.remember(bytes)
+    }
+
+    /// Tells the superblock what is durable.
+    fn remember(&mut self, bytes: u64) -> Result<(), WalError> {
+        let mark = Mark { seq: self.tail().seq, offset: self.durable, crc: self.end_crc };
+        self.superblock.remember(mark)?;
+        self.superblock_behind_bytes += bytes;
+        if self.superblock_behind_bytes >= SUPERBLOCK_SYNC_BYTES {
+            self.superblock.sync()?;
+            self.superblock_behind_bytes = 0;
+        }
+        Ok(())
+    }
+
+    fn sync_names(&self) -> Result<(), WalError> {
+        self.disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))
+    }
+
+    /// Ends the segment and begins the next: durable, both of them, when this returns.
+    fn cut(&mut self) -> Result<(), WalError> {
+        let end = self.end;
+        let tail = self.tail();
+        tail.file.set_len(end).map_err(|e| WalError::io("cut", &tail.name, e))?;
+        self.sync_tail()?;
+        let mut head = Vec::new();
+        frame::push_crc(&mut head, self.crc);
+        self.crc = frame::push_metadata(&mut head, self.crc, &self.metadata);
+        if self.state != HardState::default() {
+            self.crc = frame::push_state(&mut head, self.crc, &self.state);
+        }
+        let name = SegmentName::new(self.tail().seq + 1, self.last_index() + 1);
+        let segment = publish(&self.disk, name, &head, self.options)?;
+        self.segments.push_back(segment);
+        self.end = head.len() as u64;
+        self.durable = self.end;
+        self.end_crc = self.crc;
+        self.remember(self.end)?;
+        self.superblock_behind_bytes = 0;
+        self.superblock.sync()
+    }
+}
+
+/// Makes a segment under another name, and gives it its own when it is durable.
+fn publish<D: Disk>(
+    disk: &D,
+    name: SegmentName,
+    head: &[u8],
+    options: Options,
+) -> Result<Segment<D::File>, WalError> {
+    let mut file =
+        disk.create(PREPARED, options.segment_bytes).map_err(|e| WalError::io("create", PREPARED, e))?;
+    file.write_at(head, 0).map_err(|e| WalError::io("write", PREPARED, e))?;
+    file.sync().map_err(|e| WalError::io("sync", PREPARED, e))?;
+    disk.rename(PREPARED, &name.name).map_err(|e| WalError::io("rename", PREPARED, e))?;
+    disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))?;
+    Ok(Segment { seq: name.seq, name: name.name, file })
+}
+
+fn segments_of<D: Disk>(disk: &D) -> Result<Vec<SegmentName>, WalError> {
+    let names = disk.list().map_err(|e| WalError::io("list", "the directory", e))?;
+    let mut segments: Vec<_> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    segments.sort_by_key(|segment| (segment.seq, segment.index));
+    Ok(segments)
+}
+
+fn check_consecutive(names: &[SegmentName]) -> Result<(), WalError> {
+    for pair in names.windows(2) {
+        if pair[1].seq != pair[0].seq + 1 {
+            let what =
+                format!("segment {:016x} should come before it and is missing", pair[1].seq.wrapping_sub(1));
+            return Err(WalError::corrupt(&pair[1].name, 0, what));
+        }
+    }
+    Ok(())
+}
+
+/// Sets aside what a crash left after the last good record, and makes zeros of it: what is written there next must
+/// not be followed by the remains.
+fn repair<D: Disk>(disk: &D, last: &mut Segment<D::File>, tail: &Tail) -> Result<Option<Repair>, WalError> {
+    let Some(junk_end) = tail.junk_end else { return Ok(None) };
+    let broken = format!("{}.broken", last.name);
+    let mut copy = disk.create(&broken, 0).map_err(|e| WalError::io("create", &broken, e))?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut at = tail.end;
+    while at < junk_end {
+        let length = usize::try_from(junk_end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let read =
+            last.file.read_at(&mut chunk[..length], at).map_err(|e| WalError::io("read", &last.name, e))?;
+        if read == 0 {
+            break;
+        }
+        copy.write_at(&chunk[..read], at - tail.end).map_err(|e| WalError::io("write", &broken, e))?;
+        at += read as u64;
+    }
+    copy.sync().map_err(|e| WalError::io("sync", &broken, e))?;
+    disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))?;
+    last.file.set_len(tail.end).map_err(|e| WalError::io("cut", &last.name, e))?;
+    last.file.sync().map_err(|e| WalError::io("sync", &last.name, e))?;
+    Ok(Some(Repair { file: last.name.clone(), offset: tail.end, bytes: junk_end - tail.end }))
+}
