@@ -1,1 +1,50 @@
-//! placeholder
+//! # The node: one member of the raft group
+//!
+//! The heart of the server: everything that is decided together passes here. It gives requests their place in the log,
+//! makes the log durable, replicates it, applies what is committed and answers whoever waits.
+//!
+//! ```text
+//!        runtime (tokio)                           consensus thread                        disk
+//! api ─▶ Handle::propose ─┐ gathered,   ┌▶ driver ─▶ core (raft-rs) ─▶ messages ─▶ transport
+//! transport ─▶ deliver ───┤ handed over │    │          └ log ─ one write + one sync a batch ─▶ wal
+//! api ─▶ read_barrier ────┘ in batches ─┘    └─▶ machine ─ one engine batch a group ─▶ engine
+//! waiters ◀─ completer task ◀─ one Vec and at most one notify a batch ─┘
+//! ```
+//!
+//! * [`core`]: what raft says, as a pure function of inputs and the time given; no thread, clock, socket or tokio.
+//! * [`convert`]: etcd's wire types to raft-rs's and back, and every check of what a peer sends.
+//! * `driver`: the consensus thread, the only owner of core, log and machine.
+//! * [`Handle`]: the way in, for any number of tasks.
+//! * [`bootstrap`]: identities and the first entries of a fresh cluster. [`publish`]: what a member tells the others
+//!   through the log about itself, and the cluster version.
+//!
+//! Invariants:
+//! * No answer before commit *and* apply; no message that raft wants persisted leaves before the sync returned.
+//! * The log's bytes are etcd's. Members' changes never pass raft-rs's own decoder, whose numbers differ.
+//! * A waiter is keyed by the request ID in its entry. What was handed to raft once is never proposed again.
+//! * A refusal goes to the client; a [`NodeFault`] ends the consensus thread, fails all waiters and must end the process.
+//!
+//! What it does not do: snapshots between members (a `MsgSnap` is refused by name in the log, and the log is kept for
+//! members that lag), joint membership changes, leases' clocks, authorisation, and everything about HTTP.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod bootstrap;
+pub mod convert;
+pub mod core;
+mod driver;
+mod error;
+mod front;
+mod handle;
+pub mod limits;
+mod options;
+pub mod publish;
+mod request_id;
+mod status;
+
+pub use driver::start;
+pub use error::{NodeFault, ProposeError, ReadError, StartError, TransferError};
+pub use handle::Handle;
+pub use options::{Options, Outbound};
+pub use request_id::RequestIds;
+pub use status::{Leadership, PeerProgress, Status};

@@ -1,0 +1,165 @@
+//! The beginning of a cluster: identities and the first entries, exactly as etcd makes them.
+//!
+//! Every member of a fresh cluster writes the same first entries for itself, without talking to the others; raft then
+//! matches them by index and term alone. So their order and count must be exact, and mixed clusters start with etcd.
+
+use bytes::Bytes;
+use machine::Member;
+use prost::Message as _;
+use proto::etcdserverpb::Metadata;
+use proto::raftpb;
+use sha1::{Digest as _, Sha1};
+use types::{Entry, EntryKind, HardState};
+
+/// A member's ID (etcd `membership.NewMember`): SHA-1 over its peer URLs, sorted and joined without separator, the
+/// cluster's token, and for members added later the time of it in seconds, as decimal digits. An added member's token is
+/// empty. URLs must be normalised already.
+pub fn member_id(peer_urls: &[String], token: &str, unix_seconds: Option<u64>) -> u64 {
+    let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    let mut hash = Sha1::new();
+    for url in sorted {
+        hash.update(url);
+    }
+    hash.update(token);
+    if let Some(seconds) = unix_seconds {
+        hash.update(seconds.to_string());
+    }
+    first_8_bytes(hash)
+}
+
+/// A cluster's ID (etcd `RaftCluster.genID`): SHA-1 over the first members' IDs, ascending, 8 bytes each.
+pub fn cluster_id(members: impl IntoIterator<Item = u64>) -> u64 {
+    let mut ids: Vec<u64> = members.into_iter().collect();
+    ids.sort_unstable();
+    let mut hash = Sha1::new();
+    for id in ids {
+        hash.update(id.to_be_bytes());
+    }
+    first_8_bytes(hash)
+}
+
+fn first_8_bytes(hash: Sha1) -> u64 {
+    let digest = hash.finalize();
+    u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 digest has 20 bytes"))
+}
+
+/// What stands at the head of every file of the log: whose it is.
+pub fn metadata(member: u64, cluster: u64) -> Vec<u8> {
+    Metadata { node_id: Some(member), cluster_id: Some(cluster) }.encode_to_vec()
+}
+
+/// Reads [`metadata`] back, as (member, cluster); `None` for anything else.
+pub fn read_metadata(bytes: &[u8]) -> Option<(u64, u64)> {
+    let metadata = Metadata::decode(bytes).ok()?;
+    Some((metadata.node_id?, metadata.cluster_id?))
+}
+
+/// The log of a fresh cluster, before any election: one committed addition for each member, by ascending ID, at term 1.
+///
+/// A member's context carries only ID, peer URLs and name, in this order: client URLs are published later.
+pub fn first_log(members: &[Member]) -> (Vec<Entry>, HardState) {
+    let mut members: Vec<&Member> = members.iter().collect();
+    members.sort_unstable_by_key(|member| member.id);
+    let entries: Vec<Entry> = (1..)
+        .zip(members)
+        .map(|(index, member)| Entry { term: 1, index, kind: EntryKind::ConfChange, data: addition(member) })
+        .collect();
+    let commit = entries.len() as u64;
+    (entries, HardState { term: 1, vote: 0, commit })
+}
+
+fn addition(member: &Member) -> Bytes {
+    let context = Context { id: member.id, peer_urls: &member.peer_urls, name: &member.name };
+    let change = raftpb::ConfChange {
+        id: None,
+        // Set though it is zero, as etcd does.
+        r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode.into()),
+        node_id: Some(member.id),
+        context: Some(context.json().into()),
+    };
+    change.encode_to_vec().into()
+}
+
+struct Context<'a> {
+    id: u64,
+    peer_urls: &'a [String],
+    name: &'a str,
+}
+
+impl Context<'_> {
+    /// etcd's JSON; Go escapes more than JSON must, which only matters to readers of bytes: raft compares none.
+    fn json(&self) -> String {
+        let urls: Vec<String> = self.peer_urls.iter().map(|url| quote(url)).collect();
+        let name =
+            if self.name.is_empty() { String::new() } else { format!(",\"name\":{}", quote(self.name)) };
+        format!("{{\"id\":{},\"peerURLs\":[{}]{name}}}", self.id, urls.join(","))
+    }
+}
+
+fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            // Go's encoder escapes these for HTML.
+            '<' | '>' | '&' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(port: u16) -> Vec<String> {
+        vec![format!("http://127.0.0.1:{port}")]
+    }
+
+    /// Seen on running etcd members.
+    #[test]
+    fn ids_are_etcds() {
+        let ids: Vec<u64> = [41380, 41480, 41580].map(|port| member_id(&url(port), "tok-1", None)).into();
+        assert_eq!(ids[0], 0x29be_1ae5_193b_2e64);
+        assert_eq!(cluster_id(ids), 0x6278_290d_7394_8ddc);
+    }
+
+    #[test]
+    fn the_order_of_urls_does_not_matter_and_the_time_does() {
+        let urls = |a: u16, b: u16| [url(a), url(b)].concat();
+        assert_eq!(member_id(&urls(1, 2), "t", None), member_id(&urls(2, 1), "t", None));
+        assert_ne!(member_id(&url(1), "", Some(1)), member_id(&url(1), "", Some(2)));
+    }
+
+    #[test]
+    fn the_first_entries_are_etcds_bytes() {
+        let member = |id, name: &str| Member {
+            id,
+            name: name.to_owned(),
+            peer_urls: url(2380),
+            client_urls: url(2379),
+            ..Member::default()
+        };
+        let (entries, state) = first_log(&[member(300, "b\"<"), member(2, "a")]);
+        assert_eq!(state, HardState { term: 1, vote: 0, commit: 2 });
+        assert_eq!(entries.iter().map(|e| (e.term, e.index)).collect::<Vec<_>>(), [(1, 1), (1, 2)]);
+        let json = br#"{"id":2,"peerURLs":["http://127.0.0.1:2380"],"name":"a"}"#;
+        let expected = [&[0x10, 0, 0x18, 2, 0x22, u8::try_from(json.len()).unwrap()], &json[..]].concat();
+        assert_eq!(entries[0].data, expected);
+        let second = raftpb::ConfChange::decode(&entries[1].data[..]).unwrap();
+        assert!(second.context().ends_with(br#""name":"b\"\u003c"}"#));
+    }
+
+    #[test]
+    fn metadata_comes_back() {
+        assert_eq!(read_metadata(&metadata(1, 2)), Some((1, 2)));
+        assert_eq!(read_metadata(b"\xff"), None);
+    }
+}

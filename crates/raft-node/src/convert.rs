@@ -1,0 +1,290 @@
+//! Between etcd's wire types (prost) and raft-rs's (rust-protobuf), and what a peer may say.
+//!
+//! raft-rs panics on messages that a correct peer never sends, so nothing of a peer reaches it unchecked:
+//!
+//! * [`incoming`] checks what can be judged from the message alone: receiver, sender, kind, term, sizes, and that
+//!   entries are contiguous. Its result, [`Checked`], is the only form that [`crate::core::Core`] takes.
+//! * The core checks what depends on its log (`core::guard`): a commit beyond the log, a conflict with what is committed.
+//!
+//! A sender that this member does not know is no reason to refuse: a member that lags may hear of a new leader from
+//! that leader. Responses from strangers are ignored by raft itself; removed members are refused in
+//! [`crate::Handle::deliver`], as etcd does.
+//!
+//! Only etcd's bytes are decoded, by prost; rust-protobuf 2 decodes nothing (RUSTSEC-2024-0437).
+
+use crate::limits::{PEER_CONTEXT_BYTES_MAX, PEER_ENTRIES_MAX, PEER_ENTRY_BYTES_MAX};
+use bytes::Bytes;
+use proto::raftpb::{self, MessageType as Wire};
+use raft::eraftpb::{self, MessageType as Kind};
+use thiserror::Error;
+use types::{Entry, EntryKind};
+
+/// The length of a read's context: an 8-byte request ID. etcd's leader panics on shorter ones.
+pub const READ_CONTEXT_LEN: usize = 8;
+
+/// A message that raft may see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked(pub(crate) eraftpb::Message);
+
+impl Checked {
+    /// Roughly how much memory it holds.
+    pub fn bytes(&self) -> usize {
+        size_of::<eraftpb::Message>()
+            + self.0.entries.iter().map(|e| size_of::<eraftpb::Entry>() + e.data.len()).sum::<usize>()
+    }
+
+    /// Where an append stands among others: (term, index). `None` for every other kind.
+    pub fn append_order(&self) -> Option<(u64, u64)> {
+        (self.0.get_msg_type() == Kind::MsgAppend).then_some((self.0.term, self.0.index))
+    }
+}
+
+/// What a peer wants.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Incoming {
+    /// Raft's own business.
+    Step(Checked),
+    /// Entries that a follower forwards; they wait like our own.
+    Proposals(Vec<(EntryKind, Bytes)>),
+    /// The head of a snapshot: not supported between members yet.
+    Snapshot {
+        /// Who sent it.
+        from: u64,
+        /// Up to where it reaches.
+        index: u64,
+    },
+}
+
+/// Why a message is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejected {
+    /// It is for somebody else.
+    #[error("the message is for member {0:x}")]
+    OtherReceiver(u64),
+    /// It has no sender, or claims to be from this member.
+    #[error("the message has no valid sender")]
+    NoSender,
+    /// This kind never crosses the wire between members.
+    #[error("messages of kind {0} are local to a member")]
+    LocalKind(i32),
+    /// It must carry a term, or must not.
+    #[error("the message's term {0} does not fit its kind")]
+    Term(u64),
+    /// Its entries are not contiguous, of falling or future terms, of unknown kinds, too many or too large.
+    #[error("the message's entries are not valid: {0}")]
+    Entries(&'static str),
+    /// Its context is not of a valid length.
+    #[error("the message's context has {0} bytes")]
+    Context(usize),
+}
+
+/// Checks a message for the member `me` and takes it apart.
+pub fn incoming(message: raftpb::Message, me: u64) -> Result<Incoming, Rejected> {
+    if message.to() != me {
+        return Err(Rejected::OtherReceiver(message.to()));
+    }
+    if message.from() == 0 || message.from() == me {
+        return Err(Rejected::NoSender);
+    }
+    let raw_kind = message.r#type.unwrap_or_default();
+    let wire = Wire::try_from(raw_kind).map_err(|_| Rejected::LocalKind(raw_kind))?;
+    let kind = match wire {
+        Wire::MsgProp => return proposals(message),
+        Wire::MsgSnap => {
+            let index = message.snapshot.and_then(|s| s.metadata).map_or(0, |m| m.index());
+            return Ok(Incoming::Snapshot { from: message.from.unwrap_or_default(), index });
+        }
+        Wire::MsgApp => Kind::MsgAppend,
+        Wire::MsgAppResp => Kind::MsgAppendResponse,
+        Wire::MsgVote => Kind::MsgRequestVote,
+        Wire::MsgVoteResp => Kind::MsgRequestVoteResponse,
+        Wire::MsgHeartbeat => Kind::MsgHeartbeat,
+        Wire::MsgHeartbeatResp => Kind::MsgHeartbeatResponse,
+        Wire::MsgTransferLeader => Kind::MsgTransferLeader,
+        Wire::MsgTimeoutNow => Kind::MsgTimeoutNow,
+        Wire::MsgReadIndex => Kind::MsgReadIndex,
+        Wire::MsgReadIndexResp => Kind::MsgReadIndexResp,
+        Wire::MsgPreVote => Kind::MsgRequestPreVote,
+        Wire::MsgPreVoteResp => Kind::MsgRequestPreVoteResponse,
+        Wire::MsgHup
+        | Wire::MsgBeat
+        | Wire::MsgUnreachable
+        | Wire::MsgSnapStatus
+        | Wire::MsgCheckQuorum
+        | Wire::MsgStorageAppend
+        | Wire::MsgStorageAppendResp
+        | Wire::MsgStorageApply
+        | Wire::MsgStorageApplyResp
+        | Wire::MsgForgetLeader => return Err(Rejected::LocalKind(raw_kind)),
+    };
+    // A read is forwarded as a proposal is: without a term. Everything else belongs to one.
+    let wants_term = kind != Kind::MsgReadIndex;
+    if wants_term != (message.term() != 0) && kind != Kind::MsgTransferLeader {
+        return Err(Rejected::Term(message.term()));
+    }
+    let context = message.context().len();
+    if context > PEER_CONTEXT_BYTES_MAX {
+        return Err(Rejected::Context(context));
+    }
+    let entries = match kind {
+        Kind::MsgAppend => append_entries(&message)?,
+        Kind::MsgReadIndex | Kind::MsgReadIndexResp => read_entry(&message)?,
+        _ if message.entries.is_empty() => Vec::new(),
+        _ => return Err(Rejected::Entries("this kind carries none")),
+    };
+    let mut out = eraftpb::Message::default();
+    out.set_msg_type(kind);
+    out.to = message.to();
+    out.from = message.from();
+    out.term = message.term();
+    out.log_term = message.log_term();
+    out.index = message.index();
+    out.commit = message.commit();
+    out.reject = message.reject();
+    out.reject_hint = message.reject_hint();
+    out.set_entries(entries.into());
+    out.context = message.context.unwrap_or_default();
+    Ok(Incoming::Step(Checked(out)))
+}
+
+fn wire_kind(entry: &raftpb::Entry) -> Result<EntryKind, Rejected> {
+    match entry.r#type.unwrap_or_default() {
+        0 => Ok(EntryKind::Normal),
+        1 => Ok(EntryKind::ConfChange),
+        // etcd's members panic when they apply one: it must not enter a log.
+        _ => Err(Rejected::Entries("joint changes of members are not supported")),
+    }
+}
+
+fn proposals(message: raftpb::Message) -> Result<Incoming, Rejected> {
+    if message.entries.is_empty() {
+        return Err(Rejected::Entries("a proposal of nothing"));
+    }
+    if message.entries.len() > PEER_ENTRIES_MAX {
+        return Err(Rejected::Entries("too many"));
+    }
+    let mut out = Vec::with_capacity(message.entries.len());
+    for entry in message.entries {
+        let kind = wire_kind(&entry)?;
+        let data = entry.data.unwrap_or_default();
+        if data.is_empty() || data.len() > PEER_ENTRY_BYTES_MAX {
+            return Err(Rejected::Entries("a proposal without data, or too large"));
+        }
+        out.push((kind, data));
+    }
+    Ok(Incoming::Proposals(out))
+}
+
+fn append_entries(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Rejected> {
+    if message.log_term() > message.term() || (message.index() == 0) != (message.log_term() == 0) {
+        return Err(Rejected::Term(message.log_term()));
+    }
+    if message.entries.len() > PEER_ENTRIES_MAX {
+        return Err(Rejected::Entries("too many"));
+    }
+    let mut out = Vec::with_capacity(message.entries.len());
+    let (mut index, mut term) = (message.index(), message.log_term());
+    for entry in &message.entries {
+        index = index.checked_add(1).ok_or(Rejected::Entries("indexes overflow"))?;
+        if entry.index() != index {
+            return Err(Rejected::Entries("indexes are not contiguous"));
+        }
+        if entry.term() < term || entry.term() == 0 || entry.term() > message.term() {
+            return Err(Rejected::Entries("terms fall, or lie in the future"));
+        }
+        term = entry.term();
+        let data = entry.data.clone().unwrap_or_default();
+        if data.len() > PEER_ENTRY_BYTES_MAX {
+            return Err(Rejected::Entries("too large"));
+        }
+        out.push(raft_entry(wire_kind(entry)?, term, index, data));
+    }
+    Ok(out)
+}
+
+fn read_entry(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Rejected> {
+    let [entry] = &message.entries[..] else {
+        return Err(Rejected::Entries("a read has exactly one"));
+    };
+    let data = entry.data.clone().unwrap_or_default();
+    if data.len() != READ_CONTEXT_LEN {
+        return Err(Rejected::Context(data.len()));
+    }
+    Ok(vec![raft_entry(EntryKind::Normal, entry.term(), entry.index(), data)])
+}
+
+/// An entry in raft-rs's form.
+pub(crate) fn raft_entry(kind: EntryKind, term: u64, index: u64, data: Bytes) -> eraftpb::Entry {
+    let mut out = eraftpb::Entry::default();
+    out.set_entry_type(match kind {
+        EntryKind::Normal => eraftpb::EntryType::EntryNormal,
+        EntryKind::ConfChange => eraftpb::EntryType::EntryConfChange,
+    });
+    out.term = term;
+    out.index = index;
+    out.data = data;
+    out
+}
+
+/// An entry in the log's form. Joint changes never get this far: [`incoming`] refuses them and nobody here makes them.
+pub(crate) fn log_entry(entry: eraftpb::Entry) -> Entry {
+    let kind = match entry.get_entry_type() {
+        eraftpb::EntryType::EntryNormal => EntryKind::Normal,
+        eraftpb::EntryType::EntryConfChange | eraftpb::EntryType::EntryConfChangeV2 => EntryKind::ConfChange,
+    };
+    Entry { term: entry.term, index: entry.index, kind, data: entry.data }
+}
+
+/// A message of ours in etcd's form, with the fields set that etcd sets; `None` for what must not leave.
+pub fn outgoing(message: eraftpb::Message) -> Option<raftpb::Message> {
+    let kind = match message.get_msg_type() {
+        Kind::MsgPropose => Wire::MsgProp,
+        Kind::MsgAppend => Wire::MsgApp,
+        Kind::MsgAppendResponse => Wire::MsgAppResp,
+        Kind::MsgRequestVote => Wire::MsgVote,
+        Kind::MsgRequestVoteResponse => Wire::MsgVoteResp,
+        Kind::MsgHeartbeat => Wire::MsgHeartbeat,
+        Kind::MsgHeartbeatResponse => Wire::MsgHeartbeatResp,
+        Kind::MsgTransferLeader => Wire::MsgTransferLeader,
+        Kind::MsgTimeoutNow => Wire::MsgTimeoutNow,
+        Kind::MsgReadIndex => Wire::MsgReadIndex,
+        Kind::MsgReadIndexResp => Wire::MsgReadIndexResp,
+        Kind::MsgRequestPreVote => Wire::MsgPreVote,
+        Kind::MsgRequestPreVoteResponse => Wire::MsgPreVoteResp,
+        // The log's storage never makes one (it answers "temporarily unavailable"), and the rest is local.
+        Kind::MsgSnapshot
+        | Kind::MsgHup
+        | Kind::MsgBeat
+        | Kind::MsgUnreachable
+        | Kind::MsgSnapStatus
+        | Kind::MsgCheckQuorum => return None,
+    };
+    let carries_commit = matches!(kind, Wire::MsgApp | Wire::MsgHeartbeat);
+    let carries_index = matches!(kind, Wire::MsgApp | Wire::MsgAppResp | Wire::MsgVote | Wire::MsgPreVote);
+    let some = |value: u64, always: bool| (always || value != 0).then_some(value);
+    let is_proposal = kind == Wire::MsgProp;
+    Some(raftpb::Message {
+        r#type: Some(kind.into()),
+        to: Some(message.to),
+        from: Some(message.from),
+        term: some(message.term, false),
+        log_term: some(message.log_term, kind == Wire::MsgApp),
+        index: some(message.index, carries_index),
+        commit: carries_commit.then_some(message.commit),
+        reject: message.reject.then_some(true),
+        reject_hint: some(message.reject_hint, false),
+        context: (!message.context.is_empty()).then(|| message.context.clone()),
+        entries: message.entries.into_iter().map(|entry| wire_entry(entry, is_proposal)).collect(),
+        ..Default::default()
+    })
+}
+
+fn wire_entry(entry: eraftpb::Entry, is_proposal: bool) -> raftpb::Entry {
+    let is_change = entry.get_entry_type() == eraftpb::EntryType::EntryConfChange;
+    raftpb::Entry {
+        r#type: is_change.then_some(raftpb::EntryType::EntryConfChange.into()),
+        term: (!is_proposal && entry.term != 0).then_some(entry.term),
+        index: (!is_proposal && entry.index != 0).then_some(entry.index),
+        data: (!entry.data.is_empty()).then_some(entry.data),
+    }
+}

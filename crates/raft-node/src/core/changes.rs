@@ -1,0 +1,91 @@
+//! Changes of members.
+//!
+//! etcd numbers them AddNode 0, Remove 1, Update 2, AddLearner 3; raft-rs has AddLearner 2 and cannot decode 3, and its
+//! leader decodes what is proposed to it. So on the leader a change passes around raft-rs's `step`: it is decoded here
+//! by prost, checked as raft-rs would, and appended; the log's bytes stay etcd's. When it is applied, raft-rs is told in
+//! its own numbers. An update, or a change that the machine refused, never reaches it.
+
+use super::{Core, Effects, Proposal};
+use crate::convert::raft_entry;
+use crate::{NodeFault, ProposeError};
+use machine::{ConfChangeKind, Effect, Outcome};
+use prost::Message as _;
+use proto::raftpb;
+use raft::eraftpb;
+use types::EntryKind;
+
+impl Core {
+    /// On the leader: puts a change into the log, or lets it wait until the one before it is applied.
+    pub(super) fn propose_change(&mut self, proposal: Proposal) {
+        let Some(change) = decode(&proposal.data) else {
+            slog::warn!(self.logger, "dropped a change of members that cannot be read"; "bytes" => proposal.data.len());
+            return refuse(&mut self.effects, &proposal, ProposeError::Fault);
+        };
+        let me = self.node.raft.id;
+        let removes_me =
+            change.r#type() == raftpb::ConfChangeType::ConfChangeRemoveNode && change.node_id() == me;
+        if self.node.raft.lead_transferee.is_some() || self.node.raft.has_pending_conf() {
+            self.effects.returned.push(proposal);
+            return;
+        }
+        if removes_me && self.conf_state().voters == [me] {
+            return refuse(&mut self.effects, &proposal, ProposeError::NotEnoughMembers);
+        }
+        if removes_me && let Some(other) = self.best_transferee() {
+            // A leader that applies its own removal panics in raft-rs as soon as anything persists. The change waits
+            // and is forwarded to the new leader.
+            slog::info!(self.logger, "handing leadership over before this member is removed";
+                "to" => format!("{other:x}"));
+            self.node.transfer_leader(other);
+            self.effects.returned.push(proposal);
+            return;
+        }
+        let raft = &mut self.node.raft;
+        let index = raft.raft_log.last_index() + 1;
+        let mut entries = [raft_entry(EntryKind::ConfChange, 0, 0, proposal.data.clone())];
+        if raft.append_entry(&mut entries) {
+            raft.pending_conf_index = index;
+            raft.bcast_append();
+        } else {
+            self.effects.returned.push(proposal);
+        }
+    }
+
+    /// Tells raft of a change that the machine has accepted.
+    pub(super) fn apply_change(&mut self, outcome: &Outcome) -> Result<(), NodeFault> {
+        let Effect::Conf { change, accepted: true, .. } = &outcome.effect else {
+            return Ok(());
+        };
+        let kind = match change.kind {
+            ConfChangeKind::AddNode => eraftpb::ConfChangeType::AddNode,
+            ConfChangeKind::AddLearner => eraftpb::ConfChangeType::AddLearnerNode,
+            ConfChangeKind::Remove => eraftpb::ConfChangeType::RemoveNode,
+            ConfChangeKind::Update => return Ok(()),
+        };
+        if kind == eraftpb::ConfChangeType::RemoveNode && change.node == self.node.raft.id {
+            // From here on raft-rs must not be called: see the contract, point 7.
+            self.removed = true;
+            return Ok(());
+        }
+        let mut translated = eraftpb::ConfChange::default();
+        translated.set_change_type(kind);
+        translated.node_id = change.node;
+        self.node.apply_conf_change(&translated).map_err(|error| {
+            NodeFault::Raft(format!("change of members at index {}: {error}", outcome.index))
+        })?;
+        Ok(())
+    }
+}
+
+/// A change as etcd writes it; `None` for what etcd's members would panic on.
+fn decode(data: &[u8]) -> Option<raftpb::ConfChange> {
+    let change = raftpb::ConfChange::decode(data).ok()?;
+    raftpb::ConfChangeType::try_from(change.r#type.unwrap_or_default()).ok()?;
+    (change.node_id() != 0).then_some(change)
+}
+
+fn refuse(effects: &mut Effects, proposal: &Proposal, error: ProposeError) {
+    if proposal.id != 0 {
+        effects.refused.push((proposal.id, error));
+    }
+}

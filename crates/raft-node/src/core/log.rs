@@ -1,0 +1,211 @@
+//! The raft log as raft-rs reads it: the write-ahead log, with its newest entries in memory.
+//!
+//! ```text
+//!        first                    cached from        last
+//!   wal:  |--------------------------|================|      cache: newest entries, at most 16 MiB
+//! ```
+//!
+//! Invariant: the cache is empty, or a contiguous run that ends at the log's last index and equals it.
+
+use crate::convert::{log_entry, raft_entry};
+use crate::limits::CACHE_BYTES_MAX;
+use raft::eraftpb;
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::collections::VecDeque;
+use types::{ConfState, Entry, HardState, Index, Term};
+use wal::{Disk, Wal, WalError};
+
+/// What the node needs of a log on disk.
+pub trait Log: Send {
+    /// Writes entries and the hard state, in one write. Entries may overwrite a suffix.
+    fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError>;
+    /// Makes what was written durable; does nothing when nothing needs it.
+    fn sync(&mut self) -> Result<(), WalError>;
+    /// The first index held.
+    fn first_index(&self) -> Index;
+    /// The last index held; `first_index() - 1` of an empty log.
+    fn last_index(&self) -> Index;
+    /// The term of an entry, also of the one before the first.
+    fn term(&self, index: Index) -> Option<Term>;
+    /// Entries `[low, high)`: at least one, then as many as `max_bytes` allows.
+    fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError>;
+    /// What was written last.
+    fn hard_state(&self) -> HardState;
+    /// Entries before this index are not needed any more.
+    fn release(&mut self, index: Index) -> Result<(), WalError>;
+}
+
+impl<D: Disk> Log for Wal<D>
+where
+    D::File: Send,
+{
+    fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
+        Wal::append(self, entries, hard_state)
+    }
+    fn sync(&mut self) -> Result<(), WalError> {
+        Wal::sync(self)
+    }
+    fn first_index(&self) -> Index {
+        Wal::first_index(self)
+    }
+    fn last_index(&self) -> Index {
+        Wal::last_index(self)
+    }
+    fn term(&self, index: Index) -> Option<Term> {
+        Wal::term(self, index)
+    }
+    fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError> {
+        Wal::entries(self, low, high, max_bytes)
+    }
+    fn hard_state(&self) -> HardState {
+        Wal::hard_state(self)
+    }
+    fn release(&mut self, index: Index) -> Result<(), WalError> {
+        Wal::release(self, index)
+    }
+}
+
+/// The log and its cache.
+pub(crate) struct LogStore {
+    log: Box<dyn Log>,
+    cache: VecDeque<eraftpb::Entry>,
+    cache_bytes: usize,
+    start: RaftState,
+    /// Bytes of payload written since the start: what flushes are counted in.
+    written_bytes: u64,
+}
+
+impl LogStore {
+    /// `hard_state` and `conf` are what raft starts from; the hard state's commit may have been raised.
+    pub(super) fn new(log: Box<dyn Log>, hard_state: HardState, conf: &ConfState) -> Self {
+        let mut hs = eraftpb::HardState::default();
+        (hs.term, hs.vote, hs.commit) = (hard_state.term, hard_state.vote, hard_state.commit);
+        let mut cs = eraftpb::ConfState::default();
+        cs.set_voters(conf.voters.clone());
+        cs.set_learners(conf.learners.clone());
+        Self { log, cache: VecDeque::new(), cache_bytes: 0, start: RaftState::new(hs, cs), written_bytes: 0 }
+    }
+
+    pub(super) fn log(&self) -> &dyn Log {
+        &*self.log
+    }
+
+    pub(super) fn log_mut(&mut self) -> &mut dyn Log {
+        &mut *self.log
+    }
+
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Writes, without a sync.
+    pub(super) fn append(
+        &mut self,
+        entries: Vec<eraftpb::Entry>,
+        hard_state: Option<&HardState>,
+    ) -> Result<(), WalError> {
+        let plain: Vec<Entry> = entries.iter().cloned().map(log_entry).collect();
+        self.log.append(&plain, hard_state)?;
+        let Some(first) = entries.first().map(|e| e.index) else {
+            return Ok(());
+        };
+        while self.cache.back().is_some_and(|last| last.index >= first) {
+            let gone = self.cache.pop_back().expect("the loop's condition saw it");
+            self.cache_bytes -= cost(&gone);
+        }
+        for entry in entries {
+            let bytes = cost(&entry);
+            self.cache_bytes += bytes;
+            self.written_bytes += bytes as u64;
+            self.cache.push_back(entry);
+        }
+        while self.cache_bytes > CACHE_BYTES_MAX && self.cache.len() > 1 {
+            let gone = self.cache.pop_front().expect("it has more than one");
+            self.cache_bytes -= cost(&gone);
+        }
+        self.check();
+        Ok(())
+    }
+
+    fn check(&self) {
+        debug_assert!(self.cache.back().is_none_or(|last| last.index == self.log.last_index()));
+        debug_assert!(match (self.cache.front(), self.cache.back()) {
+            (Some(first), Some(last)) => last.index - first.index + 1 == self.cache.len() as u64,
+            _ => true,
+        });
+    }
+
+    fn cached(&self, low: Index, high: Index, max_bytes: u64) -> Option<Vec<eraftpb::Entry>> {
+        let first = self.cache.front()?.index;
+        let from = usize::try_from(low.checked_sub(first)?).ok()?;
+        let count = usize::try_from(high - low).ok()?;
+        let mut bytes = 0;
+        let mut out = Vec::with_capacity(count.min(self.cache.len() - from.min(self.cache.len())));
+        for entry in self.cache.range(from..).take(count) {
+            bytes += cost(entry) as u64;
+            if bytes > max_bytes && !out.is_empty() {
+                break;
+            }
+            out.push(entry.clone());
+        }
+        Some(out)
+    }
+}
+
+/// What an entry weighs: its payload and its own fields.
+fn cost(entry: &eraftpb::Entry) -> usize {
+    entry.data.len() + size_of::<eraftpb::Entry>()
+}
+
+impl Storage for LogStore {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.start.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<eraftpb::Entry>> {
+        if low < self.log.first_index() {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let max_bytes = max_size.into().unwrap_or(u64::MAX);
+        if let Some(entries) = self.cached(low, high, max_bytes) {
+            return Ok(entries);
+        }
+        let entries = self
+            .log
+            .entries(low, high, max_bytes)
+            .map_err(|error| raft::Error::Store(StorageError::Other(Box::new(error))))?;
+        Ok(entries.into_iter().map(|e| raft_entry(e.kind, e.term, e.index, e.data)).collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if let Some(first) = self.cache.front().map(|e| e.index)
+            && let Some(at) = index.checked_sub(first)
+            && let Some(entry) = usize::try_from(at).ok().and_then(|at| self.cache.get(at))
+        {
+            return Ok(entry.term);
+        }
+        if index + 1 < self.log.first_index() {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        self.log.term(index).ok_or(raft::Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.log.first_index())
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.log.last_index())
+    }
+
+    /// There are no snapshots between members yet: the log is kept for those who lag instead.
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}

@@ -1,0 +1,219 @@
+//! Linearizable reads: rounds of ReadIndex, shared by all that wait.
+//!
+//! ```text
+//! waiting ─▶ round: context sent ─▶ confirmed at an index ─▶ applied: served
+//!              │ no answer in 500 ms, or first commit of the term: a fresh context
+//!              └ a new leader: "leader changed" · too long: "timed out"
+//! ```
+//!
+//! raft-rs drops a ReadIndex silently without a leader or before the first commit of the term, hence the retries. A
+//! context that reaches the leader twice can release a newer read at an old index, hence: contexts are never used twice
+//! in the cluster, and the leader drops one it has seen ([`SeenReads`]).
+
+use crate::limits::{READ_ATTEMPTS_MAX, READ_RETRY, SEEN_READS_MAX};
+use crate::{ReadError, RequestIds};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+use types::Index;
+
+/// Reads that ended, as the tokens they were asked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadsDone {
+    /// Whose.
+    pub tokens: Vec<u64>,
+    /// How.
+    pub result: Result<(), ReadError>,
+}
+
+#[derive(Debug)]
+struct Round {
+    contexts: Vec<u64>,
+    tokens: Vec<u64>,
+    retry_at: Instant,
+    deadline: Instant,
+}
+
+/// All reads of this member that are under way.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    ids: RequestIds,
+    timeout: Duration,
+    waiting: Vec<u64>,
+    round: Option<Round>,
+    confirmed: Vec<(Index, Vec<u64>)>,
+}
+
+impl Reads {
+    pub(super) fn new(ids: RequestIds, timeout: Duration) -> Self {
+        Self { ids, timeout, waiting: Vec::new(), round: None, confirmed: Vec::new() }
+    }
+
+    pub(super) fn ask(&mut self, token: u64) {
+        self.waiting.push(token);
+    }
+
+    /// The context to send now, if one is due: of a new round, or of a new attempt.
+    pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
+        match &mut self.round {
+            Some(round) if now >= round.retry_at => {
+                let context = self.ids.next_id();
+                if round.contexts.len() == READ_ATTEMPTS_MAX {
+                    round.contexts.remove(0);
+                }
+                round.contexts.push(context);
+                round.retry_at = now + READ_RETRY;
+                Some(context)
+            }
+            Some(_) => None,
+            None if self.waiting.is_empty() => None,
+            None => {
+                let context = self.ids.next_id();
+                self.round = Some(Round {
+                    contexts: vec![context],
+                    tokens: std::mem::take(&mut self.waiting),
+                    retry_at: now + READ_RETRY,
+                    deadline: now + self.timeout,
+                });
+                Some(context)
+            }
+        }
+    }
+
+    /// When [`Reads::due`] or [`Reads::expire`] has something next.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.round.as_ref().map(|round| round.retry_at.min(round.deadline))
+    }
+
+    /// A read state came back. Unknown and late contexts are nobody's.
+    pub(super) fn confirm(&mut self, context: &[u8], index: Index) {
+        let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
+            return;
+        };
+        if let Some(round) = self.round.take_if(|round| round.contexts.contains(&context)) {
+            self.confirmed.push((index, round.tokens));
+        }
+    }
+
+    /// The first commit of a term was applied: a dropped ReadIndex would be answered now.
+    pub(super) fn retry_now(&mut self, now: Instant) {
+        if let Some(round) = &mut self.round {
+            round.retry_at = now;
+        }
+    }
+
+    /// A new leader is known. The round under way ends, as etcd's does; reads that still wait start a round of their own.
+    pub(super) fn leader_changed(&mut self, done: &mut Vec<ReadsDone>) {
+        if let Some(round) = self.round.take() {
+            done.push(ReadsDone { tokens: round.tokens, result: Err(ReadError::LeaderChanged) });
+        }
+    }
+
+    /// Ends a round that found no leader for too long.
+    pub(super) fn expire(&mut self, now: Instant, done: &mut Vec<ReadsDone>) {
+        if let Some(round) = self.round.take_if(|round| now >= round.deadline) {
+            done.push(ReadsDone { tokens: round.tokens, result: Err(ReadError::Timeout) });
+        }
+    }
+
+    /// Serves what is confirmed at or before the applied index.
+    pub(super) fn applied(&mut self, applied: Index, done: &mut Vec<ReadsDone>) {
+        for (_, tokens) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+            done.push(ReadsDone { tokens, result: Ok(()) });
+        }
+    }
+}
+
+/// The contexts that a leader has taken from each peer in this term, bounded: the oldest are forgotten first.
+#[derive(Debug, Default)]
+pub(crate) struct SeenReads {
+    term: u64,
+    peers: HashMap<u64, (HashSet<u64>, VecDeque<u64>)>,
+}
+
+impl SeenReads {
+    /// Whether the context is new, and now known.
+    pub(super) fn is_new(&mut self, term: u64, peer: u64, context: &[u8]) -> bool {
+        let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
+            return false;
+        };
+        if self.term != term {
+            self.term = term;
+            self.peers.clear();
+        }
+        let (known, order) = self.peers.entry(peer).or_default();
+        if !known.insert(context) {
+            return false;
+        }
+        order.push_back(context);
+        if order.len() > SEEN_READS_MAX
+            && let Some(oldest) = order.pop_front()
+        {
+            known.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads() -> Reads {
+        Reads::new(RequestIds::new(1, 1), Duration::from_secs(7))
+    }
+
+    #[test]
+    fn all_waiting_reads_share_one_context_and_later_ones_the_next() {
+        let (mut reads, now, mut done) = (reads(), Instant::now(), Vec::new());
+        reads.ask(1);
+        reads.ask(2);
+        let context = reads.due(now).unwrap();
+        reads.ask(3);
+        assert_eq!(reads.due(now), None);
+        reads.confirm(&context.to_be_bytes(), 10);
+        reads.applied(9, &mut done);
+        assert!(done.is_empty());
+        reads.applied(10, &mut done);
+        assert_eq!(done, [ReadsDone { tokens: vec![1, 2], result: Ok(()) }]);
+        assert!(reads.due(now).unwrap() > context);
+    }
+
+    #[test]
+    fn a_retry_has_a_fresh_context_and_either_answer_counts_once() {
+        let (mut reads, now, mut done) = (reads(), Instant::now(), Vec::new());
+        reads.ask(1);
+        let first = reads.due(now).unwrap();
+        let second = reads.due(now + READ_RETRY).unwrap();
+        assert_ne!(first, second);
+        reads.confirm(&first.to_be_bytes(), 1);
+        reads.confirm(&second.to_be_bytes(), 2);
+        reads.confirm(b"short", 2);
+        reads.applied(2, &mut done);
+        assert_eq!(done.len(), 1);
+    }
+
+    #[test]
+    fn a_new_leader_ends_the_round_but_not_what_is_confirmed() {
+        let (mut reads, now, mut done) = (reads(), Instant::now(), Vec::new());
+        reads.ask(1);
+        let context = reads.due(now).unwrap();
+        reads.confirm(&context.to_be_bytes(), 5);
+        reads.ask(2);
+        reads.due(now).unwrap();
+        reads.leader_changed(&mut done);
+        assert_eq!(done, [ReadsDone { tokens: vec![2], result: Err(ReadError::LeaderChanged) }]);
+        reads.applied(5, &mut done);
+        assert_eq!(done[1], ReadsDone { tokens: vec![1], result: Ok(()) });
+    }
+
+    #[test]
+    fn a_context_is_taken_once_a_term_and_peer() {
+        let mut seen = SeenReads::default();
+        let context = 7u64.to_be_bytes();
+        assert!(seen.is_new(1, 1, &context));
+        assert!(!seen.is_new(1, 1, &context));
+        assert!(seen.is_new(1, 2, &context));
+        assert!(seen.is_new(2, 1, &context));
+        assert!(!seen.is_new(2, 1, b""));
+    }
+}

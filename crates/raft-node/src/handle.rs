@@ -1,0 +1,525 @@
+//! The way into the node, for any number of tasks of the runtime.
+//!
+//! Nothing here blocks: a request is put where the flusher task finds it, and the task waits for its answer. Four tasks
+//! live as long as the node: the flusher (hands gathered requests over, once a turn), the completer (wakes waiters), the
+//! sweeper (ends those whose deadline passed) and none of them allocates per request but the answer's channel.
+
+use crate::convert::{Incoming, incoming};
+use crate::core::Proposal;
+use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, Waiter, lock};
+use crate::limits::{
+    FLUSH_YIELDS, INBOX_BYTES_MAX, INBOX_ENTRIES_MAX, INBOX_MESSAGE_BYTES_MAX, INBOX_MESSAGES_MAX,
+};
+use crate::status::StatusCells;
+use crate::{
+    Leadership, Options, Outbound, PeerProgress, ProposeError, ReadError, RequestIds, Status, TransferError,
+};
+use bytes::Bytes;
+use machine::{Effect, Outcome, Response};
+use prost::Message as _;
+use proto::{etcdserverpb as pb, raftpb};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::sync::{Notify, oneshot, watch};
+use types::EntryKind;
+
+/// A member of the raft group, as the rest of the server sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What handles, tasks and the consensus thread share.
+pub(crate) struct Shared {
+    pub options: Options,
+    pub ids: RequestIds,
+    pub front: Mutex<Front>,
+    pub inbox: Inbox,
+    pub outbox: Outbox,
+    pub load: Load,
+    pub cells: StatusCells,
+    pub flush: Notify,
+    pub deadlines: Notify,
+    pub leadership: watch::Sender<Leadership>,
+    pub applied: watch::Sender<u64>,
+    pub ended: watch::Sender<bool>,
+    pub machine: Arc<machine::Shared>,
+    pub outbound: Arc<dyn Outbound>,
+    pub log: slog::Logger,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Gives the request its place in the log and answers what it did. The header's ID is filled in here; user name and
+    /// auth revision stay as they are. Waits for a leader if there is none, until the deadline (the caller's, but no
+    /// later than the request timeout). Dropping the future takes nothing back: the request may still be applied.
+    pub async fn propose(
+        &self,
+        mut request: pb::InternalRaftRequest,
+        deadline: Option<Instant>,
+    ) -> Result<Response, ProposeError> {
+        let id = self.shared.ids.next_id();
+        request.header.get_or_insert_default().id = id;
+        let bytes = request.encoded_len();
+        if bytes > self.shared.options.max_request_bytes {
+            return Err(ProposeError::TooLarge);
+        }
+        let (since, deadline) = self.shared.times(deadline);
+        let (reply, answer) = oneshot::channel();
+        let proposal =
+            Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline };
+        drop(request);
+        self.shared.submit(proposal, Waiter::Request { reply, since, deadline })?;
+        self.shared.answer(id, answer).await
+    }
+
+    /// Proposes a change of members, as etcd's; its ID is filled in here. Checks that depend on the members (strict
+    /// reconfiguration, a learner's progress) are the caller's.
+    pub async fn propose_conf_change(
+        &self,
+        mut change: raftpb::ConfChange,
+        deadline: Option<Instant>,
+    ) -> Result<(), ProposeError> {
+        let id = self.shared.ids.next_id();
+        change.id = Some(id);
+        let (since, deadline) = self.shared.times(deadline);
+        let (reply, answer) = oneshot::channel();
+        let data = change.encode_to_vec().into();
+        let proposal = Proposal { id, kind: EntryKind::ConfChange, data, deadline };
+        self.shared.submit(proposal, Waiter::Change { reply, since, deadline })?;
+        self.shared.answer(id, answer).await
+    }
+
+    /// Returns when this member has applied all that was acknowledged anywhere before the call: what is read after it
+    /// is linearizable. All reads that wait share one round.
+    pub async fn read_barrier(&self, deadline: Option<Instant>) -> Result<(), ReadError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut front = lock(&self.shared.front);
+            if front.ended.is_some() {
+                return Err(ReadError::Stopped);
+            }
+            if front.reads.len() >= INBOX_ENTRIES_MAX {
+                return Err(ReadError::TooManyRequests);
+            }
+            front.reads.push(reply);
+            self.shared.flush_later(&mut front);
+        }
+        // Without an own deadline the round's is enough: it is the request timeout.
+        let answer = match deadline {
+            None => answer.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(ReadError::Timeout),
+            },
+        };
+        answer.unwrap_or(Err(ReadError::Stopped))
+    }
+
+    /// Takes a peer's message. What raft must not see is dropped here, with a line in the log.
+    pub fn deliver(&self, message: raftpb::Message) {
+        let from = message.from();
+        if self.shared.machine.membership().removed.contains(&from) {
+            slog::debug!(self.shared.log, "dropped a removed member's message"; "from" => format!("{from:x}"));
+            return;
+        }
+        match incoming(message, self.shared.options.member) {
+            Ok(Incoming::Step(checked)) => {
+                let (load, bytes) = (&self.shared.load, checked.bytes());
+                if load.messages.load(Relaxed) >= INBOX_MESSAGES_MAX
+                    || load.message_bytes.load(Relaxed) >= INBOX_MESSAGE_BYTES_MAX
+                {
+                    return;
+                }
+                load.messages.fetch_add(1, Relaxed);
+                load.message_bytes.fetch_add(bytes, Relaxed);
+                let mut front = lock(&self.shared.front);
+                front.gathered.messages.push(checked);
+                self.shared.flush_later(&mut front);
+            }
+            Ok(Incoming::Proposals(entries)) => self.shared.take_forwarded(entries),
+            Ok(Incoming::Snapshot { from, index }) => slog::warn!(self.shared.log,
+                "snapshots from peers are not supported yet: dropped one";
+                "from" => format!("{from:x}"), "index" => index),
+            Err(reason) => slog::warn!(self.shared.log, "dropped a peer's message that is not valid";
+                "from" => format!("{from:x}"), "reason" => %reason),
+        }
+    }
+
+    /// Messages to this member do not arrive.
+    pub fn report_unreachable(&self, member: u64) {
+        self.shared.command(Command::Unreachable(member));
+    }
+
+    /// A snapshot was sent to this member, or failed.
+    pub fn report_snapshot(&self, member: u64, ok: bool) {
+        self.shared.command(Command::SnapshotDone { member, ok });
+    }
+
+    /// Lets an election come sooner: at the start of a member whose peers are all in reach, it may go without waiting
+    /// for most of the first election timeout (etcd's `--initial-election-tick-advance`).
+    pub fn advance_ticks(&self, ticks: usize) {
+        self.shared.command(Command::AdvanceTicks(ticks));
+    }
+
+    /// Where this member stands.
+    pub fn status(&self) -> Status {
+        self.shared.cells.read(self.shared.load.entries.load(Relaxed))
+    }
+
+    /// What a leader knows of the members' logs, at most a tick old; nothing on other members.
+    pub fn peers(&self) -> Vec<PeerProgress> {
+        lock(&self.shared.cells.peers).clone()
+    }
+
+    /// Who leads, and every change of it.
+    pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    /// The applied index, as it advances.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Turns true when the node has ended: stopped, removed or failed. The thread's result says which.
+    pub fn watch_ended(&self) -> watch::Receiver<bool> {
+        self.shared.ended.subscribe()
+    }
+
+    /// An ID in the form of request IDs, never given twice: for leases and members.
+    pub fn next_id(&self) -> u64 {
+        self.shared.ids.next_id()
+    }
+
+    /// What readers of the replicated state see.
+    pub fn machine(&self) -> Arc<machine::Shared> {
+        Arc::clone(&self.shared.machine)
+    }
+
+    /// How this node was started.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// Hands leadership to the member, or to the best one for 0; returns when it leads.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), TransferError> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + self.shared.options.request_timeout;
+        self.shared.command(Command::Transfer { to, deadline, reply });
+        answer.await.unwrap_or(Err(TransferError::Stopped))
+    }
+
+    /// Ends the node: what is under way is finished, the log is synced and the engine flushed. Whoever still waits gets
+    /// [`ProposeError::Stopped`]. Leadership is not handed over: [`Handle::transfer_leader`] first.
+    pub async fn stop(&self) {
+        let mut ended = self.shared.ended.subscribe();
+        self.shared.command(Command::Stop);
+        // An error means that the node and its sender are gone.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+impl Shared {
+    fn times(&self, deadline: Option<Instant>) -> (Instant, Instant) {
+        let now = Instant::now();
+        let latest = now + self.options.request_timeout;
+        (now, deadline.map_or(latest, |deadline| deadline.min(latest)))
+    }
+
+    fn submit(&self, proposal: Proposal, waiter: Waiter) -> Result<(), ProposeError> {
+        let bytes = proposal.data.len();
+        if self.is_full() {
+            return Err(ProposeError::TooManyRequests);
+        }
+        let (id, deadline) = (proposal.id, proposal.deadline);
+        let mut front = lock(&self.front);
+        if let Some(error) = &front.ended {
+            return Err(error.clone());
+        }
+        self.load.add(bytes);
+        front.waiters.insert(id, waiter);
+        if front.first_deadline.is_none_or(|first| deadline < first) {
+            front.first_deadline = Some(deadline);
+            self.deadlines.notify_one();
+        }
+        front.gathered.proposals.push(proposal);
+        self.flush_later(&mut front);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.load.entries.load(Relaxed) >= INBOX_ENTRIES_MAX
+            || self.load.bytes.load(Relaxed) >= INBOX_BYTES_MAX
+    }
+
+    fn flush_later(&self, front: &mut Front) {
+        if !std::mem::replace(&mut front.flush_due, true) {
+            self.flush.notify_one();
+        }
+    }
+
+    /// A follower's proposals wait as our own do; it classifies its own timeouts.
+    fn take_forwarded(&self, entries: Vec<(EntryKind, Bytes)>) {
+        let deadline = Instant::now() + self.options.request_timeout;
+        let mut front = lock(&self.front);
+        for (kind, data) in entries {
+            if self.is_full() {
+                return;
+            }
+            self.load.add(data.len());
+            front.gathered.proposals.push(Proposal { id: 0, kind, data, deadline });
+        }
+        self.flush_later(&mut front);
+    }
+
+    fn command(&self, command: Command) {
+        let mut front = lock(&self.front);
+        // After the end nobody reads it: dropping a transfer's reply answers it.
+        if front.ended.is_none() {
+            front.gathered.commands.push(command);
+            self.flush_later(&mut front);
+        }
+    }
+
+    async fn answer<T>(
+        &self,
+        id: u64,
+        answer: oneshot::Receiver<Result<T, ProposeError>>,
+    ) -> Result<T, ProposeError> {
+        let mut guard = Registered { shared: self, id, done: false };
+        let answer = answer.await;
+        guard.done = true;
+        answer.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// etcd's `parseProposeCtxErr`: what a request that waited from `since` to now most likely suffered from.
+    fn timeout(&self, since: Instant) -> ProposeError {
+        let elected = *lock(&self.cells.leader_since);
+        if let Some(elected) = elected
+            && since < elected
+            && since + 2 * self.options.election_timeout() > elected
+        {
+            return ProposeError::TimeoutLeaderLost;
+        }
+        let reached_since =
+            |member: u64| self.outbound.active_since(member).is_some_and(|active| active < since);
+        let status = self.status();
+        let lost = if status.is_leader {
+            let membership = self.machine.membership();
+            let voters = || membership.members.values().filter(|member| !member.is_learner);
+            let reached = voters()
+                .filter(|member| member.id == self.options.member || reached_since(member.id))
+                .count();
+            reached < voters().count() / 2 + 1
+        } else {
+            status.leader != 0 && !reached_since(status.leader)
+        };
+        if lost { ProposeError::TimeoutConnectionLost } else { ProposeError::Timeout }
+    }
+
+    fn status(&self) -> Status {
+        self.cells.read(self.load.entries.load(Relaxed))
+    }
+}
+
+/// Takes the waiter back when its task goes away before the answer.
+struct Registered<'a> {
+    shared: &'a Shared,
+    id: u64,
+    done: bool,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            lock(&self.shared.front).waiters.remove(&self.id);
+        }
+    }
+}
+
+/// Starts the node's tasks in the runtime of the caller.
+pub(crate) fn spawn_tasks(shared: &Arc<Shared>) {
+    tokio::spawn(flush(Arc::clone(shared)));
+    tokio::spawn(complete(Arc::clone(shared)));
+    tokio::spawn(sweep(Arc::clone(shared)));
+}
+
+/// Hands over what was gathered, once what came in the same turn of the runtime is there too.
+async fn flush(shared: Arc<Shared>) {
+    let mut batch = Batch::default();
+    loop {
+        shared.flush.notified().await;
+        for _ in 0..FLUSH_YIELDS {
+            tokio::task::yield_now().await;
+        }
+        let ended = {
+            let mut front = lock(&shared.front);
+            front.take_gathered(&mut batch);
+            front.ended.is_some()
+        };
+        if ended {
+            return;
+        }
+        shared.inbox.hand_over(&mut batch);
+    }
+}
+
+/// Completes waiters inside the runtime.
+async fn complete(shared: Arc<Shared>) {
+    let mut done = Vec::new();
+    loop {
+        shared.outbox.take(&mut done).await;
+        for done in done.drain(..) {
+            match done {
+                Done::Outcomes(outcomes) => complete_outcomes(&shared, outcomes),
+                Done::Reads(rounds, result) => complete_reads(&shared, &rounds, result),
+                Done::Failed(id, error) => {
+                    if let Some(waiter) = { lock(&shared.front).waiters.remove(&id) } {
+                        waiter.fail(error);
+                    }
+                }
+                Done::Ended(error) => return end(&shared, &error),
+            }
+        }
+        shared.applied.send_if_modified(|known| {
+            let applied = shared.cells.applied.load(Relaxed);
+            std::mem::replace(known, applied) != applied
+        });
+    }
+}
+
+fn complete_outcomes(shared: &Arc<Shared>, outcomes: Vec<Outcome>) {
+    let mut ready = Vec::with_capacity(outcomes.len());
+    {
+        let mut front = lock(&shared.front);
+        for outcome in outcomes {
+            let waiter = front.waiters.remove(&outcome.request_id);
+            ready.push((waiter, outcome));
+        }
+    }
+    for (waiter, outcome) in ready {
+        if outcome.over_quota {
+            tokio::spawn(raise_no_space(Handle { shared: Arc::clone(shared) }, waiter, outcome));
+        } else if let Some(waiter) = waiter {
+            finish(waiter, outcome.effect);
+        }
+    }
+}
+
+fn finish(waiter: Waiter, effect: Effect) {
+    // The other end may have gone away: then nobody waits.
+    match (waiter, effect) {
+        (Waiter::Request { reply, .. }, Effect::Answer(answer)) => {
+            let _ = reply.send(answer.map_err(ProposeError::Refused));
+        }
+        (Waiter::Change { reply, .. }, Effect::Conf { answer, .. }) => {
+            let _ = reply.send(answer.map_err(ProposeError::Refused));
+        }
+        // Applied, with nothing to tell.
+        (Waiter::Request { reply, .. }, Effect::Nothing) => drop(reply.send(Ok(Response::Published))),
+        (waiter, Effect::Nothing | Effect::Answer(_) | Effect::Conf { .. }) => {
+            waiter.fail(ProposeError::Fault)
+        }
+    }
+}
+
+/// A request passed this member's quota: the alarm is raised, then the request answered, as in etcd.
+async fn raise_no_space(handle: Handle, waiter: Option<Waiter>, outcome: Outcome) {
+    let alarm = pb::AlarmRequest {
+        action: pb::alarm_request::AlarmAction::Activate.into(),
+        member_id: handle.shared.options.member,
+        alarm: pb::AlarmType::Nospace.into(),
+    };
+    slog::warn!(handle.shared.log, "the quota is exceeded: raising the NOSPACE alarm"; "index" => outcome.index);
+    let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+    if let Err(error) = handle.propose(request, None).await {
+        slog::warn!(handle.shared.log, "could not raise the NOSPACE alarm"; "error" => %error);
+    }
+    if let Some(waiter) = waiter {
+        finish(waiter, outcome.effect);
+    }
+}
+
+fn complete_reads(shared: &Shared, rounds: &[u64], result: Result<(), ReadError>) {
+    let mut ready = Vec::new();
+    {
+        let mut front = lock(&shared.front);
+        for round in rounds {
+            if let Some(at) = front.rounds.iter().position(|(known, _)| known == round)
+                && let Some((_, waiters)) = front.rounds.remove(at)
+            {
+                ready.push(waiters);
+            }
+        }
+    }
+    for waiter in ready.into_iter().flatten() {
+        let _ = waiter.send(result);
+    }
+}
+
+/// The node is over: nobody waits any more, and nobody begins to.
+fn end(shared: &Shared, error: &ProposeError) {
+    let (waiters, reads) = {
+        let mut front = lock(&shared.front);
+        front.ended = Some(error.clone());
+        front.gathered = Batch::default();
+        let rounds = std::mem::take(&mut front.rounds).into_iter().flat_map(|(_, waiters)| waiters);
+        let reads: Vec<_> = rounds.chain(std::mem::take(&mut front.reads)).collect();
+        (std::mem::take(&mut front.waiters), reads)
+    };
+    for waiter in waiters.into_values() {
+        waiter.fail(error.clone());
+    }
+    for read in reads {
+        let _ = read.send(Err(ReadError::Stopped));
+    }
+    shared.flush.notify_one();
+    shared.deadlines.notify_one();
+    shared.ended.send_replace(true);
+}
+
+/// Ends waiters whose deadline passed. Sleeps until the first one, which is mostly long answered by then.
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        let (first, ended) = {
+            let front = lock(&shared.front);
+            (front.first_deadline, front.ended.is_some())
+        };
+        if ended {
+            return;
+        }
+        match first {
+            None => shared.deadlines.notified().await,
+            Some(first) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(first.into()) => sweep_once(&shared, Instant::now()),
+                    () = shared.deadlines.notified() => {}
+                }
+            }
+        }
+    }
+}
+
+fn sweep_once(shared: &Shared, now: Instant) {
+    let expired: Vec<Waiter> = {
+        let mut front = lock(&shared.front);
+        let expired = front
+            .waiters
+            .extract_if(|_, waiter| waiter.deadline() <= now)
+            .map(|(_, waiter)| waiter)
+            .collect();
+        front.first_deadline = front.waiters.values().map(Waiter::deadline).min();
+        expired
+    };
+    for waiter in expired {
+        let error = shared.timeout(waiter.since());
+        waiter.fail(error);
+    }
+}

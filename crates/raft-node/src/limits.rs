@@ -1,0 +1,54 @@
+//! Every limit of the node, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Entries that may wait before they reach the log. A full inbox is the only reason to refuse a request for load.
+pub const INBOX_ENTRIES_MAX: usize = 65_536;
+/// Bytes that may wait before they reach the log: what a member can afford beside its caches.
+pub const INBOX_BYTES_MAX: usize = 64 << 20;
+/// Messages from peers that may wait for the consensus thread; etcd's receive queues hold 4,096 a peer.
+pub const INBOX_MESSAGES_MAX: usize = 16_384;
+/// Bytes of peers' messages that may wait: more are dropped, as a network would, and raft sends them again.
+pub const INBOX_MESSAGE_BYTES_MAX: usize = 128 << 20;
+/// No new entries enter the log while more committed ones than this wait to be applied (etcd refuses at 5,000).
+pub const BACKLOG_ENTRIES_MAX: u64 = 4_000;
+/// No new entries enter the log while more than this many are not committed: a quorum is slow or away.
+pub const UNCOMMITTED_ENTRIES_MAX: u64 = 16_384;
+/// The same in bytes.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+/// Entries proposed in one step of the consensus thread: bounds the size of one write and the wait of those behind.
+pub const BATCH_ENTRIES_MAX: usize = 8_192;
+/// Bytes proposed in one step.
+pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// raft-rs drops proposals silently above this, so it lies above all that the driver lets through.
+pub const RAFT_UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+/// One append message; etcd's `maxSizePerMsg`, 1 MiB less its overhead. raft-rs's default is one entry a message.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Append messages in flight to one member; etcd's `maxInflightMsgs`.
+pub const INFLIGHT_MESSAGES_MAX: usize = 512;
+/// Committed bytes handed to the machine in one group.
+pub const GROUP_BYTES_MAX: u64 = 4 << 20;
+/// Recent entries kept in memory for followers and for applying, in bytes.
+pub const CACHE_BYTES_MAX: usize = 16 << 20;
+/// Entries in one message of a peer: an append of 1 MiB holds at most this many entries of 8 bytes.
+pub const PEER_ENTRIES_MAX: usize = 131_072;
+/// Payload bytes of one entry that a peer may send; far above `--max-request-bytes`, which its proposer enforces.
+pub const PEER_ENTRY_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a heartbeat's context. etcd's and ours are 8; raft's own transfer mark is 16.
+pub const PEER_CONTEXT_BYTES_MAX: usize = 64;
+/// Read contexts remembered for each peer within one term, to drop those that come twice.
+pub const SEEN_READS_MAX: usize = 65_536;
+/// Attempts whose answers a round of reads still takes; older answers are only late.
+pub const READ_ATTEMPTS_MAX: usize = 32;
+/// A read whose context got no answer asks again with a fresh one after this long (etcd's `readIndexRetryTime`).
+pub const READ_RETRY: Duration = Duration::from_millis(500);
+/// Bytes of log after which the engine is flushed, so that replay after a crash stays short.
+pub const FLUSH_LOG_BYTES: u64 = 64 << 20;
+/// The engine is flushed at least this often while anything is applied.
+pub const FLUSH_EVERY: Duration = Duration::from_secs(60);
+/// Entries kept behind the flushed index for slow followers (etcd's `DefaultSnapshotCatchUpEntries`).
+pub const KEEP_ENTRIES: u64 = 5_000;
+/// Log kept beyond [`KEEP_ENTRIES`] for members that lag, in steps of [`FLUSH_LOG_BYTES`]: 16 = 1 GiB of log.
+pub const KEEP_LAGGING_STEPS: usize = 16;
+/// Turns that the flusher yields before it hands proposals over: requests read in the same turn go together.
+pub const FLUSH_YIELDS: usize = 2;

@@ -1,0 +1,196 @@
+//! The node as a whole, on one member: thread, handle, log and machine.
+
+use engine::{Engine, MemoryEngine};
+use machine::{Machine, Member, Membership, Response, Settings};
+use proto::{etcdserverpb as pb, raftpb};
+use raft_node::{Handle, NodeFault, Options, Outbound, ProposeError, ReadError, TransferError, bootstrap};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use types::MemberId;
+use wal::{MemDisk, Wal};
+
+const MEMBER: u64 = 0x1234;
+
+struct Nowhere;
+
+impl Outbound for Nowhere {
+    fn send(&self, messages: Vec<raftpb::Message>) {
+        let _ = messages;
+    }
+    fn members_changed(&self, _membership: Arc<Membership>) {}
+}
+
+/// What survives a restart.
+#[derive(Clone)]
+struct Disks {
+    log: MemDisk,
+    engine: Arc<MemoryEngine>,
+}
+
+impl Disks {
+    fn fresh() -> Self {
+        let disks = Self { log: MemDisk::new(), engine: Arc::new(MemoryEngine::default()) };
+        let mut wal = Wal::create(disks.log.clone(), &bootstrap::metadata(MEMBER, 7)).unwrap();
+        let member = Member {
+            id: MEMBER,
+            name: "a".into(),
+            peer_urls: vec!["http://127.0.0.1:2380".into()],
+            ..Member::default()
+        };
+        let (entries, state) = bootstrap::first_log(&[member]);
+        wal.append(&entries, Some(&state)).unwrap();
+        wal.sync().unwrap();
+        disks
+    }
+
+    fn start(&self, options: Options) -> (Handle, JoinHandle<Result<(), NodeFault>>) {
+        let (wal, _) = Wal::open(self.log.clone()).unwrap();
+        let engine: Arc<dyn Engine> = self.engine.clone();
+        let settings =
+            Settings { member: MemberId(MEMBER), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), log).unwrap()
+    }
+}
+
+fn options() -> Options {
+    Options { request_timeout: Duration::from_secs(2), ..Options::new(MEMBER, 7) }
+}
+
+fn put(key: &str, value: &str) -> pb::InternalRaftRequest {
+    let put =
+        pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+}
+
+fn revision(response: Response) -> i64 {
+    let Response::Put(response) = response else { panic!("not a put's answer: {response:?}") };
+    response.header.unwrap().revision
+}
+
+fn value(handle: &Handle, key: &str) -> Option<String> {
+    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let answer = handle.machine().range(&request).unwrap();
+    answer.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+}
+
+async fn leads(handle: &Handle) {
+    handle.watch_leader().wait_for(|leadership| leadership.is_leader).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_put_is_answered_after_it_is_applied_and_survives_a_restart() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    let answer = handle.propose(put("k", "v"), None).await.unwrap();
+    assert_eq!(revision(answer), 2);
+    handle.read_barrier(None).await.unwrap();
+    assert_eq!(value(&handle, "k").as_deref(), Some("v"));
+    let status = handle.status();
+    assert!(status.is_leader && status.leader == MEMBER && status.term == 2);
+    assert_eq!((status.commit, status.applied, status.last, status.pending_proposals), (3, 3, 3, 0));
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+    assert!(matches!(handle.propose(put("k", "v"), None).await, Err(ProposeError::Stopped)));
+    assert_eq!(handle.read_barrier(None).await, Err(ReadError::Stopped));
+    assert_eq!(handle.transfer_leader(1).await, Err(TransferError::Stopped));
+
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    assert_eq!(value(&handle, "k").as_deref(), Some("v"));
+    assert_eq!(revision(handle.propose(put("k", "w"), None).await.unwrap()), 3);
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_thousand_waiting_puts_share_a_few_syncs() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    let before = disks.log.operations();
+    let tasks: Vec<_> = (0..1000)
+        .map(|i| {
+            let handle = handle.clone();
+            tokio::spawn(
+                async move { revision(handle.propose(put(&format!("k{i}"), "v"), None).await.unwrap()) },
+            )
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for task in tasks {
+        revisions.push(task.await.unwrap());
+    }
+    revisions.sort_unstable();
+    assert!(revisions.iter().copied().eq(2..1002), "each put has a revision of its own");
+    let operations = disks.log.operations() - before;
+    assert!(operations < 100, "{operations} writes and syncs for 1000 puts");
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_not_logged() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(Options { max_request_bytes: 100, ..options() });
+    leads(&handle).await;
+    let last = handle.status().last;
+    assert!(matches!(handle.propose(put("k", &"v".repeat(100)), None).await, Err(ProposeError::TooLarge)));
+    assert_eq!(handle.status().last, last);
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_last_voter_does_not_remove_itself() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    let change = raftpb::ConfChange {
+        r#type: Some(raftpb::ConfChangeType::ConfChangeRemoveNode.into()),
+        node_id: Some(MEMBER),
+        ..Default::default()
+    };
+    let answer = handle.propose_conf_change(change, None).await;
+    assert!(matches!(answer, Err(ProposeError::NotEnoughMembers)), "{answer:?}");
+    assert_eq!(handle.transfer_leader(0).await, Err(TransferError::BadTransferee));
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_ends_the_node_and_everybody_who_waits() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    disks.log.fail_after(0);
+    let answer = handle.propose(put("k", "v"), None).await;
+    assert!(matches!(answer, Err(ProposeError::Fault)), "{answer:?}");
+    handle.watch_ended().wait_for(|ended| *ended).await.unwrap();
+    assert!(matches!(thread.join().unwrap(), Err(NodeFault::Log(_))));
+}
+
+#[tokio::test]
+async fn without_a_quorum_a_proposal_waits_until_its_deadline() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    // A second voter that never answers: nothing commits any more.
+    let change = raftpb::ConfChange {
+        r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode.into()),
+        node_id: Some(9),
+        context: Some(r#"{"id":9,"peerURLs":["http://127.0.0.1:2381"]}"#.into()),
+        ..Default::default()
+    };
+    handle.propose_conf_change(change, None).await.unwrap();
+    let begun = Instant::now();
+    let deadline = Some(begun + Duration::from_millis(300));
+    let answer = handle.propose(put("k", "v"), deadline).await;
+    assert!(matches!(answer, Err(ProposeError::TimeoutConnectionLost)), "{answer:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert_eq!(handle.read_barrier(deadline).await, Err(ReadError::Timeout));
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
