@@ -1,0 +1,159 @@
+//! The msgapp stream, "msgappv2": appends that continue each other leave out what follows from the one before.
+
+use super::{
+    DecodeError, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, bounded, is_link_heartbeat, peek_u64, put_sized,
+    take_sized,
+};
+use bytes::{Buf, BufMut, BytesMut};
+use proto::raftpb;
+
+pub(super) const TAG_HEARTBEAT: u8 = 0;
+const TAG_ENTRIES: u8 = 1;
+const TAG_MESSAGE: u8 = 2;
+
+/// Room for entries is made for at most so many at once, whatever a frame announces.
+const ENTRIES_RESERVED_MAX: usize = 1024;
+
+/// What both ends remember: the term and index that the next message continues, if it continues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    term: u64,
+    index: u64,
+}
+
+impl Position {
+    /// After a full message: its term, and its last entry or what it appends to.
+    fn after(message: &raftpb::Message) -> Self {
+        let index = message.entries.last().map_or(message.index(), raftpb::Entry::index);
+        Self { term: message.term(), index }
+    }
+}
+
+/// Writes a msgapp stream.
+#[derive(Debug, Default)]
+pub struct MsgAppEncoder {
+    position: Position,
+}
+
+impl MsgAppEncoder {
+    /// Appends one `MsgApp`.
+    pub fn encode(&mut self, message: &raftpb::Message, out: &mut BytesMut) {
+        if is_link_heartbeat(message) {
+            out.put_u8(TAG_HEARTBEAT);
+        } else if self.continues(message) {
+            out.put_u8(TAG_ENTRIES);
+            out.put_u64(message.entries.len() as u64);
+            for entry in &message.entries {
+                put_sized(entry, out);
+            }
+            out.put_u64(message.commit());
+            self.position.index = self.position.index.wrapping_add(message.entries.len() as u64);
+        } else {
+            out.put_u8(TAG_MESSAGE);
+            put_sized(message, out);
+            self.position = Position::after(message);
+        }
+    }
+
+    /// etcd's test, on values only. The presence of other fields does not count: a `MsgApp` has none.
+    fn continues(&self, message: &raftpb::Message) -> bool {
+        let Position { term, index } = self.position;
+        index == message.index() && term == message.log_term() && message.log_term() == message.term()
+    }
+}
+
+/// Entries of a frame that has not arrived in full.
+#[derive(Debug)]
+struct Run {
+    left: u64,
+    bytes: u64,
+    entries: Vec<raftpb::Entry>,
+}
+
+/// Reads a msgapp stream.
+#[derive(Debug)]
+pub struct MsgAppDecoder {
+    local: u64,
+    remote: u64,
+    position: Position,
+    /// Some after the head of a run of entries was taken and before its commit index was.
+    run: Option<Run>,
+}
+
+impl MsgAppDecoder {
+    /// A decoder for a new connection from `remote` to `local`.
+    pub fn new(local: u64, remote: u64) -> Self {
+        Self { local, remote, position: Position::default(), run: None }
+    }
+
+    /// Takes the next frame from the front of `input`; `None` when more bytes are needed.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        if self.run.is_some() {
+            return self.entries(input);
+        }
+        match input.first() {
+            None => Ok(None),
+            Some(&TAG_HEARTBEAT) => {
+                input.advance(1);
+                Ok(Some(Frame::Heartbeat))
+            }
+            Some(&TAG_ENTRIES) => self.head(input),
+            Some(&TAG_MESSAGE) => self.message(input),
+            Some(&tag) => Err(DecodeError::UnknownTag(tag)),
+        }
+    }
+
+    fn head(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        let Some(count) = peek_u64(&input[1..]) else { return Ok(None) };
+        let room = bounded("number of entries", count, ENTRIES_MAX)?.min(ENTRIES_RESERVED_MAX);
+        if self.position.index.checked_add(count).is_none() {
+            return Err(DecodeError::IndexOverflow);
+        }
+        input.advance(9);
+        self.run = Some(Run { left: count, bytes: 0, entries: Vec::with_capacity(room) });
+        self.entries(input)
+    }
+
+    fn entries(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        let run = self.run.as_mut().expect("called with a run begun");
+        while run.left > 0 {
+            let limit = FRAME_BYTES_MAX - run.bytes;
+            let Some((entry, length)) = take_sized::<raftpb::Entry>("entry", limit, input)? else {
+                return Ok(None);
+            };
+            run.entries.push(entry);
+            run.bytes += length as u64;
+            run.left -= 1;
+        }
+        let Some(commit) = peek_u64(input) else { return Ok(None) };
+        input.advance(8);
+        let entries = self.run.take().map(|run| run.entries).unwrap_or_default();
+        let Position { term, index } = self.position;
+        self.position.index += entries.len() as u64; // head() checked the sum
+        Ok(Some(Frame::Message(raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgApp.into()),
+            to: Some(self.local),
+            from: Some(self.remote),
+            term: Some(term),
+            log_term: Some(term),
+            index: Some(index),
+            entries,
+            commit: Some(commit),
+            ..Default::default()
+        })))
+    }
+
+    fn message(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        // The tag stays until the rest is there.
+        let Some(length) = peek_u64(&input[1..]) else { return Ok(None) };
+        let length = bounded("message", length, FRAME_BYTES_MAX)?;
+        if input.len() < 9 + length {
+            return Ok(None);
+        }
+        input.advance(1);
+        let taken = take_sized::<raftpb::Message>("message", FRAME_BYTES_MAX, input)?;
+        let (message, _) = taken.expect("its length was checked");
+        self.position = Position::after(&message);
+        Ok(Some(Frame::Message(message)))
+    }
+}

@@ -1,0 +1,135 @@
+//! What a transport is told about itself ([`Identity`]) and what it asks of its member ([`Host`]).
+
+use std::{future::Future, pin::Pin, sync::OnceLock};
+
+use proto::raftpb;
+use slog::Logger;
+use std::sync::Arc;
+
+/// Who this member is, as its headers say it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The member's ID.
+    pub member: u64,
+    /// The cluster's ID.
+    pub cluster: u64,
+    /// The URLs under which peers reach this member.
+    pub peer_urls: Vec<String>,
+    /// The etcd version reported to peers, `major.minor.patch`: an unparsable one would crash etcd members.
+    pub version: String,
+}
+
+/// An answer that may take a while: a boxed future.
+pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the transport asks of the member it serves. All calls come from inside the tokio runtime and must not block.
+pub trait Host: Send + Sync + 'static {
+    /// Messages from one peer, in the order in which raft should see them. Addressed to this member, not from a removed
+    /// one; otherwise unchecked.
+    fn deliver(&self, messages: Vec<raftpb::Message>);
+    /// A message to this member was dropped or its connection was lost.
+    fn unreachable(&self, member: u64);
+    /// A snapshot message to this member was delivered, or was not.
+    fn snapshot_status(&self, member: u64, ok: bool);
+    /// Whether this member was removed from the cluster.
+    fn is_removed(&self, member: u64) -> bool;
+    /// The member list, etcd's `/members` JSON, without a newline at the end.
+    fn members_json(&self) -> String;
+    /// etcd's `/version` JSON.
+    fn version_json(&self) -> String;
+    /// Whether a downgrade is in progress, after a linearizable read; the error is the read's, as text.
+    fn downgrade_enabled(&self) -> Answer<Result<bool, String>>;
+    /// The hash of the key space at a revision (0 = current).
+    fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>>;
+    /// A peer says that this member was removed (403 on a POST, 410 on a stream). Called once. etcd stops its process.
+    fn peer_rejected_us(&self);
+}
+
+/// The answer to `/members/hashkv`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HashKv {
+    /// The store's current revision.
+    pub revision: i64,
+    /// The hash.
+    pub hash: u32,
+    /// The compaction that the hash knows.
+    pub compact_revision: i64,
+    /// The revision that was hashed.
+    pub hash_revision: i64,
+}
+
+/// Why there is no hash.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashError {
+    /// The revision was compacted.
+    #[error("mvcc: required revision has been compacted")]
+    Compacted,
+    /// The revision is yet to come.
+    #[error("mvcc: required revision is a future revision")]
+    Future,
+    /// Anything else, as text.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What every task of the transport shares.
+pub(crate) struct Context {
+    pub(crate) identity: Identity,
+    pub(crate) log: Logger,
+    host: OnceLock<Arc<dyn Host>>,
+    rejected: std::sync::atomic::AtomicBool,
+}
+
+impl Context {
+    pub(crate) fn new(identity: Identity, log: Logger) -> Self {
+        Self { identity, log, host: OnceLock::new(), rejected: false.into() }
+    }
+
+    /// False when a host was set before.
+    pub(crate) fn set_host(&self, host: Arc<dyn Host>) -> bool {
+        self.host.set(host).is_ok()
+    }
+
+    pub(crate) fn host(&self) -> &Arc<dyn Host> {
+        self.host.get().expect("Transport::start comes before serve and update_peers")
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.host.get().is_some()
+    }
+
+    /// Tells the host once, however many connections are turned away.
+    pub(crate) fn rejected_by(&self, peer: u64) {
+        if self.rejected.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return;
+        }
+        slog::error!(self.log, "the member has been permanently removed from the cluster";
+            "local-member-id" => hex(self.identity.member), "remote-peer-id" => hex(peer));
+        self.host().peer_rejected_us();
+    }
+
+    /// Hands over what may be handed over. The rule is etcd's `Process`: nothing from removed members, nothing that is
+    /// addressed to another.
+    pub(crate) fn admit(&self, mut messages: Vec<raftpb::Message>) {
+        let host = self.host();
+        let (me, mut last) = (self.identity.member, None);
+        messages.retain(|m| {
+            let from = m.from();
+            // One peer's batch has one sender: ask about it once.
+            let removed = match last {
+                Some((id, removed)) if id == from => removed,
+                _ => host.is_removed(from),
+            };
+            last = Some((from, removed));
+            m.to() == me && !removed
+        });
+        if !messages.is_empty() {
+            host.deliver(messages);
+        }
+    }
+}
+
+/// etcd's spelling of an ID: lower-case hex without leading zeros.
+pub(crate) fn hex(id: u64) -> String {
+    format!("{id:x}")
+}

@@ -1,0 +1,296 @@
+//! The receiving end of a stream: dials a peer's `/raft/stream/<kind>/<own ID>`, and reads for as long as it lasts.
+//!
+//! ```text
+//!   dial ── not 200, or no connection ──▶ wait for the limiter ─▶ dial
+//!    └─ 200 ─▶ read 64 KiB ─▶ chunks ─▶ codec ─▶ Host::deliver, one batch a read
+//!              └─ closed, 5 s of silence, garbage ─▶ wait for the limiter ─▶ dial
+//! ```
+//!
+//! The answer's head and chunks are read by hand: one task, one buffer, no channel between connection and decoder.
+
+use std::{io, sync::Arc};
+
+use bytes::BytesMut;
+use proto::raftpb;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    chunk::ChunkDecoder,
+    codec::{Decoder, Frame, Kind},
+    context::hex,
+    headers,
+    limits::{DEADLINE, HEAD_BYTES_MAX, READ_BYTES, REDIAL, REFUSAL_BYTES_MAX},
+    peer::Peer,
+    post, urls,
+};
+
+/// One dial in [`REDIAL`], the first at once (a token bucket of one).
+struct Limiter {
+    next: Instant,
+}
+
+impl Limiter {
+    async fn wait(&mut self) {
+        let now = Instant::now();
+        if self.next > now {
+            sleep_until(self.next).await;
+        }
+        self.next = self.next.max(now) + REDIAL;
+    }
+}
+
+/// Dials and reads for ever; ends by abort.
+pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
+    let mut limiter = Limiter { next: Instant::now() };
+    let mut reported = String::new();
+    loop {
+        match open(&peer, kind).await {
+            Ok(stream) => {
+                reported.clear();
+                follow(&peer, kind, stream).await;
+            }
+            Err(e) => {
+                let reason = e.to_string();
+                peer.deactivate(kind.name(), "dial", &reason);
+                // One line per reason, not per attempt: there are ten attempts a second.
+                if reason != reported {
+                    slog::warn!(peer.context().log, "failed to dial stream of remote peer";
+                        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => &reason);
+                    reported = reason;
+                }
+            }
+        }
+        limiter.wait().await;
+    }
+}
+
+/// A stream that was answered 200.
+struct Stream {
+    socket: TcpStream,
+    /// Bytes read after the head.
+    rest: BytesMut,
+}
+
+async fn follow(peer: &Peer, kind: Kind, stream: Stream) {
+    let log = &peer.context().log;
+    peer.activate();
+    slog::info!(log, "established TCP streaming connection with remote peer";
+        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id));
+    let error = read(peer, kind, stream).await;
+    slog::warn!(log, "lost TCP streaming connection with remote peer";
+        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => %error);
+    // A peer that closes in order is about to be dialled again; only other ends count against it, as in etcd.
+    if error.kind() != io::ErrorKind::UnexpectedEof {
+        peer.deactivate(kind.name(), "read", &error.to_string());
+    }
+}
+
+/// Reads until the stream ends; says why it ended.
+async fn read(peer: &Peer, kind: Kind, mut stream: Stream) -> io::Error {
+    let mut receiver = Receiver::new(kind, peer.context().identity.member, peer.id);
+    let mut raw = stream.rest;
+    let silence = tokio::time::sleep(DEADLINE);
+    tokio::pin!(silence);
+    let mut heard = Instant::now();
+    loop {
+        peer.counters.received(raw.len());
+        match receiver.take(&raw) {
+            Ok(messages) if messages.is_empty() => {}
+            Ok(messages) => peer.context().admit(messages),
+            Err(e) => return e,
+        }
+        if receiver.is_done() {
+            return io::ErrorKind::UnexpectedEof.into();
+        }
+        raw.clear();
+        raw.reserve(READ_BYTES);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = stream.socket.read_buf(&mut raw) => match outcome {
+                    Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+                    Ok(_) => {
+                        heard = Instant::now();
+                        break;
+                    }
+                    Err(e) => return e,
+                },
+                () = &mut silence => {
+                    if heard.elapsed() >= DEADLINE {
+                        return io::Error::new(io::ErrorKind::TimedOut, "nothing was heard for 5 s");
+                    }
+                    silence.as_mut().reset(heard + DEADLINE);
+                }
+            }
+        }
+    }
+}
+
+/// Raw bytes of a response body to batches of messages; pure.
+pub(crate) struct Receiver {
+    kind: Kind,
+    chunks: ChunkDecoder,
+    payload: BytesMut,
+    decoder: Decoder,
+}
+
+impl Receiver {
+    pub(crate) fn new(kind: Kind, local: u64, remote: u64) -> Self {
+        Self {
+            kind,
+            chunks: ChunkDecoder::default(),
+            payload: BytesMut::with_capacity(READ_BYTES),
+            decoder: Decoder::new(kind, local, remote),
+        }
+    }
+
+    /// All messages that these bytes complete. Appends come out sorted by (term, index): etcd 3.7.1 sends those of one
+    /// batch in reverse, and raft would reject all but one (the end of the batch decides, so ties keep their order).
+    pub(crate) fn take(&mut self, raw: &[u8]) -> io::Result<Vec<raftpb::Message>> {
+        let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+        if self.payload.capacity() - self.payload.len() < raw.len() {
+            self.payload.reserve(raw.len().max(READ_BYTES));
+        }
+        self.chunks.feed(raw, &mut self.payload).map_err(|e| garbage(&e))?;
+        let mut messages = Vec::new();
+        while let Some(frame) = self.decoder.decode(&mut self.payload).map_err(|e| garbage(&e))? {
+            if let Frame::Message(message) = frame {
+                messages.push(message);
+            }
+        }
+        if self.kind == Kind::MsgApp && messages.len() > 1 {
+            messages.sort_by_key(|m| (m.term(), m.index()));
+        }
+        Ok(messages)
+    }
+
+    /// Has the body ended in order?
+    pub(crate) fn is_done(&self) -> bool {
+        self.chunks.is_done()
+    }
+}
+
+async fn open(peer: &Peer, kind: Kind) -> io::Result<Stream> {
+    let url = peer.urls.pick().ok_or_else(|| io::Error::other("the peer has no URL"))?;
+    let outcome = request(peer, kind, &url).await;
+    if outcome.is_err() {
+        peer.urls.failed(&url);
+    }
+    outcome
+}
+
+async fn request(peer: &Peer, kind: Kind, url: &str) -> io::Result<Stream> {
+    let address = urls::parse(url)?;
+    let mut socket = post::dial(&address).await?;
+    let exchange = async {
+        socket.write_all(request_head(peer, kind, &address.authority).as_bytes()).await?;
+        let mut rest = BytesMut::with_capacity(READ_BYTES);
+        let head = read_head(&mut socket, &mut rest).await?;
+        judge(peer, head, socket, rest).await
+    };
+    timeout(DEADLINE, exchange)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to the stream request within 5 s"))?
+}
+
+fn request_head(peer: &Peer, kind: Kind, authority: &str) -> String {
+    use std::fmt::Write as _;
+    let me = &peer.context().identity;
+    let mut head = format!(
+        "GET /raft/stream/{}/{:x} HTTP/1.1\r\nHost: {authority}\r\nX-Raft-To: {:x}\r\n",
+        kind.path(),
+        me.member,
+        peer.id
+    );
+    for (name, value) in &headers::outgoing(me) {
+        // Values are IDs, versions and URLs, checked to be text when they became headers.
+        let _ = write!(head, "{name}: {}\r\n", value.to_str().unwrap_or(""));
+    }
+    head.push_str("\r\n");
+    head
+}
+
+/// An answer's status and headers.
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+}
+
+/// Parses a response head at the front of `input` and takes it; `None` when it is not all there. Pure.
+pub(crate) fn parse_head(input: &mut BytesMut) -> io::Result<Option<Head>> {
+    let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let length = match parsed.parse(input).map_err(|e| garbage(&e))? {
+        httparse::Status::Complete(length) => length,
+        httparse::Status::Partial if input.len() > HEAD_BYTES_MAX => {
+            return Err(garbage(&"response head too long"));
+        }
+        httparse::Status::Partial => return Ok(None),
+    };
+    let status = parsed.code.unwrap_or(0);
+    let mut headers = http::HeaderMap::new();
+    for field in parsed.headers.iter() {
+        let name = http::HeaderName::from_bytes(field.name.as_bytes()).map_err(|e| garbage(&e))?;
+        headers.append(name, http::HeaderValue::from_bytes(field.value).map_err(|e| garbage(&e))?);
+    }
+    bytes::Buf::advance(input, length);
+    Ok(Some(Head { status, headers }))
+}
+
+async fn read_head(socket: &mut TcpStream, input: &mut BytesMut) -> io::Result<Head> {
+    loop {
+        if let Some(head) = parse_head(input)? {
+            return Ok(head);
+        }
+        if socket.read_buf(input).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before an answer"));
+        }
+    }
+}
+
+/// What etcd's `streamReader.dial` makes of an answer.
+async fn judge(peer: &Peer, head: Head, socket: TcpStream, rest: BytesMut) -> io::Result<Stream> {
+    let me = headers::parse_version(&peer.context().identity.version).unwrap_or_default();
+    match headers::version(&head.headers, &headers::SERVER_VERSION) {
+        Some(server) if headers::speaks_streams(server, me) => {}
+        _ => return Err(io::Error::other("unsupported stream type: the peer's version is too old")),
+    }
+    match head.status {
+        200 if is_chunked(&head.headers) => Ok(Stream { socket, rest }),
+        200 => Err(io::Error::other("the answer to the stream request is not chunked")),
+        410 => {
+            peer.context().rejected_by(peer.id);
+            Err(io::Error::other("the member has been permanently removed from the cluster"))
+        }
+        404 => Err(io::Error::other(format!(
+            "peer {:x} failed to find local node {:x}",
+            peer.id,
+            peer.context().identity.member
+        ))),
+        412 => {
+            let text = refusal(&head.headers, socket, rest).await?;
+            let theirs = headers::text(&head.headers, &headers::CLUSTER_ID).to_owned();
+            Err(io::Error::other(format!("{text} (the peer's cluster: {theirs})")))
+        }
+        status => Err(io::Error::other(format!("unhandled http status {status}"))),
+    }
+}
+
+fn is_chunked(headers: &http::HeaderMap) -> bool {
+    headers
+        .get(http::header::TRANSFER_ENCODING)
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+async fn refusal(headers: &http::HeaderMap, mut socket: TcpStream, mut body: BytesMut) -> io::Result<String> {
+    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).unwrap_or("0");
+    let length = length.parse::<usize>().unwrap_or(0).min(REFUSAL_BYTES_MAX);
+    while body.len() < length && socket.read_buf(&mut body).await? > 0 {}
+    body.truncate(length);
+    Ok(String::from_utf8_lossy(&body).trim_end().to_owned())
+}

@@ -1,0 +1,115 @@
+//! Messages that have no stream yet: POST `/raft`, four at a time (etcd `rafthttp/pipeline.go`).
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use prost::Message as _;
+use proto::raftpb;
+use tokio::{sync::Notify, task::AbortHandle};
+
+use crate::{
+    context::hex,
+    headers,
+    limits::{POST_MESSAGES_MAX, POST_WORKERS, REQUEST},
+    peer::Peer,
+    post::{Call, Client, Reply},
+};
+
+/// What waits for a worker.
+#[derive(Debug, Default)]
+pub(crate) struct PostQueue {
+    messages: Mutex<VecDeque<raftpb::Message>>,
+    arrived: Notify,
+}
+
+impl PostQueue {
+    /// False when the queue is full: the message is dropped.
+    pub(crate) fn push(&self, message: raftpb::Message) -> bool {
+        let mut messages = self.lock();
+        if messages.len() >= POST_MESSAGES_MAX {
+            return false;
+        }
+        messages.push_back(message);
+        drop(messages);
+        self.arrived.notify_one();
+        true
+    }
+
+    async fn pop(&self) -> raftpb::Message {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(message) = self.lock().pop_front() {
+                return message;
+            }
+            arrived.await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<raftpb::Message>> {
+        self.messages.lock().expect("no panic while the queue is held")
+    }
+}
+
+/// Starts the workers of a peer; must run inside the runtime.
+pub(crate) fn spawn(peer: &Arc<Peer>) -> Vec<AbortHandle> {
+    (0..POST_WORKERS).map(|_| tokio::spawn(work(peer.clone())).abort_handle()).collect()
+}
+
+async fn work(peer: Arc<Peer>) {
+    let mut client = Client::default();
+    let mut request_headers = headers::outgoing(&peer.context().identity);
+    request_headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
+    loop {
+        let message = peer.posts.pop().await;
+        let body = Bytes::from(message.encode_to_vec());
+        let size = body.len();
+        match post(&peer, &mut client, request_headers.clone(), body).await {
+            Ok(()) => {
+                peer.counters.sent(size);
+                peer.activate();
+            }
+            Err(e) => {
+                peer.deactivate("pipeline", "write", &e.to_string());
+                peer.dropped(&message, &e.to_string());
+            }
+        }
+        // A worker whose messages are all sent lets others run: one post may be ready at once, for ever.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn post(peer: &Peer, client: &mut Client, headers: HeaderMap, body: Bytes) -> io::Result<()> {
+    let url = peer.urls.pick().ok_or_else(|| io::Error::other("the peer has no URL"))?;
+    let call = Call { method: Method::POST, path: "/raft", headers, body };
+    let outcome = match client.call(&url, &call, REQUEST).await {
+        Ok(reply) => judge(peer, &reply),
+        Err(e) => Err(e),
+    };
+    if outcome.is_err() {
+        peer.urls.failed(&url);
+    }
+    outcome
+}
+
+/// 204 is success and nothing else is (etcd `checkPostResponse`).
+fn judge(peer: &Peer, reply: &Reply) -> io::Result<()> {
+    match reply.status {
+        StatusCode::NO_CONTENT => Ok(()),
+        StatusCode::FORBIDDEN => {
+            peer.context().rejected_by(peer.id);
+            Err(io::Error::other("the member has been permanently removed from the cluster"))
+        }
+        StatusCode::PRECONDITION_FAILED => Err(io::Error::other(format!(
+            "{} (cluster of {}: {})",
+            reply.text(),
+            hex(peer.id),
+            headers::text(&reply.headers, &headers::CLUSTER_ID)
+        ))),
+        status => Err(io::Error::other(format!("unexpected http status {status} while posting"))),
+    }
+}

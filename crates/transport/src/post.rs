@@ -1,0 +1,172 @@
+//! One kept-alive HTTP/1.1 connection for small requests: POST `/raft`, probes, fetches.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    limits::{DIAL, FETCH_BYTES_MAX, IDLE},
+    urls,
+};
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// The body as one line of text, for comparing and for logs.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).trim_end().to_owned()
+    }
+}
+
+/// What to send.
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+struct Open {
+    url: String,
+    authority: String,
+    sender: SendRequest<Full<Bytes>>,
+    used: Instant,
+}
+
+/// Opens its connection when first used, and again when it has been idle for too long or has failed.
+#[derive(Default)]
+pub(crate) struct Client {
+    open: Option<Open>,
+}
+
+impl Client {
+    /// Sends one request to `url` + path and reads the whole answer. The connection is kept on success.
+    ///
+    /// Sent at most once: a kept connection that turns out to be closed is replaced only when hyper knows that nothing
+    /// of the request has left.
+    pub(crate) async fn call(&mut self, url: &str, call: &Call<'_>, limit: Duration) -> io::Result<Reply> {
+        if let Ok(outcome) = timeout(limit, self.attempt(url, call)).await {
+            return outcome;
+        }
+        self.open = None;
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")))
+    }
+
+    async fn attempt(&mut self, url: &str, call: &Call<'_>) -> io::Result<Reply> {
+        if let Some(open) = self.reusable(url) {
+            match exchange(open, call).await {
+                Ok(reply) => return Ok(self.keep(reply)),
+                Err(e) if e.is_canceled() => {} // not sent
+                Err(e) => {
+                    self.open = None;
+                    return Err(other(&e));
+                }
+            }
+        }
+        self.open = None;
+        let open = self.open.insert(connect(url).await?);
+        match exchange(open, call).await {
+            Ok(reply) => Ok(self.keep(reply)),
+            Err(e) => {
+                self.open = None;
+                Err(other(&e))
+            }
+        }
+    }
+
+    fn reusable(&mut self, url: &str) -> Option<&mut Open> {
+        self.open.as_mut().filter(|o| o.url == url && o.used.elapsed() < IDLE && !o.sender.is_closed())
+    }
+
+    fn keep(&mut self, reply: Reply) -> Reply {
+        if let Some(open) = &mut self.open {
+            open.used = Instant::now();
+        }
+        reply
+    }
+}
+
+/// Connects to a peer URL, `TCP_NODELAY` on.
+pub(crate) async fn dial(address: &urls::Address) -> io::Result<TcpStream> {
+    let stream = timeout(DIAL, TcpStream::connect(&address.authority))
+        .await
+        .map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("dial {}: timed out", address.authority))
+        })?
+        .map_err(|e| io::Error::new(e.kind(), format!("dial {}: {e}", address.authority)))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connect(url: &str) -> io::Result<Open> {
+    let address = urls::parse(url)?;
+    let stream = dial(&address).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| other(&e))?;
+    // Ends when the sender is dropped or the other end closes; what failed is seen by the sender.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(Open { url: url.to_owned(), authority: address.authority, sender, used: Instant::now() })
+}
+
+async fn exchange(open: &mut Open, call: &Call<'_>) -> Result<Reply, ExchangeError> {
+    open.sender.ready().await.map_err(|e| ExchangeError { canceled: true, text: e.to_string() })?;
+    let mut request = Request::new(Full::new(call.body.clone()));
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = call.path.parse().map_err(|_| ExchangeError::of("malformed path"))?;
+    *request.headers_mut() = call.headers.clone();
+    let host = open.authority.parse().map_err(|_| ExchangeError::of("malformed host"))?;
+    request.headers_mut().insert(header::HOST, host);
+    let response = open
+        .sender
+        .send_request(request)
+        .await
+        .map_err(|e| ExchangeError { canceled: e.is_canceled(), text: e.to_string() })?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, FETCH_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|e| ExchangeError::of(&format!("reading the answer: {e}")))?
+        .to_bytes();
+    Ok(Reply { status: head.status, headers: head.headers, body })
+}
+
+/// Why a request failed, and whether it is known not to have been sent.
+struct ExchangeError {
+    canceled: bool,
+    text: String,
+}
+
+impl ExchangeError {
+    fn of(text: &str) -> Self {
+        Self { canceled: false, text: text.to_owned() }
+    }
+
+    fn is_canceled(&self) -> bool {
+        self.canceled
+    }
+}
+
+impl std::fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn other(error: &impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}

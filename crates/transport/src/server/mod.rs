@@ -1,0 +1,113 @@
+//! The peer port's server: accepts, and routes each request to its handler. HTTP/1.1 only, as etcd.
+//!
+//! ```text
+//! POST /raft                              raft.rs     one message; 204
+//! GET  /raft/stream/{msgapp,message}/<id> raft.rs     200 and a body without end
+//! POST /raft/snapshot                     raft.rs     refused by name
+//! GET  /raft/probing                      plain.rs    are you there
+//! GET  /members, /version, /members/hashkv, /downgrade/enabled   plain.rs
+//! POST /members/promote/<id>, /leases, /leases/internal          plain.rs, refused by name
+//! ```
+//!
+//! Statuses, headers and texts are etcd's (`rafthttp/http.go`, `etcdhttp/peer.go`); what is refused by name answers 501.
+
+mod plain;
+mod raft;
+mod reply;
+
+#[cfg(test)]
+pub(crate) use self::{
+    plain::{hash_json, rfc3339},
+    raft::stream_path,
+};
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use self::reply::Reply;
+use crate::{
+    io::{Busy, PeerIo},
+    transport::Transport,
+};
+
+/// Connections at once. Each member holds two streams, four POST workers and a probe: this is 500 members.
+const CONNECTIONS_MAX: usize = 4096;
+/// After a failed accept (out of file descriptors, say): long enough not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+pub(crate) async fn serve(
+    transport: Arc<Transport>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(transport.clone(), stream));
+                }
+                Err(e) => pause(&transport, &e).await,
+            }
+        }
+    }
+    // Dropping the set ends the connections; etcd's dialler redials, and finds nobody.
+}
+
+async fn pause(transport: &Transport, error: &io::Error) {
+    slog::warn!(transport.context().log, "failed to accept a peer connection"; "error" => %error);
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn connection(transport: Arc<Transport>, stream: TcpStream) {
+    let _ = stream.set_nodelay(true); // an error here shows at the first read
+    let busy = Arc::new(AtomicUsize::new(0));
+    let io = TokioIo::new(PeerIo::new(stream, busy.clone()));
+    let service = service_fn(move |request| {
+        let (transport, busy) = (transport.clone(), busy.clone());
+        async move { Ok::<_, Infallible>(route(&transport, &busy, request).await) }
+    });
+    // How a peer's connection ends is seen where it matters: by the stream's body, and by the sender.
+    let _ = http1::Builder::new().serve_connection(io, service).await;
+}
+
+type Answered = Response<Reply>;
+
+async fn route(transport: &Arc<Transport>, busy: &Arc<AtomicUsize>, request: Request<Incoming>) -> Answered {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/raft" => raft::message(transport, request).await,
+        "/raft/snapshot" => raft::snapshot(transport, request).await,
+        "/raft/probing" => plain::probing(),
+        "/members" => plain::members(transport, &request),
+        "/version" => plain::version(transport, &request),
+        "/members/hashkv" => plain::hash_kv(transport, busy, request).await,
+        "/downgrade/enabled" => plain::downgrade_enabled(transport, busy, &request).await,
+        "/leases" | "/leases/internal" => plain::leases(request).await,
+        path => {
+            if path.starts_with("/raft/stream/") {
+                raft::stream(transport, Busy::new(busy), &request)
+            } else if let Some(id) = path.strip_prefix("/members/promote/") {
+                plain::promote(transport, &request, id)
+            } else {
+                reply::not_found()
+            }
+        }
+    }
+}

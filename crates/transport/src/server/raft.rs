@@ -1,0 +1,195 @@
+//! `/raft`, `/raft/stream/…`, `/raft/snapshot`: etcd `rafthttp/http.go`.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use prost::Message as _;
+use proto::raftpb;
+
+use super::{
+    Answered,
+    reply::{Reply, empty, error, not_allowed, with},
+};
+use crate::{
+    codec::Kind,
+    context::hex,
+    headers::{self, CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION},
+    io::Busy,
+    limits::{DEADLINE, POST_BYTES_MAX, SNAPSHOT_MESSAGE_BYTES_MAX},
+    stream::StreamBody,
+    transport::Transport,
+};
+
+/// Kinds that never cross the wire; taken and ignored, as etcd does: hup, beat, unreachable, snap status, check quorum,
+/// and those of asynchronous storage.
+fn is_local(message: &raftpb::Message) -> bool {
+    let number = message.r#type.unwrap_or(0);
+    matches!(number, 0 | 1 | 10 | 11 | 12 | 19..=22) || raftpb::MessageType::try_from(number).is_err()
+}
+
+/// A refusal's status and text.
+type Refusal = (StatusCode, &'static str);
+
+/// POST `/raft`: one message.
+pub(super) async fn message(transport: &Transport, request: Request<Incoming>) -> Answered {
+    if request.method() != Method::POST {
+        return not_allowed(Some("POST"));
+    }
+    let answer = match accept(transport, request.headers()) {
+        Ok(()) => receive(transport, request.into_body()).await,
+        Err((status, text)) => error(status, text),
+    };
+    with(answer, CLUSTER_ID, &hex(transport.context().identity.cluster))
+}
+
+/// The checks that POSTs share. A sender that we do not know is remembered, so that it can be answered.
+fn accept(transport: &Transport, headers: &HeaderMap) -> Result<(), Refusal> {
+    headers::check(headers, &transport.context().identity)
+        .map_err(|text| (StatusCode::PRECONDITION_FAILED, text))?;
+    if let Some(from) = headers::parse_id(headers::text(headers, &SERVER_FROM)) {
+        let urls = headers::text(headers, &PEER_URLS);
+        if !urls.is_empty() && !transport.context().host().is_removed(from) {
+            transport.add_remote(from, urls);
+        }
+    }
+    Ok(())
+}
+
+async fn receive(transport: &Transport, body: Incoming) -> Answered {
+    let Ok(body) = Limited::new(body, POST_BYTES_MAX).collect().await else {
+        return error(StatusCode::BAD_REQUEST, "error reading raft message");
+    };
+    let body = body.to_bytes();
+    let size = body.len();
+    let Ok(message) = raftpb::Message::decode(body) else {
+        return error(StatusCode::BAD_REQUEST, "error unmarshalling raft message");
+    };
+    let context = transport.context();
+    if let Some(peer) = transport.member(message.from()) {
+        peer.counters.received(size);
+    }
+    // etcd: 500 and the connection cut, not 403, which would tell the sender that it was removed.
+    if message.to() != context.identity.member || context.host().is_removed(message.from()) {
+        let refusal = error(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message");
+        return with(refusal, header::CONNECTION, "close");
+    }
+    if message.r#type() == raftpb::MessageType::MsgSnap {
+        // A snapshot comes by its own path, with its database; without one it cannot be installed.
+        return error(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message");
+    }
+    if !is_local(&message) {
+        context.admit(vec![message]);
+    }
+    empty(StatusCode::NO_CONTENT)
+}
+
+/// GET `/raft/stream/<kind>/<id>`: the asker becomes the receiver of that stream.
+pub(super) fn stream(transport: &Arc<Transport>, busy: Busy, request: &Request<Incoming>) -> Answered {
+    if request.method() != Method::GET {
+        return not_allowed(Some("GET"));
+    }
+    let me = &transport.context().identity;
+    let answer = attach(transport, busy, request).unwrap_or_else(|(status, text)| error(status, text));
+    with(with(answer, SERVER_VERSION, &me.version), CLUSTER_ID, &hex(me.cluster))
+}
+
+fn attach(transport: &Transport, busy: Busy, request: &Request<Incoming>) -> Result<Answered, Refusal> {
+    let (context, asked) = (transport.context(), request.headers());
+    headers::check(asked, &context.identity).map_err(|text| (StatusCode::PRECONDITION_FAILED, text))?;
+    let (kind, from) = stream_path(request.uri().path()).map_err(|text| (StatusCode::NOT_FOUND, text))?;
+    if context.host().is_removed(from) {
+        return Err((StatusCode::GONE, "removed member"));
+    }
+    let Some(peer) = transport.member(from) else {
+        let urls = headers::text(asked, &PEER_URLS);
+        if !urls.is_empty() {
+            transport.add_remote(from, urls);
+        }
+        return Err((StatusCode::NOT_FOUND, "error sender not found"));
+    };
+    if headers::text(asked, &RAFT_TO) != hex(context.identity.member) {
+        return Err((StatusCode::PRECONDITION_FAILED, "to field mismatch"));
+    }
+    let body =
+        StreamBody::attach(peer, kind, busy).ok_or((StatusCode::NOT_FOUND, "error sender not found"))?;
+    Ok(http::Response::new(Reply::Stream(Box::new(body))))
+}
+
+/// Go's `path.Dir` must be a stream's endpoint, and `path.Base` an ID.
+pub(crate) fn stream_path(path: &str) -> Result<(Kind, u64), &'static str> {
+    let (directory, last) = path.rsplit_once('/').unwrap_or(("", path));
+    let kind =
+        Kind::ALL.into_iter().find(|kind| directory.strip_prefix("/raft/stream/") == Some(kind.path()));
+    let kind = kind.ok_or("invalid path")?;
+    headers::parse_id(last).map(|id| (kind, id)).ok_or("invalid from")
+}
+
+/// POST `/raft/snapshot`: read as etcd reads it, and refused by name.
+pub(super) async fn snapshot(transport: &Transport, request: Request<Incoming>) -> Answered {
+    if request.method() != Method::POST {
+        return not_allowed(Some("POST"));
+    }
+    let answer = match accept(transport, request.headers()) {
+        Ok(()) => refuse_snapshot(transport, request.into_body()).await,
+        Err((status, text)) => error(status, text),
+    };
+    with(answer, CLUSTER_ID, &hex(transport.context().identity.cluster))
+}
+
+async fn refuse_snapshot(transport: &Transport, mut body: Incoming) -> Answered {
+    let message = match snapshot_message(&mut body).await {
+        Ok(message) => message,
+        Err(e) => {
+            return closing(error(StatusCode::BAD_REQUEST, &format!("failed to decode raft message ({e})")));
+        }
+    };
+    if message.r#type() != raftpb::MessageType::MsgSnap {
+        return closing(error(StatusCode::BAD_REQUEST, "wrong raft message type"));
+    }
+    slog::warn!(transport.context().log, "refused a snapshot: snapshots between members are not supported yet";
+        "remote-snapshot-sender-id" => hex(message.from()));
+    // The sender looks for an answer only after its last byte.
+    while let Ok(Some(Ok(_))) = tokio::time::timeout(DEADLINE, body.frame()).await {}
+    error(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "failed to save KV snapshot (snapshots between members are not supported yet)",
+    )
+}
+
+/// The rest of the body was not read, so the connection cannot be used again.
+fn closing(mut answer: Answered) -> Answered {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+/// `u64 len` and the message at the front of a snapshot's body. The texts are Go's.
+async fn snapshot_message(body: &mut Incoming) -> Result<raftpb::Message, String> {
+    let mut read = BytesMut::new();
+    let mut wanted = 8;
+    let mut length = None;
+    loop {
+        while read.len() < wanted {
+            let frame =
+                tokio::time::timeout(DEADLINE, body.frame()).await.map_err(|_| "i/o timeout".to_owned())?;
+            match frame {
+                Some(Ok(frame)) => read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+                Some(Err(e)) => return Err(e.to_string()),
+                None if read.is_empty() => return Err("EOF".to_owned()),
+                None => return Err("unexpected EOF".to_owned()),
+            }
+        }
+        if length.is_some() {
+            read.truncate(wanted);
+            return raftpb::Message::decode(read.freeze()).map_err(|e| e.to_string());
+        }
+        let announced = read.get_u64();
+        if announced > SNAPSHOT_MESSAGE_BYTES_MAX {
+            return Err("rafthttp: error limit exceeded".to_owned());
+        }
+        wanted = usize::try_from(announced).map_err(|e| e.to_string())?;
+        length = Some(announced);
+    }
+}

@@ -1,0 +1,85 @@
+//! The sending end of a stream: the body of the response to a peer's GET.
+//!
+//! hyper polls the body from the connection's own task, so there is no writer task and no channel: the router wakes the
+//! connection, the connection asks for a frame, the frame is everything that waits, encoded into one buffer, and hyper
+//! writes chunk head, buffer and chunk end with one `writev`.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::Arc,
+    task::{Context as Cx, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Frame;
+use proto::raftpb;
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
+
+use crate::{
+    codec::{Encoder, Kind},
+    io::Busy,
+    lane::Attachment,
+    limits::{FRAME_BYTES, HEARTBEAT},
+    peer::Peer,
+};
+
+pub(crate) struct StreamBody {
+    peer: Arc<Peer>,
+    kind: Kind,
+    attachment: Attachment,
+    encoder: Encoder,
+    batch: VecDeque<raftpb::Message>,
+    out: BytesMut,
+    heartbeat: Interval,
+    /// The connection belongs to the stream: no read deadline while it lives.
+    _busy: Busy,
+}
+
+impl StreamBody {
+    /// Takes the peer's lane over. `None`: the peer is being removed.
+    pub(crate) fn attach(peer: Arc<Peer>, kind: Kind, busy: Busy) -> Option<Self> {
+        let attachment = peer.attach(kind)?;
+        let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(Self {
+            peer,
+            kind,
+            attachment,
+            encoder: Encoder::new(kind),
+            batch: VecDeque::new(),
+            out: BytesMut::new(),
+            heartbeat,
+            _busy: busy,
+        })
+    }
+
+    /// Polled by hyper through the response body.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.batch.is_empty() {
+            match self.peer.lane(self.kind).poll_take(self.attachment, cx, &mut self.batch) {
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Ready(true) | Poll::Pending => {}
+            }
+        }
+        while self.out.len() < FRAME_BYTES
+            && let Some(message) = self.batch.pop_front()
+        {
+            self.encoder.encode(&message, &mut self.out);
+        }
+        if self.out.is_empty() && self.heartbeat.poll_tick(cx).is_ready() {
+            self.encoder.heartbeat(&mut self.out);
+        }
+        if self.out.is_empty() {
+            return Poll::Pending;
+        }
+        self.peer.counters.sent(self.out.len());
+        Poll::Ready(Some(Ok(Frame::data(self.out.split().freeze()))))
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        self.peer.detach(self.kind, self.attachment, !self.batch.is_empty());
+    }
+}

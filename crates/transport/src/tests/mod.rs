@@ -1,0 +1,8 @@
+//! Tests of the transport: pure parts by values, whole transports over loopback.
+
+mod chunks;
+mod golden;
+mod http_face;
+mod loopback;
+mod parts;
+mod world;

@@ -1,0 +1,232 @@
+//! Transports in one process, with hosts that remember what they were told.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use proto::raftpb::{Entry, Message, MessageType};
+use slog::{Discard, Logger, o};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+use crate::{Answer, HashError, HashKv, Host, Identity, Transport};
+
+pub(super) const CLUSTER: u64 = 0xc1;
+
+#[derive(Default)]
+pub(super) struct TestHost {
+    pub(super) delivered: Mutex<Vec<Message>>,
+    pub(super) batches: AtomicUsize,
+    pub(super) unreachable: Mutex<Vec<u64>>,
+    pub(super) snapshots: Mutex<Vec<(u64, bool)>>,
+    pub(super) removed: Mutex<BTreeSet<u64>>,
+    pub(super) rejected: AtomicUsize,
+}
+
+impl Host for TestHost {
+    fn deliver(&self, messages: Vec<Message>) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.delivered.lock().unwrap().extend(messages);
+    }
+
+    fn unreachable(&self, member: u64) {
+        self.unreachable.lock().unwrap().push(member);
+    }
+
+    fn snapshot_status(&self, member: u64, ok: bool) {
+        self.snapshots.lock().unwrap().push((member, ok));
+    }
+
+    fn is_removed(&self, member: u64) -> bool {
+        self.removed.lock().unwrap().contains(&member)
+    }
+
+    fn members_json(&self) -> String {
+        r#"[{"id":161,"peerURLs":["http://127.0.0.1:1"],"name":"a"}]"#.into()
+    }
+
+    fn version_json(&self) -> String {
+        r#"{"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"3.7.0"}"#.into()
+    }
+
+    fn downgrade_enabled(&self) -> Answer<Result<bool, String>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>> {
+        Box::pin(async move {
+            match revision {
+                1 => Err(HashError::Compacted),
+                100 => Err(HashError::Future),
+                _ => Ok(HashKv { revision: 8, hash: 7, compact_revision: -1, hash_revision: 8 }),
+            }
+        })
+    }
+
+    fn peer_rejected_us(&self) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl TestHost {
+    pub(super) fn indexes(&self, kind: MessageType) -> Vec<u64> {
+        self.delivered.lock().unwrap().iter().filter(|m| m.r#type() == kind).map(Message::index).collect()
+    }
+
+    pub(super) fn unreachables(&self) -> usize {
+        self.unreachable.lock().unwrap().len()
+    }
+}
+
+/// One member.
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) url: String,
+    pub(super) host: Arc<TestHost>,
+    pub(super) transport: Arc<Transport>,
+    serving: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Node {
+    pub(super) async fn new(id: u64) -> Self {
+        Self::of_cluster(id, CLUSTER).await
+    }
+
+    pub(super) async fn of_cluster(id: u64, cluster: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let identity =
+            Identity { member: id, cluster, peer_urls: vec![url.clone()], version: "3.7.3".into() };
+        let transport = Transport::new(identity, Logger::root(Discard, o!()));
+        let host = Arc::new(TestHost::default());
+        transport.start(host.clone());
+        let mut node = Self { id, url, host, transport, serving: None };
+        node.serve(listener);
+        node
+    }
+
+    pub(super) fn serve(&mut self, listener: TcpListener) {
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(self.transport.clone().serve(listener, shutdown));
+        self.serving = Some((stop, task));
+    }
+
+    /// Closes the port and all accepted connections.
+    pub(super) async fn stop_serving(&mut self) {
+        if let Some((stop, task)) = self.serving.take() {
+            let _ = stop.send(());
+            task.await.unwrap();
+        }
+    }
+
+    /// Opens the same port again.
+    pub(super) async fn serve_again(&mut self) {
+        let address = self.url.strip_prefix("http://").unwrap().to_owned();
+        self.serve(TcpListener::bind(address).await.unwrap());
+    }
+
+    pub(super) fn knows(&self, others: &[&Node]) {
+        let peers: Vec<_> = others.iter().map(|node| (node.id, vec![node.url.clone()])).collect();
+        self.transport.update_peers(&peers);
+    }
+
+    pub(super) fn authority(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+
+    /// Streams of this node to `other` are open.
+    pub(super) async fn attached(&self, other: &Node) {
+        let peer = self.transport.member(other.id).unwrap();
+        until("both streams attached", || {
+            crate::codec::Kind::ALL.iter().all(|kind| peer.lane(*kind).is_attached())
+        })
+        .await;
+    }
+}
+
+/// Two members that know each other, all four streams up.
+pub(super) async fn pair() -> (Node, Node) {
+    let (a, b) = (Node::new(0xa1).await, Node::new(0xb2).await);
+    a.knows(&[&b]);
+    b.knows(&[&a]);
+    a.attached(&b).await;
+    b.attached(&a).await;
+    (a, b)
+}
+
+/// Waits for a condition, ten seconds at most.
+pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("waited in vain: {what}");
+}
+
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, work).await.expect("in time")
+}
+
+pub(super) fn append(from: &Node, to: &Node, index: u64, entries: u64, bytes: usize) -> Message {
+    let entry = |i| Entry {
+        term: Some(3),
+        index: Some(index + i),
+        data: Some(vec![7; bytes].into()),
+        ..Default::default()
+    };
+    Message {
+        r#type: Some(MessageType::MsgApp.into()),
+        to: Some(to.id),
+        from: Some(from.id),
+        term: Some(3),
+        log_term: Some(3),
+        index: Some(index),
+        entries: (1..=entries).map(entry).collect(),
+        commit: Some(index),
+        ..Default::default()
+    }
+}
+
+pub(super) fn heartbeat(from: &Node, to: &Node, commit: u64) -> Message {
+    Message {
+        r#type: Some(MessageType::MsgHeartbeat.into()),
+        to: Some(to.id),
+        from: Some(from.id),
+        term: Some(3),
+        index: Some(commit),
+        commit: Some(commit),
+        ..Default::default()
+    }
+}
+
+/// Sends raw bytes, reads until the other end closes or `enough` says so; what was read, as text.
+pub(super) async fn raw(authority: &str, request: &[u8], enough: impl Fn(&str) -> bool) -> String {
+    let mut stream = TcpStream::connect(authority).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    let read = async {
+        loop {
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            if enough(&text) || stream.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+    };
+    within(Duration::from_secs(8), read).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}

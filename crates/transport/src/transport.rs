@@ -1,0 +1,208 @@
+//! The facade: the table of peers, and the life of the tasks that serve it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, OnceLock, RwLock},
+    time::Instant,
+};
+
+use proto::raftpb;
+use slog::Logger;
+use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
+
+use crate::{
+    codec::Kind,
+    context::{Context, Host, Identity, hex},
+    dial,
+    limits::REMOTES_MAX,
+    peer::{Peer, PeerStats, Standing},
+    pipeline, probe, router, server, urls,
+};
+
+/// The peers at one moment.
+#[derive(Default)]
+pub(crate) struct Table {
+    peers: BTreeMap<u64, Arc<Peer>>,
+    remotes: BTreeMap<u64, Arc<Peer>>,
+}
+
+impl Table {
+    /// A member if it is one, else a remote.
+    pub(crate) fn find(&self, id: u64) -> Option<&Arc<Peer>> {
+        self.peers.get(&id).or_else(|| self.remotes.get(&id))
+    }
+}
+
+/// etcd's peer protocol, both ends. See the crate's chapter for the order of calls.
+pub struct Transport {
+    context: Arc<Context>,
+    inbox: router::Inbox,
+    /// Replaced as a whole, so that `send`'s router never waits for a change of peers.
+    table: RwLock<Arc<Table>>,
+    /// Guards changes of `table`, which start and stop tasks.
+    changing: Mutex<()>,
+    runtime: OnceLock<Handle>,
+    router: Mutex<Option<AbortHandle>>,
+}
+
+impl Transport {
+    /// A transport that does nothing yet.
+    pub fn new(identity: Identity, log: Logger) -> Arc<Self> {
+        Arc::new(Self {
+            context: Arc::new(Context::new(identity, log)),
+            inbox: router::Inbox::default(),
+            table: RwLock::default(),
+            changing: Mutex::new(()),
+            runtime: OnceLock::new(),
+            router: Mutex::new(None),
+        })
+    }
+
+    /// Binds the transport to its member and to the current tokio runtime. Once, before `serve` and `update_peers`.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or the second time.
+    pub fn start(self: &Arc<Self>, host: Arc<dyn Host>) {
+        assert!(self.context.set_host(host), "a transport is started once");
+        let runtime = Handle::current();
+        let task = runtime.spawn(router::run(self.clone()));
+        *self.router.lock().expect("no panic while the router is held") = Some(task.abort_handle());
+        self.runtime.set(runtime).expect("set only here, and the host was set once");
+    }
+
+    /// Sends each message to the member in its `to`. From any thread; never blocks, never fails: what cannot be sent is
+    /// dropped and reported by [`Host::unreachable`].
+    pub fn send(&self, messages: Vec<raftpb::Message>) {
+        if messages.is_empty() {
+            return;
+        }
+        for lost in self.inbox.push(messages) {
+            if let Some(peer) = self.table().find(lost.to()) {
+                peer.dropped(&lost, "the outbox is full");
+            }
+        }
+    }
+
+    /// Makes these the other members of the cluster, with their URLs: adds, changes and removes. From any thread, after
+    /// [`Transport::start`]. This member itself is skipped. Open streams survive a change of URLs.
+    pub fn update_peers(&self, peers: &[(u64, Vec<String>)]) {
+        let _changing = self.changing.lock().expect("no panic while peers change");
+        let old = self.table();
+        let me = self.context.identity.member;
+        let mut table = Table { remotes: old.remotes.clone(), ..Table::default() };
+        for (id, urls) in peers.iter().filter(|(id, _)| *id != me) {
+            let peer = match old.peers.get(id) {
+                Some(peer) => {
+                    self.change_urls(peer, urls);
+                    peer.clone()
+                }
+                None => self.add(*id, urls, Standing::Member),
+            };
+            if let Some(remote) = table.remotes.remove(id) {
+                remote.stop();
+            }
+            table.peers.insert(*id, peer);
+        }
+        let gone: Vec<_> = old.peers.values().filter(|p| !table.peers.contains_key(&p.id)).cloned().collect();
+        self.put(table);
+        for peer in gone {
+            peer.stop();
+            slog::info!(self.context.log, "removed remote peer"; "removed-remote-peer-id" => hex(peer.id));
+        }
+    }
+
+    /// Answers peers on this listener until `shutdown` completes, then closes all its connections.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        assert!(self.context.is_started(), "Transport::start comes before serve");
+        server::serve(self, listener, shutdown).await;
+    }
+
+    /// Since when there has been a working connection with this member; `None` when there is none.
+    pub fn active_since(&self, member: u64) -> Option<Instant> {
+        self.table().peers.get(&member)?.active_since()
+    }
+
+    /// Counters of all members, by ID.
+    pub fn stats(&self) -> Vec<PeerStats> {
+        self.table().peers.values().map(|peer| peer.stats()).collect()
+    }
+
+    /// Ends all tasks and streams. `serve` ends by its own shutdown. Nothing can be sent afterwards.
+    pub fn stop(&self) {
+        let _changing = self.changing.lock().expect("no panic while peers change");
+        if let Some(task) = self.router.lock().expect("no panic while the router is held").take() {
+            task.abort();
+        }
+        let old = self.table();
+        self.put(Table::default());
+        old.peers.values().chain(old.remotes.values()).for_each(|peer| peer.stop());
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(crate) fn inbox(&self) -> &router::Inbox {
+        &self.inbox
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.read().expect("no panic while the table is held").clone()
+    }
+
+    /// A member of the cluster; remotes are not.
+    pub(crate) fn member(&self, id: u64) -> Option<Arc<Peer>> {
+        self.table().peers.get(&id).cloned()
+    }
+
+    /// Remembers an unknown sender, so that it can be answered (etcd `AddRemote`). Malformed URLs are not remembered.
+    pub(crate) fn add_remote(&self, id: u64, peer_urls: &str) {
+        let known = |table: &Table| table.find(id).is_some() || table.remotes.len() >= REMOTES_MAX;
+        if id == self.context.identity.member || known(&self.table()) {
+            return;
+        }
+        let list: Vec<String> = peer_urls.split(',').map(|url| url.trim().to_owned()).collect();
+        if list.iter().any(|url| urls::parse(url).is_err()) {
+            return;
+        }
+        let _changing = self.changing.lock().expect("no panic while peers change");
+        let old = self.table();
+        if known(&old) {
+            return;
+        }
+        let mut table = Table { peers: old.peers.clone(), remotes: old.remotes.clone() };
+        table.remotes.insert(id, self.add(id, &list, Standing::Remote));
+        self.put(table);
+    }
+
+    fn put(&self, table: Table) {
+        *self.table.write().expect("no panic while the table is held") = Arc::new(table);
+    }
+
+    fn add(&self, id: u64, urls: &[String], standing: Standing) -> Arc<Peer> {
+        let runtime = self.runtime.get().expect("Transport::start comes before update_peers");
+        let _inside = runtime.enter();
+        let peer = Peer::new(self.context.clone(), id, urls, standing);
+        let mut tasks = pipeline::spawn(&peer);
+        if standing == Standing::Member {
+            tasks.extend(Kind::ALL.map(|kind| runtime.spawn(dial::run(peer.clone(), kind)).abort_handle()));
+            tasks.push(runtime.spawn(probe::run(peer.clone())).abort_handle());
+        }
+        peer.owns(tasks);
+        let what = match standing {
+            Standing::Member => "added remote peer",
+            Standing::Remote => "added new remote peer",
+        };
+        slog::info!(self.context.log, "{}", what;
+            "remote-peer-id" => hex(id), "remote-peer-urls" => urls.join(","));
+        peer
+    }
+
+    fn change_urls(&self, peer: &Peer, urls: &[String]) {
+        if peer.urls.update(urls) {
+            slog::info!(self.context.log, "updated remote peer";
+                "updated-remote-peer-id" => hex(peer.id), "updated-remote-peer-urls" => urls.join(","));
+        }
+    }
+}
