@@ -1,0 +1,290 @@
+//! # The demo
+//!
+//! Three members on this machine, a load that never pauses, and a SIGKILL for whoever leads:
+//!
+//! ```text
+//!   start ── write ── kill -9 the leader ── who leads now? ── start it again ── same HashKV? ── all there?
+//! ```
+//!
+//! It writes for about ten seconds, then reads back every version of every key and holds the
+//! cluster to what its clients were told (see `harness::history`). Exit code 0 only if every
+//! acknowledged write is there, in order, on all three members.
+//!
+//! It shows; it does not search for faults: `tests/it` and `sim` do.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "showing is its purpose")]
+
+mod screen;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use harness::{Client, Cluster, Figures, Load, Shape, history};
+
+use crate::screen::{Mood, Role, Screen, grouped};
+
+/// Members: the smallest cluster that survives the loss of one.
+const MEMBERS: usize = 3;
+
+/// Writing before the kill: enough to see a rate.
+const BEFORE: Duration = Duration::from_secs(3);
+
+/// Writing after a new leader has taken over, and again after the killed member is back.
+const AFTER: Duration = Duration::from_millis(2_500);
+
+/// A cluster without a leader for so long is broken, whatever the machine.
+const ELECTION_LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks at the load.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// Between two questions who leads.
+const LEADER_POLL: Duration = Duration::from_millis(25);
+
+/// No leader known.
+const NOBODY: usize = usize::MAX;
+
+fn main() -> ExitCode {
+    // Servers are started from this thread, which lives as long as they do.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("demo: cannot start a runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(demo()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\ndemo: FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn demo() -> anyhow::Result<()> {
+    let mut screen = Screen::new(MEMBERS);
+    screen.say(Mood::Plain, "quorate: three members on this machine, and kill -9 for the one that leads");
+    let begun = Instant::now();
+    let mut cluster = Cluster::start(MEMBERS)?;
+    let pids: Vec<String> =
+        cluster.members().iter().map(|m| format!("{} is process {}", m.name, m.pid().unwrap_or(0))).collect();
+    screen
+        .say(Mood::Good, &format!("started in {:.1} s: {}", begun.elapsed().as_secs_f64(), pids.join(", ")));
+    let told = tokio::select! {
+        told = story(&mut cluster, &mut screen) => told,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    if let Err(error) = told {
+        screen.finish();
+        return Err(error.context(format!("data and logs are kept in {}", cluster.keep().display())));
+    }
+    Ok(())
+}
+
+async fn story(cluster: &mut Cluster, screen: &mut Screen) -> anyhow::Result<()> {
+    let client = cluster.client();
+    client.wait_leader(ELECTION_LIMIT).await?;
+    let base = client.revision(ELECTION_LIMIT).await?;
+    let watching = Watching::start(&client);
+    let load = Load::start(&client, shape(), base);
+    show(screen, &load, &watching, BEFORE).await;
+
+    let leader = client.wait_leader(ELECTION_LIMIT).await?;
+    let killed = Instant::now();
+    let before = load.figures();
+    cluster.kill(leader)?;
+    screen.role(leader, Role::Killed);
+    let name = cluster.members()[leader].name.clone();
+    screen.say(
+        Mood::Bad,
+        &format!("kill -9 {name}, the leader, at revision {}", grouped(before.revision.unsigned_abs())),
+    );
+
+    let successor = takeover(screen, &load, &watching, &client, leader).await?;
+    let successor = &cluster.members()[successor].name;
+    screen.say(
+        Mood::Good,
+        &format!("{successor} leads now, {:.2} s after the kill", killed.elapsed().as_secs_f64()),
+    );
+    show(screen, &load, &watching, AFTER).await;
+
+    bring_back(cluster, screen, &load, &client, leader).await?;
+    show(screen, &load, &watching, AFTER).await;
+    drop(watching);
+    let record = load.stop().await;
+    screen.finish();
+
+    let gap = record.longest_gap(killed);
+    screen.say(Mood::Plain, &format!("writes stood still for {:.2} s", gap.as_secs_f64()));
+    check(screen, &client, &record).await
+}
+
+/// A steady stream of small writes: a few thousand a second, so that checking stays short.
+fn shape() -> Shape {
+    Shape {
+        prefix: "demo/".to_owned(),
+        writers: 12,
+        readers: 2,
+        keys_per_writer: 16,
+        value_bytes: 64,
+        limit: Duration::from_millis(300),
+        pace: Duration::from_millis(4),
+        seed: u64::from(std::process::id()),
+    }
+}
+
+/// Waits until another member leads and acknowledges writes.
+async fn takeover(
+    screen: &mut Screen,
+    load: &Load,
+    watching: &Watching,
+    client: &Client,
+    killed: usize,
+) -> anyhow::Result<usize> {
+    let begun = Instant::now();
+    let acked = load.figures().acked;
+    loop {
+        // Writes under way at the kill may still be acknowledged by it; a handful proves a new leader.
+        if let Some(leader) = watching.leader()
+            && leader != killed
+            && load.figures().acked > acked + 50
+        {
+            return Ok(leader);
+        }
+        ensure!(
+            begun.elapsed() < ELECTION_LIMIT,
+            "no writes {ELECTION_LIMIT:?} after the kill; leader: {:?}",
+            client.leader().await
+        );
+        show(screen, load, watching, FRAME).await;
+    }
+}
+
+/// Starts the killed member on its data and watches it come level while writes go on.
+async fn bring_back(
+    cluster: &mut Cluster,
+    screen: &mut Screen,
+    load: &Load,
+    client: &Client,
+    killed: usize,
+) -> anyhow::Result<()> {
+    let name = cluster.members()[killed].name.clone();
+    let target = load.figures().revision;
+    let begun = Instant::now();
+    cluster.restart(killed).with_context(|| format!("{name} does not come back"))?;
+    let ready = begun.elapsed();
+    screen.role(killed, Role::Up);
+    let there = client.status(killed).await.ok().and_then(|status| status.header).map_or(0, |h| h.revision);
+    let missed = load.figures().revision.saturating_sub(there).max(0);
+    screen.say(
+        Mood::Plain,
+        &format!(
+            "{name} is back and serves after {:.2} s, with revision {}: {} behind",
+            ready.as_secs_f64(),
+            grouped(there.unsigned_abs()),
+            grouped(missed.unsigned_abs())
+        ),
+    );
+    let shared = client
+        .same_hash(target, ELECTION_LIMIT)
+        .await
+        .with_context(|| format!("{name} does not catch up"))?;
+    screen.say(
+        Mood::Good,
+        &format!(
+            "{name} has caught up after {:.2} s: HashKV at revision {} is {shared:08x} on all three",
+            begun.elapsed().as_secs_f64(),
+            grouped(target.unsigned_abs()),
+        ),
+    );
+    Ok(())
+}
+
+/// Reads everything back from every member and holds it to the record.
+async fn check(screen: &mut Screen, client: &Client, record: &harness::Record) -> anyhow::Result<()> {
+    let revision = client.revision(ELECTION_LIMIT).await?;
+    let hash = client.same_hash(revision, ELECTION_LIMIT).await?;
+    let begun = Instant::now();
+    let first = history::read(client, 0, &shape().prefix, revision).await?;
+    let report = history::check(&first, record, true)?;
+    if report.acked == 0 {
+        bail!("no write was ever acknowledged");
+    }
+    screen.say(
+        Mood::Good,
+        &format!(
+            "all {} acknowledged writes are there, each at its revision, in order (read back in {:.1} s)",
+            grouped(report.acked as u64),
+            begun.elapsed().as_secs_f64()
+        ),
+    );
+    screen.say(
+        Mood::Plain,
+        &format!(
+            "{} writes got no answer: {} had happened, {} had not; {} linearizable reads, none stale",
+            report.unknown_done + report.unknown_not,
+            report.unknown_done,
+            report.unknown_not,
+            grouped(report.reads as u64)
+        ),
+    );
+    let revision = grouped(revision.unsigned_abs());
+    screen.say(
+        Mood::Good,
+        &format!("HashKV at revision {revision} is {hash:08x} on all three: nothing was lost"),
+    );
+    Ok(())
+}
+
+/// Keeps the display alive for a while.
+async fn show(screen: &mut Screen, load: &Load, watching: &Watching, time: Duration) {
+    let until = Instant::now() + time;
+    loop {
+        let figures: Figures = load.figures();
+        screen.leader(watching.leader());
+        screen.draw(&figures);
+        let now = Instant::now();
+        if now >= until {
+            return;
+        }
+        tokio::time::sleep(FRAME.min(until - now)).await;
+    }
+}
+
+/// Asks over and over who leads, until dropped.
+struct Watching {
+    leader: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Watching {
+    fn start(client: &Client) -> Self {
+        let leader = Arc::new(AtomicUsize::new(NOBODY));
+        let (client, seen) = (client.clone(), Arc::clone(&leader));
+        let task = tokio::spawn(async move {
+            loop {
+                seen.store(client.leader().await.unwrap_or(NOBODY), Ordering::Relaxed);
+                tokio::time::sleep(LEADER_POLL).await;
+            }
+        });
+        Self { leader, task }
+    }
+
+    fn leader(&self) -> Option<usize> {
+        Some(self.leader.load(Ordering::Relaxed)).filter(|leader| *leader != NOBODY)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
