@@ -1,1 +1,150 @@
-//! placeholder
+//! # The client port
+//!
+//! Everything that a client may say to this member, turned into proposals, reads and answers; and nothing else: what a
+//! request does to the store is `machine`'s, how it is agreed on is `raft-node`'s.
+//!
+//! ```text
+//!            ┌ socket (writes of one tick become one write)
+//! TcpStream ─┤
+//!            └ server: peeks 4 bytes ─┬─ "PRI " ─▶ HTTP/2 ─▶ router ─▶ kv · maintenance · cluster · health
+//!                                     └─ else ───▶ HTTP/1 ─▶ pages: /health /version /metrics
+//! router: learner rule, client version, leader wanted, deadline, counters
+//! kv:     parse (static checks) ─▶ node.propose | node.read_barrier + shared.range ─▶ status (etcd's code and text)
+//! ```
+//!
+//! Invariants:
+//! * A request is refused with etcd's code and text; [`status`] is the only place that knows them.
+//! * No answer carries state older than its own header's revision, and every header carries cluster, member and term.
+//! * Nothing is spawned for a request beyond HTTP/2's own stream task, and no request is woken from another thread but
+//!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
+//! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
+//!
+//! Deliberately not here: Watch, Lease, Auth, Lock and Election services and the JSON gateway. A call of theirs gets
+//! gRPC's own answer for a service that is not registered (`Unimplemented`, naming it). Client keepalive pings are
+//! answered, but a client that pings too often is not sent away: h2 does not show us pings.
+
+mod cluster;
+mod grpc;
+mod health;
+mod intervals;
+mod kv;
+mod maintenance;
+mod methods;
+mod metrics;
+mod pages;
+pub mod parse;
+mod range_stream;
+mod router;
+mod server;
+mod slow;
+mod socket;
+pub mod status;
+
+pub use server::serve;
+
+use machine::Shared;
+use metrics::Metrics;
+use proto::etcdserverpb::ResponseHeader;
+use raft_node::Handle;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+/// Who this member is, as headers and `/version` say it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The member's ID.
+    pub member: u64,
+    /// The cluster's ID.
+    pub cluster: u64,
+    /// The server version reported to clients: `3.7.3`.
+    pub version: String,
+}
+
+/// What a client may ask for. Names and defaults are etcd's flags'.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `--max-request-bytes`: the largest log entry a request may become; 512 KiB more are accepted on the wire.
+    pub max_request_bytes: usize,
+    /// `--max-txn-ops`: operations in one level of a transaction.
+    pub max_txn_ops: usize,
+    /// `--max-concurrent-streams`, for each connection.
+    pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-interval`: how long a silent connection may be before it is pinged; zero is never.
+    pub keepalive_interval: Duration,
+    /// `--grpc-keepalive-timeout`: how long an answer to a ping may take.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_request_bytes: 3 << 19, // 1.5 MiB
+            max_txn_ops: 128,
+            max_concurrent_streams: u32::MAX,
+            keepalive_interval: Duration::from_hours(2),
+            keepalive_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The front end's state: one for a member, shared by all its listeners.
+pub struct Api {
+    pub(crate) node: Handle,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) identity: Identity,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) slow: slow::Pool,
+    /// Whether the leader is being watched already, for the counter of its changes.
+    pub(crate) watching: AtomicBool,
+    pub(crate) log: slog::Logger,
+}
+
+impl Api {
+    /// A front end over a running node and the state it applies to.
+    pub fn new(
+        node: Handle,
+        shared: Arc<Shared>,
+        identity: Identity,
+        limits: Limits,
+        log: slog::Logger,
+    ) -> Arc<Self> {
+        let metrics = Metrics::new(&identity, shared.quota());
+        Arc::new(Self {
+            node,
+            shared,
+            identity,
+            limits,
+            metrics,
+            slow: slow::Pool::default(),
+            watching: AtomicBool::new(false),
+            log,
+        })
+    }
+
+    /// Where other parts of the server register what `/metrics` shows of them.
+    pub fn registry(&self) -> &prometheus::Registry {
+        self.metrics.registry()
+    }
+
+    /// A header at a revision.
+    pub(crate) fn header(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.identity.cluster,
+            member_id: self.identity.member,
+            revision,
+            raft_term: self.node.status().term,
+        }
+    }
+
+    /// Completes the header that the machine left with only a revision; 0 becomes the newest revision, as in etcd.
+    pub(crate) fn complete(&self, header: &mut Option<ResponseHeader>) {
+        let revision = match header.as_ref().map_or(0, |h| h.revision) {
+            0 => self.shared.view().revision(),
+            known => known,
+        };
+        *header = Some(self.header(revision));
+    }
+}

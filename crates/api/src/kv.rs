@@ -1,0 +1,214 @@
+//! `etcdserverpb.KV`: checks, then the log or a read, then a complete header.
+//!
+//! Writes are proposed and answered from what their entry did. Reads take one [`mvcc::View`] and no lock; unless
+//! serializable, a barrier comes first: leadership confirmed, and everything committed by then applied here.
+
+use crate::{Api, grpc, parse, slow, status, status::Known};
+use bytes::Bytes;
+use machine::Response;
+use proto::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest,
+    RangeRequest, TxnRequest, alarm_request::AlarmAction,
+};
+use raft_node::ProposeError;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tonic::Status;
+
+/// How often a caller that waits for a physical compaction looks whether it is done. Such calls are rare (tests,
+/// operators); what they wait for takes milliseconds to minutes.
+const COMPACTION_POLL: Duration = Duration::from_millis(5);
+
+/// When the caller stops waiting; `None` leaves it to the node's own request timeout.
+pub(crate) type Deadline = Option<Instant>;
+
+/// `Range`.
+pub(crate) async fn range(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: RangeRequest,
+) -> Result<Bytes, Status> {
+    parse::range(&request)?;
+    let start = Instant::now();
+    let answer = barrier_and_range(api, deadline, request).await;
+    api.metrics.durations.range_request.observe(start, &answer);
+    answer
+}
+
+async fn barrier_and_range(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: RangeRequest,
+) -> Result<Bytes, Status> {
+    if !request.serializable {
+        barrier(api, deadline).await?;
+    }
+    if slow::is_long(&request, &api.shared) {
+        let own = Arc::clone(api);
+        return api.slow.run(move || range_now(&own, &request)).await;
+    }
+    range_now(api, &request)
+}
+
+fn range_now(api: &Api, request: &RangeRequest) -> Result<Bytes, Status> {
+    let start = Instant::now();
+    let answer = api.shared.range(request);
+    api.metrics.durations.range.observe(start, &answer);
+    let mut answer = answer.map_err(|e| status::stop(&e))?;
+    api.complete(&mut answer.header);
+    Ok(grpc::encode(&answer))
+}
+
+/// `Put`.
+pub(crate) async fn put(api: &Api, deadline: Deadline, request: PutRequest) -> Result<Bytes, Status> {
+    afford(api, machine::put_cost(&request), deadline).await?;
+    parse::put(&request)?;
+    let request = InternalRaftRequest { put: Some(request), ..Default::default() };
+    match propose(api, deadline, request).await? {
+        Response::Put(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(grpc::encode(&answer))
+        }
+        other => Err(mismatch(&other)),
+    }
+}
+
+/// `DeleteRange`.
+pub(crate) async fn delete_range(
+    api: &Api,
+    deadline: Deadline,
+    request: DeleteRangeRequest,
+) -> Result<Bytes, Status> {
+    parse::delete(&request)?;
+    let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
+    match propose(api, deadline, request).await? {
+        Response::DeleteRange(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(grpc::encode(&answer))
+        }
+        other => Err(mismatch(&other)),
+    }
+}
+
+/// `Txn`. One that only reads never enters the log; one without operations does not even need a quorum.
+pub(crate) async fn txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
+    afford(api, machine::txn_cost(&request), deadline).await?;
+    parse::txn(&request, api.limits.max_txn_ops)?;
+    if machine::kv::is_read_only(&request) {
+        return read_txn(api, deadline, request).await;
+    }
+    let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
+    match propose(api, deadline, request).await? {
+        Response::Txn(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(grpc::encode(&answer))
+        }
+        other => Err(mismatch(&other)),
+    }
+}
+
+async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
+    if !machine::kv::is_serializable(&request) {
+        barrier(api, deadline).await?;
+    }
+    let start = Instant::now();
+    let answer = if slow::is_long_txn(&request, &api.shared) {
+        let own = Arc::clone(api);
+        api.slow.run(move || txn_now(&own, &request)).await
+    } else {
+        txn_now(api, &request)
+    };
+    api.metrics.durations.read_txn.observe(start, &answer);
+    answer
+}
+
+fn txn_now(api: &Api, request: &TxnRequest) -> Result<Bytes, Status> {
+    let mut answer = api.shared.read_txn(request).map_err(|e| status::stop(&e))?;
+    api.complete(&mut answer.header);
+    Ok(grpc::encode(&answer))
+}
+
+/// `Compact`. `physical` answers only when the old records are gone.
+pub(crate) async fn compact(
+    api: &Api,
+    deadline: Deadline,
+    request: CompactionRequest,
+) -> Result<Bytes, Status> {
+    let CompactionRequest { revision, physical } = request;
+    let request = InternalRaftRequest { compaction: Some(request), ..Default::default() };
+    let mut answer = match propose(api, deadline, request).await? {
+        Response::Compaction(answer) => answer,
+        other => return Err(mismatch(&other)),
+    };
+    while physical && api.shared.view().compaction_done() < revision {
+        tokio::time::sleep(COMPACTION_POLL).await;
+    }
+    api.complete(&mut answer.header);
+    Ok(grpc::encode(&answer))
+}
+
+/// Waits until this member has applied everything that was committed when it asked.
+pub(crate) async fn barrier(api: &Api, deadline: Deadline) -> Result<(), Status> {
+    api.node.read_barrier(deadline).await.map_err(|error| {
+        api.metrics.reads_failed.inc();
+        status::read(&error, deadline.is_some_and(|d| Instant::now() >= d))
+    })
+}
+
+/// Proposes a request and waits for what its entry did.
+pub(crate) async fn propose(
+    api: &Api,
+    deadline: Deadline,
+    request: InternalRaftRequest,
+) -> Result<Response, Status> {
+    let pending = Pending::new(api);
+    let answer = api.node.propose(request, deadline).await;
+    drop(pending);
+    answer.map_err(|error| {
+        if !matches!(error, ProposeError::Refused(_)) {
+            api.metrics.proposals_failed.inc();
+        }
+        status::propose(&error)
+    })
+}
+
+/// A proposal that waits, as `etcd_server_proposals_pending` counts it; also when its caller goes away.
+struct Pending<'a>(&'a Api);
+
+impl<'a> Pending<'a> {
+    fn new(api: &'a Api) -> Self {
+        api.metrics.proposals_pending.inc();
+        Self(api)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.proposals_pending.dec();
+    }
+}
+
+/// Refuses what does not fit this member's quota, and raises the alarm for the whole cluster (etcd's `quotaAlarmer`;
+/// there too it comes before every other check). An alarm that this member has raised already is not proposed again.
+async fn afford(api: &Api, cost: u64, deadline: Deadline) -> Result<(), Status> {
+    if api.shared.has_room_for(cost) {
+        return Ok(());
+    }
+    let kind = AlarmType::Nospace as i32;
+    let member_id = api.identity.member;
+    if !api.shared.alarms().list(kind).iter().any(|a| a.member_id == member_id) {
+        let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm: kind };
+        let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+        if let Err(error) = propose(api, deadline, request).await {
+            slog::warn!(api.log, "cannot raise the NOSPACE alarm"; "error" => error.message());
+        }
+    }
+    Err(Known::NoSpace.into())
+}
+
+/// The node answered with another request's answer: a broken invariant of ours, told to this client alone.
+pub(crate) fn mismatch(_: &Response) -> Status {
+    Status::internal("the log answered another kind of request")
+}

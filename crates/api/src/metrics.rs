@@ -1,0 +1,156 @@
+//! What `/metrics` shows, under etcd's names.
+//!
+//! Only what has a subject here today is registered: a series that would always read 0 because nothing counts it would
+//! lie to whoever alerts on it. What another part of the server measures (fsyncs, peers), it registers itself through
+//! [`crate::Api::registry`]. Counters of calls are created up front, as grpc-go's are, and a call only adds to plain
+//! atomics. Gauges of state are read when somebody asks.
+
+mod calls;
+mod durations;
+mod process;
+mod state;
+
+pub(crate) use calls::Call;
+
+use crate::{Api, Identity};
+use calls::Calls;
+use durations::Durations;
+use http::HeaderValue;
+use machine::Quota;
+use process::Process;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
+use state::State;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+/// Different `client-api-version` labels kept apart. Clients choose the text, so it must be bounded; real ones send
+/// `3.5`, `3.6`, `3.7`. What comes later is counted as `other`.
+const CLIENT_VERSIONS_MAX: usize = 64;
+
+/// All of this member's own series.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) calls: Calls,
+    client_requests: IntCounterVec,
+    client_versions: Mutex<HashSet<String>>,
+    pub(crate) durations: Durations,
+    pub(crate) proposals_failed: IntCounter,
+    pub(crate) proposals_pending: IntGauge,
+    pub(crate) reads_failed: IntCounter,
+    pub(crate) health_success: IntCounter,
+    pub(crate) health_failures: IntCounter,
+    pub(crate) leader_changes: IntCounter,
+    state: State,
+    process: Process,
+}
+
+/// Registers a collector. A name used twice is a mistake in this file, found by the first test that runs.
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    registry.register(Box::new(collector.clone())).expect("metric names are registered once");
+    collector
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help).expect("a constant, valid metric name"))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help).expect("a constant, valid metric name"))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels).expect("constant, valid labels"))
+}
+
+impl Metrics {
+    pub(crate) fn new(identity: &Identity, quota: Quota) -> Self {
+        let registry = Registry::new();
+        Self {
+            calls: Calls::new(&registry),
+            client_requests: counters(
+                &registry,
+                "etcd_server_client_requests_total",
+                "The total number of client requests per client version.",
+                &["type", "client_api_version"],
+            ),
+            client_versions: Mutex::default(),
+            durations: Durations::new(&registry),
+            proposals_failed: counter(
+                &registry,
+                "etcd_server_proposals_failed_total",
+                "The total number of failed proposals seen.",
+            ),
+            proposals_pending: gauge(
+                &registry,
+                "etcd_server_proposals_pending",
+                "The current number of pending proposals to commit.",
+            ),
+            reads_failed: counter(
+                &registry,
+                "etcd_server_read_indexes_failed_total",
+                "The total number of failed read indexes seen.",
+            ),
+            health_success: counter(
+                &registry,
+                "etcd_server_health_success",
+                "The total number of successful health checks",
+            ),
+            health_failures: counter(
+                &registry,
+                "etcd_server_health_failures",
+                "The total number of failed health checks",
+            ),
+            leader_changes: counter(
+                &registry,
+                "etcd_server_leader_changes_seen_total",
+                "The number of leader changes seen.",
+            ),
+            state: State::new(&registry, identity, quota),
+            process: Process::new(&registry),
+            registry,
+        }
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The counters of a client version's unary calls and streams.
+    pub(crate) fn client_version(&self, version: &str) -> ClientVersion {
+        let mut known = self.client_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = if known.contains(version) {
+            version
+        } else if known.len() < CLIENT_VERSIONS_MAX {
+            known.insert(version.to_owned());
+            version
+        } else {
+            "other"
+        };
+        ClientVersion {
+            unary: self.client_requests.with_label_values(&["unary", label]),
+            stream: self.client_requests.with_label_values(&["stream", label]),
+        }
+    }
+
+    /// The page in Prometheus's text format.
+    pub(crate) fn render(&self, api: &Api) -> String {
+        self.state.refresh(api);
+        self.process.refresh();
+        let mut page = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {
+            slog::warn!(api.log, "cannot render metrics"; "error" => %error);
+        }
+        page
+    }
+}
+
+/// What a client of one `client-api-version` counts into.
+pub(crate) struct ClientVersion {
+    pub(crate) unary: IntCounter,
+    pub(crate) stream: IntCounter,
+}
+
+/// The version as the header gives it, and where it counts: looked up once a connection, for a client sends one version.
+pub(crate) type SeenVersion = (Option<HeaderValue>, ClientVersion);

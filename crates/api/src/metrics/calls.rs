@@ -1,0 +1,126 @@
+//! `grpc_server_*`: every call, by method and by how it ended, as go-grpc-prometheus counts them.
+
+use super::{counter, counters};
+use crate::methods::Method;
+use prometheus::{IntCounter, IntCounterVec, Registry};
+use std::sync::Arc;
+use tonic::Code;
+
+/// gRPC's codes by number, as go-grpc-prometheus names them.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// The counters of all methods.
+pub(crate) struct Calls {
+    methods: Vec<Arc<MethodCounters>>,
+}
+
+struct MethodCounters {
+    started: IntCounter,
+    received: IntCounter,
+    sent: IntCounter,
+    handled: Vec<IntCounter>,
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
+}
+
+impl Calls {
+    pub(super) fn new(registry: &Registry) -> Self {
+        const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
+        let vec = |name, help| counters(registry, name, help, &METHOD);
+        let started = vec("grpc_server_started_total", "Total number of RPCs started on the server.");
+        let received = vec(
+            "grpc_server_msg_received_total",
+            "Total number of RPC stream messages received on the server.",
+        );
+        let sent =
+            vec("grpc_server_msg_sent_total", "Total number of gRPC stream messages sent by the server.");
+        let handled = counters(
+            registry,
+            "grpc_server_handled_total",
+            "Total number of RPCs completed on the server, regardless of success or failure.",
+            &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
+        );
+        let bytes = |name, help| counter(registry, name, help);
+        let received_bytes = bytes(
+            "etcd_network_client_grpc_received_bytes_total",
+            "The total number of bytes received from grpc clients.",
+        );
+        let sent_bytes = bytes(
+            "etcd_network_client_grpc_sent_bytes_total",
+            "The total number of bytes sent to grpc clients.",
+        );
+        let method = |method: &Method| {
+            let labels = [method.kind().label(), method.service(), method.name()];
+            let of = |vec: &IntCounterVec| vec.with_label_values(&labels);
+            let code = |code: &&str| handled.with_label_values(&[labels[0], labels[1], labels[2], *code]);
+            Arc::new(MethodCounters {
+                started: of(&started),
+                received: of(&received),
+                sent: of(&sent),
+                handled: CODES.iter().map(code).collect(),
+                received_bytes: received_bytes.clone(),
+                sent_bytes: sent_bytes.clone(),
+            })
+        };
+        Self { methods: Method::ALL.iter().map(method).collect() }
+    }
+
+    /// A call begins.
+    pub(crate) fn start(&self, method: Method) -> Call {
+        let counters = self.methods[method as usize].clone();
+        counters.started.inc();
+        Call { counters, ended: false }
+    }
+}
+
+/// A call in flight. Dropped before it ended, its client has gone away, which counts as `Canceled`.
+pub(crate) struct Call {
+    counters: Arc<MethodCounters>,
+    ended: bool,
+}
+
+impl Call {
+    /// Its request is here.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.counters.received.inc();
+        self.counters.received_bytes.inc_by(bytes as u64);
+    }
+
+    /// A message of so many bytes leaves.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.counters.sent.inc();
+        self.counters.sent_bytes.inc_by(bytes as u64);
+    }
+
+    /// It has come to its end.
+    pub(crate) fn end(&mut self, code: Code) {
+        if !self.ended {
+            self.ended = true;
+            self.counters.handled[code as usize].inc();
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(Code::Cancelled);
+    }
+}

@@ -1,0 +1,92 @@
+//! How long things take, in etcd's buckets.
+
+use super::register;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry, exponential_buckets};
+use std::time::Instant;
+
+/// Durations of the reads that this member serves itself.
+pub(crate) struct Durations {
+    /// `etcd_server_range_duration_seconds`: the range alone.
+    pub(crate) range: Timed,
+    /// `etcd_server_request_duration_seconds`, of a range with what comes before it.
+    pub(crate) range_request: Timed,
+    /// The same of a transaction that only reads.
+    pub(crate) read_txn: Timed,
+    /// `etcd_mvcc_hash_duration_seconds`.
+    pub(crate) hash: Histogram,
+    /// `etcd_mvcc_hash_rev_duration_seconds`.
+    pub(crate) hash_kv: Histogram,
+}
+
+/// A duration, apart for what succeeds and what fails.
+pub(crate) struct Timed {
+    ok: Histogram,
+    failed: Histogram,
+}
+
+impl Timed {
+    /// Counts what began at `start` and ends now.
+    pub(crate) fn observe<T, E>(&self, start: Instant, result: &Result<T, E>) {
+        let seconds = if result.is_ok() { &self.ok } else { &self.failed };
+        seconds.observe(start.elapsed().as_secs_f64());
+    }
+}
+
+/// `count` buckets from `start` seconds up, each twice the one before.
+fn options(name: &str, help: &str, start: f64, count: usize) -> HistogramOpts {
+    let buckets = exponential_buckets(start, 2.0, count).expect("constant, valid buckets");
+    HistogramOpts::new(name, help).buckets(buckets)
+}
+
+impl Durations {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let plain = |options| {
+            register(registry, Histogram::with_opts(options).expect("a constant, valid metric name"))
+        };
+        let labelled = |options, labels: &[&str]| {
+            register(registry, HistogramVec::new(options, labels).expect("constant, valid labels"))
+        };
+        let ranges = labelled(
+            options(
+                "etcd_server_range_duration_seconds",
+                "The latency distributions of txn.Range",
+                0.0001,
+                20,
+            ),
+            &["success"],
+        );
+        let requests = labelled(
+            options(
+                "etcd_server_request_duration_seconds",
+                "Response latency distribution in seconds for each type.",
+                0.001,
+                14,
+            ),
+            &["type", "success"],
+        );
+        let request = |kind| Timed {
+            ok: requests.with_label_values(&[kind, "true"]),
+            failed: requests.with_label_values(&[kind, "false"]),
+        };
+        Self {
+            range: Timed {
+                ok: ranges.with_label_values(&["true"]),
+                failed: ranges.with_label_values(&["false"]),
+            },
+            range_request: request("Range"),
+            read_txn: request("ReadonlyTxn"),
+            hash: plain(options(
+                "etcd_mvcc_hash_duration_seconds",
+                "The latency distribution of storage hash operation.",
+                0.01,
+                15,
+            )),
+            hash_kv: plain(options(
+                "etcd_mvcc_hash_rev_duration_seconds",
+                "The latency distribution of storage hash by revision operation.",
+                0.01,
+                15,
+            )),
+        }
+    }
+}

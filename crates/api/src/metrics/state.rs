@@ -1,0 +1,123 @@
+//! Gauges of the member's state, read when somebody asks.
+
+use super::{gauge, register};
+use crate::{Api, Identity};
+use machine::Quota;
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use proto::etcdserverpb::AlarmType;
+
+pub(super) struct State {
+    has_leader: IntGauge,
+    is_leader: IntGauge,
+    is_learner: IntGauge,
+    committed: IntGauge,
+    applied: IntGauge,
+    revision: IntGauge,
+    compact_revision: IntGauge,
+    size: IntGauge,
+    size_in_use: IntGauge,
+    cluster_version: IntGaugeVec,
+    alarms: IntGaugeVec,
+}
+
+impl State {
+    pub(super) fn new(registry: &Registry, identity: &Identity, quota: Quota) -> Self {
+        let plain = |name, help| gauge(registry, name, help);
+        let labelled = |name, help, labels: &[&str]| {
+            register(
+                registry,
+                IntGaugeVec::new(Opts::new(name, help), labels).expect("constant, valid labels"),
+            )
+        };
+        plain("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.")
+            .set(quota.limit_bytes().unwrap_or(0));
+        labelled(
+            "etcd_server_version",
+            "Which version is running. 1 for 'server_version' label with current version.",
+            &["server_version"],
+        )
+        .with_label_values(&[&identity.version])
+        .set(1);
+        labelled(
+            "etcd_server_id",
+            "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
+            &["server_id"],
+        )
+        .with_label_values(&[&format!("{:x}", identity.member)])
+        .set(1);
+        Self {
+            has_leader: plain(
+                "etcd_server_has_leader",
+                "Whether or not a leader exists. 1 is existence, 0 is not.",
+            ),
+            is_leader: plain(
+                "etcd_server_is_leader",
+                "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+            ),
+            is_learner: plain(
+                "etcd_server_is_learner",
+                "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+            ),
+            committed: plain(
+                "etcd_server_proposals_committed_total",
+                "The total number of consensus proposals committed.",
+            ),
+            applied: plain(
+                "etcd_server_proposals_applied_total",
+                "The total number of consensus proposals applied.",
+            ),
+            revision: plain("etcd_debugging_mvcc_current_revision", "The current revision of store."),
+            compact_revision: plain(
+                "etcd_debugging_mvcc_compact_revision",
+                "The revision of the last compaction in store.",
+            ),
+            size: plain(
+                "etcd_mvcc_db_total_size_in_bytes",
+                "Total size of the underlying database physically allocated in bytes.",
+            ),
+            size_in_use: plain(
+                "etcd_mvcc_db_total_size_in_use_in_bytes",
+                "Total size of the underlying database logically in use in bytes.",
+            ),
+            cluster_version: labelled(
+                "etcd_cluster_version",
+                "Which version is running. 1 for 'cluster_version' label with current cluster version",
+                &["cluster_version"],
+            ),
+            alarms: labelled(
+                "etcd_debugging_server_alarms",
+                "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm",
+                &["server_id", "alarm_type"],
+            ),
+        }
+    }
+
+    pub(super) fn refresh(&self, api: &Api) {
+        let status = api.node.status();
+        self.has_leader.set(i64::from(status.leader != 0));
+        self.is_leader.set(i64::from(status.is_leader));
+        self.is_learner.set(i64::from(status.is_learner));
+        self.committed.set(status.commit.cast_signed());
+        self.applied.set(status.applied.cast_signed());
+        let view = api.shared.view();
+        self.revision.set(view.revision());
+        self.compact_revision.set(view.compact_revision());
+        let sizes = view.sizes();
+        self.size.set(sizes.total_bytes);
+        self.size_in_use.set(sizes.in_use_bytes);
+        self.cluster_version.reset();
+        if let Some(version) = &api.shared.membership().cluster_version {
+            self.cluster_version.with_label_values(&[major_minor(version)]).set(1);
+        }
+        self.alarms.reset();
+        for alarm in api.shared.alarms().list(AlarmType::None as i32) {
+            let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
+            self.alarms.with_label_values(&[&format!("{:x}", alarm.member_id), kind]).set(1);
+        }
+    }
+}
+
+/// `3.7` of `3.7.0`, as etcd labels cluster versions.
+fn major_minor(version: &str) -> &str {
+    version.rsplit_once('.').map_or(version, |(front, _)| front)
+}

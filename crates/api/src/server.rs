@@ -1,0 +1,266 @@
+//! The accept loop: one port for gRPC (HTTP/2 with prior knowledge) and HTTP/1.1, and its end.
+//!
+//! Shutting down: stop accepting, tell every connection (GOAWAY), let calls in flight finish for [`DRAIN_MAX`], then cut
+//! what is left. Runs on one current-thread runtime, which the node's completions wake once a batch.
+
+use crate::{
+    Api, pages,
+    router::{self, Connection},
+    socket::{Flusher, Socket},
+};
+use bytes::BytesMut;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus::IntCounter;
+use raft_node::Leadership;
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+/// How long calls in flight may go on once the server goes down. etcd's tests expect a member to stop soon.
+const DRAIN_MAX: Duration = Duration::from_millis(1_500);
+
+/// How long the connections that were cut may take to let go.
+const CUT_MAX: Duration = Duration::from_millis(100);
+
+/// How long a new connection may take to say what it speaks (grpc-go's connection timeout).
+const FIRST_BYTES_MAX: Duration = Duration::from_mins(2);
+
+/// How long an HTTP/1.1 client may take for a request's head (etcd's `ReadHeaderTimeout`).
+const HEADER_MAX: Duration = Duration::from_mins(5);
+
+/// Pause after an accept that failed: without free file descriptors the next would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a client may send on one stream before it is read, in bytes. The protocol's 64 KiB would make every larger put
+/// wait for a round trip.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The same for all streams of a connection, in bytes.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Headers of one request, in bytes. Tokens are the longest of them.
+const HEADERS_BYTES_MAX: u32 = 256 << 10;
+
+/// How an HTTP/2 client's first bytes begin (RFC 9113, 3.4). No HTTP/1 method is called that.
+const PREFACE: &[u8] = b"PRI ";
+
+/// How far the listener has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Everything is welcome.
+    Serving,
+    /// What is in flight may finish.
+    Draining,
+    /// No more.
+    Cut,
+}
+
+/// Room for a client's first bytes, which are its preface and settings, or the head of a short request.
+const PREFACE_READ_BYTES: usize = 256;
+
+/// What the connections of one listener share.
+struct Listener {
+    api: Arc<Api>,
+    flusher: Arc<Flusher>,
+    http2: http2::Builder<TokioExecutor>,
+    http1: http1::Builder,
+    phase: watch::Receiver<Phase>,
+}
+
+/// Serves clients until `shutdown` is ready, then lets the calls in flight finish. Call it inside a current-thread
+/// runtime, once for each listener; all may share one [`Api`].
+pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<Output = ()>) {
+    if !api.watching.swap(true, Relaxed) {
+        tokio::spawn(count_leaders(api.node.watch_leader(), api.metrics.leader_changes.clone()));
+    }
+    let (phase, receiver) = watch::channel(Phase::Serving);
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let flusher = Arc::new(Flusher::default());
+    let flushing = tokio::spawn(Arc::clone(&flusher).run());
+    let shared = Arc::new(Listener {
+        http2: http2_builder(&api),
+        http1: http1_builder(),
+        api,
+        flusher: Arc::clone(&flusher),
+        phase: receiver,
+    });
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(connection(Arc::clone(&shared), stream, alive.clone()));
+                }
+                Err(error) => {
+                    slog::warn!(shared.api.log, "cannot accept a client"; "error" => %error);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    drop(alive);
+    // Every connection holds a receiver, and so does `shared`: sending cannot fail.
+    let _ = phase.send(Phase::Draining);
+    if timeout(DRAIN_MAX, all_gone.recv()).await.is_err() {
+        slog::info!(shared.api.log, "calls in flight were cut at shutdown");
+        let _ = phase.send(Phase::Cut);
+        // Their tasks need one turn each to let go of their sockets.
+        let _ = timeout(CUT_MAX, all_gone.recv()).await;
+    }
+    flusher.flush();
+    flushing.abort();
+}
+
+/// Counts every leader that comes after another or after none, as etcd does. Ends with the node.
+async fn count_leaders(mut leadership: watch::Receiver<Leadership>, changes: IntCounter) {
+    let mut last = 0;
+    loop {
+        let leader = leadership.borrow_and_update().leader;
+        if leader != 0 && leader != last {
+            changes.inc();
+        }
+        last = leader;
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn http2_builder(api: &Api) -> http2::Builder<TokioExecutor> {
+    let limits = &api.limits;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    if !limits.keepalive_interval.is_zero() {
+        builder.keep_alive_interval(limits.keepalive_interval);
+    }
+    builder
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
+    builder
+}
+
+/// One client, from its first bytes to its end. `_alive` tells the listener that it is still there.
+async fn connection(listener: Arc<Listener>, stream: TcpStream, _alive: mpsc::Sender<()>) {
+    // Without it every answer waits for the acknowledgement of the one before. If it fails, the socket is gone.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let mut socket = Socket::new(stream, Arc::clone(&listener.flusher));
+    let mut phase = listener.phase.clone();
+    let speaks = tokio::select! {
+        _ = phase.wait_for(|phase| *phase > Phase::Serving) => return,
+        speaks = timeout(FIRST_BYTES_MAX, first_bytes(&mut socket)) => speaks,
+    };
+    match speaks {
+        Ok(Ok(Protocol::Http2)) => {
+            let shared = Arc::new(Connection::new(Arc::clone(&listener.api), listener.phase.clone()));
+            let service = service_fn(move |request| router::serve(Arc::clone(&shared), request));
+            let served = listener.http2.serve_connection(TokioIo::new(socket), service);
+            drive(served, http2::Connection::graceful_shutdown, phase).await;
+        }
+        Ok(Ok(Protocol::Http1)) => {
+            let api = Arc::clone(&listener.api);
+            let service = service_fn(move |request| pages::serve(Arc::clone(&api), request));
+            let served = listener.http1.serve_connection(TokioIo::new(socket), service);
+            drive(served, http1::Connection::graceful_shutdown, phase).await;
+        }
+        // It said nothing, or went away: nobody to tell.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Runs a connection to its end; once the server goes down, to the end of what is in flight.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    finish: fn(Pin<&mut C>),
+    mut phase: watch::Receiver<Phase>,
+) {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // Errors here are the client's: it went away, or spoke nonsense and has been told so.
+        _ = &mut connection => return,
+        _ = phase.wait_for(|phase| *phase > Phase::Serving) => {}
+    }
+    finish(connection.as_mut());
+    tokio::select! {
+        _ = connection => {}
+        _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Reads just enough to know what the client speaks, and puts it back.
+async fn first_bytes(socket: &mut Socket) -> io::Result<Protocol> {
+    let mut bytes = BytesMut::with_capacity(PREFACE_READ_BYTES);
+    let protocol = loop {
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(protocol) = speaks(&bytes) {
+            break protocol;
+        }
+    };
+    socket.unread(bytes.freeze());
+    Ok(protocol)
+}
+
+/// What the first bytes say; `None` while they could still be either.
+fn speaks(bytes: &[u8]) -> Option<Protocol> {
+    if bytes.starts_with(PREFACE) {
+        Some(Protocol::Http2)
+    } else if PREFACE.starts_with(bytes) {
+        None
+    } else {
+        Some(Protocol::Http1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_protocol() {
+        let check = |bytes: &str, expected| assert_eq!(speaks(bytes.as_bytes()), expected, "{bytes:?}");
+        check("", None);
+        check("P", None);
+        check("PR", None);
+        check("PRI", None);
+        check("PRI * HTTP/2.0", Some(Protocol::Http2));
+        check("PUT /", Some(Protocol::Http1));
+        check("GET /health", Some(Protocol::Http1));
+        check("\u{16}\u{3}\u{1}", Some(Protocol::Http1));
+    }
+}
