@@ -1,0 +1,197 @@
+//! The table of leases and what hangs on them.
+
+use crate::TTL_MAX;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashSet};
+use types::LeaseId;
+
+/// One lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its identity.
+    pub id: LeaseId,
+    /// What was granted, in seconds; never below the table's minimum.
+    pub ttl: i64,
+    /// What the last checkpoint left of it, in seconds; 0 = all of it.
+    pub remaining_ttl: i64,
+    keys: HashSet<Bytes>,
+}
+
+impl Lease {
+    /// A lease on which nothing hangs yet.
+    pub fn new(id: LeaseId, ttl: i64, remaining_ttl: i64) -> Self {
+        Self { id, ttl, remaining_ttl, keys: HashSet::new() }
+    }
+
+    /// The keys that hang on it, in no order (etcd promises none either).
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.keys.iter()
+    }
+}
+
+/// Why a lease was not granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// ID 0 is "no lease": the server should have chosen one before proposing. etcd answers "not found".
+    #[error("lease not found")]
+    NoId,
+    /// The lease is there already.
+    #[error("lease already exists")]
+    Exists,
+    /// More than [`TTL_MAX`].
+    #[error("too large lease TTL")]
+    TtlTooLarge,
+}
+
+/// There is no such lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("lease {0:x} is unknown")]
+pub struct UnknownLease(pub LeaseId);
+
+/// All leases. Memory: about 100 bytes a lease and 32 a key that hangs on one, besides the keys' own (shared) bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    leases: BTreeMap<LeaseId, Lease>,
+    ttl_min: i64,
+}
+
+impl Table {
+    /// An empty table; shorter grants than `ttl_min` seconds are lengthened to it.
+    pub fn new(ttl_min: i64) -> Self {
+        Self { leases: BTreeMap::new(), ttl_min }
+    }
+
+    /// Takes in a lease that was stored. As etcd's recovery, it lengthens what a lower minimum once allowed.
+    pub fn restore(&mut self, mut lease: Lease) {
+        lease.ttl = lease.ttl.max(self.ttl_min);
+        self.leases.insert(lease.id, lease);
+    }
+
+    /// Grants a lease. The order of the checks is etcd's (`lessor.Grant`): the ID, the TTL, then the table.
+    pub fn grant(&mut self, id: LeaseId, ttl: i64) -> Result<&Lease, GrantError> {
+        if id == 0 {
+            return Err(GrantError::NoId);
+        }
+        if ttl > TTL_MAX {
+            return Err(GrantError::TtlTooLarge);
+        }
+        if self.leases.contains_key(&id) {
+            return Err(GrantError::Exists);
+        }
+        Ok(self.leases.entry(id).or_insert(Lease::new(id, ttl.max(self.ttl_min), 0)))
+    }
+
+    /// Takes the lease out and hands over the keys to delete, in byte order.
+    pub fn revoke(&mut self, id: LeaseId) -> Result<Vec<Bytes>, UnknownLease> {
+        let lease = self.leases.remove(&id).ok_or(UnknownLease(id))?;
+        let mut keys: Vec<Bytes> = lease.keys.into_iter().collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Hangs a key on a lease.
+    pub fn attach(&mut self, id: LeaseId, key: Bytes) -> Result<(), UnknownLease> {
+        let lease = self.leases.get_mut(&id).ok_or(UnknownLease(id))?;
+        lease.keys.insert(key);
+        Ok(())
+    }
+
+    /// Takes a key off a lease; nothing happens where the lease is gone (it is being revoked).
+    pub fn detach(&mut self, id: LeaseId, key: &[u8]) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.keys.remove(key);
+        }
+    }
+
+    /// Notes what is left of a lease's time; `None` where the lease is gone, which etcd passes over in silence.
+    pub fn checkpoint(&mut self, id: LeaseId, remaining_ttl: i64) -> Option<&Lease> {
+        let lease = self.leases.get_mut(&id)?;
+        lease.remaining_ttl = remaining_ttl;
+        Some(lease)
+    }
+
+    /// Whether there is such a lease.
+    pub fn contains(&self, id: LeaseId) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// The lease.
+    pub fn get(&self, id: LeaseId) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    /// All leases, in order of ID.
+    pub fn iter(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// How many leases there are.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL_MIN: i64 = 2;
+
+    fn granted(ids: &[LeaseId]) -> Table {
+        let mut table = Table::new(TTL_MIN);
+        for id in ids {
+            table.grant(*id, 60).expect("free");
+        }
+        table
+    }
+
+    fn check_grant(id: LeaseId, ttl: i64, expected: Result<i64, GrantError>) {
+        let mut table = granted(&[7]);
+        assert_eq!(table.grant(id, ttl).map(|lease| lease.ttl), expected, "grant {id} for {ttl}");
+    }
+
+    #[test]
+    fn a_grant_is_lengthened_to_the_minimum_and_refused_as_etcd_does() {
+        check_grant(1, 60, Ok(60));
+        check_grant(1, 1, Ok(TTL_MIN));
+        check_grant(1, -5, Ok(TTL_MIN));
+        check_grant(1, TTL_MAX, Ok(TTL_MAX));
+        check_grant(1, TTL_MAX + 1, Err(GrantError::TtlTooLarge));
+        check_grant(0, TTL_MAX + 1, Err(GrantError::NoId));
+        check_grant(7, TTL_MAX + 1, Err(GrantError::TtlTooLarge));
+        check_grant(7, 60, Err(GrantError::Exists));
+    }
+
+    #[test]
+    fn a_revoke_hands_out_the_keys_in_byte_order_and_only_once() {
+        let mut table = granted(&[7]);
+        for key in ["b", "a\0", "a", "c"] {
+            table.attach(7, Bytes::from_static(key.as_bytes())).expect("granted");
+        }
+        table.detach(7, b"c");
+        table.detach(8, b"a");
+        assert_eq!(table.revoke(7), Ok(vec![Bytes::from("a"), Bytes::from("a\0"), Bytes::from("b")]));
+        assert_eq!(table.revoke(7), Err(UnknownLease(7)));
+        assert_eq!(table.attach(7, Bytes::from("a")), Err(UnknownLease(7)));
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_unknown_lease_is_passed_over() {
+        let mut table = granted(&[7]);
+        assert_eq!(table.checkpoint(8, 5), None);
+        assert_eq!(table.checkpoint(7, 5).map(|lease| lease.remaining_ttl), Some(5));
+        assert_eq!(table.get(7).map(|lease| (lease.ttl, lease.remaining_ttl)), Some((60, 5)));
+    }
+
+    #[test]
+    fn a_stored_lease_below_a_raised_minimum_is_lengthened() {
+        let mut table = Table::new(10);
+        table.restore(Lease::new(3, 2, 1));
+        assert_eq!(table.get(3).map(|lease| lease.ttl), Some(10));
+    }
+}

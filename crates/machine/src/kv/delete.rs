@@ -1,0 +1,29 @@
+//! Deletes. After etcd's `txn/delete.go`.
+
+use super::space::Space;
+use super::{header, wire};
+use crate::Stop;
+use bytes::Bytes;
+use mvcc::Query;
+use proto::etcdserverpb::{DeleteRangeRequest, DeleteRangeResponse};
+use types::KeyRange;
+
+/// Deletes. The revision moves only if there was something to delete.
+pub(crate) fn delete_range<S: Space>(
+    space: &mut S,
+    request: &DeleteRangeRequest,
+) -> Result<DeleteRangeResponse, Stop> {
+    let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
+    let prev_kvs = if request.prev_kv {
+        space.range(&Query::of(range.clone()))?.kvs.into_iter().map(wire).collect()
+    } else {
+        Vec::new()
+    };
+    let deleted = space.delete(&range)?;
+    Ok(DeleteRangeResponse { header: header(space.revision()), deleted, prev_kvs })
+}
+
+/// Deletes one key, if it is there: a revoked lease's keys go one by one, as in etcd.
+pub(crate) fn delete_key<S: Space>(space: &mut S, key: Bytes) -> Result<(), Stop> {
+    space.delete(&KeyRange::point(key)).map(|_| ())
+}

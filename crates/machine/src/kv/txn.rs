@@ -1,0 +1,108 @@
+//! Transactions. After etcd's `txn/txn.go`, in its three steps:
+//!
+//! 1. compare: all conditions, nested ones too, against the state before the transaction, give the path of branches;
+//! 2. check: every operation on that path, against the same state; one refusal refuses the whole transaction;
+//! 3. execute: in order; ranges see the writes before them; all writes share one revision.
+
+use super::space::Space;
+use super::{compare, delete_range, header, put, range};
+use crate::{Fault, Stop};
+use proto::etcdserverpb::request_op::Request;
+use proto::etcdserverpb::response_op::Response;
+use proto::etcdserverpb::{RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+
+/// Whether a transaction may be answered without the log: only ranges, on both branches. A nested transaction counts as
+/// a write (etcd's `IsTxnReadonly`).
+pub fn is_read_only(txn: &TxnRequest) -> bool {
+    let read = |op: &RequestOp| matches!(op.request, Some(Request::RequestRange(_)));
+    txn.success.iter().chain(&txn.failure).all(read)
+}
+
+/// Whether a read-only transaction may be answered from any member's state (etcd's `IsTxnSerializable`); an empty one
+/// may.
+pub fn is_serializable(txn: &TxnRequest) -> bool {
+    let serializable =
+        |op: &RequestOp| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable);
+    txn.success.iter().chain(&txn.failure).all(serializable)
+}
+
+/// Runs a transaction. Without `ranges` its ranges are not executed, only what they would do to the state: nothing. For
+/// members on which nobody waits for the answer, as in etcd.
+pub(crate) fn txn<S: Space>(space: &mut S, request: &TxnRequest, ranges: bool) -> Result<TxnResponse, Stop> {
+    let mut path = Vec::with_capacity(1);
+    choose(space, request, &mut path)?;
+    check(space, request, &mut path.iter())?;
+    let mut response = execute(space, request, &mut path.iter(), ranges)?;
+    response.header = header(space.revision());
+    Ok(response)
+}
+
+type Path<'p> = std::slice::Iter<'p, bool>;
+
+/// The branches taken, in the order in which transactions are met.
+fn choose<S: Space>(space: &S, txn: &TxnRequest, path: &mut Vec<bool>) -> Result<(), Stop> {
+    let succeeded = compare::all_hold(space, &txn.compare)?;
+    path.push(succeeded);
+    for op in branch(txn, succeeded) {
+        if let Some(Request::RequestTxn(inner)) = &op.request {
+            choose(space, inner, path)?;
+        }
+    }
+    Ok(())
+}
+
+fn check<S: Space>(space: &S, txn: &TxnRequest, path: &mut Path<'_>) -> Result<(), Stop> {
+    let succeeded = next(path)?;
+    for op in branch(txn, succeeded) {
+        match &op.request {
+            Some(Request::RequestRange(request)) => range::check(space, request)?,
+            Some(Request::RequestPut(request)) => put::check(space, request)?,
+            Some(Request::RequestTxn(request)) => check(space, request, path)?,
+            Some(Request::RequestDeleteRange(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+fn execute<S: Space>(
+    space: &mut S,
+    txn: &TxnRequest,
+    path: &mut Path<'_>,
+    ranges: bool,
+) -> Result<TxnResponse, Stop> {
+    let succeeded = next(path)?;
+    let ops = branch(txn, succeeded);
+    let mut responses = Vec::with_capacity(ops.len());
+    for op in ops {
+        let response = match &op.request {
+            Some(Request::RequestRange(_)) if !ranges => {
+                Some(Response::ResponseRange(proto::etcdserverpb::RangeResponse {
+                    header: header(space.revision()),
+                    ..Default::default()
+                }))
+            }
+            Some(Request::RequestRange(request)) => Some(Response::ResponseRange(range(space, request)?)),
+            Some(Request::RequestPut(request)) => {
+                Some(Response::ResponsePut(put::put_checked(space, request)?))
+            }
+            Some(Request::RequestDeleteRange(request)) => {
+                Some(Response::ResponseDeleteRange(delete_range(space, request)?))
+            }
+            Some(Request::RequestTxn(request)) => {
+                Some(Response::ResponseTxn(execute(space, request, path, ranges)?))
+            }
+            None => None,
+        };
+        responses.push(ResponseOp { response });
+    }
+    // Odd: only the outermost header says a revision in etcd; nested ones are there and empty.
+    Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
+}
+
+fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+    if succeeded { &txn.success } else { &txn.failure }
+}
+
+fn next(path: &mut Path<'_>) -> Result<bool, Stop> {
+    path.next().copied().ok_or(Stop::Fault(Fault::Broken("a transaction has more branches than its path")))
+}

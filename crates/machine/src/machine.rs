@@ -1,0 +1,109 @@
+//! The machine itself: open, apply, idle.
+
+use crate::apply::Applying;
+use crate::kv::{Leases, attach_keys};
+use crate::shared::Shared;
+use crate::{Alarms, Fault, Membership, Outcome, Quota, rows};
+use engine::Engine;
+use mvcc::Store;
+use std::sync::Arc;
+use types::{ConfState, Entry, Index, MemberId, Term};
+
+/// Rows visited by one step of a background compaction: etcd's `--compaction-batch-limit`, about a millisecond, which a
+/// put may have to wait for.
+const COMPACT_STEP_ROWS: usize = 1000;
+
+/// What may differ between machines. The first three must be equal on all members of a cluster, as in etcd.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who this is: decides whose ranges are answered, and nothing else.
+    pub member: MemberId,
+    /// The shortest lease granted, in seconds: `ceil(1.5 × election timeout)`.
+    pub lease_ttl_min: i64,
+    /// etcd's `--max-learners`.
+    pub max_learners: usize,
+    /// etcd's `--quota-backend-bytes`: 0 = 2 GiB, negative = none. Changes answers and alarms, never effects.
+    pub quota_bytes: i64,
+}
+
+/// The replicated state. One owner; readers use [`Machine::shared`].
+pub struct Machine {
+    store: Store,
+    state: State,
+    settings: Settings,
+    shared: Arc<Shared>,
+}
+
+/// What is not in the key space: the newest state, ahead of what readers see by the group being applied.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) applied: (Index, Term),
+    pub(crate) conf: ConfState,
+    pub(crate) membership: Membership,
+    pub(crate) alarms: Alarms,
+}
+
+impl Machine {
+    /// Reads what was stored. Replaying the log from anywhere up to the applied index is safe.
+    pub fn open(engine: Arc<dyn Engine>, settings: Settings) -> Result<Machine, Fault> {
+        let stored = rows::load(&*engine)?;
+        let mut store = Store::open(engine)?;
+        let mut leases = lease::Table::new(settings.lease_ttl_min);
+        for lease in stored.leases {
+            leases.restore(lease);
+        }
+        attach_keys(&mut store, &mut leases);
+        let state = State {
+            applied: stored.applied,
+            conf: stored.conf_state,
+            membership: stored.membership,
+            alarms: stored.alarms,
+        };
+        let shared = Shared::new(
+            store.published(),
+            state.membership.clone(),
+            state.alarms.clone(),
+            Leases::new(leases),
+            Quota::new(settings.quota_bytes),
+        );
+        shared.publish_applied(state.applied);
+        Ok(Machine { store, state, settings, shared: Arc::new(shared) })
+    }
+
+    /// What readers see.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The newest applied entry; (0, 0) before any.
+    pub fn applied(&self) -> (Index, Term) {
+        self.state.applied
+    }
+
+    /// Who takes part, as of the applied entry.
+    pub fn conf_state(&self) -> ConfState {
+        self.state.conf.clone()
+    }
+
+    /// Applies committed entries, in one engine batch, and publishes the result. Entries at or below the applied index
+    /// are skipped and have no outcome; the others have one each.
+    pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, Fault> {
+        let known = entries.partition_point(|entry| entry.index <= self.state.applied.0);
+        let entries = &entries[known..];
+        let mut outcomes = Vec::with_capacity(entries.len());
+        if entries.is_empty() {
+            return Ok(outcomes);
+        }
+        let mut applying = Applying::begin(&mut self.store, &mut self.state, &self.settings, &self.shared);
+        for entry in entries {
+            outcomes.push(applying.entry(entry)?);
+        }
+        applying.commit()?;
+        Ok(outcomes)
+    }
+
+    /// One step of background work, for when there is nothing to apply; `true` = there is more to do.
+    pub fn idle(&mut self) -> Result<bool, Fault> {
+        Ok(self.store.compact_step(COMPACT_STEP_ROWS)?)
+    }
+}

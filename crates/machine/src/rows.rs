@@ -1,0 +1,165 @@
+//! What the machine keeps in the meta family, besides `mvcc/…` which is the key space's own.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `applied` | index, term of the last applied entry: 8 bytes each, big-endian |
+//! | `conf_state` | voters, learners: `raftpb.ConfState` |
+//! | `member/` ++ id (8 bytes) | the member: etcd's JSON |
+//! | `removed/` ++ id (8 bytes) | nothing |
+//! | `cluster_version` | text, as `3.7.0` |
+//! | `downgrade` | etcd's JSON |
+//! | `alarm/` ++ kind (4 bytes) ++ member (8 bytes) | nothing |
+//! | `lease/` ++ id (8 bytes) | see crate `lease` |
+
+use crate::{Alarms, Downgrade, Fault, Member, Membership};
+use engine::{Batch, Engine, Family};
+use prost::Message as _;
+use proto::raftpb;
+use std::ops::ControlFlow;
+use types::{ConfState, Index, Term};
+
+const APPLIED: &[u8] = b"applied";
+const CONF_STATE: &[u8] = b"conf_state";
+const CLUSTER_VERSION: &[u8] = b"cluster_version";
+const DOWNGRADE: &[u8] = b"downgrade";
+const MEMBER: &[u8] = b"member/";
+const REMOVED: &[u8] = b"removed/";
+const ALARM: &[u8] = b"alarm/";
+
+/// Everything the rows say.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) applied: (Index, Term),
+    pub(crate) conf_state: ConfState,
+    pub(crate) membership: Membership,
+    pub(crate) alarms: Alarms,
+    pub(crate) leases: Vec<lease::Lease>,
+}
+
+/// Reads all rows.
+pub(crate) fn load(engine: &dyn Engine) -> Result<Stored, Fault> {
+    let mut stored = Stored::default();
+    if let Some(value) = engine.get(Family::Meta, APPLIED)? {
+        stored.applied = decode_applied(&value).ok_or_else(|| broken(APPLIED, "not 16 bytes"))?;
+    }
+    if let Some(value) = engine.get(Family::Meta, CONF_STATE)? {
+        stored.conf_state = decode_conf_state(&value)?;
+    }
+    if let Some(value) = engine.get(Family::Meta, CLUSTER_VERSION)? {
+        let text = String::from_utf8(value.to_vec()).map_err(|error| broken(CLUSTER_VERSION, error))?;
+        stored.membership.cluster_version = Some(text);
+    }
+    if let Some(value) = engine.get(Family::Meta, DOWNGRADE)? {
+        let downgrade = serde_json::from_slice(&value).map_err(|error| broken(DOWNGRADE, error))?;
+        stored.membership.downgrade = Some(downgrade);
+    }
+    each(engine, MEMBER, |key, value| {
+        let member: Member = serde_json::from_slice(value).map_err(|error| broken(key, error))?;
+        stored.membership.members.insert(member.id, member);
+        Ok(())
+    })?;
+    each(engine, REMOVED, |key, _| {
+        stored.membership.removed.insert(u64_at(key, REMOVED.len())?);
+        Ok(())
+    })?;
+    each(engine, ALARM, |key, _| {
+        let kind = key.get(ALARM.len()..ALARM.len() + 4).and_then(|bytes| bytes.try_into().ok());
+        let kind = kind.map(i32::from_be_bytes).ok_or_else(|| broken(key, "too short"))?;
+        stored.alarms.raise(u64_at(key, ALARM.len() + 4)?, kind);
+        Ok(())
+    })?;
+    each(engine, lease::ROW_PREFIX, |key, value| {
+        let lease = lease::Lease::from_row(key, value).ok_or_else(|| broken(key, "no lease"))?;
+        stored.leases.push(lease);
+        Ok(())
+    })?;
+    Ok(stored)
+}
+
+pub(crate) fn put_applied(batch: &mut Batch, index: Index, term: Term) {
+    let value = [index.to_be_bytes(), term.to_be_bytes()].concat();
+    batch.put(Family::Meta, APPLIED, value);
+}
+
+pub(crate) fn put_conf_state(batch: &mut Batch, conf_state: &ConfState) {
+    let message = raftpb::ConfState {
+        voters: conf_state.voters.clone(),
+        learners: conf_state.learners.clone(),
+        ..raftpb::ConfState::default()
+    };
+    batch.put(Family::Meta, CONF_STATE, message.encode_to_vec());
+}
+
+pub(crate) fn put_member(batch: &mut Batch, member: &Member) {
+    let value = serde_json::to_vec(member).expect("members are plain strings and numbers");
+    batch.put(Family::Meta, [MEMBER, &member.id.to_be_bytes()].concat(), value);
+}
+
+pub(crate) fn remove_member(batch: &mut Batch, id: u64) {
+    batch.delete(Family::Meta, [MEMBER, &id.to_be_bytes()].concat());
+    batch.put(Family::Meta, [REMOVED, &id.to_be_bytes()].concat(), Vec::new());
+}
+
+pub(crate) fn put_cluster_version(batch: &mut Batch, version: &str) {
+    batch.put(Family::Meta, CLUSTER_VERSION, version.as_bytes().to_vec());
+}
+
+pub(crate) fn put_downgrade(batch: &mut Batch, downgrade: &Downgrade) {
+    let value = serde_json::to_vec(downgrade).expect("a downgrade is a string and a flag");
+    batch.put(Family::Meta, DOWNGRADE, value);
+}
+
+pub(crate) fn put_alarm(batch: &mut Batch, member: u64, kind: i32) {
+    batch.put(Family::Meta, alarm_key(member, kind), Vec::new());
+}
+
+pub(crate) fn delete_alarm(batch: &mut Batch, member: u64, kind: i32) {
+    batch.delete(Family::Meta, alarm_key(member, kind));
+}
+
+pub(crate) fn put_lease(batch: &mut Batch, lease: &lease::Lease) {
+    batch.put(Family::Meta, lease::row_key(lease.id), lease.row_value());
+}
+
+pub(crate) fn delete_lease(batch: &mut Batch, id: types::LeaseId) {
+    batch.delete(Family::Meta, lease::row_key(id));
+}
+
+fn alarm_key(member: u64, kind: i32) -> Vec<u8> {
+    [ALARM, &kind.to_be_bytes(), &member.to_be_bytes()].concat()
+}
+
+fn decode_applied(value: &[u8]) -> Option<(Index, Term)> {
+    let (index, term) = value.split_at_checked(8)?;
+    Some((u64::from_be_bytes(index.try_into().ok()?), u64::from_be_bytes(term.try_into().ok()?)))
+}
+
+fn decode_conf_state(value: &[u8]) -> Result<ConfState, Fault> {
+    let message = raftpb::ConfState::decode(value).map_err(|error| broken(CONF_STATE, error))?;
+    Ok(ConfState { voters: message.voters, learners: message.learners })
+}
+
+fn u64_at(key: &[u8], offset: usize) -> Result<u64, Fault> {
+    let bytes = key.get(offset..).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u64::from_be_bytes).ok_or_else(|| broken(key, "no ID in the key"))
+}
+
+fn each(
+    engine: &dyn Engine,
+    prefix: &[u8],
+    mut row: impl FnMut(&[u8], &[u8]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    // Every prefix ends in '/': the next byte up ends the range.
+    let mut end = prefix.to_vec();
+    *end.last_mut().expect("prefixes are not empty") += 1;
+    let mut result = Ok(());
+    engine.scan(Family::Meta, prefix, Some(&end), &mut |key, value| {
+        result = row(key, value);
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    result
+}
+
+fn broken(key: &[u8], reason: impl std::fmt::Display) -> Fault {
+    Fault::Row { row: key.escape_ascii().to_string(), reason: reason.to_string() }
+}

@@ -1,0 +1,143 @@
+//! What readers see, from any thread, without waiting for the machine.
+
+use crate::kv::{self, Leases, Reading};
+use crate::{Alarms, Membership, Quota, Stop};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use mvcc::{Published, Sizes, View};
+use proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use types::{Index, LeaseId, Term};
+
+/// What readers see. Each part is published when the group that changed it is in the engine, the applied index last:
+/// who has waited for an index sees everything up to it.
+pub struct Shared {
+    view: Published,
+    membership: ArcSwap<Membership>,
+    alarms: ArcSwap<Alarms>,
+    leases: Leases,
+    quota: Quota,
+    applied_index: AtomicU64,
+    applied_term: AtomicU64,
+}
+
+/// A lease, as it was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// Its identity.
+    pub id: LeaseId,
+    /// What was granted, in seconds.
+    pub ttl: i64,
+    /// What the last checkpoint left of it, in seconds; 0 = all of it.
+    pub remaining_ttl: i64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        view: Published,
+        membership: Membership,
+        alarms: Alarms,
+        leases: Leases,
+        quota: Quota,
+    ) -> Self {
+        Self {
+            view,
+            membership: ArcSwap::from_pointee(membership),
+            alarms: ArcSwap::from_pointee(alarms),
+            leases,
+            quota,
+            applied_index: AtomicU64::new(0),
+            applied_term: AtomicU64::new(0),
+        }
+    }
+
+    /// The newest published state of the keys.
+    pub fn view(&self) -> Arc<View> {
+        self.view.view()
+    }
+
+    /// Who is in the cluster.
+    pub fn membership(&self) -> Arc<Membership> {
+        self.membership.load_full()
+    }
+
+    /// The raised alarms.
+    pub fn alarms(&self) -> Arc<Alarms> {
+        self.alarms.load_full()
+    }
+
+    /// The newest entry whose effect readers see.
+    pub fn applied_index(&self) -> Index {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    /// The term of an entry at or after [`Shared::applied_index`].
+    pub fn applied_term(&self) -> Term {
+        self.applied_term.load(Ordering::Acquire)
+    }
+
+    /// The lease, if it was granted and not revoked. May run ahead of [`Shared::applied_index`] by one group.
+    pub fn lease(&self, id: LeaseId) -> Option<LeaseInfo> {
+        self.leases.read().get(id).map(lease_info)
+    }
+
+    /// The keys that hang on a lease, in no order; `None` without the lease.
+    pub fn lease_keys(&self, id: LeaseId) -> Option<Vec<Bytes>> {
+        self.leases.read().get(id).map(|lease| lease.keys().cloned().collect())
+    }
+
+    /// All leases, in order of ID.
+    pub fn leases(&self) -> Vec<LeaseInfo> {
+        self.leases.read().iter().map(lease_info).collect()
+    }
+
+    /// How much is stored.
+    pub fn sizes(&self) -> Sizes {
+        self.view.view().sizes()
+    }
+
+    /// This member's space quota.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// Whether a request of this cost (see [`crate::cost`]) may be proposed. etcd's check before it proposes: where it
+    /// fails, the API raises the NOSPACE alarm and refuses.
+    pub fn has_room_for(&self, cost: u64) -> bool {
+        cost == 0 || self.quota.fits(self.sizes().total_bytes, cost)
+    }
+
+    /// Answers a range from one View; the header says that View's revision.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Stop> {
+        let view = self.view.view();
+        kv::range(&Reading { view: &view }, request)
+    }
+
+    /// Answers a read-only transaction (see [`kv::is_read_only`]) from one View.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Stop> {
+        let view = self.view.view();
+        kv::txn(&mut Reading { view: &view }, request, true)
+    }
+
+    pub(crate) fn leases_table(&self) -> &Leases {
+        &self.leases
+    }
+
+    pub(crate) fn publish_membership(&self, membership: &Membership) {
+        self.membership.store(Arc::new(membership.clone()));
+    }
+
+    pub(crate) fn publish_alarms(&self, alarms: &Alarms) {
+        self.alarms.store(Arc::new(alarms.clone()));
+    }
+
+    pub(crate) fn publish_applied(&self, (index, term): (Index, Term)) {
+        self.applied_term.store(term, Ordering::Release);
+        self.applied_index.store(index, Ordering::Release);
+    }
+}
+
+fn lease_info(lease: &lease::Lease) -> LeaseInfo {
+    LeaseInfo { id: lease.id, ttl: lease.ttl, remaining_ttl: lease.remaining_ttl }
+}

@@ -1,0 +1,142 @@
+//! The same log, cut differently or replayed after a crash, leaves the same state.
+
+use super::render::state;
+use super::script::{Bench, entry, log, only, rows, settings};
+use crate::Fault;
+use engine::{Engine, MemoryEngine};
+use proptest::prelude::*;
+use std::sync::Arc;
+use types::Entry;
+
+fn word(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    prop::sample::select(words)
+}
+
+const KEYS: &[&str] = &["a", "b", "c", "d"];
+
+/// Commands that no member faults on, whatever came before.
+fn command() -> impl Strategy<Value = String> {
+    let key = || word(KEYS);
+    let lease = || word(&["", "lease=1", "lease=2", "ignore_lease", "prev", "ignore_value"]);
+    prop_oneof![
+        6 => (key(), 0..9u8, lease()).prop_map(|(key, value, with)| match with {
+            "ignore_value" => format!("put {key} {with}"),
+            _ => format!("put {key} {value} {with}"),
+        }),
+        2 => (key(), word(&["", "c", "*", "prev"])).prop_map(|(key, end)| format!("del {key} {end}")),
+        2 => (key(), key(), key(), 0..4u8).prop_map(|(a, b, c, version)| format!(
+            "txn if version:{a}>{version} then put {b} 1 ; del {c} ; get a * else put {c} 2 ; \
+             txn if value:{b}=1 then del {b} d else put x{a} 1 lease=1 end end"
+        )),
+        1 => (1..60u8).prop_map(|revision| format!("compact {revision}")),
+        1 => (1..3u8).prop_map(|id| format!("grant {id} 60")),
+        1 => (1..3u8).prop_map(|id| format!("revoke {id}")),
+        1 => (1..3u8, 0..50u8).prop_map(|(id, left)| format!("checkpoint {id} {left}")),
+        1 => (word(&["on", "off", "off"]), 1..3u8).prop_map(|(action, kind)| format!("alarm {action} 1 {kind}")),
+        1 => (word(&["add", "learner", "update"]), 2..5u8, word(&["http://x", "http://y"]))
+            .prop_map(|(change, id, url)| format!("{change} {id} {url}")),
+        1 => (word(&["promote", "remove"]), 2..5u8).prop_map(|(change, id)| format!("{change} {id}")),
+        1 => word(&["noop", "version 3.7.0", "attr 1 me http://me", "downgrade on 3.6.0", "range a *"])
+            .prop_map(str::to_owned),
+    ]
+}
+
+/// A log that begins with this member, so that there is always a voter, and at 3.7, so that checkpoints are stored.
+fn any_log() -> impl Strategy<Value = Vec<Entry>> {
+    prop::collection::vec(command(), 1..60).prop_map(|mut commands| {
+        commands.insert(0, "add 1 http://a".to_owned());
+        commands.insert(1, "version 3.7.0".to_owned());
+        log(&commands)
+    })
+}
+
+/// Applies the log in groups of these sizes, over and over.
+fn apply_in_groups(bench: &mut Bench, entries: &[Entry], sizes: &[usize]) {
+    let (mut rest, mut sizes) = (entries, sizes.iter().cycle());
+    while !rest.is_empty() {
+        let size = (*sizes.next().expect("a cycle")).min(rest.len());
+        let (group, after) = rest.split_at(size);
+        bench.machine.apply(group).expect("applies");
+        rest = after;
+    }
+}
+
+/// Everything that is observable of a bench, with the physical compaction done.
+fn settled(mut bench: Bench) -> (String, Vec<String>) {
+    while bench.machine.idle().expect("memory does not fail") {}
+    (state(&bench.machine), rows(&*bench.engine))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_grouping_of_a_log_leaves_no_trace(
+        entries in any_log(),
+        sizes in prop::collection::vec(1..12usize, 1..6),
+    ) {
+        let (mut one, mut many) = (Bench::new(settings()), Bench::new(settings()));
+        apply_in_groups(&mut one, &entries, &[1]);
+        apply_in_groups(&mut many, &entries, &sizes);
+        prop_assert_eq!(settled(one), settled(many));
+    }
+
+    #[test]
+    fn a_log_replayed_after_a_crash_leaves_the_same_state(
+        entries in any_log(),
+        flush_at in 0..60usize,
+        crash_at in 0..60usize,
+        replay_from in 0..60usize,
+    ) {
+        let mut whole = Bench::new(settings());
+        apply_in_groups(&mut whole, &entries, &[3]);
+
+        let crash_at = crash_at.min(entries.len());
+        let flush_at = flush_at.min(crash_at);
+        let mut bench = Bench::new(settings());
+        apply_in_groups(&mut bench, &entries[..flush_at], &[2]);
+        bench.engine.flush().expect("memory does not fail");
+        apply_in_groups(&mut bench, &entries[flush_at..crash_at], &[5]);
+        let engine = Arc::new(bench.engine.crash());
+        let mut bench = Bench::on(engine, settings());
+        prop_assert_eq!(bench.machine.applied().0, flush_at as u64);
+        let from = replay_from.min(flush_at);
+        bench.machine.apply(&entries[from..]).expect("applies");
+        prop_assert_eq!(settled(whole), settled(bench));
+    }
+
+    #[test]
+    fn a_restart_sees_what_was_seen_before(entries in any_log()) {
+        let mut bench = Bench::new(settings());
+        apply_in_groups(&mut bench, &entries, &[7]);
+        let before = state(&bench.machine);
+        bench.restart();
+        prop_assert_eq!(before, state(&bench.machine));
+    }
+}
+
+#[test]
+fn entries_that_were_applied_are_skipped_and_a_gap_is_a_fault() {
+    let mut bench = Bench::new(settings());
+    let entries = log(&["put a 1", "put a 2", "put a 3", "put a 4"]);
+    assert_eq!(bench.machine.apply(&entries[..2]).expect("applies").len(), 2);
+    assert!(bench.machine.apply(&entries[..2]).expect("skips").is_empty());
+    let outcomes = bench.machine.apply(&entries[..3]).expect("applies the last");
+    assert_eq!((only(&outcomes).index, only(&outcomes).request_id), (3, 1 << 48 | 3));
+    assert!(matches!(bench.machine.apply(&[entry(5, "noop")]), Err(Fault::Gap { index: 5, applied: 3 })));
+}
+
+#[test]
+fn a_group_is_one_batch() {
+    let engine = Arc::new(MemoryEngine::new());
+    let mut bench = Bench::on(Arc::clone(&engine), settings());
+    bench.machine.apply(&log(&["grant 1 60", "put a 1 lease=1", "noop"])).expect("applies");
+    let before = rows(&*engine);
+    let mut entries = log(&["noop", "noop", "noop", "put b 1", "revoke 1", "unknown"]);
+    assert!(bench.machine.apply(&entries).is_err());
+    assert_eq!(rows(&*engine), before, "nothing of a group with a fault is written");
+    entries.pop();
+    let mut bench = Bench::on(Arc::clone(&engine), settings());
+    bench.machine.apply(&entries).expect("applies");
+    assert_eq!(bench.machine.applied(), (5, 1));
+}

@@ -1,0 +1,13 @@
+//! Scenarios: scripts of log entries and reads, a line each, with what must come out.
+
+mod confs;
+mod groups;
+mod keys;
+mod leases;
+mod parse;
+mod render;
+mod script;
+mod shared;
+mod txns;
+
+use script::check;

@@ -1,0 +1,124 @@
+//! Runs a script: `command -> expected`, a line each. A command is one entry of the log (see `parse`) or a look at the
+//! state (`get`, `read`, `members`, `leases`, `alarms`, `restart`).
+
+use super::parse::{self, Tokens};
+use super::render;
+use crate::{Machine, Outcome, Settings};
+use engine::{Engine, Family, MemoryEngine};
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use types::{Entry, MemberId};
+
+/// Ours in every test; request IDs made here begin with it.
+pub(super) const MEMBER: u64 = 1;
+
+pub(super) fn settings() -> Settings {
+    Settings { member: MemberId(MEMBER), lease_ttl_min: 2, max_learners: 1, quota_bytes: -1 }
+}
+
+/// A machine on an engine, and the next entry's index.
+pub(super) struct Bench {
+    pub(super) engine: Arc<MemoryEngine>,
+    pub(super) machine: Machine,
+    settings: Settings,
+}
+
+impl Bench {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self::on(Arc::new(MemoryEngine::new()), settings)
+    }
+
+    pub(super) fn on(engine: Arc<MemoryEngine>, settings: Settings) -> Self {
+        let machine = Machine::open(Arc::clone(&engine) as Arc<dyn Engine>, settings.clone()).expect("opens");
+        Self { engine, machine, settings }
+    }
+
+    /// As after a restart without a crash.
+    pub(super) fn restart(&mut self) {
+        *self = Self::on(Arc::clone(&self.engine), self.settings.clone());
+    }
+
+    pub(super) fn run(&mut self, command: &str) -> String {
+        let mut tokens = Tokens::new(command);
+        let shared = self.machine.shared();
+        match tokens.peek() {
+            Some("restart") => {
+                self.restart();
+                "ok".to_owned()
+            }
+            Some("get") => {
+                render::stopped(shared.range(&parse::range(&mut tokens)).map(|r| render::range(&r)))
+            }
+            Some("read") => {
+                tokens.next();
+                render::stopped(shared.read_txn(&parse::txn(&mut tokens)).map(|r| render::txn(&r)))
+            }
+            Some("members") => render::members(&shared.membership(), &self.machine.conf_state()),
+            Some("leases") => render::leases(&shared),
+            Some("alarms") => render::alarms(&shared.alarms().list(0)),
+            _ => self.apply(command),
+        }
+    }
+
+    fn apply(&mut self, command: &str) -> String {
+        let entry = entry(self.machine.applied().0 + 1, command);
+        match self.machine.apply(&[entry]) {
+            Ok(outcomes) => render::outcome(&outcomes[0]),
+            Err(fault) => {
+                self.restart();
+                format!("fault: {fault}")
+            }
+        }
+    }
+}
+
+/// The entry that a command stands for.
+pub(super) fn entry(index: u64, command: &str) -> Entry {
+    let (kind, data) = parse::entry(index, command);
+    Entry { term: 1, index, kind, data }
+}
+
+/// A log of commands, from index 1.
+pub(super) fn log<S: AsRef<str>>(commands: &[S]) -> Vec<Entry> {
+    (1..).zip(commands).map(|(index, command)| entry(index, command.as_ref())).collect()
+}
+
+/// Every row of the engine, for comparisons.
+pub(super) fn rows(engine: &dyn Engine) -> Vec<String> {
+    let mut rows = Vec::new();
+    for family in Family::ALL {
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push(format!("{} {} = {}", family.name(), key.escape_ascii(), value.escape_ascii()));
+            ControlFlow::Continue(())
+        };
+        engine.scan(family, b"", None, visit).expect("memory does not fail");
+    }
+    rows
+}
+
+/// The script's lines must say what they say.
+pub(super) fn check(script: &str) {
+    check_with(settings(), script);
+}
+
+pub(super) fn check_with(settings: Settings, script: &str) {
+    let mut bench = Bench::new(settings);
+    let (mut expected, mut actual) = (String::new(), String::new());
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (command, result) = line.split_once(" -> ").unwrap_or((line, "ok"));
+        writeln!(expected, "{command} -> {result}").expect("strings grow");
+        writeln!(actual, "{command} -> {}", bench.run(command)).expect("strings grow");
+    }
+    assert!(expected == actual, "expected:\n{expected}\nactual:\n{actual}");
+    // What the script left behind must be there after a restart as well.
+    let before = render::state(&bench.machine);
+    bench.restart();
+    assert_eq!(before, render::state(&bench.machine), "after a restart");
+}
+
+/// The one outcome's answer, for tests that look closer.
+pub(super) fn only(outcomes: &[Outcome]) -> &Outcome {
+    assert_eq!(outcomes.len(), 1);
+    &outcomes[0]
+}

@@ -1,0 +1,107 @@
+//! Transactions.
+
+use super::check;
+
+#[test]
+fn all_writes_of_a_transaction_share_one_revision_and_ranges_see_the_ones_before() {
+    check(
+        "
+        put a 1 -> rev=2
+        txn if value:a=1 then get a ; put a 2 ; get a ; put b 1 ; del a ; get a * else end \
+            -> rev=3 then [rev=2 count=1 a=1@c2m2v1 | rev=3 | rev=3 count=1 a=2@c2m3v2 | rev=3 | rev=3 deleted=1 | \
+            rev=3 count=1 b=1@c3m3v1]
+        txn if value:a=1 then put a 2 else get b end -> rev=3 else [rev=3 count=1 b=1@c3m3v1]
+        txn if version:a=0 then del x else end -> rev=3 then [rev=3 deleted=0]
+        put a 1 -> rev=4
+        ",
+    );
+}
+
+#[test]
+fn a_value_that_is_not_there_compares_false_and_all_else_as_zero() {
+    check(
+        "
+        read if value:x=1 then else end -> rev=1 else []
+        read if value:x!=1 then else end -> rev=1 else []
+        read if value?:x=1 then else end -> rev=1 else []
+        read if version:x=0 create:x=0 mod:x=0 lease:x=0 then else end -> rev=1 then []
+        read if version:x<1 version:x>-1 version:x!=1 then else end -> rev=1 then []
+        read if version:x..z=0 then else end -> rev=1 then []
+        read if value:x..z!=1 then else end -> rev=1 else []
+        ",
+    );
+}
+
+#[test]
+fn a_compare_of_a_range_must_hold_for_every_key() {
+    check(
+        "
+        grant 7 60 -> rev=1 id=7 ttl=60
+        put a 1 lease=7 -> rev=2
+        put b 1 -> rev=3
+        put b 1 -> rev=4
+        txn if create:a..c>1 then put hit 1 else end -> rev=5 then [rev=5]
+        txn if version:a..c=1 then put hit 1 else del none end -> rev=5 else [rev=5 deleted=0]
+        txn if value:a..c=1 then del none else end -> rev=5 then [rev=5 deleted=0]
+        txn if value:a..*=1 mod:a..*>1 then del none else end -> rev=5 then [rev=5 deleted=0]
+        txn if lease:a=7 then del none else end -> rev=5 then [rev=5 deleted=0]
+        txn if lease:a..c=7 then del none else end -> rev=5 else []
+        txn if value?:a=1 then del none else end -> rev=5 else []
+        txn if version?:a>0 then del none else end -> rev=5 then [rev=5 deleted=0]
+        read if lease:a=7 lease:b=0 mod:b=4 create:b=3 version:b=2 version:a..c>0 then get a else end \
+            -> rev=5 then [rev=5 count=1 a=1@c2m2v1L7]
+        ",
+    );
+}
+
+#[test]
+fn one_refusal_refuses_the_whole_transaction() {
+    let refused = [
+        ("put b 2 lease=9", "etcdserver: requested lease not found"),
+        ("put b ignore_value", "etcdserver: key not found"),
+        ("put b 2 ignore_lease", "etcdserver: key not found"),
+        ("get a rev=4", "etcdserver: mvcc: required revision is a future revision"),
+        ("get a rev=2", "etcdserver: mvcc: required revision has been compacted"),
+        ("get a rev=-2", "etcdserver: mvcc: required revision has been compacted"),
+        ("txn then put b 2 lease=9 else end", "etcdserver: requested lease not found"),
+    ];
+    for (op, text) in refused {
+        check(&format!(
+            "
+            put a 1 -> rev=2
+            put a 2 -> rev=3
+            compact 3 -> rev=3
+            txn then put c 1 ; {op} else end -> refused: {text}
+            get a * -> rev=3 count=1 a=2@c2m3v2
+            txn if version:a=0 then {op} else del none end -> rev=3 else [rev=3 deleted=0]
+            "
+        ));
+    }
+}
+
+#[test]
+fn nested_branches_are_chosen_before_anything_is_written() {
+    check(
+        "
+        txn then put a 1 ; txn if version:a=0 then put b 1 ; txn if value:x=1 then else put c 1 end else put d 1 end \
+            ; txn if version:a=1 then put e 1 else put f 1 end else end \
+            -> rev=2 then [rev=2 | rev=0 then [rev=2 | rev=0 else [rev=2]] | rev=0 else [rev=2]]
+        get a * -> rev=2 count=4 a=1@c2m2v1 b=1@c2m2v1 c=1@c2m2v1 f=1@c2m2v1
+        ",
+    );
+}
+
+#[test]
+fn elsewhere_a_transaction_writes_the_same_without_running_its_ranges() {
+    check(
+        "
+        elsewhere txn then put a 1 ; get a else end -> rev=2 then [rev=2 | rev=2 count=0]
+        get a -> rev=2 count=1 a=1@c2m2v1
+        ",
+    );
+}
+
+#[test]
+fn a_read_that_writes_is_a_fault() {
+    check("read then put a 1 else end -> fault: broken invariant: a write was taken for a read-only request");
+}

@@ -1,0 +1,66 @@
+//! Cluster versions: just enough of semantic versioning to refuse what etcd's members panic on.
+
+/// The newest cluster version this member takes part in. etcd compares against its own major.minor.0.
+const OWN: Version = Version { major: 3, minor: 7, patch: 0 };
+
+/// The first cluster version at which lease checkpoints are stored (etcd: `shouldPersistCheckpoints`).
+const CHECKPOINTS_STORED: (u64, u64) = (3, 6);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version {
+    major: u64,
+    minor: u64,
+    patch: u64,
+}
+
+fn parse(text: &str) -> Option<Version> {
+    let core = text.split(['-', '+']).next()?;
+    let mut parts = core.split('.').map(|part| {
+        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if digits { part.parse::<u64>().ok() } else { None }
+    });
+    let version = Version { major: parts.next()??, minor: parts.next()??, patch: parts.next()?? };
+    parts.next().is_none().then_some(version)
+}
+
+/// Whether a cluster version may be set here; else the reason why not.
+pub(crate) fn check_cluster_version(text: &str) -> Result<(), String> {
+    match parse(text) {
+        None => Err(format!("cluster version {text:?} is no version")),
+        Some(version) if version > OWN => {
+            Err(format!("cluster version {text} is above this member's {}.{}", OWN.major, OWN.minor))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether a cluster of this version stores lease checkpoints.
+pub(crate) fn stores_checkpoints(cluster_version: Option<&str>) -> bool {
+    cluster_version
+        .and_then(parse)
+        .is_some_and(|version| (version.major, version.minor) >= CHECKPOINTS_STORED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_etcd_would_panic_on_are_refused() {
+        for good in ["3.0.0", "3.6.0", "3.7.0", "3.7.0-rc.1"] {
+            assert_eq!(check_cluster_version(good), Ok(()), "{good}");
+        }
+        for bad in ["", "3.7", "3.7.0.1", "v3.7.0", "3.x.0", "3.8.0", "4.0.0", "3.7.1", "+3.7.0"] {
+            assert!(check_cluster_version(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_stored_from_three_six_on() {
+        let check = |version, expected| assert_eq!(stores_checkpoints(version), expected, "{version:?}");
+        check(None, false);
+        check(Some("3.5.0"), false);
+        check(Some("3.6.0"), true);
+        check(Some("3.7.0"), true);
+    }
+}
