@@ -1,4 +1,73 @@
 //! The `quorate` server: parse → build → run → drain.
+
+mod boot;
 mod config;
+mod duties;
 mod logging;
-fn main() {}
+mod peers;
+mod server;
+mod signals;
+
+use config::{Config, Refusal};
+use std::io::Write as _;
+use std::process::ExitCode;
+
+// Many small, short-lived allocations on two threads: measured against the system's in docs/adr.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The version of etcd whose API, log and peer wire this server speaks.
+const ETCD_VERSION: &str = "3.7.3";
+
+fn main() -> ExitCode {
+    let raw = match config::read(std::env::args().skip(1), std::env::vars()) {
+        Ok(raw) => raw,
+        Err(refusal) => return refuse(&refusal),
+    };
+    if raw.help {
+        return say(&config::help());
+    }
+    if raw.bool("version") {
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        return say(&format!(
+            "quorate Version: {}\netcd Version: {ETCD_VERSION}\nOS/Arch: {os}/{arch}\n",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    let config = match Config::from_raw(&raw) {
+        Ok(config) => config,
+        Err(refusal) => return refuse(&refusal),
+    };
+    let log = match logging::logger(&config.log) {
+        Ok(log) => log,
+        Err(error) => return refuse(&Refusal::Invalid(format!("cannot open the log output: {error}"))),
+    };
+    for warning in &raw.warnings {
+        slog::warn!(log, "{warning}");
+    }
+    match server::run(config, &log) {
+        Ok(ended) => ended.exit(),
+        Err(error) => {
+            slog::crit!(log, "the member stops"; "error" => format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// One line on stderr; exit code 2 for a command line that cannot be read, as Go's `flag` has it, else 1.
+fn refuse(refusal: &Refusal) -> ExitCode {
+    let (text, code) = match refusal {
+        Refusal::Usage(text) => (format!("{text}\nRun 'quorate --help' for the flags.\n"), 2),
+        Refusal::Invalid(text) => (format!("error verifying flags, {text}. See 'quorate --help'.\n"), 1),
+    };
+    // Nothing is left to do when stderr is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}

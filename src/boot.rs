@@ -1,0 +1,182 @@
+//! From a configuration to a log, an engine and an identity: the first start and every later one.
+//!
+//! The first start makes the member's ID and the cluster's out of `--initial-cluster`, as etcd does, and writes the log's
+//! first entries. Every later one takes both from the log's metadata and ignores the bootstrap flags.
+
+use crate::config::{Cluster, Config};
+use anyhow::{Context as _, bail, ensure};
+use engine_rocks::RocksEngine;
+use machine::Member;
+use raft_node::bootstrap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use wal::{FsDisk, Wal};
+
+/// How long a member of a new cluster is asked whether it knows this one already: etcd's bootstrap timeout.
+const PEER_ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// What a member runs on.
+pub(crate) struct Ground {
+    /// This member.
+    pub(crate) member: u64,
+    /// The cluster.
+    pub(crate) cluster: u64,
+    /// The raft log.
+    pub(crate) wal: Wal<FsDisk>,
+    /// The rows.
+    pub(crate) engine: Arc<RocksEngine>,
+    /// Whether this is the member's first start.
+    pub(crate) is_fresh: bool,
+    /// Held as long as the member lives: one process a data directory.
+    #[expect(dead_code, reason = "a lock is held, not read")]
+    lock: File,
+}
+
+/// Opens the data directory, or makes it.
+pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<Ground> {
+    let member_dir = config.data_dir.join("member");
+    make_dir(&member_dir)?;
+    let lock = lock(&member_dir)?;
+    let is_fresh = !has_wal(&config.wal_dir)?;
+    let identity = if is_fresh { Some(first_identity(config, &member_dir, log).await?) } else { None };
+    make_dir(&config.wal_dir)?;
+    let disk = FsDisk::open(&config.wal_dir)
+        .with_context(|| format!("cannot open the log directory {}", config.wal_dir.display()))?;
+    let (wal, member, cluster) = match identity {
+        Some(identity) => (first_log(disk, &identity)?, identity.member, identity.cluster),
+        None => reopen(disk, &config.wal_dir, log)?,
+    };
+    let engine = RocksEngine::open(&member_dir.join("kv"), &engine_rocks::Options::default())?;
+    Ok(Ground { member, cluster, wal, engine: Arc::new(engine), is_fresh, lock })
+}
+
+fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<FsDisk>, u64, u64)> {
+    let (wal, replayed) =
+        Wal::open(disk).with_context(|| format!("cannot open the log in {}", dir.display()))?;
+    if let Some(repair) = &replayed.repaired {
+        slog::warn!(log, "repaired the log's torn end, as a crash leaves it"; "repair" => ?repair);
+    }
+    let (member, cluster) = bootstrap::read_metadata(&replayed.metadata)
+        .with_context(|| format!("the log in {} does not say whose it is", dir.display()))?;
+    slog::info!(log, "restarting local member"; "local-member-id" => format!("{member:x}"),
+        "cluster-id" => format!("{cluster:x}"), "commit-index" => replayed.hard_state.commit);
+    Ok((wal, member, cluster))
+}
+
+/// Who a new member is, and with whom.
+struct Identity {
+    member: u64,
+    cluster: u64,
+    members: Vec<Member>,
+}
+
+impl Identity {
+    fn derive(name: &str, wanted: &Cluster) -> Option<Self> {
+        let members = wanted.members.iter().map(|(name, urls)| {
+            let peer_urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+            let id = bootstrap::member_id(&peer_urls, &wanted.token, None);
+            Member { id, peer_urls, name: name.clone(), ..Member::default() }
+        });
+        let members: Vec<Member> = members.collect();
+        let member = members.iter().find(|member| member.name == name)?.id;
+        let cluster = bootstrap::cluster_id(members.iter().map(|member| member.id));
+        Some(Self { member, cluster, members })
+    }
+}
+
+fn first_log(disk: FsDisk, identity: &Identity) -> anyhow::Result<Wal<FsDisk>> {
+    let mut wal = Wal::create(disk, &bootstrap::metadata(identity.member, identity.cluster))?;
+    let (entries, hard_state) = bootstrap::first_log(&identity.members);
+    wal.append(&entries, Some(&hard_state))?;
+    wal.sync()?;
+    Ok(wal)
+}
+
+/// Who this member is to be, after everything that can be checked beforehand was.
+async fn first_identity(config: &Config, member_dir: &Path, log: &slog::Logger) -> anyhow::Result<Identity> {
+    ensure!(
+        !member_dir.join("kv").exists(),
+        "{} holds data but no log: a log was lost, or --wal-dir is not what it was",
+        member_dir.display()
+    );
+    let wanted = &config.cluster;
+    if !wanted.is_new {
+        bail!(
+            "--initial-cluster-state=existing is not supported yet: this version cannot join a running cluster"
+        );
+    }
+    check_own_entry(&config.name, wanted)?;
+    let identity = Identity::derive(&config.name, wanted).context("the cluster lists this member")?;
+    refuse_if_known(&identity).await?;
+    slog::info!(log, "starting local member"; "local-member-id" => format!("{:x}", identity.member),
+        "cluster-id" => format!("{:x}", identity.cluster));
+    Ok(identity)
+}
+
+/// etcd's `checkLocalMember`: the cluster must list this member, at the URLs it advertises.
+fn check_own_entry(name: &str, wanted: &Cluster) -> anyhow::Result<()> {
+    let Some((_, urls)) = wanted.members.iter().find(|(known, _)| known == name) else {
+        bail!("couldn't find local name {name:?} in the initial cluster configuration");
+    };
+    if *urls != wanted.advertise_peers {
+        let show = |urls: &[_]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        bail!(
+            "--initial-cluster has {name}={} but --initial-advertise-peer-urls has {}",
+            show(urls),
+            show(&wanted.advertise_peers)
+        );
+    }
+    Ok(())
+}
+
+/// A member whose disk was lost must not vote again under its old name: the others may know promises it made.
+async fn refuse_if_known(identity: &Identity) -> anyhow::Result<()> {
+    let others = identity.members.iter().filter(|member| member.id != identity.member);
+    let asked = others.map(|member| transport::fetch::fetch_members(&member.peer_urls, PEER_ANSWER_MAX));
+    for remote in futures::future::join_all(asked).await.into_iter().flatten() {
+        let is_known = remote.members.iter().any(|m| m.id == identity.member && !m.client_urls.is_empty());
+        if remote.cluster == identity.cluster && is_known {
+            bail!("member {:x} has already been bootstrapped", identity.member);
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(path: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot create {}", path.display()))
+}
+
+/// Whether there is a log with at least one segment.
+fn has_wal(dir: &Path) -> anyhow::Result<bool> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+        if entry.path().extension().is_some_and(|e| e == "wal") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn lock(member_dir: &Path) -> anyhow::Result<File> {
+    let path = member_dir.join("LOCK");
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another process uses the data directory {} (its LOCK file is held)", member_dir.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}

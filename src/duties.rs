@@ -1,0 +1,79 @@
+//! What a member does besides answering: it publishes itself, and as a leader it agrees on the cluster's version.
+//!
+//! What is decided and proposed is `raft_node::publish`'s; here is the asking of the others.
+
+use crate::ETCD_VERSION;
+use machine::{Membership, Shared};
+use raft_node::{Handle, ProposeError, publish};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a member may take to say its version.
+const VERSION_ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// Tells the cluster this member's name and client URLs. Returns when that is applied here; fails when the node ends.
+pub(crate) async fn publish_member(
+    node: &Handle,
+    name: &str,
+    client_urls: &[String],
+    log: &slog::Logger,
+) -> Result<(), ProposeError> {
+    publish::attributes(node, name, client_urls).await?;
+    slog::info!(log, "published local member to cluster through raft";
+        "local-member-id" => format!("{:x}", node.options().member), "name" => name);
+    Ok(())
+}
+
+/// As long as this member leads, keeps the cluster's version at what every member can do. Ends with the node.
+pub(crate) async fn agree_on_version(node: Handle, shared: Arc<Shared>, log: slog::Logger) {
+    let mut leadership = node.watch_leader();
+    loop {
+        if node.status().is_leader {
+            let membership = shared.membership();
+            let versions = versions(&membership, node.options().member).await;
+            let next = publish::decide_version(membership.cluster_version.as_deref(), &versions);
+            if let Some(version) = next {
+                propose(&node, version, &log).await;
+            }
+        }
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(publish::VERSION_INTERVAL) => {}
+        }
+    }
+}
+
+async fn propose(node: &Handle, version: String, log: &slog::Logger) {
+    match publish::cluster_version(node, version.clone()).await {
+        Ok(()) => slog::info!(log, "updated cluster version"; "cluster-version" => version),
+        Err(error) => slog::warn!(log, "failed to update cluster version"; "error" => %error),
+    }
+}
+
+/// Every member's server version, as far as it says it.
+async fn versions(membership: &Membership, me: u64) -> BTreeMap<u64, Option<String>> {
+    let asked = membership.members.values().map(|member| async move {
+        let version =
+            if member.id == me { Some(ETCD_VERSION.to_owned()) } else { ask(&member.peer_urls).await };
+        (member.id, version)
+    });
+    futures::future::join_all(asked).await.into_iter().collect()
+}
+
+async fn ask(urls: &[String]) -> Option<String> {
+    for url in urls {
+        if let Ok(versions) = transport::fetch::fetch_version(url, VERSION_ANSWER_MAX).await {
+            return Some(versions.etcdserver);
+        }
+    }
+    None
+}
+
+/// etcd's `/version`.
+pub(crate) fn version_json(membership: &Membership) -> String {
+    let cluster = membership.cluster_version.as_deref();
+    let cluster_text = cluster.unwrap_or("not_decided");
+    let storage = cluster.unwrap_or("unknown");
+    format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster_text}","storage":"{storage}"}}"#)
+}

@@ -1,0 +1,120 @@
+//! The two adaptors between consensus and transport: what the node sends, and what the peers ask of the member.
+
+use machine::{Membership, Shared};
+use proto::raftpb;
+use raft_node::{Handle, Outbound};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::sync::Notify;
+use transport::{Answer, HashError, HashKv, Host, Transport};
+
+/// The node's way out.
+pub(crate) struct Out {
+    transport: Arc<Transport>,
+    member: u64,
+    /// The node starts before the transport, which needs it: changes of members before that are read from the
+    /// membership, which is published before the node tells of them.
+    is_started: AtomicBool,
+}
+
+impl Out {
+    pub(crate) fn new(transport: Arc<Transport>, member: u64) -> Self {
+        Self { transport, member, is_started: AtomicBool::new(false) }
+    }
+
+    /// The transport is started: from now on it is told of changes of members.
+    pub(crate) fn started(&self) {
+        self.is_started.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Outbound for Out {
+    fn send(&self, messages: Vec<raftpb::Message>) {
+        self.transport.send(messages);
+    }
+
+    fn members_changed(&self, membership: Arc<Membership>) {
+        if self.is_started.load(Ordering::SeqCst) {
+            self.transport.update_peers(&peers_of(&membership, self.member));
+        }
+    }
+
+    fn active_since(&self, member: u64) -> Option<Instant> {
+        self.transport.active_since(member)
+    }
+}
+
+/// Everybody but this member, with their peer URLs.
+pub(crate) fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String>)> {
+    let others = membership.members.values().filter(|member| member.id != me);
+    others.map(|member| (member.id, member.peer_urls.clone())).collect()
+}
+
+/// What the peers ask of this member.
+pub(crate) struct Member {
+    pub(crate) node: Handle,
+    pub(crate) shared: Arc<Shared>,
+    /// Told when a peer says that this member was removed.
+    pub(crate) removed: Arc<Notify>,
+}
+
+impl Host for Member {
+    fn deliver(&self, messages: Vec<raftpb::Message>) {
+        for message in messages {
+            self.node.deliver(message);
+        }
+    }
+
+    fn unreachable(&self, member: u64) {
+        self.node.report_unreachable(member);
+    }
+
+    fn snapshot_status(&self, member: u64, ok: bool) {
+        self.node.report_snapshot(member, ok);
+    }
+
+    fn is_removed(&self, member: u64) -> bool {
+        self.shared.membership().removed.contains(&member)
+    }
+
+    fn members_json(&self) -> String {
+        self.shared.membership().members_json()
+    }
+
+    fn version_json(&self) -> String {
+        crate::duties::version_json(&self.shared.membership())
+    }
+
+    fn downgrade_enabled(&self) -> Answer<Result<bool, String>> {
+        let (node, shared) = (self.node.clone(), Arc::clone(&self.shared));
+        Box::pin(async move {
+            node.read_barrier(None).await.map_err(|error| error.to_string())?;
+            Ok(shared.membership().downgrade.as_ref().is_some_and(|job| job.enabled))
+        })
+    }
+
+    fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>> {
+        let view = self.shared.view();
+        Box::pin(async move {
+            // Walks the whole store: off the runtime's thread.
+            let hashed = tokio::task::spawn_blocking(move || (view.revision(), view.hash_kv(revision)));
+            let (current, hashed) = hashed.await.map_err(|error| HashError::Other(error.to_string()))?;
+            let hashed = hashed.map_err(|error| match error {
+                mvcc::ReadError::Compacted => HashError::Compacted,
+                mvcc::ReadError::FutureRevision => HashError::Future,
+                mvcc::ReadError::Fault(fault) => HashError::Other(fault.to_string()),
+            })?;
+            Ok(HashKv {
+                revision: current,
+                hash: hashed.hash,
+                compact_revision: hashed.compact_revision,
+                hash_revision: hashed.hash_revision,
+            })
+        })
+    }
+
+    fn peer_rejected_us(&self) {
+        self.removed.notify_one();
+    }
+}

@@ -1,0 +1,186 @@
+//! The composer: builds every part of a member, joins them, and takes them apart in order. Nobody else knows all of them.
+//!
+//! ```text
+//! bind ports ─▶ boot (log, engine, identity) ─▶ machine ─▶ raft-node ⇄ peers ⇄ transport ─▶ publish ─▶ api
+//! a signal   ─▶ clients drained ─▶ leadership handed over ─▶ node stopped, log synced, engine flushed ─▶ transport
+//! ```
+
+use crate::config::Config;
+use crate::peers::{Member, Out, peers_of};
+use crate::signals::{Ended, Signals};
+use crate::{ETCD_VERSION, boot, duties};
+use anyhow::Context as _;
+use api::Api;
+use machine::{Machine, Settings, Shared};
+use raft_node::{Handle, NodeFault, Options};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use types::MemberId;
+
+/// How long leadership may take to be handed over before the member stops without it.
+const HANDOVER_MAX: Duration = Duration::from_secs(2);
+
+/// Runs a member until it is told to end, or cannot go on.
+pub(crate) fn run(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
+    // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(member(config, log))
+}
+
+async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
+    let mut signals = Signals::listen()?;
+    let peer_listeners = bind(&config.listen_peers).await?;
+    let client_listeners = bind(&config.listen_clients).await?;
+    let parts = tokio::select! {
+        parts = build(&config, log) => parts?,
+        ended = signals.next() => return Ok(ended),
+    };
+    let (stop_peers, peers_stopping) = watch::channel(false);
+    for listener in peer_listeners {
+        tokio::spawn(Arc::clone(&parts.transport).serve(listener, told(peers_stopping.clone())));
+    }
+    let (stop_clients, clients_stopping) = watch::channel(false);
+    let mut ended_node = parts.node.watch_ended();
+    let ended = tokio::select! {
+        ended = signals.next() => ended,
+        _ = ended_node.wait_for(|ended| *ended) => Ended::Removed,
+        () = parts.removed.notified() => Ended::Removed,
+        never = serve(&config, &parts, client_listeners, clients_stopping, log) => match never? {},
+    };
+    slog::info!(log, "stopping"; "reason" => ?ended);
+    let _ = stop_clients.send(true);
+    drain(&parts, ended, log).await;
+    let _ = stop_peers.send(true);
+    parts.transport.stop();
+    parts.finish(ended)
+}
+
+/// A member's parts, joined.
+struct Parts {
+    node: Handle,
+    thread: JoinHandle<Result<(), NodeFault>>,
+    shared: Arc<Shared>,
+    transport: Arc<transport::Transport>,
+    removed: Arc<Notify>,
+    member: u64,
+    cluster: u64,
+}
+
+impl Parts {
+    /// The node's last word: a fault is this process's failure.
+    fn finish(self, ended: Ended) -> anyhow::Result<Ended> {
+        self.thread.join().unwrap_or(Err(NodeFault::Panicked))?;
+        Ok(ended)
+    }
+}
+
+async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
+    let ground = boot::open(config, log).await?;
+    let election = config.heartbeat * u32::try_from(config.election_ticks).unwrap_or(u32::MAX);
+    let settings = Settings {
+        member: MemberId(ground.member),
+        lease_ttl_min: lease_ttl_min(election),
+        max_learners: config.learners_max,
+        quota_bytes: config.limits.quota_bytes,
+    };
+    let machine = Machine::open(Arc::clone(&ground.engine) as _, settings).context("cannot read the applied state")?;
+    let shared = machine.shared();
+    let identity = transport::Identity {
+        member: ground.member,
+        cluster: ground.cluster,
+        peer_urls: config.cluster.advertise_peers.iter().map(ToString::to_string).collect(),
+        version: ETCD_VERSION.to_owned(),
+    };
+    let transport = transport::Transport::new(identity, log.clone());
+    let out = Arc::new(Out::new(Arc::clone(&transport), ground.member));
+    let options = Options {
+        tick: config.heartbeat,
+        election_ticks: config.election_ticks,
+        pre_vote: config.pre_vote,
+        request_timeout: Options::request_timeout(election),
+        max_request_bytes: config.limits.request_bytes_max,
+        ..Options::new(ground.member, ground.cluster)
+    };
+    let (node, thread) = raft_node::start(options, ground.wal, machine, ground.engine, Arc::clone(&out) as _, log.clone())?;
+    let removed = Arc::new(Notify::new());
+    transport.start(Arc::new(Member {
+        node: node.clone(),
+        shared: Arc::clone(&shared),
+        removed: Arc::clone(&removed),
+    }));
+    out.started();
+    transport.update_peers(&peers_of(&shared.membership(), ground.member));
+    if config.initial_election_tick_advance {
+        // etcd waits one tick for a leader's heartbeat instead of a whole election timeout.
+        node.advance_ticks(config.election_ticks.saturating_sub(1));
+    }
+    Ok(Parts { node, thread, shared, transport, removed, member: ground.member, cluster: ground.cluster })
+}
+
+/// etcd's `minTTL`: one and a half election timeouts, in whole seconds.
+fn lease_ttl_min(election: Duration) -> i64 {
+    i64::try_from((3 * election / 2).as_millis().div_ceil(1_000)).unwrap_or(i64::MAX)
+}
+
+/// What nobody can be: a member that serves does not end by itself.
+enum Never {}
+
+/// Publishes the member, then answers clients.
+async fn serve(
+    config: &Config,
+    parts: &Parts,
+    listeners: Vec<TcpListener>,
+    stopping: watch::Receiver<bool>,
+    log: &slog::Logger,
+) -> anyhow::Result<Never> {
+    tokio::spawn(duties::agree_on_version(parts.node.clone(), Arc::clone(&parts.shared), log.clone()));
+    duties::publish_member(&parts.node, &config.name, &config.advertise_clients, log).await?;
+    let identity =
+        api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };
+    let limits = api::Limits {
+        max_request_bytes: config.limits.request_bytes_max,
+        max_txn_ops: config.limits.txn_ops_max,
+        max_concurrent_streams: config.limits.streams_max,
+        keepalive_interval: config.limits.keepalive_interval,
+        keepalive_timeout: config.limits.keepalive_timeout,
+    };
+    let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits, log.clone());
+    for listener in listeners {
+        slog::info!(log, "ready to serve client requests");
+        slog::info!(log, "serving client traffic insecurely; this is strongly discouraged!";
+            "traffic" => "grpc+http", "address" => listener.local_addr()?.to_string());
+        tokio::spawn(api::serve(listener, Arc::clone(&api), told(stopping.clone())));
+    }
+    std::future::pending().await
+}
+
+/// Hands leadership over, then lets the node finish what it has begun.
+async fn drain(parts: &Parts, ended: Ended, log: &slog::Logger) {
+    let is_alone = parts.shared.membership().members.len() == 1;
+    if ended != Ended::Removed && parts.node.status().is_leader && !is_alone {
+        match tokio::time::timeout(HANDOVER_MAX, parts.node.transfer_leader(0)).await {
+            Ok(Ok(())) => slog::info!(log, "leadership handed over"),
+            Ok(Err(error)) => slog::warn!(log, "leadership was not handed over"; "error" => %error),
+            Err(_) => slog::warn!(log, "leadership was not handed over in time"),
+        }
+    }
+    parts.node.stop().await;
+}
+
+async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.with_context(|| format!("listen tcp {address}"))?);
+    }
+    Ok(listeners)
+}
+
+/// Completes when the flag is raised, or its owner is gone.
+async fn told(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|raised| *raised).await;
+}
