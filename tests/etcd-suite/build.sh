@@ -77,7 +77,7 @@ target etcd "$here" "$suite" go build go.etcd.io/etcd/server/v3
 target etcdctl "$here" "$suite" go build go.etcd.io/etcd/etcdctl/v3
 target etcdutl "$here" "$suite" go build go.etcd.io/etcd/etcdutl/v3
 target common.test "$here" "$suite" go test -c -tags e2e go.etcd.io/etcd/tests/v3/common
-target etcd-suite-count "$here" "$(key "$here" count/*.go)" go build ./count
+target etcd-suite-count "$here" "$(key "$here" count/main.go)" go build ./count
 target walcheck "$here/../wal-go" "$(key "$here/../wal-go" main.go)" go build .
 target benchmark "$here/benchmark" "$(key "$here/benchmark")" go build go.etcd.io/etcd/v3/tools/benchmark
 
