@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   dial ── not 200, or no connection ──▶ wait for the limiter ─▶ dial
-//!    └─ 200 ─▶ read 64 KiB ─▶ chunks ─▶ codec ─▶ Host::deliver, one batch a read
+//!    └─ 200 ─▶ read what is there ─▶ chunks ─▶ codec ─▶ Host::deliver, one batch
 //!              └─ closed, 5 s of silence, garbage ─▶ wait for the limiter ─▶ dial
 //! ```
 //!
 //! The answer's head and chunks are read by hand: one task, one buffer, no channel between connection and decoder.
 
-use std::{io, sync::Arc};
+use std::{io, mem, sync::Arc};
 
 use bytes::BytesMut;
 use proto::raftpb;
@@ -23,8 +23,10 @@ use crate::{
     codec::{Decoder, Frame, Kind},
     context::hex,
     headers,
-    limits::{DEADLINE, HEAD_BYTES_MAX, READ_BYTES, REDIAL, REFUSAL_BYTES_MAX},
-    peer::Peer,
+    limits::{
+        BUFFER_KEPT_BYTES, DEADLINE, HEAD_BYTES_MAX, READ_BATCH_BYTES, READ_BYTES, REDIAL, REFUSAL_BYTES_MAX,
+    },
+    peer::{Counters, Peer},
     post, urls,
 };
 
@@ -97,17 +99,15 @@ async fn read(peer: &Peer, kind: Kind, mut stream: Stream) -> io::Error {
     tokio::pin!(silence);
     let mut heard = Instant::now();
     loop {
-        peer.counters.received(raw.len());
-        match receiver.take(&raw) {
-            Ok(messages) if messages.is_empty() => {}
-            Ok(messages) => peer.context().admit(messages),
-            Err(e) => return e,
+        let outcome = drain(&mut receiver, &mut raw, &stream.socket, &peer.counters);
+        // What was whole before the end counts, whatever the end was.
+        let messages = receiver.take();
+        if !messages.is_empty() {
+            peer.context().admit(messages);
         }
-        if receiver.is_done() {
-            return io::ErrorKind::UnexpectedEof.into();
+        if let Err(e) = outcome {
+            return e;
         }
-        raw.clear();
-        raw.reserve(READ_BYTES);
         loop {
             tokio::select! {
                 biased;
@@ -130,12 +130,40 @@ async fn read(peer: &Peer, kind: Kind, mut stream: Stream) -> io::Error {
     }
 }
 
+/// Decodes what was read, and goes on reading for as long as full buffers are waiting. Leaves `raw` empty, with room.
+fn drain(
+    receiver: &mut Receiver,
+    raw: &mut BytesMut,
+    socket: &TcpStream,
+    counters: &Counters,
+) -> io::Result<()> {
+    let mut total = 0;
+    loop {
+        total += raw.len();
+        counters.received(raw.len());
+        let was_full = raw.len() >= READ_BYTES;
+        receiver.feed(raw)?;
+        raw.clear();
+        raw.reserve(READ_BYTES);
+        if !was_full || total >= READ_BATCH_BYTES {
+            return Ok(());
+        }
+        match socket.try_read_buf(raw) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// Raw bytes of a response body to batches of messages; pure.
 pub(crate) struct Receiver {
     kind: Kind,
     chunks: ChunkDecoder,
     payload: BytesMut,
     decoder: Decoder,
+    messages: Vec<raftpb::Message>,
 }
 
 impl Receiver {
@@ -145,32 +173,36 @@ impl Receiver {
             chunks: ChunkDecoder::default(),
             payload: BytesMut::with_capacity(READ_BYTES),
             decoder: Decoder::new(kind, local, remote),
+            messages: Vec::new(),
         }
     }
 
-    /// All messages that these bytes complete. Appends come out sorted by (term, index): etcd 3.7.1 sends those of one
-    /// batch in reverse, and raft would reject all but one (the end of the batch decides, so ties keep their order).
-    pub(crate) fn take(&mut self, raw: &[u8]) -> io::Result<Vec<raftpb::Message>> {
+    /// Decodes all that these bytes complete. An error is the end of the stream, in order (`UnexpectedEof`) or not.
+    pub(crate) fn feed(&mut self, raw: &[u8]) -> io::Result<()> {
         let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+        if self.payload.is_empty() && self.payload.capacity() > BUFFER_KEPT_BYTES {
+            self.payload = BytesMut::new();
+        }
         if self.payload.capacity() - self.payload.len() < raw.len() {
             self.payload.reserve(raw.len().max(READ_BYTES));
         }
         self.chunks.feed(raw, &mut self.payload).map_err(|e| garbage(&e))?;
-        let mut messages = Vec::new();
         while let Some(frame) = self.decoder.decode(&mut self.payload).map_err(|e| garbage(&e))? {
             if let Frame::Message(message) = frame {
-                messages.push(message);
+                self.messages.push(message);
             }
         }
+        if self.chunks.is_done() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    /// The messages since the last call. Appends come out sorted by (term, index), ties as they came: etcd 3.7.1 sends
+    /// those of one batch in reverse, and raft would reject all but one.
+    pub(crate) fn take(&mut self) -> Vec<raftpb::Message> {
+        let mut messages = mem::take(&mut self.messages);
         if self.kind == Kind::MsgApp && messages.len() > 1 {
             messages.sort_by_key(|m| (m.term(), m.index()));
         }
-        Ok(messages)
-    }
-
-    /// Has the body ended in order?
-    pub(crate) fn is_done(&self) -> bool {
-        self.chunks.is_done()
+        messages
     }
 }
 

@@ -35,6 +35,11 @@ pub(crate) const IDLE: Duration = Duration::from_secs(4);
 pub(crate) const PROBE: Duration = Duration::from_secs(4);
 /// Bytes that one read of a stream asks for.
 pub(crate) const READ_BYTES: usize = 64 << 10;
+/// Bytes read from a stream before its messages are delivered, when more keeps coming: raft sees a backlog as one batch,
+/// and other tasks get their turn.
+pub(crate) const READ_BATCH_BYTES: usize = 1 << 20;
+/// Buffers above this are given back once empty, so that one huge message is not paid for for ever.
+pub(crate) const BUFFER_KEPT_BYTES: usize = 4 << 20;
 
 /// A raft message in a POST (etcd reads without limit; this is its stream limit).
 pub(crate) const POST_BYTES_MAX: usize = 512 << 20;

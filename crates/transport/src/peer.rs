@@ -113,7 +113,7 @@ impl Peer {
     pub(crate) fn push(&self, mut message: raftpb::Message) -> Option<Kind> {
         if message.r#type() == raftpb::MessageType::MsgSnap {
             // Snapshots between members are not supported yet: say so to raft, which will try again.
-            self.dropped(&message, "snapshots between members are not supported yet");
+            self.dropped(true, "snapshots between members are not supported yet");
             return None;
         }
         let is_append = message.r#type == Some(raftpb::MessageType::MsgApp.into());
@@ -147,11 +147,11 @@ impl Peer {
     }
 
     /// A message is lost for good: raft must know.
-    pub(crate) fn dropped(&self, message: &raftpb::Message, why: &str) {
+    pub(crate) fn dropped(&self, is_snapshot: bool, why: &str) {
         slog::debug!(self.context.log, "failed to send Raft message"; "remote-peer-id" => hex(self.id), "error" => why);
         self.counters.failed();
         self.context.host().unreachable(self.id);
-        if message.r#type() == raftpb::MessageType::MsgSnap {
+        if is_snapshot {
             self.context.host().snapshot_status(self.id, false);
         }
     }

@@ -75,7 +75,7 @@ async fn work(peer: Arc<Peer>) {
             }
             Err(e) => {
                 peer.deactivate("pipeline", "write", &e.to_string());
-                peer.dropped(&message, &e.to_string());
+                peer.dropped(false, &e.to_string()); // snapshots are not posted
             }
         }
         // A worker whose messages are all sent lets others run: one post may be ready at once, for ever.

@@ -6,6 +6,7 @@
 //! notified again.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -22,31 +23,43 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    messages: Mutex<Vec<raftpb::Message>>,
+    waiting: Mutex<Waiting>,
     filled: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: Vec<raftpb::Message>,
+    /// Members whose messages did not fit; whether a snapshot was among them. The router tells the host, because `send`
+    /// may be called where the host must not be.
+    lost: BTreeMap<u64, bool>,
+}
+
 impl Inbox {
-    /// Takes the batch; gives back what did not fit.
-    pub(crate) fn push(&self, mut batch: Vec<raftpb::Message>) -> Vec<raftpb::Message> {
-        let mut messages = self.lock();
-        let was_empty = messages.is_empty();
-        let room = INBOX_MESSAGES_MAX.saturating_sub(messages.len()).min(batch.len());
-        let over = batch.split_off(room);
-        if was_empty {
-            *messages = batch;
-        } else {
-            messages.append(&mut batch);
+    /// Takes the batch; what does not fit is dropped, and its addressees are reported later.
+    pub(crate) fn push(&self, mut batch: Vec<raftpb::Message>) {
+        let mut waiting = self.lock();
+        let was_empty = waiting.messages.is_empty();
+        let room = INBOX_MESSAGES_MAX.saturating_sub(waiting.messages.len());
+        if batch.len() > room {
+            for message in batch.drain(room..) {
+                let is_snapshot = message.r#type() == raftpb::MessageType::MsgSnap;
+                *waiting.lost.entry(message.to()).or_default() |= is_snapshot;
+            }
         }
-        drop(messages);
+        if was_empty {
+            waiting.messages = batch;
+        } else {
+            waiting.messages.append(&mut batch);
+        }
+        drop(waiting);
         if was_empty {
             self.filled.notify_one();
         }
-        over
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<raftpb::Message>> {
-        self.messages.lock().expect("no panic while the inbox is held")
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no panic while the inbox is held")
     }
 }
 
@@ -54,8 +67,14 @@ impl Inbox {
 pub(crate) async fn run(transport: Arc<Transport>) {
     loop {
         transport.inbox().filled.notified().await;
-        let batch = mem::take(&mut *transport.inbox().lock());
-        hand_out(&transport.table(), batch);
+        let Waiting { messages, lost } = mem::take(&mut *transport.inbox().lock());
+        let table = transport.table();
+        hand_out(&table, messages);
+        for (member, is_snapshot) in lost {
+            if let Some(peer) = table.find(member) {
+                peer.dropped(is_snapshot, "the outbox is full");
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     codec::{Encoder, Kind},
     io::Busy,
     lane::Attachment,
-    limits::{FRAME_BYTES, HEARTBEAT},
+    limits::{BUFFER_KEPT_BYTES, FRAME_BYTES, HEARTBEAT},
     peer::Peer,
 };
 
@@ -56,6 +56,9 @@ impl StreamBody {
 
     /// Polled by hyper through the response body.
     pub(crate) fn poll_frame(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.out.capacity() > BUFFER_KEPT_BYTES {
+            self.out = BytesMut::new();
+        }
         if self.batch.is_empty() {
             match self.peer.lane(self.kind).poll_take(self.attachment, cx, &mut self.batch) {
                 Poll::Ready(false) => return Poll::Ready(None),

@@ -77,11 +77,7 @@ impl Transport {
         if messages.is_empty() {
             return;
         }
-        for lost in self.inbox.push(messages) {
-            if let Some(peer) = self.table().find(lost.to()) {
-                peer.dropped(&lost, "the outbox is full");
-            }
-        }
+        self.inbox.push(messages);
     }
 
     /// Makes these the other members of the cluster, with their URLs: adds, changes and removes. From any thread, after

@@ -15,7 +15,7 @@ use super::world::{Node, append, heartbeat, pair, until, within};
 use crate::{
     codec::Kind,
     fetch_downgrade_enabled, fetch_members, fetch_version,
-    limits::{LANE_MESSAGES_MAX, POST_MESSAGES_MAX},
+    limits::{INBOX_MESSAGES_MAX, LANE_MESSAGES_MAX, POST_MESSAGES_MAX},
 };
 
 #[tokio::test]
@@ -151,6 +151,22 @@ async fn a_full_queue_drops_and_reports() {
     a.transport.send((0..200).map(|i| heartbeat(&a, &nowhere, i)).collect());
     until("all reported", || a.host.unreachables() == 10 + 200).await;
     const { assert!(POST_MESSAGES_MAX < 200) };
+}
+
+#[tokio::test]
+async fn a_full_outbox_is_reported_from_inside_the_runtime() {
+    let (a, b) = pair().await;
+    // The router has no turn before the await: the outbox fills, then the lane does with its first messages.
+    let over = 25;
+    for _ in 0..=INBOX_MESSAGES_MAX / 1000 {
+        a.transport.send((0..1000).map(|i| heartbeat(&a, &b, i)).collect());
+    }
+    let snapshot = Message { r#type: Some(MessageType::MsgSnap.into()), ..heartbeat(&a, &b, 1) };
+    a.transport.send(vec![snapshot; over]);
+    assert_eq!(a.host.unreachables(), 0, "nothing is called from send");
+    until("the lane arrived", || b.host.delivered.lock().unwrap().len() == LANE_MESSAGES_MAX).await;
+    assert_eq!(*a.host.snapshots.lock().unwrap(), [(b.id, false)]);
+    assert_eq!(a.host.unreachables(), INBOX_MESSAGES_MAX - LANE_MESSAGES_MAX + 1);
 }
 
 #[tokio::test]

@@ -210,6 +210,9 @@ fn appends_of_one_read_come_out_in_order() {
         encoder.encode(&append(index), &mut body);
     }
     let wire = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat();
-    let messages = Receiver::new(Kind::MsgApp, 1, 2).take(&wire).unwrap();
+    let mut receiver = Receiver::new(Kind::MsgApp, 1, 2);
+    receiver.feed(&wire).unwrap();
+    let messages = receiver.take();
+    assert!(receiver.take().is_empty());
     assert_eq!(messages.iter().map(Message::index).collect::<Vec<_>>(), [10, 11, 12]);
 }
