@@ -4,7 +4,13 @@
 //! with the last one. A piece begins with ten keys and grows or shrinks by halves towards `--max-request-bytes`. Pieces
 //! are read ahead by one while the client takes the one before; a slow client makes its own stream wait and nobody else.
 
-use crate::{Api, grpc, kv::Deadline, parse, slow::INLINE_ROWS_MAX, status};
+use crate::{
+    Api, grpc,
+    kv::{self, Deadline},
+    parse,
+    slow::INLINE_ROWS_MAX,
+    status,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use mvcc::{KeyValue, Query, View};
 use proto::{
@@ -22,29 +28,33 @@ const FIRST_PIECE_KEYS: i64 = 10;
 /// Pieces that may wait for the client: one, while the next is read. Each is about `--max-request-bytes` long.
 pub(crate) const PIECES_AHEAD_MAX: usize = 1;
 
-/// Reads and sends the pieces until the end, an error, or until nobody listens any more.
-pub(crate) async fn run(
-    api: Arc<Api>,
+/// Checks the request and makes sure of the quorum; then reads and sends the pieces in a task of their own, until the
+/// end, an error, or until nobody listens any more.
+pub(crate) async fn start(
+    api: &Arc<Api>,
     deadline: Deadline,
     request: RangeRequest,
     pieces: Sender<Result<Bytes, Status>>,
-) {
-    if let Err(status) = send(&api, deadline, request, &pieces).await {
-        // Nobody may be listening any more: then there is nobody to tell.
-        let _ = pieces.send(Err(status)).await;
+) -> Result<(), Status> {
+    parse::range_stream(&request)?;
+    if !request.serializable {
+        kv::barrier(api, deadline).await?;
     }
+    let own = Arc::clone(api);
+    tokio::spawn(async move {
+        if let Err(status) = send(&own, request, &pieces).await {
+            // Nobody may be listening any more: then there is nobody to tell.
+            let _ = pieces.send(Err(status)).await;
+        }
+    });
+    Ok(())
 }
 
 async fn send(
     api: &Arc<Api>,
-    deadline: Deadline,
     request: RangeRequest,
     pieces: &Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
-    parse::range_stream(&request)?;
-    if !request.serializable {
-        crate::kv::barrier(api, deadline).await?;
-    }
     let mut next = Some(Cursor::new(api.shared.view(), request, api.limits.max_request_bytes));
     while let Some(cursor) = next {
         let (piece, rest) = if cursor.is_short() {

@@ -243,8 +243,7 @@ async fn start(
         Method::RangeStream => {
             let request = open.read(body, |_| false).await?;
             let deadline = grpc::deadline(&open.parts.headers);
-            tokio::spawn(range_stream::run(Arc::clone(open.api()), deadline, request, sender));
-            Ok(())
+            range_stream::start(open.api(), deadline, request, sender).await
         }
         Method::HealthWatch => {
             let request = open.read(body, |_| false).await?;

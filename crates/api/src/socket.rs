@@ -347,3 +347,7 @@ impl Drop for Socket {
         self.outgoing.abandoned.store(true, Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "tests/socket.rs"]
+mod tests;
