@@ -9,6 +9,7 @@ use prost::Message as _;
 use proto::etcdserverpb::Metadata;
 use proto::raftpb;
 use sha1::{Digest as _, Sha1};
+use std::fmt::Write as _;
 use types::{Entry, EntryKind, HardState};
 
 /// A member's ID (etcd `membership.NewMember`): SHA-1 over its peer URLs, sorted and joined without separator, the
@@ -106,8 +107,9 @@ fn quote(text: &str) -> String {
                 out.push(c);
             }
             // Go's encoder escapes these for HTML.
-            '<' | '>' | '&' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            '<' | '>' | '&' | '\0'..'\x20' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
             c => out.push(c),
         }
     }

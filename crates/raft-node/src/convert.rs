@@ -288,3 +288,113 @@ fn wire_entry(entry: eraftpb::Entry, is_proposal: bool) -> raftpb::Entry {
         data: (!entry.data.is_empty()).then_some(entry.data),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: Wire, term: u64) -> raftpb::Message {
+        raftpb::Message {
+            r#type: Some(kind.into()),
+            to: Some(1),
+            from: Some(2),
+            term: Some(term),
+            ..Default::default()
+        }
+    }
+
+    fn entry(term: u64, index: u64, data: &'static str) -> raftpb::Entry {
+        raftpb::Entry { term: Some(term), index: Some(index), data: Some(data.into()), r#type: None }
+    }
+
+    fn append(log_term: u64, index: u64, entries: Vec<raftpb::Entry>) -> raftpb::Message {
+        raftpb::Message { log_term: Some(log_term), index: Some(index), entries, ..message(Wire::MsgApp, 5) }
+    }
+
+    fn check(message: raftpb::Message, expected: Result<(), Rejected>) {
+        let shown = format!("{message:?}");
+        assert_eq!(incoming(message, 1).map(drop), expected, "{shown}");
+    }
+
+    #[test]
+    fn what_crosses_the_wire_is_checked() {
+        let entries = |what| Err(Rejected::Entries(what));
+        check(message(Wire::MsgHeartbeat, 5), Ok(()));
+        check(
+            raftpb::Message { to: Some(3), ..message(Wire::MsgHeartbeat, 5) },
+            Err(Rejected::OtherReceiver(3)),
+        );
+        check(raftpb::Message { from: None, ..message(Wire::MsgHeartbeat, 5) }, Err(Rejected::NoSender));
+        check(raftpb::Message { from: Some(1), ..message(Wire::MsgHeartbeat, 5) }, Err(Rejected::NoSender));
+        check(message(Wire::MsgHeartbeat, 0), Err(Rejected::Term(0)));
+        check(message(Wire::MsgHup, 0), Err(Rejected::LocalKind(0)));
+        check(raftpb::Message { r#type: Some(99), ..message(Wire::MsgHup, 5) }, Err(Rejected::LocalKind(99)));
+        let context = Some(vec![0; PEER_CONTEXT_BYTES_MAX + 1].into());
+        check(raftpb::Message { context, ..message(Wire::MsgHeartbeat, 5) }, Err(Rejected::Context(65)));
+        let stray = raftpb::Message { entries: vec![entry(5, 1, "")], ..message(Wire::MsgVote, 5) };
+        check(stray, entries("this kind carries none"));
+    }
+
+    #[test]
+    fn appends_are_contiguous_and_their_terms_never_fall() {
+        let entries = |what| Err(Rejected::Entries(what));
+        check(append(0, 0, vec![entry(1, 1, "a"), entry(5, 2, "b")]), Ok(()));
+        check(append(4, 7, vec![]), Ok(()));
+        check(append(4, 7, vec![entry(4, 9, "a")]), entries("indexes are not contiguous"));
+        check(append(4, 7, vec![entry(3, 8, "a")]), entries("terms fall, or lie in the future"));
+        check(append(4, 7, vec![entry(6, 8, "a")]), entries("terms fall, or lie in the future"));
+        check(append(4, u64::MAX, vec![entry(5, 0, "a")]), entries("indexes overflow"));
+        check(append(6, 7, vec![]), Err(Rejected::Term(6)));
+        check(append(0, 7, vec![]), Err(Rejected::Term(0)));
+        let joint = raftpb::Entry { r#type: Some(2), ..entry(5, 8, "a") };
+        check(append(4, 7, vec![joint]), entries("joint changes of members are not supported"));
+    }
+
+    #[test]
+    fn reads_carry_one_context_of_eight_bytes_and_proposals_carry_something() {
+        let read = |data: &'static str| raftpb::Message {
+            term: None,
+            entries: vec![entry(0, 0, data)],
+            ..message(Wire::MsgReadIndex, 0)
+        };
+        check(read("12345678"), Ok(()));
+        check(read("1234567"), Err(Rejected::Context(7)));
+        check(
+            raftpb::Message { entries: vec![], ..read("") },
+            Err(Rejected::Entries("a read has exactly one")),
+        );
+        check(raftpb::Message { term: Some(3), ..read("12345678") }, Err(Rejected::Term(3)));
+        check(message(Wire::MsgProp, 0), Err(Rejected::Entries("a proposal of nothing")));
+        let proposal = raftpb::Message { entries: vec![entry(0, 0, "x")], ..message(Wire::MsgProp, 0) };
+        let expected = Incoming::Proposals(vec![(EntryKind::Normal, "x".into())]);
+        assert_eq!(incoming(proposal, 1), Ok(expected));
+    }
+
+    #[test]
+    fn a_snapshot_is_named_not_stepped() {
+        let metadata = raftpb::SnapshotMetadata { index: Some(9), term: Some(3), conf_state: None };
+        let snapshot = Some(raftpb::Snapshot { data: None, metadata: Some(metadata) });
+        let message = raftpb::Message { snapshot, ..message(Wire::MsgSnap, 5) };
+        assert_eq!(incoming(message, 1), Ok(Incoming::Snapshot { from: 2, index: 9 }));
+    }
+
+    /// As captured from an etcd 3.7.3 leader: type, to, from, term, logTerm, index, commit; zeros included.
+    #[test]
+    fn our_messages_set_the_fields_that_etcd_sets() {
+        let mut append = eraftpb::Message::default();
+        append.set_msg_type(Kind::MsgAppend);
+        (append.to, append.from, append.term) = (1, 2, 2);
+        append.set_entries(vec![raft_entry(EntryKind::Normal, 2, 1, Bytes::new())].into());
+        let wire = outgoing(append).unwrap();
+        assert_eq!((wire.log_term, wire.index, wire.commit, wire.reject), (Some(0), Some(0), Some(0), None));
+        let noop = raftpb::Entry { term: Some(2), index: Some(1), ..Default::default() };
+        assert_eq!(wire.entries, [noop]);
+        let mut proposal = eraftpb::Message::default();
+        proposal.set_msg_type(Kind::MsgPropose);
+        proposal.set_entries(vec![raft_entry(EntryKind::ConfChange, 0, 0, "x".into())].into());
+        let wire = outgoing(proposal).unwrap();
+        let change = raftpb::Entry { r#type: Some(1), data: Some("x".into()), ..Default::default() };
+        assert_eq!((wire.term, wire.commit, &wire.entries[..]), (None, None, &[change][..]));
+        assert_eq!(outgoing(eraftpb::Message::default()), None, "a local message stays");
+    }
+}

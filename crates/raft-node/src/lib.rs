@@ -41,6 +41,7 @@ mod options;
 pub mod publish;
 mod request_id;
 mod status;
+mod tasks;
 
 pub use driver::start;
 pub use error::{NodeFault, ProposeError, ReadError, StartError, TransferError};

@@ -45,7 +45,7 @@ pub const READ_RETRY: Duration = Duration::from_millis(500);
 /// Bytes of log after which the engine is flushed, so that replay after a crash stays short.
 pub const FLUSH_LOG_BYTES: u64 = 64 << 20;
 /// The engine is flushed at least this often while anything is applied.
-pub const FLUSH_EVERY: Duration = Duration::from_secs(60);
+pub const FLUSH_EVERY: Duration = Duration::from_mins(1);
 /// Entries kept behind the flushed index for slow followers (etcd's `DefaultSnapshotCatchUpEntries`).
 pub const KEEP_ENTRIES: u64 = 5_000;
 /// Log kept beyond [`KEEP_ENTRIES`] for members that lag, in steps of [`FLUSH_LOG_BYTES`]: 16 = 1 GiB of log.

@@ -1,5 +1,7 @@
 //! The node as a whole, on one member: thread, handle, log and machine.
 
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
 use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Response, Settings};
 use proto::{etcdserverpb as pb, raftpb};
@@ -15,9 +17,7 @@ const MEMBER: u64 = 0x1234;
 struct Nowhere;
 
 impl Outbound for Nowhere {
-    fn send(&self, messages: Vec<raftpb::Message>) {
-        let _ = messages;
-    }
+    fn send(&self, _messages: Vec<raftpb::Message>) {}
     fn members_changed(&self, _membership: Arc<Membership>) {}
 }
 

@@ -1,6 +1,6 @@
 //! Changes of members.
 //!
-//! etcd numbers them AddNode 0, Remove 1, Update 2, AddLearner 3; raft-rs has AddLearner 2 and cannot decode 3, and its
+//! etcd numbers them: add 0, remove 1, update 2, add learner 3; for raft-rs 2 is to add a learner, and it cannot decode 3, and its
 //! leader decodes what is proposed to it. So on the leader a change passes around raft-rs's `step`: it is decoded here
 //! by prost, checked as raft-rs would, and appended; the log's bytes stay etcd's. When it is applied, raft-rs is told in
 //! its own numbers. An update, or a change that the machine refused, never reaches it.

@@ -7,12 +7,13 @@
 mod changes;
 mod guard;
 mod log;
+mod propose;
 mod reads;
 
 pub use log::Log;
 pub use reads::ReadsDone;
 
-use crate::convert::{Checked, log_entry, outgoing, raft_entry};
+use crate::convert::{Checked, log_entry, outgoing};
 use crate::limits::{
     BACKLOG_ENTRIES_MAX, GROUP_BYTES_MAX, INFLIGHT_MESSAGES_MAX, MESSAGE_BYTES_MAX,
     RAFT_UNCOMMITTED_BYTES_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX,
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use log::LogStore;
 use machine::Outcome;
 use proto::raftpb;
-use raft::eraftpb::{self, MessageType};
+use raft::eraftpb::MessageType;
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use reads::{Reads, SeenReads};
 use std::time::{Duration, Instant};
@@ -240,10 +241,10 @@ impl Core {
             hard_state.or_else(|| (!entries.is_empty()).then(|| self.hard_state_if_new()).flatten());
         let store = self.node.mut_store();
         if hard_state.is_some() || !entries.is_empty() {
-            store.append(entries, hard_state.as_ref()).map_err(log_fault)?;
+            store.append(entries, hard_state.as_ref()).map_err(|error| log_fault(&error))?;
         }
         if must_sync {
-            store.log_mut().sync().map_err(log_fault)?;
+            store.log_mut().sync().map_err(|error| log_fault(&error))?;
         }
         if let Some(hard_state) = hard_state {
             self.written_commit = hard_state.commit;
@@ -291,7 +292,7 @@ impl Core {
     /// Writes down the commit index, without a sync, if that has not been done with some entries.
     pub fn settle(&mut self) -> Result<(), NodeFault> {
         if let Some(hard_state) = self.hard_state_if_new() {
-            self.node.mut_store().append(Vec::new(), Some(&hard_state)).map_err(log_fault)?;
+            self.node.mut_store().append(Vec::new(), Some(&hard_state)).map_err(|error| log_fault(&error))?;
             self.written_commit = hard_state.commit;
         }
         Ok(())
@@ -299,7 +300,7 @@ impl Core {
 
     /// Makes all that was written durable; for the end.
     pub fn sync(&mut self) -> Result<(), NodeFault> {
-        self.node.mut_store().log_mut().sync().map_err(log_fault)
+        self.node.mut_store().log_mut().sync().map_err(|error| log_fault(&error))
     }
 
     /// When reads need attention next.
@@ -380,7 +381,7 @@ impl Core {
 
     /// Entries before this index are not needed: neither for replay nor for members that lag.
     pub fn release(&mut self, index: Index) -> Result<(), NodeFault> {
-        self.node.mut_store().log_mut().release(index).map_err(log_fault)
+        self.node.mut_store().log_mut().release(index).map_err(|error| log_fault(&error))
     }
 
     /// Bytes of payload written since the start.
@@ -420,61 +421,6 @@ impl Core {
         }
     }
 
-    fn propose(&mut self, proposals: Vec<Proposal>) {
-        if !self.takes_proposals() {
-            self.effects.returned.extend(proposals);
-            return;
-        }
-        if self.node.raft.state == StateRole::Leader {
-            self.propose_as_leader(proposals);
-        } else {
-            self.forward(proposals);
-        }
-    }
-
-    fn propose_as_leader(&mut self, proposals: Vec<Proposal>) {
-        let mut run = Vec::with_capacity(proposals.len());
-        for proposal in proposals {
-            match proposal.kind {
-                EntryKind::Normal => run.push(proposal),
-                EntryKind::ConfChange => {
-                    self.append(std::mem::take(&mut run));
-                    self.propose_change(proposal);
-                }
-            }
-        }
-        self.append(run);
-    }
-
-    /// One `MsgProp` with many entries: to the leader's own raft, or by it to the leader.
-    fn append(&mut self, run: Vec<Proposal>) {
-        if run.is_empty() {
-            return;
-        }
-        let mut message = eraftpb::Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.node.raft.id;
-        let entries: Vec<_> = run.iter().map(|p| raft_entry(p.kind, 0, 0, p.data.clone())).collect();
-        message.set_entries(entries.into());
-        if self.node.raft.step(message).is_err() {
-            self.effects.returned.extend(run);
-        }
-    }
-
-    fn forward(&mut self, proposals: Vec<Proposal>) {
-        let mut run = Vec::new();
-        let mut bytes = 0;
-        for proposal in proposals {
-            bytes += proposal.data.len() as u64;
-            run.push(proposal);
-            if bytes >= MESSAGE_BYTES_MAX {
-                self.append(std::mem::take(&mut run));
-                bytes = 0;
-            }
-        }
-        self.append(run);
-    }
-
     fn run_reads(&mut self, now: Instant) {
         self.reads.expire(now, &mut self.effects.reads);
         if let Some(context) = self.reads.due(now) {
@@ -509,6 +455,6 @@ impl Core {
     }
 }
 
-fn log_fault(error: wal::WalError) -> NodeFault {
+fn log_fault(error: &wal::WalError) -> NodeFault {
     NodeFault::Log(error.to_string())
 }

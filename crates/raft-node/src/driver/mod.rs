@@ -12,9 +12,10 @@ mod flush;
 
 use crate::core::{Core, Effects, Input, Proposal, Settings};
 use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, lock};
-use crate::handle::{Shared, spawn_tasks};
+use crate::handle::Shared;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use crate::status::StatusCells;
+use crate::tasks::spawn_tasks;
 use crate::{
     Handle, Leadership, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError, TransferError,
 };

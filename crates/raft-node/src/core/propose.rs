@@ -1,0 +1,68 @@
+//! The way of a proposal into a log: this member's where it leads, the leader's where it follows.
+//!
+//! Everything that waits becomes one `MsgProp` of many entries: one step of raft, and one message a follower.
+
+use super::{Core, Proposal};
+use crate::convert::raft_entry;
+use crate::limits::MESSAGE_BYTES_MAX;
+use raft::StateRole;
+use raft::eraftpb::{self, MessageType};
+use types::EntryKind;
+
+impl Core {
+    /// Puts proposals into the log, or on the way to the leader's. What cannot be taken now comes back.
+    pub(super) fn propose(&mut self, proposals: Vec<Proposal>) {
+        if !self.takes_proposals() {
+            self.effects.returned.extend(proposals);
+            return;
+        }
+        if self.node.raft.state == StateRole::Leader {
+            self.propose_as_leader(proposals);
+        } else {
+            self.forward(proposals);
+        }
+    }
+
+    fn propose_as_leader(&mut self, proposals: Vec<Proposal>) {
+        let mut run = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
+            match proposal.kind {
+                EntryKind::Normal => run.push(proposal),
+                EntryKind::ConfChange => {
+                    self.append(std::mem::take(&mut run));
+                    self.propose_change(proposal);
+                }
+            }
+        }
+        self.append(run);
+    }
+
+    /// One `MsgProp` with many entries: to the leader's own raft, or by it to the leader.
+    fn append(&mut self, run: Vec<Proposal>) {
+        if run.is_empty() {
+            return;
+        }
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.node.raft.id;
+        let entries: Vec<_> = run.iter().map(|p| raft_entry(p.kind, 0, 0, p.data.clone())).collect();
+        message.set_entries(entries.into());
+        if self.node.raft.step(message).is_err() {
+            self.effects.returned.extend(run);
+        }
+    }
+
+    fn forward(&mut self, proposals: Vec<Proposal>) {
+        let mut run = Vec::new();
+        let mut bytes = 0;
+        for proposal in proposals {
+            bytes += proposal.data.len() as u64;
+            run.push(proposal);
+            if bytes >= MESSAGE_BYTES_MAX {
+                self.append(std::mem::take(&mut run));
+                bytes = 0;
+            }
+        }
+        self.append(run);
+    }
+}

@@ -1,0 +1,287 @@
+//! A network of cores in one thread, with a clock of its own: what is sent arrives when the test says so.
+
+use engine::MemoryEngine;
+use machine::{Machine, Member, Outcome, Settings as MachineSettings};
+use prost::Message as _;
+use proto::raftpb::MessageType;
+use proto::{etcdserverpb as pb, raftpb};
+use raft_node::convert::{Incoming, incoming};
+use raft_node::core::{Core, Input, Proposal, ReadsDone, Settings};
+use raft_node::{ProposeError, bootstrap};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use types::{EntryKind, MemberId};
+use wal::{MemDisk, Wal};
+
+pub(crate) const ELECTION_TICKS: usize = 10;
+/// Small segments: a test has many logs.
+const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20 };
+const TICK: Duration = Duration::from_millis(100);
+
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) core: Core,
+    pub(crate) machine: Machine,
+    pub(crate) disk: MemDisk,
+    pub(crate) engine: Arc<MemoryEngine>,
+    pub(crate) waiting: VecDeque<Proposal>,
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) reads: Vec<ReadsDone>,
+    pub(crate) refused: Vec<(u64, ProposeError)>,
+}
+
+impl Node {
+    pub(crate) fn start(id: u64, disk: MemDisk, engine: Arc<MemoryEngine>, life: u64) -> Self {
+        let settings =
+            MachineSettings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let machine = Machine::open(engine.clone(), settings).unwrap();
+        let (wal, _) = Wal::open_with(disk.clone(), LOG).unwrap();
+        let settings = Settings {
+            member: id,
+            election_ticks: ELECTION_TICKS,
+            pre_vote: true,
+            request_timeout: Duration::from_secs(7),
+            unix_millis: life,
+            applied: machine.applied().0,
+            conf: machine.conf_state(),
+        };
+        let core =
+            Core::new(&settings, Box::new(wal), slog::Logger::root(slog::Discard, slog::o!())).unwrap();
+        Self {
+            id,
+            core,
+            machine,
+            disk,
+            engine,
+            waiting: VecDeque::new(),
+            outcomes: Vec::new(),
+            reads: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    pub(crate) fn propose(&mut self, now: Instant, kind: EntryKind, id: u64, data: Vec<u8>) {
+        self.waiting.push_back(Proposal {
+            id,
+            kind,
+            data: data.into(),
+            deadline: now + Duration::from_secs(7),
+        });
+    }
+
+    /// The driver's loop, in short.
+    fn run(&mut self, now: Instant) -> Vec<raftpb::Message> {
+        let mut sent = Vec::new();
+        if self.core.takes_proposals() && !self.waiting.is_empty() {
+            let batch = self.waiting.drain(..).collect();
+            self.core.step(now, Input::Propose(batch));
+        }
+        loop {
+            let effects = self.core.effects();
+            self.waiting.extend(effects.returned);
+            self.refused.extend(effects.refused);
+            self.reads.extend(effects.reads);
+            let Some(mut work) = self.core.work() else { break };
+            sent.append(&mut work.messages);
+            let mut persisted = self.core.persist(work).unwrap();
+            sent.append(&mut persisted.messages);
+            if let Some(last) = persisted.committed.last().map(|entry| entry.index) {
+                let outcomes = self.machine.apply(&persisted.committed).unwrap();
+                self.core.applied(now, last, &outcomes).unwrap();
+                self.outcomes.extend(outcomes);
+            }
+        }
+        sent
+    }
+}
+
+pub(crate) struct Net {
+    pub(crate) now: Instant,
+    pub(crate) nodes: BTreeMap<u64, Node>,
+    /// Pairs (from, to) that lose everything.
+    pub(crate) cut: BTreeSet<(u64, u64)>,
+    /// The kind of message that is lost, if any.
+    pub(crate) lose: Option<MessageType>,
+    /// Everything that was ever sent.
+    pub(crate) sent: Vec<raftpb::Message>,
+    next_id: u64,
+}
+
+impl Net {
+    pub(crate) fn new(members: u64) -> Self {
+        let list: Vec<Member> = (1..=members).map(member).collect();
+        let nodes = (1..=members)
+            .map(|id| {
+                let disk = MemDisk::new();
+                let mut wal = create_log(&disk, id);
+                let (entries, state) = bootstrap::first_log(&list);
+                wal.append(&entries, Some(&state)).unwrap();
+                wal.sync().unwrap();
+                (id, Node::start(id, disk, Arc::new(MemoryEngine::default()), 1))
+            })
+            .collect();
+        let mut net = Self {
+            now: Instant::now(),
+            nodes,
+            cut: BTreeSet::new(),
+            lose: None,
+            sent: Vec::new(),
+            next_id: 100,
+        };
+        net.settle();
+        net
+    }
+
+    /// A network that has elected the member.
+    pub(crate) fn led_by(members: u64, leader: u64) -> Self {
+        let mut net = Self::new(members);
+        net.campaign(leader);
+        assert_eq!(net.leader(), leader);
+        net
+    }
+
+    pub(crate) fn node(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    pub(crate) fn step(&mut self, id: u64, input: Input) {
+        let now = self.now;
+        self.node(id).core.step(now, input);
+    }
+
+    pub(crate) fn campaign(&mut self, id: u64) {
+        self.step(id, Input::Campaign);
+        self.settle();
+    }
+
+    /// The leader that all connected members agree on.
+    pub(crate) fn leader(&self) -> u64 {
+        self.nodes.values().find(|node| node.core.leadership().is_leader).map_or(0, |node| node.id)
+    }
+
+    /// Delivers until nothing moves.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            let now = self.now;
+            let sent: Vec<_> = self.nodes.values_mut().flat_map(|node| node.run(now)).collect();
+            if sent.is_empty() {
+                return;
+            }
+            for message in sent {
+                self.deliver(&message);
+                self.sent.push(message);
+            }
+        }
+    }
+
+    /// One message, over the wire's bytes.
+    pub(crate) fn deliver(&mut self, message: &raftpb::Message) {
+        let (from, to, now) = (message.from(), message.to(), self.now);
+        if self.cut.contains(&(from, to)) || self.lose == Some(message.r#type()) {
+            return;
+        }
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        let message = raftpb::Message::decode(&message.encode_to_vec()[..]).unwrap();
+        match incoming(message, to).unwrap() {
+            Incoming::Step(checked) => node.core.step(now, Input::Message(checked)),
+            Incoming::Proposals(entries) => {
+                for (kind, data) in entries {
+                    node.propose(now, kind, 0, data.to_vec());
+                }
+            }
+            Incoming::Snapshot { .. } => panic!("nobody sends snapshots"),
+        }
+    }
+
+    pub(crate) fn ticks(&mut self, count: usize) {
+        for _ in 0..count {
+            self.now += TICK;
+            let now = self.now;
+            for node in self.nodes.values_mut() {
+                if !node.core.is_removed() {
+                    let offset = usize::try_from(node.id).unwrap() % ELECTION_TICKS;
+                    node.core.fix_election_timeout(ELECTION_TICKS + offset);
+                }
+                node.core.step(now, Input::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    /// Cuts a member off from everybody, or lets it back.
+    pub(crate) fn isolate(&mut self, id: u64, cut: bool) {
+        let others: Vec<u64> = self.nodes.keys().copied().filter(|other| *other != id).collect();
+        for other in others {
+            for pair in [(id, other), (other, id)] {
+                if cut {
+                    self.cut.insert(pair)
+                } else {
+                    self.cut.remove(&pair)
+                };
+            }
+        }
+    }
+
+    /// Proposes a put at the member; gives its request ID.
+    pub(crate) fn put(&mut self, at: u64, key: &str) -> u64 {
+        let id = self.request_id();
+        let now = self.now;
+        let request = pb::InternalRaftRequest {
+            header: Some(pb::RequestHeader { id, ..Default::default() }),
+            put: Some(pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        self.node(at).propose(now, EntryKind::Normal, id, request.encode_to_vec());
+        id
+    }
+
+    pub(crate) fn change(&mut self, at: u64, change: raftpb::ConfChange) -> u64 {
+        let id = self.request_id();
+        let now = self.now;
+        let change = raftpb::ConfChange { id: Some(id), ..change };
+        self.node(at).propose(now, EntryKind::ConfChange, id, change.encode_to_vec());
+        id
+    }
+
+    fn request_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(crate) fn has(&self, at: u64, key: &str) -> bool {
+        let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+        self.nodes[&at].machine.shared().range(&request).unwrap().count == 1
+    }
+
+    pub(crate) fn restart(&mut self, id: u64, life: u64) {
+        let node = self.nodes.remove(&id).unwrap();
+        let (disk, engine) = (node.disk.clone(), node.engine.clone());
+        drop(node);
+        self.nodes.insert(id, Node::start(id, disk, engine, life));
+    }
+}
+
+/// An empty log of the member.
+pub(crate) fn create_log(disk: &MemDisk, id: u64) -> Wal<MemDisk> {
+    Wal::create_with(disk.clone(), &bootstrap::metadata(id, 7), LOG).unwrap()
+}
+
+pub(crate) fn member(id: u64) -> Member {
+    Member {
+        id,
+        name: format!("m{id}"),
+        peer_urls: vec![format!("http://127.0.0.1:{id}")],
+        ..Member::default()
+    }
+}
+
+/// A change as etcd makes it at run time.
+pub(crate) fn change(kind: raftpb::ConfChangeType, node: u64, context: Option<String>) -> raftpb::ConfChange {
+    raftpb::ConfChange {
+        id: None,
+        r#type: Some(kind.into()),
+        node_id: Some(node),
+        context: context.map(Into::into),
+    }
+}
