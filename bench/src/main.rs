@@ -1,0 +1,116 @@
+//! # The benchmark, side by side
+//!
+//! etcd 3.7.3 and quorate, case by case in turn on one machine, driven by etcd's own load generator:
+//!
+//! ```text
+//!   for 1 member, 3 members:          start etcd and quorate, both stay up
+//!     for put, get l, get s × 1, 100, 1000 clients:
+//!       etcd:    warm up · measure    CPU, peak memory, bytes written: /proc of all members
+//!       quorate: warm up · measure    rate, p50, p99: what `benchmark` prints
+//!   limits: the same load against a bare tonic server that only answers; a loop of fdatasync
+//! ```
+//!
+//! The figure that counts is the server's CPU a request: it does not depend on how much of the
+//! two cores the load generator takes. Throughput and latency are shared with it and are for
+//! comparison only. The table goes to standard output and to `target/bench/report.md`, the
+//! readings to `report.json`. Exit code 1 when an acceptance limit is exceeded.
+//!
+//! | variable | what |
+//! | --- | --- |
+//! | `BENCH_SECONDS` | length of one measurement (10) |
+//! | `BENCH_QUICK=1` | 2 s each: the whole run takes under 3 minutes, the figures are rougher |
+//! | `BENCH_MEMBERS`, `BENCH_CLIENTS`, `BENCH_WORK` | only these, e.g. `3`, `100,1000`, `put` (`get-l`, `get-s`) |
+//! | `QUORATE_BIN`, `QUORATE_GO_DIR` | where the server, and etcd and `benchmark`, are |
+//! | `TMPDIR` | the file system that all of them write to |
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "reporting is its purpose")]
+
+mod echo;
+mod fsync;
+mod generator;
+mod plan;
+mod report;
+mod servers;
+
+use std::{process::ExitCode, time::Instant};
+
+use anyhow::Context as _;
+
+use crate::{
+    generator::Generator,
+    plan::{Case, Plan},
+    report::{Report, Row},
+    servers::Servers,
+};
+
+/// As the server has it: the bare answerer is to be the same but for the work.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some("echo") => echo::serve(),
+        Some("fsync") => fsync::measure(&std::env::temp_dir()).map(|lines| println!("{lines:#?}")),
+        Some(other) => {
+            Err(anyhow::anyhow!("no command {other:?}: there are echo, fsync, and none for the whole run"))
+        }
+        None => match bench() {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole run; whether all acceptance limits hold.
+fn bench() -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let plan = Plan::from_environment()?;
+    let generator = Generator::find()?;
+    let quorate = harness::server_binary()?;
+    let etcd = generator::go_tool("etcd")?;
+    let mut report = Report::new(&plan, &quorate);
+
+    eprintln!("fdatasync on {}", std::env::temp_dir().display());
+    report.syncs = fsync::measure(&std::env::temp_dir()).context("the fdatasync loop")?;
+    for members in &plan.members {
+        let mut etcd = Servers::start("etcd", &etcd, *members)?;
+        let mut quorate = Servers::start("quorate", &quorate, *members)?;
+        for (number, case) in plan.cases(*members).into_iter().enumerate() {
+            // Turn about, so that neither always meets the machine as the other left it.
+            let etcd_first = number % 2 == 0;
+            let early = etcd_first.then(|| etcd.run(&generator, &plan, case)).transpose()?;
+            let quorate = quorate.run(&generator, &plan, case)?;
+            let etcd = early.map_or_else(|| etcd.run(&generator, &plan, case), Ok)?;
+            let row = Row { case, etcd, quorate, echo: None };
+            eprintln!("{}", report::progress(&row));
+            report.rows.push(row);
+        }
+    }
+    limits(&plan, &generator, &mut report)?;
+    report.took = begun.elapsed();
+    let text = report.markdown();
+    println!("{text}");
+    let folder = report.write(&text)?;
+    eprintln!("written to {}", folder.display());
+    Ok(report.holds())
+}
+
+/// The same load against the bare answerer; one column for both sizes, as it has no members.
+fn limits(plan: &Plan, generator: &Generator, report: &mut Report) -> anyhow::Result<()> {
+    let mut echo = Servers::echo()?;
+    for case in plan.cases(1) {
+        let reading = echo.run(generator, plan, case)?;
+        for row in report.rows.iter_mut().filter(|row| Case { members: 1, ..row.case } == case) {
+            row.echo = Some(reading.clone());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! The table.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::{
+    fsync::Sync,
+    plan::{Case, Plan},
+    servers::Reading,
+};
+
+/// Everything measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    plan: Plan,
+    quorate: PathBuf,
+    cores: usize,
+    processor: String,
+    pub(crate) syncs: Vec<Sync>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) took: Duration,
+}
+
+/// One case on both servers, and on the bare answerer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) case: Case,
+    pub(crate) etcd: Reading,
+    pub(crate) quorate: Reading,
+    pub(crate) echo: Option<Reading>,
+}
+
+impl Row {
+    fn cpu_ratio(&self) -> f64 {
+        self.quorate.cpu_us / self.etcd.cpu_us
+    }
+
+    /// Whether the acceptance limit holds, where there is one.
+    fn holds(&self) -> Option<bool> {
+        self.case.limit().map(|limit| self.cpu_ratio() <= limit)
+    }
+}
+
+/// One line while the run goes on.
+pub(crate) fn progress(row: &Row) -> String {
+    format!(
+        "{}: CPU {:.1} / {:.1} µs a request ({:.2}), {:.0} / {:.0} a second",
+        row.case,
+        row.quorate.cpu_us,
+        row.etcd.cpu_us,
+        row.cpu_ratio(),
+        row.quorate.load.rate,
+        row.etcd.load.rate
+    )
+}
+
+impl Report {
+    pub(crate) fn new(plan: &Plan, quorate: &Path) -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"))
+            .map_or("", |rest| rest.trim_start_matches([' ', '\t', ':']));
+        Self {
+            plan: plan.clone(),
+            quorate: quorate.to_path_buf(),
+            cores: thread::available_parallelism().map_or(0, usize::from),
+            processor: processor.to_owned(),
+            syncs: Vec::new(),
+            rows: Vec::new(),
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Whether every acceptance limit holds.
+    pub(crate) fn holds(&self) -> bool {
+        self.rows.iter().all(|row| row.holds() != Some(false))
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = format!(
+            "# quorate and etcd 3.7.3, side by side\n\n{} cores ({}), shared by servers and load generator; 256 B values; \
+             {} s a measurement; one run of {:.0} s.\nLeft quorate, right etcd. CPU is user+system of all members, a request; \
+             echo is a bare tonic server on one thread.\n\n",
+            self.cores,
+            self.processor,
+            self.plan.measure.as_secs(),
+            self.took.as_secs_f64(),
+        );
+        text += "| members | work | clients | CPU, µs | ratio | limit | echo CPU, µs (requests/s) | requests/s | ratio | p50, ms | p99, ms | peak RSS, MB | written, B a request |\n";
+        text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        for row in &self.rows {
+            text += &line(row);
+        }
+        text += "\n| durable append on this file system | p50, µs | p99, µs | a second |\n| --- | --- | --- | --- |\n";
+        for sync in &self.syncs {
+            // Writing to a String cannot fail, here and below.
+            let _ = writeln!(
+                text,
+                "| {} B + fdatasync | {:.0} | {:.0} | {:.0} |",
+                sync.append_bytes, sync.p50_us, sync.p99_us, sync.rate
+            );
+        }
+        let exceeded: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|row| row.holds() == Some(false))
+            .map(|row| row.case.to_string())
+            .collect();
+        if exceeded.is_empty() {
+            text += "\nEvery acceptance limit holds.\n";
+        } else {
+            let _ = writeln!(text, "\nABOVE THE LIMIT: {}.", exceeded.join("; "));
+        }
+        text
+    }
+
+    /// Writes `report.md` and `report.json`; where.
+    pub(crate) fn write(&self, markdown: &str) -> anyhow::Result<PathBuf> {
+        let folder = harness::target_dir().join("bench");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        fs::write(folder.join("report.md"), markdown)?;
+        fs::write(folder.join("report.json"), serde_json::to_vec_pretty(self)?)?;
+        Ok(folder)
+    }
+}
+
+fn line(row: &Row) -> String {
+    let (ours, theirs, case) = (&row.quorate, &row.etcd, &row.case);
+    let limit = match (case.limit(), row.holds()) {
+        (Some(limit), Some(false)) => format!("**above {limit}**"),
+        (Some(limit), _) => format!("≤ {limit}"),
+        (None, _) => "–".to_owned(),
+    };
+    let echo = row
+        .echo
+        .as_ref()
+        .map_or_else(|| "–".to_owned(), |echo| format!("{:.1} ({:.0})", echo.cpu_us, echo.load.rate));
+    let megabytes = |bytes: u64| bytes / 1_000_000;
+    format!(
+        "| {} | {} | {} | {:.1} / {:.1} | **{:.2}** | {limit} | {echo} | {:.0} / {:.0} | {:.2} | {:.2} / {:.2} | {:.2} / {:.2} | {} / {} | {:.0} / {:.0} |\n",
+        case.members,
+        case.work.name(),
+        case.clients,
+        ours.cpu_us,
+        theirs.cpu_us,
+        row.cpu_ratio(),
+        ours.load.rate,
+        theirs.load.rate,
+        ours.load.rate / theirs.load.rate,
+        ours.load.p50_ms,
+        theirs.load.p50_ms,
+        ours.load.p99_ms,
+        theirs.load.p99_ms,
+        megabytes(ours.peak_bytes),
+        megabytes(theirs.peak_bytes),
+        ours.written_bytes,
+        theirs.written_bytes,
+    )
+}
