@@ -36,6 +36,7 @@ mod disk;
 mod error;
 mod frame;
 mod index;
+mod open;
 mod replay;
 mod segment;
 mod superblock;

@@ -4,8 +4,8 @@
 //!
 //! * entry: takes its place in the index; it and later ones replace what was there. A gap is damage.
 //! * state: the newest counts.
-//! * snapshot: counts once the commit index has reached it (etcd's `ValidSnapshotEntries`). One that is ahead of the
-//!   log, or of another term than the entry at its index, then becomes the base that the log goes on from.
+//! * snapshot: counts once the commit index has reached it. One that is ahead of the log when it is met, or of another
+//!   term than the entry at its index, then replaces the log, which goes on from there.
 //! * crc: must be the running value, unless that is 0; metadata: must be the same in every segment.
 
 use crate::disk::DiskFile;
@@ -17,7 +17,7 @@ use crate::superblock::Mark;
 use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
-use types::{Entry, HardState, Index};
+use types::{Entry, HardState, Index, Term};
 
 /// The unsynced writes of one log, in bytes, at most: more is synced as it is written. A record torn by a crash has
 /// no good records further behind it than this; the greatest batch of etcd's logs is below it.
@@ -55,9 +55,9 @@ pub(crate) struct Replay {
     pub(crate) crc: u32,
     pub(crate) state: HardState,
     pub(crate) metadata: Option<Bytes>,
-    /// The newest snapshot record that counts.
-    pub(crate) snapshot: Option<walpb::Snapshot>,
-    pending: Option<walpb::Snapshot>,
+    snapshots: Vec<walpb::Snapshot>,
+    /// The index and term of a snapshot that replaces the log as soon as it counts.
+    replacing: Option<(Index, Term)>,
     base: Base,
     mark: Option<Mark>,
 }
@@ -192,8 +192,8 @@ impl Replay {
             }
             kind::STATE => {
                 self.state = parse_state(record.data).ok_or("not a hard state")?;
-                if self.pending.as_ref().is_some_and(|snapshot| snapshot.index() <= self.state.commit) {
-                    self.activate(segment);
+                if self.replacing.is_some_and(|(index, _)| index <= self.state.commit) {
+                    self.replace();
                 }
             }
             kind::CRC => {
@@ -206,11 +206,8 @@ impl Replay {
                 if snapshot.index() > INDEX_MAX {
                     return Err(format!("a snapshot record of index {}", snapshot.index()));
                 }
-                let counts = snapshot.index() <= self.state.commit;
-                self.pending = Some(snapshot);
-                if counts {
-                    self.activate(segment);
-                }
+                self.snapshot(segment, &snapshot);
+                self.snapshots.push(snapshot);
             }
             other => return Err(format!("unexpected record type {other}")),
         }
@@ -226,11 +223,13 @@ impl Replay {
         if (EntryView { data: &[], ..entry }).to_entry(&whole).is_none() {
             return Err(format!("entry {} is of the unknown kind {}", entry.index, entry.kind));
         }
-        if let Some(pending) = &self.pending {
-            // The log went on from a snapshot although the state that commits it comes later.
-            if entry.index == pending.index() + 1 && entry.index != self.index.last() + 1 {
-                self.rebase();
+        if let Some((snapshot, _)) = self.replacing {
+            // The first entry after the record tells whether the log went on from the snapshot, or whether a crash
+            // came before the state that commits it, and the log went on as if it had never been.
+            if entry.index == snapshot + 1 {
+                self.replace();
             }
+            self.replacing = None;
         }
         let first = self.index.first();
         match self.base {
@@ -251,30 +250,33 @@ impl Replay {
         self.base = Base::FirstEntry;
     }
 
-    /// The pending snapshot is committed.
-    fn activate(&mut self, segment: &SegmentName) {
-        let Some(snapshot) = &self.pending else { return };
-        let (index, term) = (snapshot.index(), Some(snapshot.term()));
-        let rebases = match self.base {
-            // An older snapshot, of entries in segments that are gone, says nothing about where this one begins.
+    fn snapshot(&mut self, segment: &SegmentName, snapshot: &walpb::Snapshot) {
+        let (index, term) = (snapshot.index(), snapshot.term());
+        let replaces = match self.base {
+            // An older snapshot, of entries in segments that are gone, says nothing about where this log begins.
             Base::Unknown => index + 1 >= segment.index,
             Base::Fixed | Base::FirstEntry => {
-                index > self.index.last() || index + 1 >= self.index.first() && self.index.term(index) != term
+                index > self.index.last()
+                    || index + 1 >= self.index.first() && self.index.term(index) != Some(term)
             }
         };
-        if rebases {
-            self.rebase();
-        } else {
-            self.snapshot = self.pending.take();
+        self.replacing = replaces.then_some((index, term));
+        if replaces && index <= self.state.commit {
+            self.replace();
         }
     }
 
-    fn rebase(&mut self) {
-        if let Some(snapshot) = self.pending.take() {
-            self.index.reset(snapshot.index(), snapshot.term());
+    fn replace(&mut self) {
+        if let Some((index, term)) = self.replacing.take() {
+            self.index.reset(index, term);
             self.base = Base::Fixed;
-            self.snapshot = Some(snapshot);
         }
+    }
+
+    /// The newest snapshot record that counts (etcd's `ValidSnapshotEntries`), but for the one of an empty log.
+    pub(crate) fn newest_snapshot(&self) -> Option<walpb::Snapshot> {
+        let counts = |snapshot: &&walpb::Snapshot| snapshot.index() <= self.state.commit;
+        self.snapshots.iter().rfind(counts).filter(|snapshot| snapshot.index() > 0).cloned()
     }
 
     /// What must hold when all is read.

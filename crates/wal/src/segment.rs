@@ -2,9 +2,9 @@
 //!
 //! A crash leaves marks of its own: it loses whole sectors of what was never synced. Damage looks different. etcd's
 //! rule (3.7.3 `decoder.go`, `isTornEntry`): in the last segment, a bad record one of whose 512-byte sector chunks is
-//! all zero, or that runs over the end of the file, was torn by a crash; any other bad record is damage. Here two more
-//! things are damage: a bad record below what the superblock remembers (see `replay`), and one that good records
-//! follow from further away than unsynced writes reach.
+//! all zero, or that runs over the end of the file, was torn by a crash; any other bad record is damage. Here three
+//! more things are damage: a length word that the record's own head contradicts, a bad record below what the superblock
+//! remembers (see `replay`), and one that good records follow from further away than unsynced writes reach.
 
 use crate::disk::DiskFile;
 use crate::error::WalError;
@@ -82,7 +82,12 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         let (frame, length) = match self.frame(offset)? {
             Frame::Whole { bytes, length } => (bytes, length),
             Frame::End => return Ok(Step::End),
-            Frame::Short => return Ok(Step::Bad { what: RUNS_OVER_THE_END, torn: last }),
+            Frame::Short { length } => {
+                let start = self.bytes(offset, 2 * as_len(SECTOR_BYTES))?;
+                let torn =
+                    last && start.get(WORD_BYTES..).is_none_or(|body| head_agrees(body, offset, length));
+                return Ok(Step::Bad { what: RUNS_OVER_THE_END, torn });
+            }
         };
         let end = offset + frame;
         let bytes = self.bytes(offset, as_len(frame))?;
@@ -106,7 +111,7 @@ impl<'a, F: DiskFile> Reader<'a, F> {
             return Ok(Frame::End);
         }
         let Ok(word) = <[u8; WORD_BYTES]>::try_from(self.bytes(offset, WORD_BYTES)?) else {
-            return Ok(Frame::Short);
+            return Ok(Frame::Short { length: 0 });
         };
         let word = u64::from_le_bytes(word);
         if word == 0 {
@@ -114,7 +119,7 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         }
         let (length, padding) = split_word(word);
         if length > RECORD_BYTES_MAX as u64 || WORD_BYTES as u64 + length + padding > left {
-            return Ok(Frame::Short);
+            return Ok(Frame::Short { length });
         }
         Ok(Frame::Whole { bytes: WORD_BYTES as u64 + length + padding, length })
     }
@@ -193,19 +198,65 @@ impl<'a, F: DiskFile> Reader<'a, F> {
 
 /// A frame by its length word alone.
 enum Frame {
-    Whole { bytes: u64, length: u64 },
+    Whole {
+        bytes: u64,
+        length: u64,
+    },
     End,
-    Short,
+    /// Longer than the rest of the file.
+    Short {
+        length: u64,
+    },
 }
 
 fn as_len(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a length that was checked against the file's")
 }
 
-/// Whether a chunk of a frame's body is all zero, cut where sectors begin; `offset` is the frame's.
-fn has_zero_chunk(body: &[u8], offset: u64) -> bool {
+/// The chunks of a frame's body, cut where sectors begin; `offset` is the frame's.
+fn chunks(body: &[u8], offset: u64) -> impl Iterator<Item = &[u8]> {
     let first = SECTOR_BYTES - (offset + WORD_BYTES as u64) % SECTOR_BYTES;
     let (head, rest) = body.split_at(body.len().min(as_len(first)));
-    let zero = |chunk: &[u8]| !chunk.is_empty() && chunk.iter().all(|&byte| byte == 0);
-    zero(head) || rest.chunks(as_len(SECTOR_BYTES)).any(zero)
+    std::iter::once(head).filter(|head| !head.is_empty()).chain(rest.chunks(as_len(SECTOR_BYTES)))
+}
+
+fn is_zero(chunk: &[u8]) -> bool {
+    chunk.iter().all(|&byte| byte == 0)
+}
+
+/// etcd's mark of a record that a crash tore.
+fn has_zero_chunk(body: &[u8], offset: u64) -> bool {
+    chunks(body, offset).any(is_zero)
+}
+
+/// Whether the record's head, if its sectors reached the disk, says the same length as the length word. It does after
+/// a crash, since the word is never torn; it does not where the word itself is damaged.
+fn head_agrees(body: &[u8], offset: u64, length: u64) -> bool {
+    let head = &body[..body.len().min(HEAD_BYTES_MAX)];
+    if record_length(head) == Some(length) || chunks(head, offset).any(is_zero) {
+        return true;
+    }
+    // A head at the very end of the file may lack its rest.
+    head.len() < HEAD_BYTES_MAX && record_length(head).is_none()
+}
+
+/// Type, checksum and length of the data, at their longest, in bytes.
+const HEAD_BYTES_MAX: usize = 2 + 6 + 6;
+
+/// The length of a record by the start of its data field.
+fn record_length(head: &[u8]) -> Option<u64> {
+    let [0x08, 1..=5, 0x10, rest @ ..] = head else { return None };
+    let (_, rest) = varint(rest)?;
+    if rest.is_empty() {
+        return None;
+    }
+    let [0x1a, rest @ ..] = rest else { return Some((head.len() - rest.len()) as u64) };
+    let (data, rest) = varint(rest)?;
+    Some((head.len() - rest.len()) as u64 + data)
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let end = bytes.iter().take(9).position(|&byte| byte < 0x80)? + 1;
+    let value = bytes[..end].iter().rev().fold(0, |value, &byte| value << 7 | u64::from(byte & 0x7f));
+    Some((value, &bytes[end..]))
 }

@@ -60,11 +60,10 @@ impl State {
             match record {
                 Record::Snapshot(index, _) if *index > state.hard.commit => pending = Some(record.clone()),
                 Record::Entry(entry) => {
-                    if let Some(Record::Snapshot(index, _)) = &pending
+                    if let Some(Record::Snapshot(index, term)) = pending.take()
                         && entry.index == index + 1
-                        && entry.index != state.last() + 1
                     {
-                        state.apply(&pending.take().expect("matched above"));
+                        state.apply(&Record::Snapshot(index, term));
                     }
                     state.apply(record);
                 }
@@ -328,8 +327,14 @@ fn brief(record: &Record) -> String {
     }
 }
 
+/// The count, unless `PROPTEST_CASES` says another (for a soak).
+fn cases(count: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(count);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn the_log_is_a_prefix_of_what_was_written_and_never_shorter_than_what_was_synced(
@@ -347,19 +352,20 @@ proptest! {
 
 #[test]
 fn a_log_that_was_not_made_whole_does_not_exist() {
+    let options = Options { segment_bytes: 4096 };
     for fault in 1..20 {
         for seed in 0..20 {
             let disk = MemDisk::new();
             disk.fail_after(fault);
-            let made = Wal::create(disk.clone(), METADATA);
+            let made = Wal::create_with(disk.clone(), METADATA, options);
             disk.crash(seed);
             let Ok(wal) = made else {
-                match Wal::open(disk.clone()) {
+                match Wal::open_with(disk.clone(), options) {
                     Ok((wal, replayed)) => {
                         assert_eq!((wal.last_index(), replayed.metadata), (0, Bytes::from_static(METADATA)));
                     }
                     Err(WalError::NotFound) => {
-                        Wal::create(disk, METADATA).expect("a new attempt");
+                        Wal::create_with(disk, METADATA, options).expect("a new attempt");
                     }
                     Err(error) => panic!("half a log was taken for one: {error}"),
                 }
@@ -367,7 +373,7 @@ fn a_log_that_was_not_made_whole_does_not_exist() {
             };
             drop(wal);
             assert!(matches!(Wal::create(disk.clone(), METADATA), Err(WalError::Exists)));
-            Wal::open(disk).expect("it was made");
+            Wal::open_with(disk, options).expect("it was made");
         }
     }
 }

@@ -1,0 +1,187 @@
+//! Making a log, and opening one: what is there, is it whole, what did a crash leave.
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::WalError;
+use crate::frame;
+use crate::index::LogIndex;
+use crate::replay::{Replay, SegmentName, Tail};
+use crate::superblock::Superblock;
+use crate::wal::{Options, Repair, Replayed, Segment, Wal};
+use bytes::Bytes;
+use prost::Message;
+use proto::walpb;
+use std::collections::VecDeque;
+use types::HardState;
+
+/// The name under which a segment is prepared, as etcd's are; nobody takes it for one.
+const PREPARED: &str = "0.tmp";
+
+impl<D: Disk> Wal<D> {
+    /// Whether there is a log in the directory.
+    pub fn exists(disk: &D) -> Result<bool, WalError> {
+        Ok(!segments_of(disk)?.is_empty())
+    }
+
+    /// Makes an empty log. It exists, whole, when this returns; after a crash before, it does not exist.
+    pub fn create(disk: D, metadata: &[u8]) -> Result<Self, WalError> {
+        Self::create_with(disk, metadata, Options::default())
+    }
+
+    /// [`Wal::create`] with another layout.
+    pub fn create_with(disk: D, metadata: &[u8], options: Options) -> Result<Self, WalError> {
+        if Self::exists(&disk)? {
+            return Err(WalError::Exists);
+        }
+        let superblock = Superblock::create(&disk)?;
+        let mut buffer = Vec::new();
+        frame::push_crc(&mut buffer, 0);
+        let crc = frame::push_metadata(&mut buffer, 0, metadata);
+        // etcd's readers look for the record of the snapshot that they start from, be it none.
+        let none = walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None };
+        let crc = frame::push_snapshot(&mut buffer, crc, &none.encode_to_vec());
+        let segment = publish(&disk, SegmentName::new(0, 0), &buffer, options)?;
+        let mut wal = Self {
+            disk,
+            options,
+            metadata: Bytes::copy_from_slice(metadata),
+            segments: VecDeque::from([segment]),
+            end: buffer.len() as u64,
+            durable: buffer.len() as u64,
+            must_sync: false,
+            crc,
+            end_crc: crc,
+            state: HardState::default(),
+            uncommitted_snapshot: None,
+            index: LogIndex::default(),
+            superblock,
+            superblock_behind_bytes: 0,
+            buffer: Vec::new(),
+            failed: false,
+        };
+        wal.remember(0)?;
+        wal.superblock.sync()?;
+        Ok(wal)
+    }
+
+    /// Opens the log and reads it through. What a crash tore off its end is repaired; other damage is refused, and
+    /// nothing is changed then. Everything read is durable when this returns.
+    pub fn open(disk: D) -> Result<(Self, Replayed), WalError> {
+        Self::open_with(disk, Options::default())
+    }
+
+    /// [`Wal::open`] with another layout: segments may be of any length.
+    pub fn open_with(disk: D, options: Options) -> Result<(Self, Replayed), WalError> {
+        let names = segments_of(&disk)?;
+        let [first, ..] = &names[..] else { return Err(WalError::NotFound) };
+        check_consecutive(&names)?;
+        let mut segments = VecDeque::new();
+        for name in &names {
+            let file = disk.open(&name.name).map_err(|e| WalError::io("open", &name.name, e))?;
+            segments.push_back(Segment { seq: name.seq, name: name.name.clone(), file });
+        }
+        let remembered = Superblock::open(&disk)?;
+        let mut replay = Replay::new(first, remembered.as_ref().and_then(|&(_, mark)| mark));
+        let mut tail = Tail { end: 0, junk_end: None };
+        for (n, (name, segment)) in names.iter().zip(&segments).enumerate() {
+            tail = replay.segment(&segment.file, name, n + 1 == names.len())?;
+        }
+        replay.finish(&names[names.len() - 1], tail.end)?;
+        let last = segments.back_mut().expect("there is at least one segment");
+        let repaired = repair(&disk, last, &tail)?;
+        let length = last.file.len().map_err(|e| WalError::io("measure", &last.name, e))?;
+        if length < options.segment_bytes {
+            last.file.set_len(options.segment_bytes).map_err(|e| WalError::io("lengthen", &last.name, e))?;
+        }
+        let superblock = match remembered {
+            Some((superblock, _)) => superblock,
+            None => Superblock::create(&disk)?,
+        };
+        let replayed = Replayed {
+            metadata: replay.metadata.clone().unwrap_or_default(),
+            hard_state: replay.state,
+            snapshot: replay.newest_snapshot(),
+            repaired,
+        };
+        let mut wal = Self {
+            disk,
+            options,
+            metadata: replayed.metadata.clone(),
+            segments,
+            end: tail.end,
+            durable: 0,
+            must_sync: true,
+            crc: replay.crc,
+            end_crc: replay.crc,
+            state: replay.state,
+            uncommitted_snapshot: None,
+            index: replay.index,
+            superblock,
+            superblock_behind_bytes: 0,
+            buffer: Vec::new(),
+            failed: false,
+        };
+        wal.sync()?;
+        wal.sync_names()?;
+        wal.superblock.sync()?;
+        Ok((wal, replayed))
+    }
+}
+
+/// Makes a segment under another name, and gives it its own when it is durable.
+pub(crate) fn publish<D: Disk>(
+    disk: &D,
+    name: SegmentName,
+    head: &[u8],
+    options: Options,
+) -> Result<Segment<D::File>, WalError> {
+    let mut file =
+        disk.create(PREPARED, options.segment_bytes).map_err(|e| WalError::io("create", PREPARED, e))?;
+    file.write_at(head, 0).map_err(|e| WalError::io("write", PREPARED, e))?;
+    file.sync().map_err(|e| WalError::io("sync", PREPARED, e))?;
+    disk.rename(PREPARED, &name.name).map_err(|e| WalError::io("rename", PREPARED, e))?;
+    disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))?;
+    Ok(Segment { seq: name.seq, name: name.name, file })
+}
+
+fn segments_of<D: Disk>(disk: &D) -> Result<Vec<SegmentName>, WalError> {
+    let names = disk.list().map_err(|e| WalError::io("list", "the directory", e))?;
+    let mut segments: Vec<_> = names.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    segments.sort_by_key(|segment| (segment.seq, segment.index));
+    Ok(segments)
+}
+
+fn check_consecutive(names: &[SegmentName]) -> Result<(), WalError> {
+    for pair in names.windows(2) {
+        if pair[1].seq != pair[0].seq + 1 {
+            let what =
+                format!("segment {:016x} should come before it and is missing", pair[1].seq.wrapping_sub(1));
+            return Err(WalError::corrupt(&pair[1].name, 0, what));
+        }
+    }
+    Ok(())
+}
+
+/// Sets aside what a crash left after the last good record, and makes zeros of it: what is written there next must
+/// not be followed by the remains.
+fn repair<D: Disk>(disk: &D, last: &mut Segment<D::File>, tail: &Tail) -> Result<Option<Repair>, WalError> {
+    let Some(junk_end) = tail.junk_end else { return Ok(None) };
+    let broken = format!("{}.broken", last.name);
+    let mut copy = disk.create(&broken, 0).map_err(|e| WalError::io("create", &broken, e))?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut at = tail.end;
+    while at < junk_end {
+        let length = usize::try_from(junk_end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let read =
+            last.file.read_at(&mut chunk[..length], at).map_err(|e| WalError::io("read", &last.name, e))?;
+        if read == 0 {
+            break;
+        }
+        copy.write_at(&chunk[..read], at - tail.end).map_err(|e| WalError::io("write", &broken, e))?;
+        at += read as u64;
+    }
+    copy.sync().map_err(|e| WalError::io("sync", &broken, e))?;
+    disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))?;
+    last.file.set_len(tail.end).map_err(|e| WalError::io("cut", &last.name, e))?;
+    last.file.sync().map_err(|e| WalError::io("sync", &last.name, e))?;
+    Ok(Some(Repair { file: last.name.clone(), offset: tail.end, bytes: junk_end - tail.end }))
+}
