@@ -47,7 +47,7 @@ async fn barrier_and_range(
     }
     if slow::is_long(&request, &api.shared) {
         let own = Arc::clone(api);
-        return api.slow.run(move || range_now(&own, &request)).await;
+        return Box::pin(api.slow.run(move || range_now(&own, &request))).await;
     }
     range_now(api, &request)
 }
@@ -65,8 +65,7 @@ fn range_now(api: &Api, request: &RangeRequest) -> Result<Bytes, Status> {
 pub(crate) async fn put(api: &Api, deadline: Deadline, request: PutRequest) -> Result<Bytes, Status> {
     afford(api, machine::put_cost(&request), deadline).await?;
     parse::put(&request)?;
-    let request = InternalRaftRequest { put: Some(request), ..Default::default() };
-    match propose(api, deadline, request).await? {
+    match propose(api, deadline, InternalRaftRequest { put: Some(request), ..Default::default() }).await? {
         Response::Put(mut answer) => {
             api.complete(&mut answer.header);
             Ok(grpc::encode(&answer))
@@ -82,8 +81,9 @@ pub(crate) async fn delete_range(
     request: DeleteRangeRequest,
 ) -> Result<Bytes, Status> {
     parse::delete(&request)?;
-    let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
-    match propose(api, deadline, request).await? {
+    match propose(api, deadline, InternalRaftRequest { delete_range: Some(request), ..Default::default() })
+        .await?
+    {
         Response::DeleteRange(mut answer) => {
             api.complete(&mut answer.header);
             Ok(grpc::encode(&answer))
@@ -99,8 +99,7 @@ pub(crate) async fn txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest)
     if machine::kv::is_read_only(&request) {
         return read_txn(api, deadline, request).await;
     }
-    let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
-    match propose(api, deadline, request).await? {
+    match propose(api, deadline, InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
         Response::Txn(mut answer) => {
             api.complete(&mut answer.header);
             Ok(grpc::encode(&answer))
@@ -116,7 +115,7 @@ async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Re
     let start = Instant::now();
     let answer = if slow::is_long_txn(&request, &api.shared) {
         let own = Arc::clone(api);
-        api.slow.run(move || txn_now(&own, &request)).await
+        Box::pin(api.slow.run(move || txn_now(&own, &request))).await
     } else {
         txn_now(api, &request)
     };
@@ -157,21 +156,25 @@ pub(crate) async fn barrier(api: &Api, deadline: Deadline) -> Result<(), Status>
     })
 }
 
-/// Proposes a request and waits for what its entry did.
-pub(crate) async fn propose(
+/// Proposes a request and waits for what its entry did. Not an `async fn`, and boxed: either would keep room for the
+/// request, the largest message there is (1.3 KiB), several times over in the task of every call, reads included.
+pub(crate) fn propose(
     api: &Api,
     deadline: Deadline,
     request: InternalRaftRequest,
-) -> Result<Response, Status> {
-    let pending = Pending::new(api);
-    let answer = api.node.propose(request, deadline).await;
-    drop(pending);
-    answer.map_err(|error| {
-        if !matches!(error, ProposeError::Refused(_)) {
-            api.metrics.proposals_failed.inc();
-        }
-        status::propose(&error)
-    })
+) -> impl Future<Output = Result<Response, Status>> + Send {
+    let answer = Box::pin(api.node.propose(request, deadline));
+    async move {
+        let pending = Pending::new(api);
+        let answer = answer.await;
+        drop(pending);
+        answer.map_err(|error| {
+            if !matches!(error, ProposeError::Refused(_)) {
+                api.metrics.proposals_failed.inc();
+            }
+            status::propose(&error)
+        })
+    }
 }
 
 /// A proposal that waits, as `etcd_server_proposals_pending` counts it; also when its caller goes away.
@@ -191,21 +194,27 @@ impl Drop for Pending<'_> {
 }
 
 /// Refuses what does not fit this member's quota, and raises the alarm for the whole cluster (etcd's `quotaAlarmer`;
-/// there too it comes before every other check). An alarm that this member has raised already is not proposed again.
+/// there too it comes before every other check).
 async fn afford(api: &Api, cost: u64, deadline: Deadline) -> Result<(), Status> {
     if api.shared.has_room_for(cost) {
         return Ok(());
     }
+    Box::pin(raise_no_space(api, deadline)).await;
+    Err(Known::NoSpace.into())
+}
+
+/// An alarm that this member has raised already is not proposed again.
+async fn raise_no_space(api: &Api, deadline: Deadline) {
     let kind = AlarmType::Nospace as i32;
     let member_id = api.identity.member;
-    if !api.shared.alarms().list(kind).iter().any(|a| a.member_id == member_id) {
-        let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm: kind };
-        let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
-        if let Err(error) = propose(api, deadline, request).await {
-            slog::warn!(api.log, "cannot raise the NOSPACE alarm"; "error" => error.message());
-        }
+    if api.shared.alarms().list(kind).iter().any(|a| a.member_id == member_id) {
+        return;
     }
-    Err(Known::NoSpace.into())
+    let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm: kind };
+    let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+    if let Err(error) = propose(api, deadline, request).await {
+        slog::warn!(api.log, "cannot raise the NOSPACE alarm"; "error" => error.message());
+    }
 }
 
 /// The node answered with another request's answer: a broken invariant of ours, told to this client alone.

@@ -14,7 +14,7 @@ use crate::{
 use bytes::{BufMut, Bytes, BytesMut};
 use mvcc::{KeyValue, Query, View};
 use proto::{
-    etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse},
+    etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, range_request::SortTarget},
     mvccpb,
 };
 use std::sync::Arc;
@@ -55,6 +55,14 @@ async fn send(
     request: RangeRequest,
     pieces: &Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
+    if request.sort_target != SortTarget::Key as i32 {
+        // A target without an order sorts what the limit lets through; etcd does so piece by piece. Sorted as a whole,
+        // the stream says what `Range` says.
+        let own = Arc::clone(api);
+        let whole = api.slow.run(move || whole(&own, &request)).await?;
+        let _ = pieces.send(Ok(whole)).await; // nobody may be listening any more
+        return Ok(());
+    }
     let mut next = Some(Cursor::new(api.shared.view(), request, api.limits.max_request_bytes));
     while let Some(cursor) = next {
         let (piece, rest) = if cursor.is_short() {
@@ -69,6 +77,13 @@ async fn send(
         next = rest;
     }
     Ok(())
+}
+
+/// The whole answer as one piece.
+fn whole(api: &Api, request: &RangeRequest) -> Result<Bytes, Status> {
+    let mut answer = api.shared.range(request).map_err(|e| status::stop(&e))?;
+    api.complete(&mut answer.header);
+    Ok(grpc::encode(&RangeStreamResponse { range_response: Some(answer) }))
 }
 
 /// Where the next piece begins.

@@ -258,3 +258,21 @@ fn not_served(open: &Open<'_>, missing: &str) -> Status {
     let name = format!("{}/{}", open.method.service(), open.method.name());
     status::not_served(&name, missing)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a call's task may take, in bytes: it is allocated, filled and moved for every call.
+    const TASK_BYTES_MAX: usize = 2_560;
+
+    fn size<A, B, R>(_: impl Fn(A, B) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_call_does_not_carry_room_for_every_request_there_is() {
+        let size = size(serve);
+        assert!(size <= TASK_BYTES_MAX, "a call's task takes {size} bytes: box what is rare or large");
+    }
+}

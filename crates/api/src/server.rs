@@ -55,6 +55,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Headers of one request, in bytes. Tokens are the longest of them.
 const HEADERS_BYTES_MAX: u32 = 256 << 10;
 
+/// Streams that a client may have reset before we have looked at them. A client that cancels a thousand calls at once
+/// (deadlines passing while a disk stalls) is no attacker; beyond that the connection ends (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 1_024;
+
 /// How an HTTP/2 client's first bytes begin (RFC 9113, 3.4). No HTTP/1 method is called that.
 const PREFACE: &[u8] = b"PRI ";
 
@@ -153,6 +157,7 @@ fn http2_builder(api: &Api) -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .keep_alive_timeout(limits.keepalive_timeout);
     if !limits.keepalive_interval.is_zero() {
         builder.keep_alive_interval(limits.keepalive_interval);
@@ -204,6 +209,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 ) {
     let mut connection = pin!(connection);
     tokio::select! {
+        biased;
         // Errors here are the client's: it went away, or spoke nonsense and has been told so.
         _ = &mut connection => return,
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => {}

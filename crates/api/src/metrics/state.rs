@@ -14,6 +14,7 @@ pub(super) struct State {
     applied: IntGauge,
     revision: IntGauge,
     compact_revision: IntGauge,
+    keys: IntGauge,
     size: IntGauge,
     size_in_use: IntGauge,
     cluster_version: IntGaugeVec,
@@ -71,6 +72,7 @@ impl State {
                 "etcd_debugging_mvcc_compact_revision",
                 "The revision of the last compaction in store.",
             ),
+            keys: plain("etcd_debugging_mvcc_keys_total", "Total number of keys."),
             size: plain(
                 "etcd_mvcc_db_total_size_in_bytes",
                 "Total size of the underlying database physically allocated in bytes.",
@@ -103,6 +105,7 @@ impl State {
         self.revision.set(view.revision());
         self.compact_revision.set(view.compact_revision());
         let sizes = view.sizes();
+        self.keys.set(sizes.keys);
         self.size.set(sizes.total_bytes);
         self.size_in_use.set(sizes.in_use_bytes);
         self.cluster_version.reset();
