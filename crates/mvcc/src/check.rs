@@ -140,7 +140,7 @@ impl Check<'_> {
     fn pointers(&mut self, at: Revision, tail: &Tail, kv: &KeyValue, before: Option<(Revision, &Row)>) {
         match (tail.previous, before) {
             (None, None) => {
-                self.require(tail.create, || format!("{at:?} has no predecessor but is no creation"))
+                self.require(tail.create, || format!("{at:?} has no predecessor but is no creation"));
             }
             // A creation does not point to a tombstone before the compaction, which may still be stored.
             (None, Some((_, before))) => self.require(tail.create && before.tombstone, || {

@@ -150,7 +150,7 @@ impl<'s> Group<'s> {
         let earlier = lived.map_or(before.is_some(), |head| head.earlier);
         let head = Head { create, newest: at, version, lease, size, dead: false, earlier, rank: link.rank };
         let jump = link.jump;
-        self.remember(Record { head, digits: link.digits });
+        self.remember(&Record { head, digits: link.digits });
         self.index.put(key, &self.record);
         let previous = before.map(|head| Previous { revision: head.newest, size: head.size });
         self.write_version(at, &kv, Tail { tombstone: false, create: lived.is_none(), previous, jump });
@@ -171,7 +171,7 @@ impl<'s> Group<'s> {
         let size = size_of_row(kv.encoded_len());
         let head = Head { newest: at, lease: 0, size, dead: true, rank: link.rank, ..before };
         let jump = link.jump;
-        self.remember(Record { head, digits: link.digits });
+        self.remember(&Record { head, digits: link.digits });
         self.index.put(key, &self.record);
         let previous = Some(Previous { revision: before.newest, size: before.size });
         self.write_version(at, &kv, Tail { tombstone: true, create: false, previous, jump });
@@ -183,7 +183,7 @@ impl<'s> Group<'s> {
         KeyMeta::of(&before)
     }
 
-    fn remember(&mut self, record: Record) {
+    fn remember(&mut self, record: &Record) {
         self.record.clear();
         record.encode_to(&mut self.record);
     }
@@ -266,13 +266,19 @@ impl Txn<'_, '_> {
 
     /// Visits what is known of the live keys of a range, in order, without reading values.
     pub fn metas(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8], KeyMeta) -> ControlFlow<()>) {
-        self.group.index.visit(range, &[], &mut |key, record| match record::is_live(record) {
-            true => visit(key, KeyMeta::of(&Head::of(record))),
-            false => ControlFlow::Continue(()),
+        self.group.index.visit(range, &[], &mut |key, record| {
+            if !record::is_live(record) {
+                return ControlFlow::Continue(());
+            }
+            visit(key, KeyMeta::of(&Head::of(record)))
         });
     }
 
     /// Puts a key; returns what was there. Reads nothing from the engine.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "what is stored is built from it; the caller is done with it"
+    )]
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<KeyMeta>, Fault> {
         let at = self.next();
         Ok(self.group.put(at, &key, &value, lease))

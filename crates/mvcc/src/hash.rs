@@ -4,7 +4,7 @@
 //! bytes (and `t` for a tombstone) and the marshalled `KeyValue`. Left out are
 //! * rows at or before the compacted revision that are not the newest of a key that lives at the *requested* revision,
 //!   unless no key lives then;
-//! * tombstones exactly at the compacted revision.
+//! * tombstones exactly at the compacted revision. (No tombstone is of a key that lives, so the first rule covers them.)
 //!
 //! Where no key lives at the requested revision etcd hashes what its compaction has left, so its answer moves while one
 //! is under way. Ours is always what a finished compaction leaves.
@@ -46,7 +46,7 @@ pub(crate) fn hash_kv(view: &View, asked: i64) -> Result<HashKv, ReadError> {
     scan(view, end, &mut |at, tail, kv| {
         while keep.next_if(|kept| *kept < at).is_some() {}
         let compacted = at.main <= compact && keep.next_if_eq(&at).is_none();
-        if !compacted && !(tail.tombstone && at.main == compact) {
+        if !compacted {
             hash = append(hash, at, tail, kv);
         }
     })?;

@@ -1,6 +1,6 @@
 //! Opening: the index is read back from the keys' own rows, live and dead, merged in key order.
 
-use crate::index::Index;
+use crate::index::{Index, Push};
 use crate::record::{self, Record};
 use crate::row::{self, DEAD_END, DEAD_PREFIX, STATE_KEY, State, broken, corrupt};
 use engine::{Engine, Family, Fault};
@@ -77,7 +77,7 @@ impl<'a> Dead<'a> {
         failed.map_or(Ok(()), Err)
     }
 
-    fn push_before(&mut self, limit: Option<&[u8]>, push: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Fault> {
+    fn push_before(&mut self, limit: Option<&[u8]>, push: &mut Push<'_>) -> Result<(), Fault> {
         loop {
             while let Some((key, record)) = self.page.front() {
                 match limit.map(|limit| key[..].cmp(limit)) {
@@ -104,13 +104,16 @@ fn accept(row_key: &[u8], record: &[u8], live: bool, last: &mut i64) -> Result<(
     Ok(())
 }
 
+/// Called with each row; an error ends the scan.
+pub(crate) type TryVisit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Fault> + 'a;
+
 /// A scan whose visitor may fail.
 pub(crate) fn try_scan(
     engine: &dyn Engine,
     family: Family,
     from: &[u8],
     to: Option<&[u8]>,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Fault>,
+    visit: &mut TryVisit<'_>,
 ) -> Result<(), Fault> {
     let mut failed = None;
     engine.scan(family, from, to, &mut |key, row| match visit(key, row) {

@@ -34,7 +34,8 @@ pub(crate) fn escape(key: &[u8], out: &mut impl BufMut) {
 
 /// The length of [`escape`], in bytes.
 pub(crate) fn escaped_len(key: &[u8]) -> usize {
-    key.len() + key.iter().filter(|&&byte| byte == 0).count() + 2
+    let zeros: usize = key.iter().map(|&byte| usize::from(byte == 0)).sum();
+    key.len() + zeros + 2
 }
 
 /// Reads [`escape`] into `out`; `None` for anything else.

@@ -22,8 +22,12 @@ mod tests;
 use crate::record;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+pub(crate) use tree::Visit;
 use tree::{Builder, Child, Inner, Leaf, Node, span};
 use types::{KeyRange, RangeEnd};
+
+/// Takes a key and its record.
+pub(crate) type Push<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
 
 /// An ordered map from key to record.
 #[derive(Clone, Debug)]
@@ -40,9 +44,7 @@ impl Default for Index {
 
 impl Index {
     /// Builds the index from `feed`, which calls its argument with keys in ascending order.
-    pub(crate) fn build<E>(
-        feed: impl FnOnce(&mut dyn FnMut(&[u8], &[u8])) -> Result<(), E>,
-    ) -> Result<Self, E> {
+    pub(crate) fn build<E>(feed: impl FnOnce(&mut Push<'_>) -> Result<(), E>) -> Result<Self, E> {
         let mut builder = Builder::default();
         feed(&mut |key, record| builder.push(key, record))?;
         let keys = builder.keys;
@@ -92,12 +94,7 @@ impl Index {
     }
 
     /// Visits the range's keys, dead ones too, in order, from `from` on where that is above the range's start.
-    pub(crate) fn visit(
-        &self,
-        range: &KeyRange,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) {
+    pub(crate) fn visit(&self, range: &KeyRange, from: &[u8], visit: &mut Visit<'_>) {
         if range.is_point() {
             if let Some(record) = self.get(&range.start).filter(|_| from <= &range.start[..]) {
                 let _ = visit(&range.start, record);

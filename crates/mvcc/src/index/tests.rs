@@ -72,8 +72,10 @@ proptest! {
         for (key, record) in &model {
             prop_assert_eq!(index.get(key), Some(&record[..]));
         }
-        let feed = |push: &mut dyn FnMut(&[u8], &[u8])| {
-            model.iter().for_each(|(key, record)| push(key, record));
+        let feed = |push: &mut Push<'_>| {
+            for (key, record) in &model {
+                push(key, record);
+            }
             Ok::<_, ()>(())
         };
         check(&Index::build(feed).expect("cannot fail"), &model, &spans);

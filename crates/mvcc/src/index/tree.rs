@@ -43,7 +43,8 @@ pub(super) struct Child {
 /// Keys `from` the first (inclusive) to the second (exclusive; `None` = no end).
 pub(super) type Span<'a> = (&'a [u8], Option<&'a [u8]>);
 
-pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+/// Called with each key and its record; breaks to end the walk.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// A node that had to give up its right half.
 pub(super) struct Split {

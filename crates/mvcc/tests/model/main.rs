@@ -1,0 +1,282 @@
+//! The store against a naive model: random histories of transactions, compactions, crashes and readers that stay.
+
+mod naive;
+
+use bytes::Bytes;
+use engine::{Engine, MemoryEngine};
+use mvcc::{Answer, CompactError, EventKind, Order, Query, ReadError, SortBy, Store, View};
+use naive::{Naive, Refused};
+use proptest::prelude::*;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use types::{KeyRange, RangeEnd, Revision};
+
+/// One write of a transaction.
+#[derive(Clone, Debug)]
+enum Write {
+    Put { key: Bytes, value: Bytes, lease: i64 },
+    Delete(KeyRange),
+}
+
+/// One step of a history. Revisions and limits are scaled to what there is when the step runs.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A group: transactions, each followed by a query, and maybe a compaction in the middle.
+    Group {
+        txns: Vec<(Vec<Write>, Query)>,
+        compact: Option<u8>,
+    },
+    Compaction {
+        budget: usize,
+    },
+    /// Hold the newest View from now on.
+    Hold,
+    DropViews,
+    Flush,
+    Reopen,
+    Crash,
+    /// Compare answers.
+    Ask {
+        queries: Vec<Query>,
+        hash: u8,
+    },
+}
+
+fn keys() -> impl Strategy<Value = Bytes> {
+    let text =
+        prop::sample::select(vec!["a", "b", "b\0", "b\0\0", "b\0\u{1}", "ba", "c", "c\u{7f}", "d", "\0"]);
+    prop_oneof![
+        4 => text.prop_map(|key| Bytes::from_static(key.as_bytes())),
+        1 => (0u8..60).prop_map(|n| Bytes::from(format!("k{n:02}"))),
+    ]
+}
+
+fn ranges() -> impl Strategy<Value = KeyRange> {
+    prop_oneof![
+        3 => keys().prop_map(KeyRange::point),
+        3 => (keys(), keys()).prop_map(|(start, end)| KeyRange { start, end: RangeEnd::Before(end) }),
+        1 => keys().prop_map(|start| KeyRange { start, end: RangeEnd::Open }),
+        1 => Just(KeyRange::all()),
+    ]
+}
+
+fn writes() -> impl Strategy<Value = Write> {
+    let value = prop::collection::vec(any::<u8>(), 0..12).prop_map(Bytes::from);
+    prop_oneof![
+        4 => (keys(), value, prop::sample::select(vec![0i64, 0, 7, -3]))
+            .prop_map(|(key, value, lease)| Write::Put { key, value, lease }),
+        1 => ranges().prop_map(Write::Delete),
+    ]
+}
+
+fn queries() -> impl Strategy<Value = Query> {
+    let sort = prop::option::of((
+        prop::sample::select(vec![SortBy::Key, SortBy::Version, SortBy::Create, SortBy::Mod, SortBy::Value]),
+        prop::sample::select(vec![Order::Ascend, Order::Descend]),
+    ));
+    let bound = || prop_oneof![3 => Just(0i64), 1 => 1i64..40];
+    let flags = (any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
+    (ranges(), -1i64..101, -1i64..6, sort, flags, (bound(), bound(), bound(), bound())).prop_map(
+        |(range, revision, limit, sort, (keys_only, count_only, limit_first), filters)| Query {
+            range,
+            revision,
+            limit,
+            sort,
+            limit_first,
+            keys_only,
+            count_only,
+            min_mod_revision: filters.0,
+            max_mod_revision: filters.1,
+            min_create_revision: filters.2,
+            max_create_revision: filters.3,
+        },
+    )
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let txn = (prop::collection::vec(writes(), 0..5), queries());
+    prop_oneof![
+        8 => (prop::collection::vec(txn, 1..5), prop::option::weighted(0.2, any::<u8>()))
+            .prop_map(|(txns, compact)| Step::Group { txns, compact }),
+        4 => (1usize..9).prop_map(|budget| Step::Compaction { budget }),
+        1 => Just(Step::Hold),
+        1 => Just(Step::DropViews),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+        3 => (prop::collection::vec(queries(), 1..6), any::<u8>()).prop_map(|(queries, hash)| Step::Ask { queries, hash }),
+    ]
+}
+
+/// A percentage of the way from a little before the compaction to a little past the revision.
+fn scaled(percent: i64, model: &Naive) -> i64 {
+    if percent <= 0 {
+        return percent;
+    }
+    let (low, high) = (model.compact.max(1) - 1, model.revision + 1);
+    low + (high - low) * percent / 100
+}
+
+fn check_answer(given: Result<Answer, ReadError>, expected: Result<Answer, Refused>, query: &Query) {
+    match (given, expected) {
+        (Ok(given), Ok(expected)) => assert_eq!(given, expected, "{query:?}"),
+        (Err(ReadError::Compacted), Err(Refused::Compacted))
+        | (Err(ReadError::FutureRevision), Err(Refused::Future)) => {}
+        (given, expected) => panic!("{query:?}: {given:?} instead of {expected:?}"),
+    }
+}
+
+fn check_view(view: &View, model: &Naive, queries: &[Query], hash: u8) {
+    assert_eq!((view.revision(), view.compact_revision()), (model.revision, model.compact));
+    for query in queries {
+        let query = Query { revision: scaled(query.revision, model), ..query.clone() };
+        check_answer(view.range(&query), model.range(&query), &query);
+    }
+    let low = model.compact.max(1);
+    let revision = low + (model.revision - low) * i64::from(hash) / 255;
+    let given = view.hash_kv(revision).expect("the revision is there");
+    assert_eq!(
+        given.hash,
+        model.hash_kv(revision),
+        "hash at {revision} of {}, compacted {low}",
+        model.revision
+    );
+    assert_eq!((given.compact_revision, given.hash_revision), (model.compact, revision));
+    check_events(view, model, revision);
+}
+
+fn check_events(view: &View, model: &Naive, from: i64) {
+    let mut events = Vec::new();
+    let read = view.events(from, i64::MAX - 1, &mut |event| {
+        let put = event.kind != EventKind::Delete;
+        assert_eq!(event.kv.mod_revision, event.at.main);
+        events.push((event.at, put, event.kv.key));
+        ControlFlow::Continue(())
+    });
+    read.expect("not before the compaction");
+    // At the compacted revision itself some may be gone; what is there must have happened.
+    let complete = |events: Vec<(Revision, bool, Bytes)>| -> Vec<_> {
+        events.into_iter().filter(|(at, ..)| at.main > model.compact).collect()
+    };
+    let expected = model.events(from, model.revision);
+    assert!(events.iter().all(|event| expected.contains(event)));
+    assert_eq!(complete(events), complete(expected));
+}
+
+struct World {
+    engine: Arc<MemoryEngine>,
+    store: Store,
+    model: Naive,
+    /// The model when the engine was last flushed.
+    durable: Naive,
+    held: Vec<(Arc<View>, Naive)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let engine = Arc::new(MemoryEngine::new());
+        let store = Store::open(engine.clone()).expect("an empty engine opens");
+        Self { engine, store, model: Naive::default(), durable: Naive::default(), held: Vec::new() }
+    }
+
+    fn run(&mut self, step: Step) {
+        match step {
+            Step::Group { txns, compact } => self.group(txns, compact),
+            Step::Compaction { budget } => {
+                let more = self.store.compact_step(budget).expect("memory does not fail");
+                let view = self.store.view();
+                assert_eq!(more, view.compaction_done() < view.compact_revision());
+            }
+            Step::Hold => self.held.push((self.store.view(), self.model.clone())),
+            Step::DropViews => self.held.clear(),
+            Step::Flush => {
+                self.engine.flush().expect("memory does not fail");
+                self.durable = self.model.clone();
+            }
+            Step::Reopen => {
+                self.held.clear();
+                self.store = Store::open(self.engine.clone()).expect("what was written opens");
+            }
+            Step::Crash => {
+                self.held.clear();
+                self.engine = Arc::new(self.engine.crash());
+                self.model = self.durable.clone();
+                self.store = Store::open(self.engine.clone()).expect("what was flushed opens");
+            }
+            Step::Ask { queries, hash } => {
+                check_view(&self.store.view(), &self.model, &queries, hash);
+                for (view, model) in &self.held {
+                    check_view(view, model, &queries, hash);
+                }
+            }
+        }
+        let broken = self.store.check().expect("memory does not fail");
+        assert!(broken.is_empty(), "{broken:#?}");
+    }
+
+    fn group(&mut self, txns: Vec<(Vec<Write>, Query)>, compact: Option<u8>) {
+        let (mut group, model) = (self.store.begin(), &mut self.model);
+        let middle = txns.len() / 2;
+        for (number, (writes, query)) in txns.into_iter().enumerate() {
+            if let Some(part) = compact.filter(|_| number == middle) {
+                let revision = scaled(i64::from(part % 101).max(1), model);
+                let expected = match revision {
+                    _ if revision <= model.compact => Err(CompactError::Compacted),
+                    _ if revision > model.revision => Err(CompactError::FutureRevision),
+                    _ => Ok(()),
+                };
+                assert_eq!(group.compact(revision), expected);
+                if expected.is_ok() {
+                    model.compact(revision);
+                }
+            }
+            let (mut txn, main, mut sub) = (group.txn(), model.revision + 1, 0);
+            for write in writes {
+                match write {
+                    Write::Put { key, value, lease } => {
+                        let given = txn.put(key.clone(), value.clone(), lease).expect("memory does not fail");
+                        assert_eq!(given, model.put(Revision::new(main, sub), key, value, lease));
+                        sub += 1;
+                    }
+                    Write::Delete(range) => {
+                        let given = txn.delete(&range).expect("memory does not fail");
+                        assert_eq!(given, model.delete(main, &mut sub, &range));
+                    }
+                }
+                assert_eq!(txn.revision(), model.revision);
+            }
+            let query = Query { revision: scaled(query.revision, model), ..query };
+            check_answer(txn.range(&query), model.range(&query), &query);
+            assert_eq!(txn.end(), model.revision);
+        }
+        let view = group.commit().expect("memory does not fail");
+        assert_eq!((view.revision(), view.compact_revision()), (model.revision, model.compact));
+    }
+
+    fn finish(&mut self) {
+        self.held.clear();
+        while self.store.compact_step(3).expect("memory does not fail") {}
+        let broken = self.store.check().expect("memory does not fail");
+        assert!(broken.is_empty(), "{broken:#?}");
+        let view = self.store.view();
+        assert_eq!(view.compaction_done(), self.model.compact);
+        assert_eq!(view.sizes().total_bytes, self.model.bytes());
+        for revision in self.model.compact.max(1)..=self.model.revision {
+            let query = Query { revision, ..Query::default() };
+            check_answer(view.range(&query), self.model.range(&query), &query);
+            assert_eq!(view.hash_kv(revision).expect("it is there").hash, self.model.hash_kv(revision));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #[test]
+    fn the_store_behaves_as_a_list_of_everything_that_happened(history in prop::collection::vec(steps(), 1..60)) {
+        let mut world = World::new();
+        for step in history {
+            world.run(step);
+        }
+        world.finish();
+    }
+}
