@@ -14,6 +14,8 @@
 
 use crate::limits::{PEER_CONTEXT_BYTES_MAX, PEER_ENTRIES_MAX, PEER_ENTRY_BYTES_MAX};
 use bytes::Bytes;
+use prost::Message as _;
+use proto::etcdserverpb as pb;
 use proto::raftpb::{self, MessageType as Wire};
 use raft::eraftpb::{self, MessageType as Kind};
 use thiserror::Error;
@@ -170,9 +172,28 @@ fn proposals(message: raftpb::Message) -> Result<Incoming, Rejected> {
         if data.is_empty() || data.len() > PEER_ENTRY_BYTES_MAX {
             return Err(Rejected::Entries("a proposal without data, or too large"));
         }
+        if kind == EntryKind::Normal {
+            check_request(&data)?;
+        }
         out.push((kind, data));
     }
     Ok(Incoming::Proposals(out))
+}
+
+/// What is forwarded to this member may enter a log that every member applies, and an etcd member panics on a request
+/// that it cannot read, that has no ID, or of a kind it does not know.
+fn check_request(data: &Bytes) -> Result<(), Rejected> {
+    let unreadable = Rejected::Entries("a request that cannot be read");
+    let mut request = pb::InternalRaftRequest::decode(data.clone()).map_err(|_| unreadable)?;
+    let header = request.header.take().unwrap_or_default();
+    if header.id == 0 && request.id == 0 {
+        return Err(Rejected::Entries("a request without an ID"));
+    }
+    request.id = 0;
+    if request.encoded_len() == 0 {
+        return Err(Rejected::Entries("a request of no known kind"));
+    }
+    Ok(())
 }
 
 fn append_entries(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Rejected> {
@@ -365,9 +386,18 @@ mod tests {
         );
         check(raftpb::Message { term: Some(3), ..read("12345678") }, Err(Rejected::Term(3)));
         check(message(Wire::MsgProp, 0), Err(Rejected::Entries("a proposal of nothing")));
-        let proposal = raftpb::Message { entries: vec![entry(0, 0, "x")], ..message(Wire::MsgProp, 0) };
-        let expected = Incoming::Proposals(vec![(EntryKind::Normal, "x".into())]);
-        assert_eq!(incoming(proposal, 1), Ok(expected));
+        let entry = |data: &[u8]| raftpb::Entry { data: Some(data.to_vec().into()), ..Default::default() };
+        let proposal = |data| raftpb::Message { entries: vec![entry(data)], ..message(Wire::MsgProp, 0) };
+        // A put of key "k" with header ID 9; the header alone; the put alone; field 77 with the header.
+        let (put, header, unknown) = (b"\x22\x03\x0a\x01k", b"\xa2\x06\x02\x08\x09", b"\xea\x04\x01x");
+        let request = [&put[..], &header[..]].concat();
+        let expected = Incoming::Proposals(vec![(EntryKind::Normal, request.clone().into())]);
+        assert_eq!(incoming(proposal(&request), 1), Ok(expected));
+        check(proposal(header), Err(Rejected::Entries("a request of no known kind")));
+        check(proposal(put), Err(Rejected::Entries("a request without an ID")));
+        let unknown = [&unknown[..], &header[..]].concat();
+        check(proposal(&unknown), Err(Rejected::Entries("a request of no known kind")));
+        check(proposal(b"\xff\xff"), Err(Rejected::Entries("a request that cannot be read")));
     }
 
     #[test]

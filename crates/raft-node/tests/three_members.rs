@@ -145,6 +145,8 @@ async fn leadership_moves_on_request_and_a_lost_leader_is_replaced() {
     assert!(lost.read_barrier(Some(Instant::now() + Duration::from_millis(100))).await.is_err());
 
     switch.cut.lock().unwrap().clear();
+    // What the old leader took in meanwhile is lost with its term, as in etcd: it must hear of the new one first.
+    lost.watch_leader().wait_for(|now| ![0, second].contains(&now.leader)).await.unwrap();
     lost.propose(put("c"), None).await.unwrap();
     lost.read_barrier(None).await.unwrap();
     assert!(has(lost, "b") && has(lost, "c") && !has(lost, "lost"));

@@ -234,11 +234,15 @@ impl Core {
         if !ready.snapshot().is_empty() {
             return Err(NodeFault::Raft("a snapshot from a peer passed the checks".to_owned()));
         }
-        let hard_state = ready.hs().map(|hs| HardState { term: hs.term, vote: hs.vote, commit: hs.commit });
         let must_sync = ready.must_sync();
         let entries = ready.take_entries();
-        let hard_state =
-            hard_state.or_else(|| (!entries.is_empty()).then(|| self.hard_state_if_new()).flatten());
+        // A commit index alone is not worth a write of its own: it goes with the next entries, or when things settle.
+        let hard_state = if must_sync {
+            let hs = ready.hs().map(|hs| HardState { term: hs.term, vote: hs.vote, commit: hs.commit });
+            hs.or_else(|| self.hard_state_if_new())
+        } else {
+            None
+        };
         let store = self.node.mut_store();
         if hard_state.is_some() || !entries.is_empty() {
             store.append(entries, hard_state.as_ref()).map_err(|error| log_fault(&error))?;
