@@ -102,6 +102,12 @@ impl Machine {
         Ok(outcomes)
     }
 
+    /// Lets compaction go on although readers hold Views from before it; they are refused as compacted where they need
+    /// what it removes. For whoever has a clock, when [`Machine::idle`] has been waiting for such readers for too long.
+    pub fn expire_views(&mut self) {
+        self.store.expire_views();
+    }
+
     /// One step of background work, for when there is nothing to apply; `true` = there is more to do.
     pub fn idle(&mut self) -> Result<bool, Fault> {
         Ok(self.store.compact_step(COMPACT_STEP_ROWS)?)

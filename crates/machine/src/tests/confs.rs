@@ -17,12 +17,14 @@ fn a_member_joins_learns_votes_moves_and_leaves() {
     after_boot(
         r#"
         learner 3 http://c -> AddLearner 3 {"id":3,"peerURLs":["http://c"],"isLearner":true}
-        members -> [{"id":1,"peerURLs":["http://a"]},{"id":2,"peerURLs":["http://b"]},{"id":3,"peerURLs":["http://c"],"isLearner":true}] removed [] voters [1, 2] learners [3] version none
+        members -> [{"id":1,"peerURLs":["http://a"]},{"id":2,"peerURLs":["http://b"]},\
+            {"id":3,"peerURLs":["http://c"],"isLearner":true}] removed [] voters [1, 2] learners [3] version none
         attr 3 carol http://c:2379 -> published
         promote 3 -> AddNode 3 {"id":3,"peerURLs":["http://c"],"name":"carol","clientURLs":["http://c:2379"]}
         update 3 http://d -> Update 3 {"id":3,"peerURLs":["http://d"],"name":"carol","clientURLs":["http://c:2379"]}
         remove 1 -> Remove 1
-        members -> [{"id":2,"peerURLs":["http://b"]},{"id":3,"peerURLs":["http://d"],"name":"carol","clientURLs":["http://c:2379"]}] removed [1] voters [2, 3] learners [] version none
+        members -> [{"id":2,"peerURLs":["http://b"]},\
+            {"id":3,"peerURLs":["http://d"],"name":"carol","clientURLs":["http://c:2379"]}] removed [1] voters [2, 3] learners [] version none
         "#,
     );
 }

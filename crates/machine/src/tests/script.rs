@@ -105,8 +105,8 @@ pub(super) fn check(script: &str) {
 pub(super) fn check_with(settings: Settings, script: &str) {
     let mut bench = Bench::new(settings);
     let (mut expected, mut actual) = (String::new(), String::new());
-    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let (command, result) = line.split_once(" -> ").unwrap_or((line, "ok"));
+    for line in lines(script) {
+        let (command, result) = line.split_once(" -> ").unwrap_or((&line, "ok"));
         writeln!(expected, "{command} -> {result}").expect("strings grow");
         writeln!(actual, "{command} -> {}", bench.run(command)).expect("strings grow");
     }
@@ -115,6 +115,22 @@ pub(super) fn check_with(settings: Settings, script: &str) {
     let before = render::state(&bench.machine);
     bench.restart();
     assert_eq!(before, render::state(&bench.machine), "after a restart");
+}
+
+/// The script's lines; one that ends with a backslash goes on in the next.
+fn lines(script: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let last = lines.last_mut().expect("never empty");
+        if let Some(part) = line.strip_suffix('\\') {
+            last.push_str(part);
+        } else {
+            last.push_str(line);
+            lines.push(String::new());
+        }
+    }
+    lines.retain(|line| !line.is_empty());
+    lines
 }
 
 /// The one outcome's answer, for tests that look closer.
