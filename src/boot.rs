@@ -6,7 +6,7 @@
 use crate::config::{Cluster, Config};
 use anyhow::{Context as _, bail, ensure};
 use engine_rocks::RocksEngine;
-use machine::Member;
+use machine::{Member, Membership};
 use raft_node::bootstrap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -14,6 +14,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use wal::{FsDisk, Wal};
+
+/// Refuses the data of another member of the same cluster: two processes that vote as one member lose acknowledged
+/// writes. Flags that describe nobody in the cluster are ignored, as etcd ignores them on every start but the first.
+pub(crate) fn check_owner(ground: &Ground, membership: &Membership, config: &Config) -> anyhow::Result<()> {
+    match ground.described {
+        Some(other) if other != ground.member && membership.members.contains_key(&other) => bail!(
+            "the data directory {} belongs to member {:x}, but --name and --initial-cluster describe member {other:x} of \
+             the same cluster",
+            config.data_dir.display(),
+            ground.member,
+        ),
+        _ => Ok(()),
+    }
+}
 
 /// How long a member of a new cluster is asked whether it knows this one already: etcd's bootstrap timeout.
 const PEER_ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -28,8 +42,8 @@ pub(crate) struct Ground {
     pub(crate) wal: Wal<FsDisk>,
     /// The rows.
     pub(crate) engine: Arc<RocksEngine>,
-    /// Whether this is the member's first start.
-    pub(crate) is_fresh: bool,
+    /// Who the flags say this is, where they say it.
+    pub(crate) described: Option<u64>,
     /// Held as long as the member lives: one process a data directory.
     #[expect(dead_code, reason = "a lock is held, not read")]
     lock: File,
@@ -49,8 +63,9 @@ pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<
         Some(identity) => (first_log(disk, &identity)?, identity.member, identity.cluster),
         None => reopen(disk, &config.wal_dir, log)?,
     };
+    let described = Identity::derive(&config.name, &config.cluster).map(|identity| identity.member);
     let engine = RocksEngine::open(&member_dir.join("kv"), &engine_rocks::Options::default())?;
-    Ok(Ground { member, cluster, wal, engine: Arc::new(engine), is_fresh, lock })
+    Ok(Ground { member, cluster, wal, engine: Arc::new(engine), described, lock })
 }
 
 fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<FsDisk>, u64, u64)> {

@@ -87,8 +87,10 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         max_learners: config.learners_max,
         quota_bytes: config.limits.quota_bytes,
     };
-    let machine = Machine::open(Arc::clone(&ground.engine) as _, settings).context("cannot read the applied state")?;
+    let machine =
+        Machine::open(Arc::clone(&ground.engine) as _, settings).context("cannot read the applied state")?;
     let shared = machine.shared();
+    boot::check_owner(&ground, &shared.membership(), config)?;
     let identity = transport::Identity {
         member: ground.member,
         cluster: ground.cluster,
@@ -105,7 +107,8 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         max_request_bytes: config.limits.request_bytes_max,
         ..Options::new(ground.member, ground.cluster)
     };
-    let (node, thread) = raft_node::start(options, ground.wal, machine, ground.engine, Arc::clone(&out) as _, log.clone())?;
+    let (node, thread) =
+        raft_node::start(options, ground.wal, machine, ground.engine, Arc::clone(&out) as _, log.clone())?;
     let removed = Arc::new(Notify::new());
     transport.start(Arc::new(Member {
         node: node.clone(),

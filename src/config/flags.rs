@@ -184,7 +184,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
     ("Features", &[
         flag("corrupt-check-time", Duration, "0s", Later("corruption checks between members"), "Time between corruption checks."),
         flag("compact-hash-check-time", Duration, "1m0s", Later("corruption checks between members"), "Time between checks of compaction hashes."),
-        flag("compaction-batch-limit", Int, "1000", Served, "Most revisions removed in one compaction step."),
+        flag("compaction-batch-limit", Int, "1000", Idle("compaction runs in small steps of its own"), "Most revisions removed in one compaction step."),
         flag("compaction-sleep-interval", Duration, "10ms", Idle("compaction steps run when nothing else does"), "Pause between compaction steps."),
         flag("watch-progress-notify-interval", Duration, "10m0s", Idle("watches are not served yet"), "Time between progress notifications."),
         flag("warning-apply-duration", Duration, "100ms", Idle("slow applies are counted in the metrics"), "Warn about applies slower than this."),

@@ -45,8 +45,6 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// Most learners in the cluster.
     pub(crate) learners_max: usize,
-    /// Rows a compaction step removes at most.
-    pub(crate) compaction_batch_rows: usize,
     /// How to log.
     pub(crate) log: Log,
 }
@@ -62,8 +60,6 @@ pub(crate) struct Cluster {
     pub(crate) token: String,
     /// Bootstrap a new cluster, or join one.
     pub(crate) is_new: bool,
-    /// Whether --initial-cluster was said, and not only defaulted.
-    pub(crate) is_explicit: bool,
 }
 
 /// What clients may ask for, with etcd's defaults.
@@ -133,7 +129,6 @@ fn validate(raw: &Raw) -> Result<Config, String> {
         pre_vote: raw.bool("pre-vote"),
         limits: limits(raw)?,
         learners_max,
-        compaction_batch_rows: usize::try_from(raw.int("compaction-batch-limit")).unwrap_or(1_000).max(1),
         log: log(raw)?,
         name,
         data_dir,
@@ -165,8 +160,7 @@ fn timing(raw: &Raw) -> Result<(u64, u64), String> {
 fn cluster(raw: &Raw, name: &str) -> Result<Cluster, String> {
     let advertise_peers =
         urls::parse_list("initial-advertise-peer-urls", raw.text("initial-advertise-peer-urls"))?;
-    let is_explicit = raw.is_set("initial-cluster");
-    let members = if is_explicit {
+    let members = if raw.is_set("initial-cluster") {
         urls::parse_cluster(raw.text("initial-cluster"))?
     } else {
         // As etcd: the default cluster is this member alone, under its own name and URLs.
@@ -182,7 +176,7 @@ fn cluster(raw: &Raw, name: &str) -> Result<Cluster, String> {
         }
     };
     let token = raw.text("initial-cluster-token").to_owned();
-    Ok(Cluster { advertise_peers, members, token, is_new, is_explicit })
+    Ok(Cluster { advertise_peers, members, token, is_new })
 }
 
 fn limits(raw: &Raw) -> Result<Limits, String> {
