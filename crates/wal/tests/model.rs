@@ -232,7 +232,8 @@ impl Rig {
                 Record::State(state) => {
                     let promises = (state.term, state.vote) != (hard.term, hard.vote);
                     hard = *state;
-                    promises || pending.take_if(|index| *index <= hard.commit).is_some()
+                    let commits_a_snapshot = pending.take_if(|index| *index <= hard.commit).is_some();
+                    promises || commits_a_snapshot
                 }
             };
             needed = if must { n + 1 } else { needed };
