@@ -90,7 +90,7 @@ async fn fill(disk: &Disk, size: usize) -> anyhow::Result<()> {
     if let Some(status) = ended {
         let last = process.tail(1);
         ensure!(!status.success(), "a full disk ended it with {status}");
-        ensure!(last.contains("no space left") || last.contains("No space left"), "its last line: {last}");
+        ensure!(last.to_lowercase().contains("no space left"), "its last line: {last}");
     }
     cluster.kill(0)?;
     disk.grow("1g")?;
