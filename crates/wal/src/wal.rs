@@ -341,6 +341,9 @@ impl<D: Disk> Wal<D> {
     }
 
     fn write_out(&mut self) -> Result<(), WalError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         if self.end - self.durable + self.buffer.len() as u64 > UNSYNCED_BYTES_MAX {
             self.sync_tail()?;
         }

@@ -116,6 +116,20 @@ fn ids(list: &[u64]) -> String {
     if list.is_empty() { "-".to_owned() } else { list.join(",") }
 }
 
+#[test]
+fn while_we_hold_the_log_etcd_does_not_open_it() {
+    let Some(judge) = judge() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("wal");
+    walcheck(&judge, SMALL.segment_bytes, &["write"], &dir, &[5]);
+    let held = open(&dir, SMALL);
+    let output = Command::new(&judge).arg("append").arg(&dir).output().expect("walcheck starts");
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && problem.contains("locked"), "{problem}");
+    drop(held);
+    walcheck(&judge, SMALL.segment_bytes, &["append"], &dir, &[1]);
+}
+
 fn entry(term: u64, index: u64, size: usize) -> Entry {
     let byte = index.to_le_bytes()[0];
     let kind = if index.is_multiple_of(9) { EntryKind::ConfChange } else { EntryKind::Normal };
