@@ -125,9 +125,11 @@ func TestSameRanges(t *testing.T) {
 			p.judge(what, r, etcd, ours)
 		}
 
-		if r.SortTarget != pb.RangeRequest_KEY && r.SortOrder == pb.RangeRequest_NONE {
-			// etcd 3.7.3 takes this for key order but sorts each chunk, and asks for the next chunk from
-			// the last row of the sorted one: rows come twice or never. Nothing to compare with.
+		if r.SortTarget != pb.RangeRequest_KEY && r.SortOrder == pb.RangeRequest_NONE && etcd.code == codes.OK &&
+			(etcd.resp.(*pb.RangeResponse).Count > 10 || etcd.resp.(*pb.RangeResponse).More) {
+			// etcd 3.7.3 takes this for key order but sorts each chunk (the first has ten rows), and goes on,
+			// and counts on, from the last row of the sorted one: rows come twice or never. Only what is in
+			// one chunk, as in Range, can be compared.
 			continue
 		}
 		streamed := p.same(what+" as a stream", stream{r})
