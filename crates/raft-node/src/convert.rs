@@ -249,11 +249,19 @@ pub(crate) fn raft_entry(kind: EntryKind, term: u64, index: u64, data: Bytes) ->
 
 /// An entry in the log's form. Joint changes never get this far: [`incoming`] refuses them and nobody here makes them.
 pub(crate) fn log_entry(entry: eraftpb::Entry) -> Entry {
-    let kind = match entry.get_entry_type() {
+    Entry { term: entry.term, index: entry.index, kind: log_kind(&entry), data: entry.data }
+}
+
+/// [`log_entry`], sharing the payload.
+pub(crate) fn log_entry_ref(entry: &eraftpb::Entry) -> Entry {
+    Entry { term: entry.term, index: entry.index, kind: log_kind(entry), data: entry.data.clone() }
+}
+
+fn log_kind(entry: &eraftpb::Entry) -> EntryKind {
+    match entry.get_entry_type() {
         eraftpb::EntryType::EntryNormal => EntryKind::Normal,
         eraftpb::EntryType::EntryConfChange | eraftpb::EntryType::EntryConfChangeV2 => EntryKind::ConfChange,
-    };
-    Entry { term: entry.term, index: entry.index, kind, data: entry.data }
+    }
 }
 
 /// A message of ours in etcd's form, with the fields set that etcd sets; `None` for what must not leave.

@@ -26,6 +26,8 @@ pub struct Handle {
     pub(crate) shared: Arc<Shared>,
 }
 
+type Answer = oneshot::Receiver<Result<Response, ProposeError>>;
+
 /// What handles, tasks and the consensus thread share.
 pub(crate) struct Shared {
     pub options: Options,
@@ -55,11 +57,26 @@ impl Handle {
     /// Gives the request its place in the log and answers what it did. The header's ID is filled in here; user name and
     /// auth revision stay as they are. Waits for a leader if there is none, until the deadline (the caller's, but no
     /// later than the request timeout). Dropping the future takes nothing back: the request may still be applied.
-    pub async fn propose(
+    ///
+    /// The request is on its way when this returns; the future only waits, so that the envelope with its 40 options is
+    /// not part of it.
+    pub fn propose(
+        &self,
+        request: pb::InternalRaftRequest,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<Response, ProposeError>> + Send + use<'_> {
+        let submitted = self.submit_request(request, deadline);
+        async move {
+            let (id, answer) = submitted?;
+            self.shared.answer(id, answer).await
+        }
+    }
+
+    fn submit_request(
         &self,
         mut request: pb::InternalRaftRequest,
         deadline: Option<Instant>,
-    ) -> Result<Response, ProposeError> {
+    ) -> Result<(u64, Answer), ProposeError> {
         let id = self.shared.ids.next_id();
         request.header.get_or_insert_default().id = id;
         let bytes = request.encoded_len();
@@ -70,9 +87,8 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let proposal =
             Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline };
-        drop(request);
         self.shared.submit(proposal, Waiter::Request { reply, since, deadline })?;
-        self.shared.answer(id, answer).await
+        Ok((id, answer))
     }
 
     /// Proposes a change of members, as etcd's; its ID is filled in here. Checks that depend on the members (strict

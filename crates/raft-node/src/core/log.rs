@@ -7,7 +7,7 @@
 //!
 //! Invariant: the cache is empty, or a contiguous run that ends at the log's last index and equals it.
 
-use crate::convert::{log_entry, raft_entry};
+use crate::convert::{log_entry_ref, raft_entry};
 use crate::limits::CACHE_BYTES_MAX;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
@@ -104,7 +104,7 @@ impl LogStore {
         entries: Vec<eraftpb::Entry>,
         hard_state: Option<&HardState>,
     ) -> Result<(), WalError> {
-        let plain: Vec<Entry> = entries.iter().cloned().map(log_entry).collect();
+        let plain: Vec<Entry> = entries.iter().map(log_entry_ref).collect();
         self.log.append(&plain, hard_state)?;
         let Some(first) = entries.first().map(|e| e.index) else {
             return Ok(());
