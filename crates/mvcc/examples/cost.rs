@@ -10,6 +10,10 @@ use mvcc::{Query, Store};
 use std::sync::Arc;
 use types::KeyRange;
 
+/// The server's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Rows of a write batch in the design's own measurements, puts a group.
 const PUTS_A_GROUP: u64 = 130;
 

@@ -1,34 +1,40 @@
 //! Byte strings laid end to end: what the nodes of the index are made of.
 //!
-//! A node's keys or records are two allocations, not one a key: small, and copied with two `memcpy`s.
+//! A node's keys or records are one allocation, not one a key: small, and copied with one `memcpy`.
 
 /// An ordered list of byte strings. Holds at most 4 GiB; the tree splits its nodes long before.
+///
+/// One allocation, because a walk down the tree pays for the memory pages it touches: first where each string ends
+/// (counted from the first string's start), then the strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pack {
-    /// Where each string ends in `bytes`, ascending.
-    ends: Vec<u32>,
-    bytes: Vec<u8>,
+    data: Vec<u8>,
+    count: usize,
 }
 
 /// Room left when a buffer grows, as a part of its length: doubling would waste a third of the index's memory.
 const SLACK_DIVISOR: usize = 16;
+/// Bytes of an end.
+const END: usize = size_of::<u32>();
 
 impl Pack {
     pub(crate) fn len(&self) -> usize {
-        self.ends.len()
+        self.count
     }
 
+    /// The length of all strings together.
     pub(crate) fn byte_len(&self) -> usize {
-        self.bytes.len()
+        self.data.len() - self.count * END
     }
 
     /// What the pack holds in memory, in bytes.
     pub(crate) fn heap_len(&self) -> usize {
-        self.ends.capacity() * size_of::<u32>() + self.bytes.capacity()
+        self.data.capacity()
     }
 
     pub(crate) fn get(&self, at: usize) -> &[u8] {
-        &self.bytes[self.start(at)..self.ends[at] as usize]
+        let base = self.count * END;
+        &self.data[base + self.start(at)..base + self.end(at)]
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
@@ -50,13 +56,15 @@ impl Pack {
     }
 
     pub(crate) fn insert(&mut self, at: usize, item: &[u8]) {
-        let start = self.start(at);
-        if self.ends.len() == self.ends.capacity() {
-            self.ends.reserve_exact(1 + self.ends.len() / SLACK_DIVISOR);
-        }
-        self.ends.insert(at, offset(start));
-        self.resize_item(at, item.len());
-        self.bytes[start..start + item.len()].copy_from_slice(item);
+        let (start, base, total) = (self.start(at), self.count * END, self.data.len());
+        self.grow(END + item.len());
+        self.data.copy_within(base + start..total, base + END + start + item.len());
+        self.data.copy_within(at * END..base + start, at * END + END);
+        self.count += 1;
+        self.set_end(at, start);
+        self.move_ends(at, start, start + item.len());
+        let place = base + END + start;
+        self.data[place..place + item.len()].copy_from_slice(item);
     }
 
     pub(crate) fn push(&mut self, item: &[u8]) {
@@ -64,59 +72,80 @@ impl Pack {
     }
 
     pub(crate) fn replace(&mut self, at: usize, item: &[u8]) {
-        self.resize_item(at, item.len());
-        let start = self.start(at);
-        self.bytes[start..start + item.len()].copy_from_slice(item);
+        let (start, end, base, total) = (self.start(at), self.end(at), self.count * END, self.data.len());
+        let new_end = start + item.len();
+        if new_end > end {
+            self.grow(new_end - end);
+        }
+        self.data.copy_within(base + end..total, base + new_end);
+        self.data.truncate(total + new_end - end);
+        self.move_ends(at, end, new_end);
+        self.data[base + start..base + new_end].copy_from_slice(item);
     }
 
     pub(crate) fn remove(&mut self, at: usize) {
-        self.resize_item(at, 0);
-        self.ends.remove(at);
+        self.replace(at, &[]);
+        self.data.drain(at * END..(at + 1) * END);
+        self.count -= 1;
     }
 
     /// Keeps the first `at` strings and returns the others.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
-        let start = self.start(at);
-        let bytes = self.bytes.split_off(start);
-        let ends = self.ends.split_off(at).into_iter().map(|end| end - offset(start)).collect();
-        self.bytes.shrink_to_fit();
-        self.ends.shrink_to_fit();
-        Self { ends, bytes }
+        let (left, right) = (self.part(0, at), self.part(at, self.count));
+        *self = left;
+        right
     }
 
     pub(crate) fn append(&mut self, other: &Self) {
-        let start = offset(self.bytes.len());
-        self.ends.reserve_exact(other.len());
-        self.bytes.reserve_exact(other.bytes.len());
-        self.ends.extend(other.ends.iter().map(|end| start + end));
-        self.bytes.extend_from_slice(&other.bytes);
+        let start = self.byte_len();
+        let ends =
+            (0..self.count).map(|at| self.end(at)).chain((0..other.count).map(|at| start + other.end(at)));
+        let mut data = Vec::with_capacity(self.data.len() + other.data.len());
+        data.extend(ends.flat_map(|end| offset(end).to_le_bytes()));
+        data.extend_from_slice(&self.data[self.count * END..]);
+        data.extend_from_slice(&other.data[other.count * END..]);
+        *self = Self { data, count: self.count + other.count };
+    }
+
+    /// A copy of the strings from one place up to another.
+    fn part(&self, from: usize, to: usize) -> Self {
+        let (base, start) = (self.count * END, self.start(from));
+        let strings = &self.data[base + start..base + self.start(to)];
+        let mut data = Vec::with_capacity((to - from) * END + strings.len());
+        data.extend((from..to).flat_map(|at| offset(self.end(at) - start).to_le_bytes()));
+        data.extend_from_slice(strings);
+        Self { data, count: to - from }
     }
 
     fn start(&self, at: usize) -> usize {
-        if at == 0 { 0 } else { self.ends[at - 1] as usize }
+        if at == 0 { 0 } else { self.end(at - 1) }
     }
 
-    /// Gives the string at `at` this length; what its bytes are afterwards is the caller's business.
-    fn resize_item(&mut self, at: usize, length: usize) {
-        let (start, end, total) = (self.start(at), self.ends[at] as usize, self.bytes.len());
-        let new_end = start + length;
-        if new_end > end {
-            let more = new_end - end;
-            if total + more > self.bytes.capacity() {
-                self.bytes.reserve_exact(more + total / SLACK_DIVISOR);
-            }
-            self.bytes.resize(total + more, 0);
-            self.bytes.copy_within(end..total, new_end);
-        } else if new_end < end {
-            self.bytes.copy_within(end..total, new_end);
-            self.bytes.truncate(total - (end - new_end));
+    fn end(&self, at: usize) -> usize {
+        let (ends, _) = self.data[..self.count * END].as_chunks::<END>();
+        u32::from_le_bytes(ends[at]) as usize
+    }
+
+    fn set_end(&mut self, at: usize, end: usize) {
+        self.data[at * END..(at + 1) * END].copy_from_slice(&offset(end).to_le_bytes());
+    }
+
+    /// Moves the ends from `at` on by as much as it takes from `old` to `new`.
+    fn move_ends(&mut self, at: usize, old: usize, new: usize) {
+        let (old, new) = (offset(old), offset(new));
+        let (ends, _) = self.data[at * END..self.count * END].as_chunks_mut::<END>();
+        for end in ends.iter_mut().filter(|_| old != new) {
+            *end = (u32::from_le_bytes(*end) - old + new).to_le_bytes();
         }
-        if new_end != end {
-            let (old, new) = (offset(end), offset(new_end));
-            for later in &mut self.ends[at..] {
-                *later = *later - old + new;
-            }
+    }
+
+    /// Makes the buffer longer by `more` bytes.
+    fn grow(&mut self, more: usize) {
+        let total = self.data.len() + more;
+        if total > self.data.capacity() {
+            self.data.reserve_exact(more + total / SLACK_DIVISOR);
         }
+        self.data.resize(total, 0);
     }
 }
 
