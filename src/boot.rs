@@ -54,16 +54,23 @@ pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<
     let member_dir = config.data_dir.join("member");
     make_dir(&member_dir)?;
     let lock = lock(&member_dir)?;
-    let is_fresh = !has_wal(&config.wal_dir)?;
-    let identity = if is_fresh { Some(first_identity(config, &member_dir, log).await?) } else { None };
     make_dir(&config.wal_dir)?;
     let disk = FsDisk::open(&config.wal_dir)
         .with_context(|| format!("cannot open the log directory {}", config.wal_dir.display()))?;
-    let (wal, member, cluster) = match identity {
-        Some(identity) => (first_log(disk, &identity)?, identity.member, identity.cluster),
-        None => reopen(disk, &config.wal_dir, log)?,
+    let (mut wal, member, cluster) = if Wal::exists(&disk)? {
+        reopen(disk, &config.wal_dir, log)?
+    } else {
+        let identity = first_identity(config, &member_dir, log).await?;
+        let metadata = bootstrap::metadata(identity.member, identity.cluster);
+        (Wal::create(disk, &metadata)?, identity.member, identity.cluster)
     };
-    let described = Identity::derive(&config.name, &config.cluster).map(|identity| identity.member);
+    let described = Identity::derive(&config.name, &config.cluster);
+    if wal.last_index() == 0 {
+        // Also after a crash between the log's creation and this.
+        let identity = described.as_ref().filter(|own| own.member == member && own.cluster == cluster);
+        write_first_entries(&mut wal, identity, &config.wal_dir)?;
+    }
+    let described = described.map(|identity| identity.member);
     let engine = RocksEngine::open(&member_dir.join("kv"), &engine_rocks::Options::default())?;
     Ok(Ground { member, cluster, wal, engine: Arc::new(engine), described, lock })
 }
@@ -102,12 +109,17 @@ impl Identity {
     }
 }
 
-fn first_log(disk: FsDisk, identity: &Identity) -> anyhow::Result<Wal<FsDisk>> {
-    let mut wal = Wal::create(disk, &bootstrap::metadata(identity.member, identity.cluster))?;
+fn write_first_entries(wal: &mut Wal<FsDisk>, identity: Option<&Identity>, dir: &Path) -> anyhow::Result<()> {
+    let Some(identity) = identity else {
+        bail!(
+            "the log in {} is empty and belongs to another member: its first start was interrupted; remove it",
+            dir.display()
+        );
+    };
     let (entries, hard_state) = bootstrap::first_log(&identity.members);
     wal.append(&entries, Some(&hard_state))?;
     wal.sync()?;
-    Ok(wal)
+    Ok(())
 }
 
 /// Who this member is to be, after everything that can be checked beforehand was.
@@ -163,22 +175,6 @@ async fn refuse_if_known(identity: &Identity) -> anyhow::Result<()> {
 fn make_dir(path: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("cannot create {}", path.display()))
-}
-
-/// Whether there is a log with at least one segment.
-fn has_wal(dir: &Path) -> anyhow::Result<bool> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.display())),
-    };
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
-        if entry.path().extension().is_some_and(|e| e == "wal") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn lock(member_dir: &Path) -> anyhow::Result<File> {

@@ -82,10 +82,10 @@ fn caller(record: &Record<'_>) -> String {
     format!("{short}:{}", record.line())
 }
 
-/// zap's words; it has no `trace`, and its `fatal` would be taken for an exit.
+/// zap's words; it has no `trace`, and what is critical here ends the process.
 fn level(level: Level) -> &'static str {
     match level {
-        Level::Critical => "panic",
+        Level::Critical => "fatal",
         Level::Error => "error",
         Level::Warning => "warn",
         Level::Info => "info",

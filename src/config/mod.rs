@@ -93,11 +93,18 @@ pub(crate) struct Log {
 impl Config {
     /// Checks what was said. The texts are etcd's where it has them.
     pub(crate) fn from_raw(raw: &Raw) -> Result<Self, Refusal> {
-        validate(raw).map_err(Refusal::Invalid)
+        validate(raw)
     }
 }
 
-fn validate(raw: &Raw) -> Result<Config, String> {
+/// A text without a kind of its own is a configuration that is no good.
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Refusal::Invalid(text)
+    }
+}
+
+fn validate(raw: &Raw) -> Result<Config, Refusal> {
     let name = raw.text("name").to_owned();
     let data_dir = match raw.text("data-dir") {
         "" => PathBuf::from(format!("{name}.etcd")),
@@ -108,13 +115,14 @@ fn validate(raw: &Raw) -> Result<Config, String> {
         dir => PathBuf::from(dir),
     };
     if raw.is_set("listen-client-urls") && !raw.is_set("advertise-client-urls") {
-        return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
+        let text = "--advertise-client-urls is required when --listen-client-urls is set explicitly";
+        return Err(text.to_owned().into());
     }
     let (heartbeat_ms, election_ms) = timing(raw)?;
     let learners_max = usize::try_from(raw.int("max-learners"))
         .ok()
         .filter(|max| *max > 0)
-        .ok_or("setting --max-learners to a value that is not positive is invalid")?;
+        .ok_or_else(|| "--max-learners must be greater than zero".to_owned())?;
     Ok(Config {
         cluster: cluster(raw, &name)?,
         listen_peers: urls::listen_addresses("listen-peer-urls", raw.text("listen-peer-urls"))?,
@@ -157,7 +165,7 @@ fn timing(raw: &Raw) -> Result<(u64, u64), String> {
     Ok((heartbeat, election))
 }
 
-fn cluster(raw: &Raw, name: &str) -> Result<Cluster, String> {
+fn cluster(raw: &Raw, name: &str) -> Result<Cluster, Refusal> {
     let advertise_peers =
         urls::parse_list("initial-advertise-peer-urls", raw.text("initial-advertise-peer-urls"))?;
     let members = if raw.is_set("initial-cluster") {
@@ -170,9 +178,9 @@ fn cluster(raw: &Raw, name: &str) -> Result<Cluster, String> {
         "new" => true,
         "existing" => false,
         other => {
-            return Err(format!(
-                "unexpected --initial-cluster-state {other:?}: it is \"new\" or \"existing\""
-            ));
+            let text =
+                format!("invalid value {other:?} for flag -initial-cluster-state: invalid value {other:?}");
+            return Err(Refusal::Usage(text));
         }
     };
     let token = raw.text("initial-cluster-token").to_owned();

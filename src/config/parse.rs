@@ -114,7 +114,7 @@ fn read_arguments(raw: &mut Raw, args: impl IntoIterator<Item = String>) -> Resu
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let Some(body) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
-            return Err(Refusal::Usage(format!("{arg:?} is not a valid flag")));
+            return Err(Refusal::Invalid(format!("{arg:?} is not a valid flag")));
         };
         let (name, inline) = match body.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn what_go_refuses_is_refused() {
         check_refused("--nope", Refusal::Usage("flag provided but not defined: -nope".into()));
-        check_refused("name", Refusal::Usage("\"name\" is not a valid flag".into()));
+        check_refused("name", Refusal::Invalid("\"name\" is not a valid flag".into()));
         check_refused("--name", Refusal::Usage("flag needs an argument: -name".into()));
         let text = "invalid value \"x\" for flag -max-txn-ops: parse error";
         check_refused("--max-txn-ops=x", Refusal::Usage(text.into()));

@@ -57,7 +57,7 @@ fn what_etcd_refuses_is_refused_in_its_words() {
     );
     check_refused(
         "--listen-peer-urls=http://127.0.0.1:1/",
-        "--listen-peer-urls: URL must not contain a path: http://127.0.0.1:1/",
+        "invalid value \"http://127.0.0.1:1/\" for flag -listen-peer-urls: URL must not contain a path: http://127.0.0.1:1/",
     );
     check_refused(
         "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:1",

@@ -3,6 +3,7 @@
 //! An identity is a hash of these texts (`raft_node::bootstrap`), so they are kept as they were written: no case
 //! folding, no name look-up, as in etcd.
 
+use super::Refusal;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -22,9 +23,9 @@ impl PeerUrl {
         self.0.split_once("://").expect("checked when it was parsed").1
     }
 
-    fn parse(flag: &str, text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong = |why: &str| format!("--{flag}: {why}: {text}");
+        let wrong = |why: &str| format!("{why}: {text}");
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(wrong("URL scheme must be http, https, unix, or unixs"));
         };
@@ -46,9 +47,11 @@ impl PeerUrl {
     }
 }
 
-/// Comma-separated URLs, sorted as etcd sorts them.
-pub(crate) fn parse_list(flag: &str, text: &str) -> Result<Vec<PeerUrl>, String> {
-    let mut urls = text.split(',').map(|url| PeerUrl::parse(flag, url)).collect::<Result<Vec<_>, _>>()?;
+/// Comma-separated URLs, sorted as etcd sorts them. etcd reads these while it reads the flags: exit code 2.
+pub(crate) fn parse_list(flag: &str, text: &str) -> Result<Vec<PeerUrl>, Refusal> {
+    let urls: Result<Vec<_>, _> = text.split(',').map(PeerUrl::parse).collect();
+    let mut urls =
+        urls.map_err(|why| Refusal::Usage(format!("invalid value {text:?} for flag -{flag}: {why}")))?;
     urls.sort();
     Ok(urls)
 }
@@ -62,7 +65,7 @@ pub(crate) fn parse_cluster(text: &str) -> Result<Vec<(String, Vec<PeerUrl>)>, S
             Some((name, url)) if !name.is_empty() && !url.is_empty() => (name, url),
             _ => return Err(format!("--initial-cluster: expected name=url, got {part:?}")),
         };
-        let url = PeerUrl::parse("initial-cluster", url)?;
+        let url = PeerUrl::parse(url).map_err(|why| format!("--initial-cluster: {why}"))?;
         if seen.contains(&url) {
             return Err(format!("--initial-cluster: duplicate URL {url} in cluster config"));
         }
@@ -79,20 +82,23 @@ pub(crate) fn parse_cluster(text: &str) -> Result<Vec<(String, Vec<PeerUrl>)>, S
 }
 
 /// Addresses to bind: IP addresses, or `localhost`. Other names are refused, as in etcd.
-pub(crate) fn listen_addresses(flag: &str, text: &str) -> Result<Vec<SocketAddr>, String> {
+pub(crate) fn listen_addresses(flag: &str, text: &str) -> Result<Vec<SocketAddr>, Refusal> {
     let mut addresses = Vec::new();
     for url in parse_list(flag, text)? {
         let host_port = url.host_port();
         let (host, port) = host_port.rsplit_once(':').expect("checked when it was parsed");
         if host == "localhost" {
             // As Go does: IPv4 first.
-            let found = host_port.to_socket_addrs().map_err(|e| format!("--{flag}: {url}: {e}"))?;
+            let found =
+                host_port.to_socket_addrs().map_err(|e| Refusal::Invalid(format!("--{flag}: {url}: {e}")))?;
             let port = port.parse().expect("checked when it was parsed");
             let ipv4 = found.into_iter().find(SocketAddr::is_ipv4);
             addresses.push(ipv4.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port))));
         } else {
             let address = host_port.parse();
-            addresses.push(address.map_err(|_| format!("--{flag}: expected IP in URL for binding ({url})"))?);
+            addresses.push(address.map_err(|_| {
+                Refusal::Invalid(format!("--{flag}: expected IP in URL for binding ({url})"))
+            })?);
         }
     }
     Ok(addresses)
