@@ -24,6 +24,9 @@ pub enum ProposeError {
     /// As [`ProposeError::Timeout`]; the leader (or, for a leader, a quorum) was out of reach while it waited.
     #[error("etcdserver: request timed out, possibly due to connection lost")]
     TimeoutConnectionLost,
+    /// No leader came until the deadline, so the request never left this member; etcd's own context ends there.
+    #[error("context deadline exceeded")]
+    NotProposed,
     /// There is no leader, and the caller does not want to wait for one.
     #[error("etcdserver: no leader")]
     NoLeader,

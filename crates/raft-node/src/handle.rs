@@ -313,6 +313,11 @@ impl Shared {
 
     /// etcd's `parseProposeCtxErr`: what a request that waited from `since` to now most likely suffered from.
     pub(crate) fn timeout(&self, since: Instant) -> ProposeError {
+        let status = self.status();
+        let lost = *lock(&self.cells.leader_lost);
+        if status.leader == 0 && lost.is_none_or(|lost| lost <= since) {
+            return ProposeError::NotProposed;
+        }
         let elected = *lock(&self.cells.leader_since);
         if let Some(elected) = elected
             && since < elected
@@ -322,7 +327,6 @@ impl Shared {
         }
         let reached_since =
             |member: u64| self.outbound.active_since(member).is_some_and(|active| active < since);
-        let status = self.status();
         let lost = if status.is_leader {
             let membership = self.machine.membership();
             let voters = || membership.members.values().filter(|member| !member.is_learner);

@@ -64,6 +64,8 @@ pub(crate) struct StatusCells {
     pub is_removed: AtomicBool,
     /// When the leader of now was first seen.
     pub leader_since: Mutex<Option<Instant>>,
+    /// Since when there has been no leader; `None` while there is one, and before the first was seen.
+    pub leader_lost: Mutex<Option<Instant>>,
     /// What a leader knows of the members, renewed every tick; empty elsewhere.
     pub peers: Mutex<Vec<PeerProgress>>,
 }

@@ -126,7 +126,7 @@ pub struct Persisted {
 /// 4. After each group call [`Core::applied`] with its last index and outcomes. No input in between.
 /// 5. After points 1 and 4 take [`Core::effects`], and act on them.
 /// 6. With nothing left to do call [`Core::settle`], then sleep until an input, the next tick or [`Core::wake_at`],
-///    whichever comes first.
+///    whichever comes first; at the last call [`Core::wake`], and go on with point 2.
 /// 7. When [`Core::is_removed`], stop: send what was handed out, and call nothing any more.
 /// 8. A [`NodeFault`] is final: drop the core, end the process.
 pub struct Core {
@@ -305,6 +305,13 @@ impl Core {
     /// Makes all that was written durable; for the end.
     pub fn sync(&mut self) -> Result<(), NodeFault> {
         self.node.mut_store().log_mut().sync().map_err(|error| log_fault(&error))
+    }
+
+    /// Sees to reads that are due: another attempt, or the end of their patience.
+    pub fn wake(&mut self, now: Instant) {
+        if !self.removed {
+            self.run_reads(now);
+        }
     }
 
     /// When reads need attention next.

@@ -231,6 +231,9 @@ impl Driver {
     /// One tick when it is due. After a pause the ticks missed are not made up for: a member that slept must hear the
     /// leader before it thinks of an election.
     fn tick(&mut self, now: Instant) {
+        if self.core.wake_at().is_some_and(|at| at <= now) {
+            self.core.wake(now);
+        }
         if now < self.next_tick {
             return;
         }
@@ -359,8 +362,10 @@ impl Driver {
         if now.leader != before.leader {
             slog::info!(self.shared.log, "the leader changed"; "term" => now.term,
                 "from" => format!("{:x}", before.leader), "to" => format!("{:x}", now.leader));
+            let at = Instant::now();
+            *lock(&self.shared.cells.leader_lost) = (now.leader == 0).then_some(at);
             if now.leader != 0 {
-                *lock(&self.shared.cells.leader_since) = Some(Instant::now());
+                *lock(&self.shared.cells.leader_since) = Some(at);
             }
             *lock(&self.shared.cells.peers) = self.core.peers();
         }
