@@ -1,0 +1,143 @@
+//! The clients: what they ask, drawn from the seed.
+
+use crate::rng::Rng;
+use proto::etcdserverpb as pb;
+use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use proto::etcdserverpb::request_op::Request;
+
+/// How deep transactions nest.
+const DEPTH_MAX: u64 = 2;
+
+/// One request of a client.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    /// Through the log.
+    Write(Box<pb::InternalRaftRequest>),
+    /// What is newest, from any member.
+    Read(pb::RangeRequest),
+    /// What the member has.
+    Serializable(pb::RangeRequest),
+}
+
+/// Draws requests: few keys, so that they meet.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    keys: u64,
+    values: u64,
+    value_bytes_max: u64,
+    writes_per_mille: u64,
+}
+
+impl Workload {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        Self {
+            keys: *rng.pick(&[3, 8, 20]),
+            values: 0,
+            value_bytes_max: *rng.pick(&[16, 16, 200, 3000]),
+            writes_per_mille: *rng.pick(&[300, 600, 800]),
+        }
+    }
+
+    /// The next request of somebody who has seen this revision.
+    pub(crate) fn ask(&mut self, rng: &mut Rng, seen: i64) -> Ask {
+        if rng.per_mille(self.writes_per_mille) {
+            return Ask::Write(Box::new(self.write(rng, seen)));
+        }
+        let (key, range_end) = self.range(rng);
+        let revision = if rng.one_in(5) { old(rng, seen) } else { 0 };
+        let range = pb::RangeRequest { key, range_end, revision, ..Default::default() };
+        if rng.one_in(4) {
+            Ask::Serializable(pb::RangeRequest { serializable: true, ..range })
+        } else {
+            Ask::Read(range)
+        }
+    }
+
+    fn write(&mut self, rng: &mut Rng, seen: i64) -> pb::InternalRaftRequest {
+        let mut request = pb::InternalRaftRequest::default();
+        match rng.below(100) {
+            0..55 => request.put = Some(self.put(rng)),
+            55..65 => request.delete_range = Some(self.delete(rng)),
+            65..95 => request.txn = Some(self.txn(rng, seen, 0)),
+            _ => {
+                let revision = old(rng, seen);
+                request.compaction = Some(pb::CompactionRequest { revision, physical: false });
+            }
+        }
+        request
+    }
+
+    fn key(&self, rng: &mut Rng) -> bytes::Bytes {
+        format!("k{:02}", rng.below(self.keys)).into()
+    }
+
+    fn range(&self, rng: &mut Rng) -> (bytes::Bytes, bytes::Bytes) {
+        let key = self.key(rng);
+        match rng.below(4) {
+            0 => (key, bytes::Bytes::from_static(b"\0")),
+            1 => (key, self.key(rng)),
+            _ => (key, bytes::Bytes::new()),
+        }
+    }
+
+    /// Every value is another, so that a lost or doubled write shows.
+    fn put(&mut self, rng: &mut Rng) -> pb::PutRequest {
+        self.values += 1;
+        let mut value = format!("v{}", self.values).into_bytes();
+        let length = usize::try_from(rng.below(self.value_bytes_max)).expect("a few bytes");
+        value.resize(value.len().max(length), b'.');
+        let prev_kv = rng.one_in(4);
+        pb::PutRequest { key: self.key(rng), value: value.into(), prev_kv, ..Default::default() }
+    }
+
+    fn delete(&mut self, rng: &mut Rng) -> pb::DeleteRangeRequest {
+        let (key, range_end) = self.range(rng);
+        pb::DeleteRangeRequest { key, range_end, prev_kv: rng.one_in(2) }
+    }
+
+    fn txn(&mut self, rng: &mut Rng, seen: i64, depth: u64) -> pb::TxnRequest {
+        let compare = (0..rng.below(3)).map(|_| self.compare(rng, seen)).collect();
+        let success = self.branch(rng, seen, depth);
+        let failure = self.branch(rng, seen, depth);
+        pb::TxnRequest { compare, success, failure }
+    }
+
+    /// Puts and deletes of one key in one branch, in any order: the API refuses some of them, the machine must not care.
+    fn branch(&mut self, rng: &mut Rng, seen: i64, depth: u64) -> Vec<pb::RequestOp> {
+        let mut ops = Vec::new();
+        for _ in 0..rng.below(4) {
+            let request = match rng.below(10) {
+                0..5 => Request::RequestPut(self.put(rng)),
+                5..7 => Request::RequestDeleteRange(self.delete(rng)),
+                7.. if depth == DEPTH_MAX || rng.one_in(2) => {
+                    let (key, range_end) = self.range(rng);
+                    Request::RequestRange(pb::RangeRequest { key, range_end, ..Default::default() })
+                }
+                _ => Request::RequestTxn(self.txn(rng, seen, depth + 1)),
+            };
+            ops.push(pb::RequestOp { request: Some(request) });
+        }
+        ops
+    }
+
+    fn compare(&mut self, rng: &mut Rng, seen: i64) -> pb::Compare {
+        let (target, union) = match rng.below(3) {
+            0 => (CompareTarget::Mod, TargetUnion::ModRevision(old(rng, seen))),
+            1 => (CompareTarget::Version, TargetUnion::Version(i64::from(rng.one_in(2)))),
+            _ => {
+                (CompareTarget::Value, TargetUnion::Value(format!("v{}", rng.below(self.values + 1)).into()))
+            }
+        };
+        let results =
+            [CompareResult::Equal, CompareResult::NotEqual, CompareResult::Greater, CompareResult::Less];
+        let result = *rng.pick(&results) as i32;
+        let key = self.key(rng);
+        pb::Compare { result, target: target as i32, key, target_union: Some(union), ..Default::default() }
+    }
+}
+
+/// A revision in the recent past, mostly; now and then one of the future.
+fn old(rng: &mut Rng, seen: i64) -> i64 {
+    let back = i64::try_from(rng.below(40)).expect("a small number");
+    (seen + 2 - back).max(1)
+}

@@ -1,0 +1,47 @@
+//! Short runs of the simulator, and proof that it finds what it is for.
+
+use sim::{Mutation, Options};
+
+/// Seeds run by `cargo test`; `make soak` runs more.
+const SEEDS: u64 = 20;
+/// Seeds within which every broken member must be found.
+const SEEDS_TO_FIND: u64 = 12;
+
+#[test]
+fn seeds_hold() {
+    let options = Options::default();
+    let mut writes = 0;
+    for seed in 0..SEEDS {
+        match sim::run(seed, &options) {
+            Ok(report) => writes += report.writes,
+            Err(failure) => panic!("seed {seed}: {}\n{}", failure.violation, failure.tail.join("\n")),
+        }
+    }
+    assert!(writes > 10 * SEEDS, "the clusters did nearly nothing: {writes} writes");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 100..103 {
+        let run = || sim::run(seed, &Options::default()).expect("this seed holds");
+        assert_eq!(run(), run());
+    }
+}
+
+fn check(mutation: Mutation, expected: &str) {
+    let options = Options { members: Some(3), mutation: Some(mutation), ..Options::default() };
+    let found = (0..SEEDS_TO_FIND).find_map(|seed| sim::run(seed, &options).err());
+    let failure = found.unwrap_or_else(|| panic!("{mutation:?} was not found in {SEEDS_TO_FIND} seeds"));
+    assert!(failure.violation.contains(expected), "{mutation:?} was found as: {}", failure.violation);
+}
+
+#[test]
+fn every_broken_member_is_found() {
+    check(Mutation::SendBeforeSync, "came back");
+    check(Mutation::LoseHardState, "came back");
+    check(Mutation::SkipEntry, "");
+    check(Mutation::ReadWithoutQuorum, "began after somebody was told");
+    check(Mutation::AnswerBeforeCommit, "");
+    check(Mutation::ReleaseBeforeFlush, "cannot start");
+    check(Mutation::ForwardTwice, "in the log twice");
+}
