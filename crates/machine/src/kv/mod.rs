@@ -11,6 +11,7 @@
 
 mod compare;
 mod delete;
+mod deleted;
 mod put;
 mod range;
 mod space;

@@ -36,9 +36,8 @@ fn write<S: Space>(
     request: &PutRequest,
     previous: Option<KeyValue>,
 ) -> Result<PutResponse, Stop> {
-    // Only a transaction that deletes a key before it puts it with `ignore_…` gets here without one: the API refuses it
-    // as a duplicate key, and etcd's members would panic.
-    const GONE: Stop = Stop::Fault(Fault::Broken("a transaction deleted what its put was to keep"));
+    // The checks before the write, or before the transaction, have found the key.
+    const GONE: Stop = Stop::Fault(Fault::Broken("a put that keeps what was there was not checked"));
     let value = match (request.ignore_value, &previous) {
         (false, _) => request.value.clone(),
         (true, Some(previous)) => previous.value.clone(),

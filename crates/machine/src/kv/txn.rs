@@ -1,12 +1,15 @@
 //! Transactions. After etcd's `txn/txn.go`, in its three steps:
 //!
 //! 1. compare: all conditions, nested ones too, against the state before the transaction, give the path of branches;
-//! 2. check: every operation on that path, against the same state; one refusal refuses the whole transaction;
+//! 2. check: every operation on that path, against the same state; one refusal refuses the whole transaction. So does,
+//!    after all of etcd's checks, a put that is to keep the value or the lease of a key that an operation before it
+//!    deletes: etcd accepts it, and its members end in the third step, again after every restart;
 //! 3. execute: in order; ranges see the writes before them; all writes share one revision.
 
+use super::deleted::Deleted;
 use super::space::Space;
 use super::{compare, delete_range, header, put, range};
-use crate::{Fault, Stop};
+use crate::{Fault, Refusal, Stop};
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::{RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
@@ -32,6 +35,7 @@ pub(crate) fn txn<S: Space>(space: &mut S, request: &TxnRequest, ranges: bool) -
     let mut path = Vec::with_capacity(1);
     choose(space, request, &mut path)?;
     check(space, request, &mut path.iter())?;
+    check_kept(request, &mut path.iter(), &mut Deleted::default())?;
     let mut response = execute(space, request, &mut path.iter(), ranges)?;
     response.header = header(space.revision());
     Ok(response)
@@ -59,6 +63,26 @@ fn check<S: Space>(space: &S, txn: &TxnRequest, path: &mut Path<'_>) -> Result<(
             Some(Request::RequestPut(request)) => put::check(space, request)?,
             Some(Request::RequestTxn(request)) => check(space, request, path)?,
             Some(Request::RequestDeleteRange(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Follows the writes of the path in order. [`check`] has found every key that a put keeps something of in the state
+/// before the transaction, so a key is missing only where the last operation on it deleted it.
+fn check_kept<'t>(txn: &'t TxnRequest, path: &mut Path<'_>, deleted: &mut Deleted<'t>) -> Result<(), Stop> {
+    let succeeded = next(path)?;
+    for op in branch(txn, succeeded) {
+        match &op.request {
+            Some(Request::RequestPut(put)) => {
+                if (put.ignore_value || put.ignore_lease) && deleted.holds(&put.key) {
+                    return Err(Refusal::KeyNotFound.into());
+                }
+                deleted.put(&put.key);
+            }
+            Some(Request::RequestDeleteRange(request)) => deleted.delete(request),
+            Some(Request::RequestTxn(request)) => check_kept(request, path, deleted)?,
+            Some(Request::RequestRange(_)) | None => {}
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::render::state;
 use super::script::{Bench, entry, log, only, rows, settings};
-use crate::Fault;
+use crate::{Effect, Fault};
 use engine::{Engine, MemoryEngine};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -13,6 +13,24 @@ fn word(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
 }
 
 const KEYS: &[&str] = &["a", "b", "c", "d"];
+
+/// An operation of a transaction, right or wrong, with transactions inside.
+fn op() -> impl Strategy<Value = String> {
+    let key = || word(KEYS);
+    let with =
+        word(&["1", "2 lease=1", "2 lease=2 prev", "3 ignore_lease", "ignore_value", "ignore_value lease=1"]);
+    let flat = prop_oneof![
+        3 => (key(), with).prop_map(|(key, with)| format!("put {key} {with}")),
+        2 => (key(), word(&["", "b", "d", "*", "* prev"])).prop_map(|(key, end)| format!("del {key} {end}")),
+        1 => (key(), word(&["", "*"]), -1..40i8).prop_map(|(key, end, at)| format!("get {key} {end} rev={at}")),
+    ];
+    flat.prop_recursive(3, 16, 4, move |inner| {
+        let ops = || prop::collection::vec(inner.clone(), 0..4).prop_map(|ops| ops.join(" ; "));
+        (key(), 0..3u8, ops(), ops()).prop_map(|(key, version, success, failure)| {
+            format!("txn if version:{key}>{version} then {success} else {failure} end")
+        })
+    })
+}
 
 /// Commands that no member faults on, whatever came before.
 fn command() -> impl Strategy<Value = String> {
@@ -28,6 +46,7 @@ fn command() -> impl Strategy<Value = String> {
             "txn if version:{a}>{version} then put {b} 1 ; del {c} ; get a * else put {c} 2 ; \
              txn if value:{b}=1 then del {b} d else put x{a} 1 lease=1 end end"
         )),
+        2 => prop::collection::vec(op(), 1..5).prop_map(|ops| format!("txn then {} else end", ops.join(" ; "))),
         1 => (1..60u8).prop_map(|revision| format!("compact {revision}")),
         1 => (1..3u8).prop_map(|id| format!("grant {id} 60")),
         1 => (1..3u8).prop_map(|id| format!("revoke {id}")),
@@ -103,6 +122,20 @@ proptest! {
         let from = replay_from.min(flush_at);
         bench.machine.apply(&entries[from..]).expect("applies");
         prop_assert_eq!(settled(whole), settled(bench));
+    }
+
+    #[test]
+    fn what_is_refused_leaves_no_trace(before in any_log(), ops in prop::collection::vec(op(), 1..5)) {
+        let mut bench = Bench::new(settings());
+        apply_in_groups(&mut bench, &before, &[4]);
+        let txn = entry(before.len() as u64 + 1, &format!("txn then {} else end", ops.join(" ; ")));
+        // All but the applied index, in the first line.
+        let state = |bench: &Bench| state(&bench.machine).split_once('\n').expect("lines").1.to_owned();
+        let before = state(&bench);
+        let outcomes = bench.machine.apply(&[txn]).expect("applies");
+        if let Effect::Answer(Err(_)) = &only(&outcomes).effect {
+            prop_assert_eq!(before, state(&bench));
+        }
     }
 
     #[test]

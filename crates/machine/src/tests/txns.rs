@@ -1,6 +1,7 @@
 //! Transactions.
 
 use super::check;
+use super::script::{Bench, settings};
 
 #[test]
 fn all_writes_of_a_transaction_share_one_revision_and_ranges_see_the_ones_before() {
@@ -77,6 +78,69 @@ fn one_refusal_refuses_the_whole_transaction() {
             "
         ));
     }
+}
+
+/// etcd 3.7.3 accepts these and its members panic in executing them.
+#[test]
+fn a_put_cannot_keep_what_the_transaction_deletes_before_it() {
+    let refused = [
+        "del j * ; put k ignore_value",
+        "del k ; put k 2 ignore_lease",
+        "put x 1 ; del a z ; put k ignore_value prev",
+        "txn then del j * else end ; put k ignore_value",
+        "del j * ; txn then txn then put k ignore_value else end else end",
+        "del j * ; put j 2 ; put k ignore_value",
+        "del k ; put k 2 ; del j * ; put k ignore_value",
+        "txn if version:k=1 then del k else end ; txn if version:k=1 then put k ignore_value else end",
+    ];
+    for ops in refused {
+        for by in ["", "elsewhere "] {
+            check(&format!(
+                "
+                put k 1 -> rev=2
+                {by}txn then {ops} else end -> refused: etcdserver: key not found
+                get a * -> rev=2 count=1 k=1@c2m2v1
+                put x 1 -> rev=3
+                "
+            ));
+        }
+    }
+}
+
+#[test]
+fn a_put_keeps_what_no_operation_of_the_branches_taken_deletes_before_it() {
+    let accepted = [
+        "put k ignore_value ; del l *",
+        "del a k ; put k ignore_value",
+        "del m a ; put k ignore_value",
+        "del j * ; put k 1 ; put k ignore_value",
+        "txn if version:k=9 then del k else end ; put k ignore_value",
+        "del l * ; txn then else del k end ; txn then put k ignore_value else end",
+        // The second condition is on the state before the transaction: nothing is put.
+        "put j 1 ; txn if version:j=1 then del j * ; put k ignore_value else put k ignore_value end",
+    ];
+    for ops in accepted {
+        let mut bench = Bench::new(settings());
+        bench.run("put k 1");
+        let answer = bench.run(&format!("txn then {ops} else end"));
+        assert!(answer.starts_with("rev=3 then"), "{ops}: {answer}");
+        assert!(bench.run("get k").starts_with("rev=3 count=1 k=1@"), "{ops}");
+    }
+}
+
+#[test]
+fn what_etcd_refuses_keeps_its_words() {
+    check(
+        "
+        put k 1 -> rev=2
+        txn then del j * ; put k ignore_value ; put z 1 lease=9 else end \
+            -> refused: etcdserver: requested lease not found
+        txn then del j * ; put k ignore_value ; get k rev=9 else end \
+            -> refused: etcdserver: mvcc: required revision is a future revision
+        txn then put n 1 ; put n ignore_value else end -> refused: etcdserver: key not found
+        get a * -> rev=2 count=1 k=1@c2m2v1
+        ",
+    );
 }
 
 #[test]
