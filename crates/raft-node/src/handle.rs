@@ -224,8 +224,14 @@ impl Handle {
     pub async fn transfer_leader(&self, to: u64) -> Result<(), TransferError> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.shared.options.request_timeout;
+        let mut ended = self.shared.ended.subscribe();
         self.shared.command(Command::Transfer { to, deadline, reply });
-        answer.await.unwrap_or(Err(TransferError::Stopped))
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or(Err(TransferError::Stopped)),
+            // Handed over when nobody took it any more: its reply lies in the inbox for ever.
+            _ = ended.wait_for(|ended| *ended) => Err(TransferError::Stopped),
+        }
     }
 
     /// Ends the node: what is under way is finished, the log is synced and the engine flushed. Whoever still waits gets
@@ -283,7 +289,7 @@ impl Shared {
         let mut front = lock(&self.front);
         for (kind, data) in entries {
             if self.is_full() {
-                return;
+                break;
             }
             self.load.add(data.len());
             front.gathered.proposals.push(Proposal { id: 0, kind, data, deadline });

@@ -31,12 +31,15 @@ impl Core {
         if removes_me && self.conf_state().voters == [me] {
             return refuse(&mut self.effects, &proposal, ProposeError::NotEnoughMembers);
         }
-        if removes_me && let Some(other) = self.best_transferee() {
-            // A leader that applies its own removal panics in raft-rs as soon as anything persists. The change waits
-            // and is forwarded to the new leader.
-            slog::info!(self.logger, "handing leadership over before this member is removed";
-                "to" => format!("{other:x}"));
-            self.node.transfer_leader(other);
+        if removes_me {
+            // A leader that applies its own removal panics in raft-rs as soon as anything persists, and of two members
+            // the other could not decide alone without knowing that it is committed. So the change waits, and is
+            // forwarded to the new leader. After each check of the quorum, nobody has been heard of for a moment.
+            if let Some(other) = self.best_transferee() {
+                slog::info!(self.logger, "handing leadership over before this member is removed";
+                    "to" => format!("{other:x}"));
+                self.node.transfer_leader(other);
+            }
             self.effects.returned.push(proposal);
             return;
         }

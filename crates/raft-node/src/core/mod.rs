@@ -105,6 +105,8 @@ pub struct Effects {
 pub struct Work {
     /// To be sent at once: a leader replicates before its own sync.
     pub messages: Vec<raftpb::Message>,
+    /// To be sent with [`Persisted::messages`]: they speak for a term or a vote that is not on disk yet.
+    held: Vec<raftpb::Message>,
     ready: raft::Ready,
 }
 
@@ -140,6 +142,8 @@ pub struct Core {
     /// An entry without data was committed: the first of a leader's term.
     term_began: bool,
     removed: bool,
+    /// The time of the last call that told it.
+    now: Option<Instant>,
     logger: slog::Logger,
 }
 
@@ -189,6 +193,7 @@ impl Core {
             written_commit,
             term_began: false,
             removed: false,
+            now: None,
             logger,
         })
     }
@@ -217,15 +222,27 @@ impl Core {
 
     /// The work that has come up, if any.
     pub fn work(&mut self) -> Option<Work> {
-        if self.removed || !self.node.has_ready() {
+        if self.removed {
+            return None;
+        }
+        // A round that ended makes room for the reads that came meanwhile: they do not wait for the next input.
+        if let Some(now) = self.now {
+            self.run_reads(now);
+        }
+        if !self.node.has_ready() {
             return None;
         }
         let mut ready = self.node.ready();
         for state in ready.take_read_states() {
             self.reads.confirm(&state.request_ctx, state.index);
         }
-        let messages = ready.take_messages().into_iter().filter_map(outgoing).collect();
-        Some(Work { messages, ready })
+        let messages: Vec<_> = ready.take_messages().into_iter().filter_map(outgoing).collect();
+        // raft-rs takes it that whoever leads has its own vote on disk. The only voter of a cluster elects itself in one
+        // step: what its learners got in a term that a crash forgets, the same term would say otherwise again.
+        let written = self.log().hard_state();
+        let promises = ready.hs().is_some_and(|hs| (hs.term, hs.vote) != (written.term, written.vote));
+        let (messages, held) = if promises { (Vec::new(), messages) } else { (messages, Vec::new()) };
+        Some(Work { messages, held, ready })
     }
 
     /// Writes and syncs the work.
@@ -253,6 +270,7 @@ impl Core {
         if let Some(hard_state) = hard_state {
             self.written_commit = hard_state.commit;
         }
+        let held = work.held;
         let mut messages = ready.take_persisted_messages();
         let mut committed = ready.take_committed_entries();
         let mut light = self.node.advance_append(ready);
@@ -260,7 +278,7 @@ impl Core {
         committed.append(&mut light.take_committed_entries());
         self.term_began |= committed.iter().any(|entry| entry.data.is_empty());
         Ok(Persisted {
-            messages: messages.into_iter().filter_map(outgoing).collect(),
+            messages: held.into_iter().chain(messages.into_iter().filter_map(outgoing)).collect(),
             committed: committed.into_iter().map(log_entry).collect(),
         })
     }
@@ -433,6 +451,7 @@ impl Core {
     }
 
     fn run_reads(&mut self, now: Instant) {
+        self.now = Some(now);
         self.reads.expire(now, &mut self.effects.reads);
         if let Some(context) = self.reads.due(now) {
             self.node.read_index(context.to_be_bytes().to_vec());

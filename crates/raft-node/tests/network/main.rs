@@ -92,6 +92,19 @@ fn reads_are_served_at_every_member_once_it_has_applied_what_was_committed() {
 }
 
 #[test]
+fn reads_that_come_during_a_round_start_the_next_without_waiting_for_a_tick() {
+    for members in [1, 3] {
+        let mut net = Net::led_by(members, 1);
+        for token in [1, 2] {
+            net.step(1, Input::Read(token));
+        }
+        net.settle();
+        let served: Vec<_> = net.nodes[&1].reads.iter().map(|read| (&read.tokens[..], read.result)).collect();
+        assert_eq!(served, [(&[1][..], Ok(())), (&[2][..], Ok(()))], "of {members}");
+    }
+}
+
+#[test]
 fn a_read_at_a_lagging_follower_waits_for_what_was_acknowledged_elsewhere() {
     let mut net = Net::led_by(3, 1);
     net.cut.insert((1, 3));

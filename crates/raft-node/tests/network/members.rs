@@ -129,6 +129,26 @@ fn a_leader_that_is_to_be_removed_hands_leadership_over_first() {
     assert!(net.has(3, "k"));
 }
 
+/// After a check of the quorum nobody has been heard of for a moment: of two members, the other could never know that
+/// the removal is committed, and not be elected without it.
+#[test]
+fn a_leader_that_hears_of_nobody_does_not_log_its_own_removal() {
+    let mut net = Net::led_by(2, 1);
+    net.isolate(2, true);
+    net.ticks(12);
+    assert!(net.nodes[&1].core.leadership().is_leader && net.nodes[&1].core.best_transferee().is_none());
+    let last = net.nodes[&1].core.indexes().2;
+    net.change(1, change(REMOVE, 1, None));
+    net.settle();
+    assert_eq!((net.nodes[&1].core.indexes().2, net.nodes[&1].waiting.len()), (last, 1));
+    net.isolate(2, false);
+    net.ticks(5);
+    assert!(net.nodes[&1].core.is_removed());
+    net.put(2, "k");
+    net.ticks(1);
+    assert!(net.has(2, "k"));
+}
+
 /// raft-rs 0.7.0 panics as soon as anything persists at a leader that has applied its own removal.
 #[test]
 fn a_leader_that_applies_its_own_removal_stops_without_a_panic() {
@@ -168,4 +188,22 @@ fn a_learner_gets_the_log_and_never_campaigns() {
     let term = net.nodes[&5].core.leadership().term;
     net.ticks(50);
     assert_eq!(net.nodes[&5].core.leadership().term, term);
+}
+
+/// What it sent in a term that a crash forgets, it would send otherwise in the same term after it.
+#[test]
+fn the_only_voter_tells_its_learners_nothing_of_a_term_that_is_not_on_disk() {
+    let mut net = Net::led_by(1, 1);
+    net.change(1, life()[1].0.clone());
+    net.settle();
+    net.restart(1, 2);
+    let term = net.nodes[&1].core.leadership().term;
+    net.step(1, Input::Campaign);
+    assert!(net.nodes[&1].core.leadership().is_leader);
+    let core = &mut net.node(1).core;
+    let work = core.work().unwrap();
+    assert_eq!((work.messages.len(), core.log().hard_state().term), (0, term));
+    let persisted = core.persist(work).unwrap();
+    assert_eq!(core.log().hard_state().term, term + 1);
+    assert_eq!(persisted.messages[0].term(), term + 1);
 }
