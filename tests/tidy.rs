@@ -10,7 +10,8 @@ const LINE_COLUMNS_MAX: usize = 160;
 /// Crates that take `now` and draw no dice: the simulator runs them, and apply must be the same everywhere.
 const PURE: &[&str] = &["types", "engine", "mvcc", "lease", "machine"];
 /// What a pure crate must not name.
-const IMPURE: &[&str] = &["Instant::now", "SystemTime", "rand::", "tokio", "std::net", "std::thread", "thread::spawn"];
+const IMPURE: &[&str] =
+    &["Instant::now", "SystemTime", "rand::", "tokio", "std::net", "std::thread", "thread::spawn"];
 /// What nothing may be committed with.
 const UNFINISHED: &[&str] = &["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX"];
 
@@ -26,7 +27,10 @@ fn sources() -> Vec<(PathBuf, String)> {
     }
     files.push(root().join("build.rs"));
     assert!(files.len() > 50, "the walk found only {} files", files.len());
-    files.into_iter().map(|path| (path.clone(), fs::read_to_string(&path).expect("a source file is UTF-8"))).collect()
+    files
+        .into_iter()
+        .map(|path| (path.clone(), fs::read_to_string(&path).expect("a source file is UTF-8")))
+        .collect()
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -68,7 +72,11 @@ fn every_file_opens_with_what_it_is_and_is_not_too_long() {
         }
         for (number, line) in text.lines().enumerate() {
             if line.chars().count() > LINE_COLUMNS_MAX && !shown(&path).ends_with("flags.rs") {
-                complaints.push(format!("{}:{}: longer than {LINE_COLUMNS_MAX} columns", shown(&path), number + 1));
+                complaints.push(format!(
+                    "{}:{}: longer than {LINE_COLUMNS_MAX} columns",
+                    shown(&path),
+                    number + 1
+                ));
             }
         }
     }

@@ -17,7 +17,9 @@ pub use options::Options;
 
 use bytes::Bytes;
 use engine::{Batch, Engine, Family, Fault, Op, Visit};
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions,
+};
 use std::path::Path;
 
 /// Rows on disk, in RocksDB.
@@ -71,7 +73,13 @@ impl Engine for RocksEngine {
             .collect()
     }
 
-    fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Fault> {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
         if to.is_some_and(|to| to <= from) {
             return Ok(());
         }

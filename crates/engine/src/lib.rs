@@ -70,7 +70,13 @@ pub trait Engine: Send + Sync + 'static {
     fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault>;
 
     /// Visits rows in ascending key order, from `from` (inclusive) to `to` (exclusive; `None` = the family's end).
-    fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Fault>;
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault>;
 
     /// Applies the batch atomically.
     fn write(&self, batch: Batch) -> Result<(), Fault>;

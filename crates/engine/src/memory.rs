@@ -62,7 +62,13 @@ impl Engine for MemoryEngine {
         keys.iter().map(|key| self.get(family, key)).collect()
     }
 
-    fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: &mut Visit<'_>) -> Result<(), Fault> {
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
         if to.is_some_and(|to| to <= from) {
             return Ok(());
         }

@@ -63,7 +63,8 @@ mod tests {
     use super::*;
 
     fn check(key: &'static str, end: &'static str, holds: &[&str], lacks: &[&str]) {
-        let range = KeyRange::from_wire(Bytes::from_static(key.as_bytes()), Bytes::from_static(end.as_bytes()));
+        let range =
+            KeyRange::from_wire(Bytes::from_static(key.as_bytes()), Bytes::from_static(end.as_bytes()));
         assert!(holds.iter().all(|k| range.contains(k.as_bytes())), "{range:?} should hold {holds:?}");
         assert!(!lacks.iter().any(|k| range.contains(k.as_bytes())), "{range:?} should lack {lacks:?}");
     }

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn the_encoding_keeps_the_order_and_comes_back() {
-        let points = [Revision::new(1, 0), Revision::new(2, 0), Revision::new(2, 300), Revision::new(1 << 40, 1)];
+        let points =
+            [Revision::new(1, 0), Revision::new(2, 0), Revision::new(2, 300), Revision::new(1 << 40, 1)];
         for pair in points.windows(2) {
             assert!(pair[0].encode() < pair[1].encode());
         }
