@@ -108,8 +108,14 @@ impl Machine {
         self.store.expire_views();
     }
 
-    /// One step of background work, for when there is nothing to apply; `true` = there is more to do.
+    /// One step of background work, for when there is nothing to apply; `true` = there is more to do now. While it waits
+    /// for readers there is not: ask again later.
     pub fn idle(&mut self) -> Result<bool, Fault> {
-        Ok(self.store.compact_step(COMPACT_STEP_ROWS)?)
+        Ok(self.store.compact_step(COMPACT_STEP_ROWS)? && !self.waits_for_readers())
+    }
+
+    /// Whether readers hold compaction up.
+    pub fn waits_for_readers(&self) -> bool {
+        self.store.compaction_waits()
     }
 }

@@ -42,9 +42,10 @@ impl Store {
         Ok(state.finished < state.compact)
     }
 
-    /// Whether compaction is held back by readers: Views from before the newest logical compaction.
+    /// Whether compaction is held back by readers: Views from before the logical compaction that is under way or next.
     pub fn compaction_waits(&self) -> bool {
-        self.state.finished < self.state.compact && self.waits_for(self.state.compact)
+        let State { finished, target, compact, .. } = self.state;
+        finished < compact && self.waits_for(if target == finished { compact } else { target })
     }
 
     fn waits_for(&self, target: i64) -> bool {

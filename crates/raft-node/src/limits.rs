@@ -52,3 +52,7 @@ pub const KEEP_ENTRIES: u64 = 5_000;
 pub const KEEP_LAGGING_STEPS: usize = 16;
 /// Turns that the flusher yields before it hands proposals over: requests read in the same turn go together.
 pub const FLUSH_YIELDS: usize = 2;
+/// Under load, a step of the machine's background work is done this often (etcd's sleep between batches of a compaction).
+pub const BACKGROUND_EVERY: Duration = Duration::from_millis(10);
+/// Compaction waits this long for readers of what it removes: Views are kept for pages of a list no longer either.
+pub const READERS_WAIT_MAX: Duration = Duration::from_mins(5);

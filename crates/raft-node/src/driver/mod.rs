@@ -8,6 +8,7 @@
 //!
 //! Whatever waits while a sync runs goes into the next batch: there are no timers to gather by.
 
+mod background;
 mod flush;
 
 use crate::core::{Core, Effects, Input, Proposal, Settings};
@@ -19,6 +20,7 @@ use crate::tasks::spawn_tasks;
 use crate::{
     Handle, Leadership, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError, TransferError,
 };
+use background::Background;
 use engine::Engine;
 use flush::Flusher;
 use machine::{Effect, Machine, Outcome, Response};
@@ -113,8 +115,7 @@ struct Driver {
     transfer: Option<Transfer>,
     /// Something happened that may let a waiting change of members through.
     retry_changes: bool,
-    /// The machine may have background work.
-    idle_due: bool,
+    background: Background,
     stopping: bool,
 }
 
@@ -132,7 +133,7 @@ impl Driver {
             done: Vec::new(),
             transfer: None,
             retry_changes: false,
-            idle_due: true,
+            background: Background::new(Instant::now()),
             stopping: false,
         }
     }
@@ -242,7 +243,7 @@ impl Driver {
         if now >= self.next_tick {
             self.next_tick = now + self.shared.options.tick;
         }
-        self.idle_due = true;
+        self.background.wake();
         self.retry_changes = true;
         *lock(&self.shared.cells.peers) = self.core.peers();
     }
@@ -330,8 +331,9 @@ impl Driver {
         if outcomes.iter().any(accepted) {
             self.note_members();
         }
-        self.idle_due |=
-            outcomes.iter().any(|o| matches!(o.effect, Effect::Answer(Ok(Response::Compaction(_)))));
+        if outcomes.iter().any(|o| matches!(o.effect, Effect::Answer(Ok(Response::Compaction(_))))) {
+            self.background.wake();
+        }
         let ids = &self.shared.ids;
         outcomes.retain(|outcome| ids.is_own(outcome.request_id) || outcome.over_quota);
         self.done.push(Done::Outcomes(outcomes));
@@ -424,18 +426,16 @@ impl Driver {
     fn rest(&mut self) -> Result<(), NodeFault> {
         let busy = (!self.proposals.is_empty() || (self.retry_changes && !self.changes.is_empty()))
             && self.core.takes_proposals();
-        if busy || self.stopping || self.core.is_removed() {
-            self.shared.inbox.take(&mut self.inbox, false);
+        if self.stopping || self.core.is_removed() {
             return Ok(());
         }
-        if self.shared.inbox.take(&mut self.inbox, false) {
-            return Ok(());
+        if self.shared.inbox.take(&mut self.inbox, false) || busy {
+            return self.background.step(Instant::now(), &mut self.machine, false).map(drop);
         }
         self.core.settle()?;
-        if self.idle_due {
-            self.idle_due = self.machine.idle().map_err(|fault| NodeFault::Engine(fault.to_string()))?;
-        }
-        if self.idle_due || self.shared.inbox.take(&mut self.inbox, true) {
+        if self.background.step(Instant::now(), &mut self.machine, true)?
+            || self.shared.inbox.take(&mut self.inbox, true)
+        {
             return Ok(());
         }
         let wake_at = self.core.wake_at().map_or(self.next_tick, |at| at.min(self.next_tick));

@@ -1,0 +1,118 @@
+//! What the machine does for nobody in particular: compaction, a bounded step at a time, between the groups.
+//!
+//! With nothing else to do step follows step. Under load the thread never rests, so a step is due every
+//! [`BACKGROUND_EVERY`] all the same: history would pile up as long as the load lasts. While readers hold Views that
+//! compaction would take rows from, it waits for the next tick, and for them no longer than [`READERS_WAIT_MAX`].
+
+use crate::NodeFault;
+use crate::limits::{BACKGROUND_EVERY, READERS_WAIT_MAX};
+use machine::Machine;
+use std::time::Instant;
+
+pub(super) struct Background {
+    due: bool,
+    not_before: Instant,
+    readers_since: Option<Instant>,
+}
+
+impl Background {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { due: true, not_before: now, readers_since: None }
+    }
+
+    /// The machine may have something to do.
+    pub(super) fn wake(&mut self) {
+        self.due = true;
+    }
+
+    /// One step, if it is due; `true` = there is more to do at once, if there is nothing else.
+    pub(super) fn step(
+        &mut self,
+        now: Instant,
+        machine: &mut Machine,
+        is_idle: bool,
+    ) -> Result<bool, NodeFault> {
+        if !self.due || !(is_idle || now >= self.not_before) {
+            return Ok(false);
+        }
+        self.not_before = now + BACKGROUND_EVERY;
+        self.due = machine.idle().map_err(|fault| NodeFault::Engine(fault.to_string()))?;
+        if !machine.waits_for_readers() {
+            self.readers_since = None;
+        } else if now.duration_since(*self.readers_since.get_or_insert(now)) >= READERS_WAIT_MAX {
+            machine.expire_views();
+            self.readers_since = None;
+            self.due = true;
+        }
+        Ok(self.due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::MemoryEngine;
+    use machine::Settings;
+    use prost::Message as _;
+    use proto::etcdserverpb as pb;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use types::{Entry, EntryKind, MemberId};
+
+    fn machine() -> Machine {
+        let settings = Settings { member: MemberId(1), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        Machine::open(Arc::new(MemoryEngine::default()), settings).unwrap()
+    }
+
+    fn apply(machine: &mut Machine, request: pb::InternalRaftRequest) {
+        let index = machine.applied().0 + 1;
+        let header = Some(pb::RequestHeader { id: index, ..Default::default() });
+        let data = pb::InternalRaftRequest { header, ..request }.encode_to_vec().into();
+        machine.apply(&[Entry { term: 1, index, kind: EntryKind::Normal, data }]).unwrap();
+    }
+
+    /// 2,500 versions of one key, all but the last of them compacted.
+    fn compacted(machine: &mut Machine) {
+        for _ in 0..2_500 {
+            let put = pb::PutRequest { key: "k".into(), ..Default::default() };
+            apply(machine, pb::InternalRaftRequest { put: Some(put), ..Default::default() });
+        }
+        let compaction = pb::CompactionRequest { revision: 2_501, ..Default::default() };
+        apply(machine, pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() });
+    }
+
+    #[test]
+    fn compaction_goes_on_under_load_a_step_at_a_time() {
+        let (mut machine, begun) = (machine(), Instant::now());
+        compacted(&mut machine);
+        let mut background = Background::new(begun);
+        let mut steps = 0;
+        for millis in 0..100 {
+            let now = begun + Duration::from_millis(millis);
+            let before = background.not_before;
+            background.step(now, &mut machine, false).unwrap();
+            steps += usize::from(background.not_before != before);
+        }
+        assert_eq!((steps, machine.shared().view().compaction_done()), (3, 2_501));
+    }
+
+    #[test]
+    fn readers_hold_compaction_up_without_a_loop_that_spins_and_not_for_ever() {
+        let (mut machine, begun) = (machine(), Instant::now());
+        compacted(&mut machine);
+        machine.idle().unwrap();
+        let put = pb::PutRequest { key: "k".into(), ..Default::default() };
+        apply(&mut machine, pb::InternalRaftRequest { put: Some(put), ..Default::default() });
+        while machine.idle().unwrap() {}
+        let reader = machine.shared().view();
+        let compaction = pb::CompactionRequest { revision: 2_502, ..Default::default() };
+        apply(&mut machine, pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() });
+        let mut background = Background::new(begun);
+        assert!(!background.step(begun, &mut machine, true).unwrap(), "nothing to do at once");
+        background.wake();
+        let late = begun + READERS_WAIT_MAX;
+        assert!(background.step(late, &mut machine, true).unwrap());
+        assert!(!background.step(late, &mut machine, true).unwrap());
+        assert_eq!((reader.revision(), machine.shared().view().compaction_done()), (2_502, 2_502));
+    }
+}
