@@ -15,7 +15,10 @@
 //!   field is written when it is `Some`, zero or not. Read an absent field as zero
 //!   (prost's accessors do), and set exactly what etcd sets.
 //!
-//! `bytes` fields are [`bytes::Bytes`], so a decoded value shares its frame's memory.
+//! `bytes` fields are [`bytes::Bytes`], so a decoded value shares its frame's memory. Transactions are decoded by
+//! [`deep`], which reads them as deep as etcd nests them.
+
+pub mod deep;
 
 macro_rules! package {
     ($(#[$doc:meta])* $name:ident) => {
