@@ -29,7 +29,7 @@ pub(crate) fn decode(data: &Bytes) -> Result<Request, String> {
     if let Some(request) = decode_put(data) {
         return Ok(request);
     }
-    let envelope = pb::InternalRaftRequest::decode(data.clone()).map_err(|error| error.to_string())?;
+    let envelope = proto::deep::request(data.clone()).map_err(|error| error.to_string())?;
     // etcd: the legacy ID, else the header's; without both it panics.
     let id = match (&envelope.header, envelope.id) {
         (Some(header), 0) => header.id,

@@ -184,7 +184,7 @@ fn proposals(message: raftpb::Message) -> Result<Incoming, Rejected> {
 /// that it cannot read, that has no ID, or of a kind it does not know.
 fn check_request(data: &Bytes) -> Result<(), Rejected> {
     let unreadable = Rejected::Entries("a request that cannot be read");
-    let mut request = pb::InternalRaftRequest::decode(data.clone()).map_err(|_| unreadable)?;
+    let mut request = proto::deep::request(data.clone()).map_err(|_| unreadable)?;
     let header = request.header.take().unwrap_or_default();
     if header.id == 0 && request.id == 0 {
         return Err(Rejected::Entries("a request without an ID"));
@@ -406,6 +406,25 @@ mod tests {
         let unknown = [&unknown[..], &header[..]].concat();
         check(proposal(&unknown), Err(Rejected::Entries("a request of no known kind")));
         check(proposal(b"\xff\xff"), Err(Rejected::Entries("a request that cannot be read")));
+    }
+
+    #[test]
+    fn a_forwarded_transaction_is_read_as_deep_as_it_can_be_applied() {
+        let check_nested = |levels, expected| {
+            let txn = (1..levels).fold(pb::TxnRequest::default(), |inner, _| {
+                let op = pb::request_op::Request::RequestTxn(inner);
+                pb::TxnRequest { success: vec![pb::RequestOp { request: Some(op) }], ..Default::default() }
+            });
+            let header = Some(pb::RequestHeader { id: 9, ..Default::default() });
+            let request = pb::InternalRaftRequest { header, txn: Some(txn), ..Default::default() };
+            let data = Some(request.encode_to_vec().into());
+            let entries = vec![raftpb::Entry { data, ..Default::default() }];
+            check(raftpb::Message { entries, ..message(Wire::MsgProp, 0) }, expected);
+        };
+        check_nested(127, Ok(()));
+        check_nested(proto::deep::LEVELS_MAX, Ok(()));
+        let unreadable = Rejected::Entries("a request that cannot be read");
+        check_nested(proto::deep::LEVELS_MAX + 1, Err(unreadable));
     }
 
     #[test]

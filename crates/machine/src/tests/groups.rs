@@ -14,6 +14,11 @@ fn word(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
 
 const KEYS: &[&str] = &["a", "b", "c", "d"];
 
+/// What a client may write for a revision, a limit or a lease: mostly sensible.
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![8 => 0..60i64, 1 => -2..0i64, 1 => prop::sample::select(vec![i64::MIN, i64::MAX])]
+}
+
 /// An operation of a transaction, right or wrong, with transactions inside.
 fn op() -> impl Strategy<Value = String> {
     let key = || word(KEYS);
@@ -22,7 +27,8 @@ fn op() -> impl Strategy<Value = String> {
     let flat = prop_oneof![
         3 => (key(), with).prop_map(|(key, with)| format!("put {key} {with}")),
         2 => (key(), word(&["", "b", "d", "*", "* prev"])).prop_map(|(key, end)| format!("del {key} {end}")),
-        1 => (key(), word(&["", "*"]), -1..40i8).prop_map(|(key, end, at)| format!("get {key} {end} rev={at}")),
+        1 => (key(), word(&["", "*"]), number(), number())
+            .prop_map(|(key, end, at, limit)| format!("get {key} {end} rev={at} limit={limit}")),
     ];
     flat.prop_recursive(3, 16, 4, move |inner| {
         let ops = || prop::collection::vec(inner.clone(), 0..4).prop_map(|ops| ops.join(" ; "));
@@ -47,8 +53,9 @@ fn command() -> impl Strategy<Value = String> {
              txn if value:{b}=1 then del {b} d else put x{a} 1 lease=1 end end"
         )),
         2 => prop::collection::vec(op(), 1..5).prop_map(|ops| format!("txn then {} else end", ops.join(" ; "))),
-        1 => (1..60u8).prop_map(|revision| format!("compact {revision}")),
+        1 => number().prop_map(|revision| format!("compact {revision}")),
         1 => (1..3u8).prop_map(|id| format!("grant {id} 60")),
+        1 => (number(), number()).prop_map(|(id, ttl)| format!("grant {id} {ttl}")),
         1 => (1..3u8).prop_map(|id| format!("revoke {id}")),
         1 => (1..3u8, 0..50u8).prop_map(|(id, left)| format!("checkpoint {id} {left}")),
         1 => (word(&["on", "off", "off"]), 1..3u8).prop_map(|(action, kind)| format!("alarm {action} 1 {kind}")),

@@ -169,3 +169,29 @@ fn elsewhere_a_transaction_writes_the_same_without_running_its_ranges() {
 fn a_read_that_writes_is_a_fault() {
     check("read then put a 1 else end -> fault: broken invariant: a write was taken for a read-only request");
 }
+
+/// etcd nests them as deep as its budget of operations allows; prost alone reads 50 levels.
+#[test]
+fn transactions_are_applied_as_deep_as_they_are_decoded() {
+    // Half of the stack that the consensus thread has.
+    let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(|| {
+        let mut bench = Bench::new(settings());
+        let deepest = proto::deep::LEVELS_MAX;
+        for (rev, levels) in [(2, 51), (3, 127), (4, deepest)] {
+            let nested = |inner: &str| {
+                let (open, close) =
+                    ("txn if version:k=0 then else ".repeat(levels - 1), " end".repeat(levels - 1));
+                format!("txn then {open}{inner}{close} else end")
+            };
+            bench.run("put k 1");
+            let answer = bench.run(&nested("get k ; del k ; put x ignore_value"));
+            assert_eq!(answer, "refused: etcdserver: key not found", "{levels} levels");
+            let answer = bench.run(&nested("put k 2 ignore_lease ; get k"));
+            assert!(answer.starts_with(&format!("rev={}", rev * 2 - 1)), "{levels} levels: {answer}");
+        }
+        let deeper =
+            format!("txn then {}{} else end", "txn then ".repeat(deepest), " else end".repeat(deepest));
+        assert!(bench.run(&deeper).starts_with("fault: "));
+    });
+    thread.expect("a thread").join().expect("no panic");
+}
