@@ -4,7 +4,10 @@ use crate::rng::Rng;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::request_op::Request;
+use proto::raftpb;
 
+/// Leases that the clients know of.
+const LEASES: u64 = 4;
 /// How deep transactions nest.
 const DEPTH_MAX: u64 = 2;
 
@@ -13,6 +16,8 @@ const DEPTH_MAX: u64 = 2;
 pub(crate) enum Ask {
     /// Through the log.
     Write(Box<pb::InternalRaftRequest>),
+    /// A change of members.
+    Change(raftpb::ConfChange),
     /// What is newest, from any member.
     Read(pb::RangeRequest),
     /// What the member has.
@@ -56,9 +61,14 @@ impl Workload {
     fn write(&mut self, rng: &mut Rng, seen: i64) -> pb::InternalRaftRequest {
         let mut request = pb::InternalRaftRequest::default();
         match rng.below(100) {
-            0..55 => request.put = Some(self.put(rng)),
-            55..65 => request.delete_range = Some(self.delete(rng)),
-            65..95 => request.txn = Some(self.txn(rng, seen, 0)),
+            0..50 => request.put = Some(self.put(rng)),
+            50..60 => request.delete_range = Some(self.delete(rng)),
+            60..88 => request.txn = Some(self.txn(rng, seen, 0)),
+            88..92 => {
+                let id = lease(rng);
+                request.lease_grant = Some(pb::LeaseGrantRequest { id, ttl: 60 });
+            }
+            92..94 => request.lease_revoke = Some(pb::LeaseRevokeRequest { id: lease(rng) }),
             _ => {
                 let revision = old(rng, seen);
                 request.compaction = Some(pb::CompactionRequest { revision, physical: false });
@@ -87,7 +97,8 @@ impl Workload {
         let length = usize::try_from(rng.below(self.value_bytes_max)).expect("a few bytes");
         value.resize(value.len().max(length), b'.');
         let prev_kv = rng.one_in(4);
-        pb::PutRequest { key: self.key(rng), value: value.into(), prev_kv, ..Default::default() }
+        let lease = if rng.one_in(6) { lease(rng) } else { 0 };
+        pb::PutRequest { key: self.key(rng), value: value.into(), prev_kv, lease, ..Default::default() }
     }
 
     fn delete(&mut self, rng: &mut Rng) -> pb::DeleteRangeRequest {
@@ -134,6 +145,10 @@ impl Workload {
         let key = self.key(rng);
         pb::Compare { result, target: target as i32, key, target_union: Some(union), ..Default::default() }
     }
+}
+
+fn lease(rng: &mut Rng) -> i64 {
+    i64::try_from(rng.between(1, LEASES)).expect("a small number")
 }
 
 /// A revision in the recent past, mostly; now and then one of the future.

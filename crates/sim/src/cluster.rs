@@ -1,5 +1,6 @@
 //! The cluster: members, network, clients and faults, one event after the other.
 
+use crate::admin::NOBODY;
 use crate::client::{Ask, Workload};
 use crate::faults::{Fault, Faults};
 use crate::member::{Answer, Around, Disks, End, Inbox, Life, REQUEST_TIMEOUT, Rules, Waiter, describe};
@@ -24,6 +25,9 @@ const CHAOS: Micros = 40_000_000;
 const CONVERGE: Micros = 60_000_000;
 /// Events after which a run has gone astray: a hundred times the usual.
 const EVENTS_MAX: u64 = 10_000_000;
+
+/// Members that may join later.
+const SPARES: u64 = 2;
 
 /// Something that happens at a time.
 #[derive(Debug)]
@@ -51,6 +55,10 @@ pub(crate) enum Event {
     Start(u64),
     Resume(u64),
     Mend(Vec<(u64, u64)>),
+    /// A member flushes its engine.
+    Flush(u64),
+    /// Somebody changes the members.
+    Admin,
 }
 
 pub(crate) struct Member {
@@ -59,6 +67,10 @@ pub(crate) struct Member {
     lives: u64,
     turn_at: Option<Micros>,
     pub(crate) paused_until: Micros,
+    /// It is or was in the cluster: its process may run.
+    pub(crate) joined: bool,
+    /// It has applied its own removal.
+    removed: bool,
 }
 
 struct Client {
@@ -82,7 +94,7 @@ pub(crate) struct Cluster {
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
     pub(crate) steps: u64,
-    chaos: bool,
+    pub(crate) chaos: bool,
 }
 
 impl Cluster {
@@ -97,32 +109,39 @@ impl Cluster {
             group_split_per_mille: *rng.pick(&[0, 100, 500, 1000]),
             mutation: options.mutation,
         };
+        let spares = if options.members.is_none() && rng.one_in(3) { SPARES } else { 0 };
+        // Without snapshots who joins needs the whole log.
+        let rules = if spares > 0 { Rules { keep_entries: u64::MAX, ..rules } } else { rules };
         let weather = Weather::draw(&mut rng);
         let mut cluster = Self {
             now: 0,
             seq: 0,
             events: BTreeMap::new(),
-            members: first_members(count, &rules),
+            members: first_members(count, spares, &rules),
             network: Network::new(weather),
             clients: (0..rng.between(1, 6)).map(|_| Client { number: 0, waits: false }).collect(),
             think: *rng.pick(&[20_000, 100_000, 300_000]),
             workload: Workload::draw(&mut rng),
             faults: Faults::draw(&mut rng),
             rules,
-            oracle: Oracle::new(count),
+            oracle: Oracle::new(count + spares),
             trace: Trace::new(options.print),
             steps: 0,
             chaos: true,
             rng,
         };
         trace!(cluster.trace, "seed {seed}: {count} members, {weather:?}, segments {}", rules.segment_bytes);
-        for id in 1..=count {
+        for id in 1..=count + spares {
             cluster.schedule(0, Event::Start(id));
+            cluster.schedule(1_500_000, Event::Flush(id));
         }
         for client in 0..cluster.clients.len() {
             cluster.schedule(1_000_000, Event::Client(client));
         }
         cluster.schedule(2_000_000, Event::Fault);
+        if spares > 0 {
+            cluster.schedule(3_000_000, Event::Admin);
+        }
         cluster
     }
 
@@ -184,6 +203,16 @@ impl Cluster {
                 Ok(())
             }
             Event::Start(member) => self.start(member),
+            Event::Flush(member) => {
+                self.inbox(member, |inbox| inbox.flush = true);
+                let pause = self.faults.flush_pause(&mut self.rng);
+                self.schedule(self.now + pause, Event::Flush(member));
+                Ok(())
+            }
+            Event::Admin => {
+                self.administer();
+                Ok(())
+            }
             Event::Resume(member) => {
                 self.plan_turn(member);
                 Ok(())
@@ -226,6 +255,9 @@ impl Cluster {
             }
         }
         trace!(self.trace, "client {client} is answered {number}: {revision:?}");
+        if client == NOBODY {
+            return;
+        }
         if self.clients[client].waits && self.clients[client].number == number {
             self.next_ask(client);
         }
@@ -248,15 +280,14 @@ impl Cluster {
         let number = self.clients[client].number + 1;
         self.clients[client] = Client { number, waits: true };
         let read = match &ask {
-            Ask::Write(_) => None,
+            Ask::Write(_) | Ask::Change(_) => None,
             Ask::Read(range) => Some((range.clone(), floor)),
             Ask::Serializable(range) => Some((range.clone(), 0)),
         };
-        let Some(life) = self.member(member).life.as_mut() else {
+        if self.member(member).life.is_none() {
             return self.next_ask(client);
-        };
-        life.inbox.requests.push((ask, Waiter { client, number, read }));
-        self.plan_turn(member);
+        }
+        self.inbox(member, |inbox| inbox.requests.push((ask, Waiter { client, number, read })));
         self.schedule(self.now + REQUEST_TIMEOUT, Event::GiveUp { client, number });
     }
 
@@ -298,7 +329,8 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64) -> Result<(), Violation> {
-        if self.member(id).life.is_some() {
+        let member = self.member(id);
+        if member.life.is_some() || member.removed || !member.joined {
             return Ok(());
         }
         let disk_fails = self.chaos && self.faults.disk_fails_at_start(&mut self.rng);
@@ -327,6 +359,7 @@ impl Cluster {
                 self.crash(id, place);
                 Ok(())
             }
+            Err(End::Removed) => unreachable!("it has not applied anything yet"),
             Err(End::Violation(violation)) => Err(violation),
         }
     }
@@ -364,6 +397,13 @@ impl Cluster {
             }
             Err(End::Crash(place)) => {
                 self.crash(id, place);
+                Ok(())
+            }
+            Err(End::Removed) => {
+                trace!(self.trace, "member {id} ends: it was removed");
+                let member = self.member(id);
+                member.life = None;
+                member.removed = true;
                 Ok(())
             }
             Err(End::Violation(violation)) => Err(violation),
@@ -415,16 +455,23 @@ impl Cluster {
         }
     }
 
+    /// The members as whoever has applied most knows them.
+    pub(crate) fn membership(&self) -> Option<Arc<machine::Membership>> {
+        let lives = self.members.values().filter_map(|member| member.life.as_ref());
+        let newest = lives.max_by_key(|life| life.machine.applied().0)?;
+        Some(newest.machine.shared().membership())
+    }
+
     fn has_converged(&self) -> bool {
-        let mut lives = self.members.values().map(|member| member.life.as_ref());
-        let leads = |life: &Life| life.core.leadership().is_leader;
-        let one_leads =
-            self.members.values().filter_map(|m| m.life.as_ref()).filter(|l| leads(l)).count() == 1;
+        let Some(membership) = self.membership() else { return false };
+        let is_current = |id: &u64| membership.members.contains_key(id);
+        let current = self.members.iter().filter(|(id, _)| is_current(id));
+        let lives: Option<Vec<&Life>> = current.map(|(_, member)| member.life.as_ref()).collect();
         let applied = self.oracle.last_index();
-        one_leads
-            && lives
-                .all(|life| life.is_some_and(|life| life.is_quiet() && life.machine.applied().0 == applied))
-            && !self.events.values().any(|event| matches!(event, Event::Answer(_)))
+        lives.is_some_and(|lives| {
+            lives.iter().filter(|life| life.core.leadership().is_leader).count() == 1
+                && lives.iter().all(|life| life.is_quiet() && life.machine.applied().0 == applied)
+        }) && !self.events.values().any(|event| matches!(event, Event::Answer(_)))
     }
 
     fn how_far(&self) -> Violation {
@@ -441,7 +488,8 @@ impl Cluster {
 
     fn judge(&mut self) -> Result<(), Violation> {
         let mut hashes = Vec::new();
-        for (id, member) in &mut self.members {
+        let membership = self.membership().ok_or("nobody is there at the end")?;
+        for (id, member) in self.members.iter_mut().filter(|(id, _)| membership.members.contains_key(id)) {
             let life = member.life.as_mut().expect("every member has converged");
             let shared = life.machine.shared();
             self.oracle.all_is_there(*id, &shared)?;
@@ -464,7 +512,7 @@ impl Cluster {
 
     pub(crate) fn report(&self) -> Report {
         Report {
-            members: self.members.len() as u64,
+            members: self.members.values().filter(|member| member.joined).count() as u64,
             steps: self.steps,
             crashes: self.faults.crashes,
             elections: self.oracle.elections() as u64,
@@ -476,27 +524,39 @@ impl Cluster {
     }
 }
 
-/// Members of a fresh cluster, their first log written.
-fn first_members(count: u64, rules: &Rules) -> BTreeMap<u64, Member> {
-    let list: Vec<machine::Member> = (1..=count)
-        .map(|id| machine::Member {
-            id,
-            name: format!("m{id}"),
-            peer_urls: vec![format!("http://127.0.0.1:{id}")],
-            ..machine::Member::default()
-        })
-        .collect();
+/// Members of a fresh cluster, their first log written, and some who may join later, with an empty one.
+fn first_members(count: u64, spares: u64, rules: &Rules) -> BTreeMap<u64, Member> {
+    let list: Vec<machine::Member> =
+        (1..=count).map(|id| machine::Member { name: format!("m{id}"), ..member_of(id) }).collect();
     let (entries, state) = bootstrap::first_log(&list);
     let member = |id| {
         let log = MemDisk::new();
         let made = Wal::create_with(log.clone(), &bootstrap::metadata(id, 7), rules.log_options());
         let mut wal = made.expect("a disk without faults");
-        wal.append(&entries, Some(&state)).expect("a disk without faults");
+        if id <= count {
+            wal.append(&entries, Some(&state)).expect("a disk without faults");
+        }
         wal.sync().expect("a disk without faults");
         let disks = Disks { log, engine: Arc::new(MemoryEngine::new()) };
-        (id, Member { disks, life: None, lives: 0, turn_at: None, paused_until: 0 })
+        (
+            id,
+            Member {
+                disks,
+                life: None,
+                lives: 0,
+                turn_at: None,
+                paused_until: 0,
+                joined: id <= count,
+                removed: false,
+            },
+        )
     };
-    (1..=count).map(member).collect()
+    (1..=count + spares).map(member).collect()
+}
+
+fn member_of(id: u64) -> machine::Member {
+    let peer_urls = vec![format!("http://127.0.0.1:{id}")];
+    machine::Member { id, peer_urls, ..machine::Member::default() }
 }
 
 impl Cluster {

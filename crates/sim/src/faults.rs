@@ -11,6 +11,8 @@ pub(crate) struct Faults {
     /// Between two faults, on average half of it.
     every: Micros,
     pub(crate) down_max: Micros,
+    /// Between two flushes of a member, on average half of it.
+    flush_every: Micros,
     start_fails_per_mille: u64,
     pub(crate) crashes: u64,
 }
@@ -20,6 +22,7 @@ impl Faults {
         Self {
             every: *rng.pick(&[200_000, 1_000_000, 3_000_000]),
             down_max: *rng.pick(&[100_000, 3_000_000, 15_000_000]),
+            flush_every: *rng.pick(&[300_000, 2_000_000, 20_000_000]),
             start_fails_per_mille: *rng.pick(&[0, 100, 300]),
             crashes: 0,
         }
@@ -27,6 +30,10 @@ impl Faults {
 
     pub(crate) fn pause(&self, rng: &mut Rng) -> Micros {
         rng.between(self.every / 10, self.every * 2)
+    }
+
+    pub(crate) fn flush_pause(&self, rng: &mut Rng) -> Micros {
+        rng.between(self.flush_every / 10, self.flush_every * 2)
     }
 
     pub(crate) fn disk_fails_at_start(&self, rng: &mut Rng) -> bool {
@@ -44,19 +51,18 @@ impl Fault {
         let id = *cluster.rng.pick(&ids);
         let other = *cluster.rng.pick(&ids);
         match cluster.rng.below(100) {
-            0..12 => cluster.inbox(id, |inbox| inbox.flush = true),
-            12..20 => {
+            0..10 => {
                 if cluster.member(id).life.is_some() {
                     cluster.crash(id, "between two turns");
                 }
             }
-            20..36 => {
+            10..30 => {
                 let steps = cluster.rng.below(12);
                 if let Some(life) = &mut cluster.member(id).life {
                     life.crash_in = Some(steps);
                 }
             }
-            36..44 => {
+            30..44 => {
                 let after = cluster.rng.between(1, 12);
                 if let Some(life) = &mut cluster.member(id).life {
                     life.disk_fails = true;

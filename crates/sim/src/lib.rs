@@ -8,7 +8,7 @@
 //!  seed ─▶ Rng ─▶ cluster: one event after the other, in virtual time
 //!                   ├─ member: driver's contract ─▶ Core ─▶ Wal on MemDisk, Machine on MemoryEngine
 //!                   ├─ network: streams, POSTs, partitions        faults: crashes, pauses, full stops
-//!                   ├─ client: puts, deletes, txns, compactions, reads
+//!                   ├─ client: puts, deletes, txns, leases, compactions, reads     admin: changes of members
 //!                   └─ oracle: judges every step ─▶ Violation      trace: every line, hashed
 //! ```
 //!
@@ -21,11 +21,13 @@
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.
 //!
-//! What it does not do yet: changes of members, snapshots between members, leases, time that runs differently by more
-//! than a few per cent, and the real driver's threads (its loop is repeated in `member`).
+//! What it does not do yet: snapshots between members (who joins gets the whole log), leases that end, bits that rot on
+//! disk, time that runs differently by more than a few per cent, and the real driver's threads (its loop is repeated in
+//! `member`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod admin;
 mod client;
 mod cluster;
 mod faults;

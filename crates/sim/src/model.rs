@@ -8,7 +8,7 @@ use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op;
 use proto::mvccpb::KeyValue;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use types::KeyRange;
 
 type Keys = BTreeMap<Bytes, KeyValue>;
@@ -19,13 +19,20 @@ pub(crate) struct Model {
     revision: i64,
     compact: i64,
     now: Keys,
+    leases: BTreeSet<i64>,
     /// The keys after revision n + 1.
     history: Vec<Keys>,
 }
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { revision: 1, compact: -1, now: Keys::new(), history: vec![Keys::new()] }
+        Self {
+            revision: 1,
+            compact: -1,
+            now: Keys::new(),
+            leases: BTreeSet::new(),
+            history: vec![Keys::new()],
+        }
     }
 
     pub(crate) fn revision(&self) -> i64 {
@@ -39,28 +46,56 @@ impl Model {
     /// What the request answers, and does.
     pub(crate) fn apply(&mut self, request: &pb::InternalRaftRequest) -> Result<Response, Refusal> {
         let main = self.revision + 1;
-        let mut writing = Writing { main, wrote: false, keys: self.now.clone() };
+        let mut writing = Writing { main, wrote: false, keys: self.now.clone(), leases: &self.leases };
         let response = if let Some(put) = &request.put {
+            writing.check_lease(put)?;
             Response::Put(writing.put(put))
         } else if let Some(delete) = &request.delete_range {
             Response::DeleteRange(writing.delete(delete))
         } else if let Some(txn) = &request.txn {
             let mut path = Vec::new();
             writing.choose(txn, &mut path);
-            let mut response = writing.execute(txn, &mut path.into_iter());
+            writing.check(txn, &mut path.iter())?;
+            let mut response = writing.execute(txn, &mut path.iter());
             response.header = header(writing.revision());
             Response::Txn(response)
         } else if let Some(compaction) = &request.compaction {
             return self.compact_to(compaction.revision);
+        } else if let Some(grant) = &request.lease_grant {
+            return self.grant(grant);
+        } else if let Some(revoke) = &request.lease_revoke {
+            if !self.leases.contains(&revoke.id) {
+                return Err(Refusal::LeaseNotFound);
+            }
+            let before = writing.keys.len();
+            writing.keys.retain(|_, kv| kv.lease != revoke.id);
+            writing.wrote = writing.keys.len() < before;
+            Response::LeaseRevoke(pb::LeaseRevokeResponse { header: header(writing.revision()) })
         } else {
-            Response::Published
+            unreachable!("no client asks it: {request:?}")
         };
-        if writing.wrote {
-            self.now = writing.keys;
+        let Writing { wrote, keys, .. } = writing;
+        if let Some(revoke) = &request.lease_revoke {
+            self.leases.remove(&revoke.id);
+        }
+        if wrote {
+            self.now = keys;
             self.history.push(self.now.clone());
             self.revision = main;
         }
         Ok(response)
+    }
+
+    fn grant(&mut self, grant: &pb::LeaseGrantRequest) -> Result<Response, Refusal> {
+        if !self.leases.insert(grant.id) {
+            return Err(Refusal::LeaseExists);
+        }
+        Ok(Response::LeaseGrant(pb::LeaseGrantResponse {
+            header: header(self.revision),
+            id: grant.id,
+            ttl: grant.ttl,
+            ..Default::default()
+        }))
     }
 
     fn compact_to(&mut self, revision: i64) -> Result<Response, Refusal> {
@@ -132,14 +167,21 @@ fn select(keys: &Keys, key: &Bytes, end: &Bytes, revision: i64) -> pb::RangeResp
     }
 }
 
+/// The branch that was chosen for the next transaction.
+fn branch<'t>(txn: &'t pb::TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> (bool, &'t [pb::RequestOp]) {
+    let succeeded = *path.next().expect("a branch was chosen for every transaction");
+    (succeeded, if succeeded { &txn.success } else { &txn.failure })
+}
+
 /// One transaction under way.
-struct Writing {
+struct Writing<'m> {
     main: i64,
     wrote: bool,
     keys: Keys,
+    leases: &'m BTreeSet<i64>,
 }
 
-impl Writing {
+impl Writing<'_> {
     fn revision(&self) -> i64 {
         if self.wrote { self.main } else { self.main - 1 }
     }
@@ -171,6 +213,23 @@ impl Writing {
         }
     }
 
+    fn check_lease(&self, put: &pb::PutRequest) -> Result<(), Refusal> {
+        let known = put.lease == 0 || self.leases.contains(&put.lease);
+        if known { Ok(()) } else { Err(Refusal::LeaseNotFound) }
+    }
+
+    /// One refusal on the path refuses the whole transaction.
+    fn check(&self, txn: &pb::TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Result<(), Refusal> {
+        for op in branch(txn, path).1 {
+            match &op.request {
+                Some(Request::RequestPut(put)) => self.check_lease(put)?,
+                Some(Request::RequestTxn(inner)) => self.check(inner, path)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Which branches are taken, all judged by the state before the transaction.
     fn choose(&self, txn: &pb::TxnRequest, path: &mut Vec<bool>) {
         let succeeded = txn.compare.iter().all(|compare| self.holds(compare));
@@ -182,9 +241,8 @@ impl Writing {
         }
     }
 
-    fn execute(&mut self, txn: &pb::TxnRequest, path: &mut std::vec::IntoIter<bool>) -> pb::TxnResponse {
-        let succeeded = path.next().expect("a branch was chosen for every transaction");
-        let ops = if succeeded { &txn.success } else { &txn.failure };
+    fn execute(&mut self, txn: &pb::TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> pb::TxnResponse {
+        let (succeeded, ops) = branch(txn, path);
         let responses = ops.iter().map(|op| pb::ResponseOp {
             response: op.request.as_ref().map(|request| match request {
                 Request::RequestRange(range) => response_op::Response::ResponseRange(select(

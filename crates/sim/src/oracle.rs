@@ -21,6 +21,8 @@ struct Record {
     request_id: u64,
     /// What its proposer is told; nothing for entries that no client made.
     answer: Option<Result<Response, Refusal>>,
+    /// What became of a change of members.
+    conf: Option<Effect>,
     revision: i64,
     compact: i64,
     /// The state's hash after it, once a group has ended here.
@@ -119,7 +121,7 @@ impl Oracle {
             outcome.index
         );
         if index == self.last_index() + 1 {
-            self.first_applied(entry)?;
+            self.first_applied(entry, outcome)?;
         }
         let record = self.record(index);
         let record =
@@ -132,6 +134,12 @@ impl Oracle {
         );
         let Effect::Answer(answer) = &outcome.effect else {
             must!(record.answer.is_none(), "member {id}: no answer at index {index}");
+            let conf = record.conf.as_ref().unwrap_or(&Effect::Nothing);
+            must!(
+                *conf == outcome.effect,
+                "member {id}: {:?} at index {index}, elsewhere {conf:?}",
+                outcome.effect
+            );
             return Ok(());
         };
         must!(
@@ -151,7 +159,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn first_applied(&mut self, entry: &Entry) -> Result<(), Violation> {
+    fn first_applied(&mut self, entry: &Entry, outcome: &Outcome) -> Result<(), Violation> {
         let (mut request_id, mut answer) = (0, None);
         if entry.kind == EntryKind::Normal && !entry.data.is_empty() {
             let request = pb::InternalRaftRequest::decode(entry.data.clone())
@@ -164,9 +172,20 @@ impl Oracle {
             );
             answer = Some(self.model.apply(&request));
         }
+        let mut conf = None;
+        if let Effect::Conf { .. } = outcome.effect {
+            request_id = outcome.request_id;
+            let is_new = request_id == 0 || self.logged.insert(request_id);
+            must!(
+                is_new,
+                "change {request_id:x} is in the log twice, the second time at index {}",
+                entry.index
+            );
+            conf = Some(outcome.effect.clone());
+        }
         let (revision, compact) = (self.model.revision(), self.model.compact());
         let entry = entry.clone();
-        self.records.push(Record { entry, request_id, answer, revision, compact, state: None });
+        self.records.push(Record { entry, request_id, answer, conf, revision, compact, state: None });
         Ok(())
     }
 
@@ -356,7 +375,10 @@ impl Oracle {
                 record.revision
             );
             let request = pb::InternalRaftRequest::decode(record.entry.data.clone());
-            let put = request.ok().and_then(|request| request.put).filter(|_| record.revision >= compact);
+            let put = request
+                .ok()
+                .and_then(|request| request.put)
+                .filter(|_| record.revision >= compact && matches!(record.answer, Some(Ok(_))));
             if let Some(put) = put {
                 check_put(id, shared, &put, record.revision)?;
             }

@@ -39,9 +39,9 @@ fn check(mutation: Mutation, expected: &str) {
 fn every_broken_member_is_found() {
     check(Mutation::SendBeforeSync, "came back");
     check(Mutation::LoseHardState, "came back");
-    check(Mutation::SkipEntry, "");
+    check(Mutation::SkipEntry, "no answer at index");
     check(Mutation::ReadWithoutQuorum, "began after somebody was told");
-    check(Mutation::AnswerBeforeCommit, "");
+    check(Mutation::AnswerBeforeCommit, "is lost");
     check(Mutation::ReleaseBeforeFlush, "cannot start");
     check(Mutation::ForwardTwice, "in the log twice");
 }

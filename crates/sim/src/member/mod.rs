@@ -3,6 +3,8 @@
 //! Where the driver has threads, this has virtual time: a turn begins when the member is free, a sync takes as long as
 //! the seed says, and a crash may come between any two steps of the contract on [`Core`].
 
+mod work;
+
 use crate::Micros;
 use crate::client::Ask;
 use crate::mutation::{MutantLog, Mutation};
@@ -10,19 +12,19 @@ use crate::oracle::{Oracle, Violation};
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
 use bytes::Bytes;
-use engine::{Engine as _, MemoryEngine};
-use machine::{Effect, Machine, Outcome, Response, Settings as MachineSettings};
+use engine::MemoryEngine;
+use machine::{Machine, Settings as MachineSettings};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use proto::raftpb::{self, MessageType};
+use raft_node::RequestIds;
 use raft_node::convert::{Incoming, incoming};
-use raft_node::core::{Core, Effects, Input, Log, Proposal, Settings};
-use raft_node::{NodeFault, RequestIds};
+use raft_node::core::{Core, Input, Log, Proposal, Settings};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use types::{Entry, EntryKind, Index, MemberId};
+use types::{EntryKind, Index, MemberId};
 use wal::{MemDisk, Wal};
 
 /// etcd's default: ten heartbeats without a leader.
@@ -36,6 +38,8 @@ pub(crate) const REQUEST_TIMEOUT: Micros = 7_000_000;
 pub(crate) enum End {
     /// It crashed, as it was to.
     Crash(&'static str),
+    /// It has applied its own removal.
+    Removed,
     /// It did what must not be.
     Violation(Violation),
 }
@@ -126,6 +130,10 @@ pub(crate) struct Life {
     ids: RequestIds,
     pub(crate) inbox: Inbox,
     proposals: VecDeque<Proposal>,
+    /// Changes of members: one at a time, so they must not hold up the others.
+    changes: VecDeque<Proposal>,
+    /// Something happened that may let a waiting change of members through.
+    retry_changes: bool,
     waiters: BTreeMap<u64, Waiter>,
     reads: BTreeMap<u64, Waiter>,
     next_read: u64,
@@ -199,6 +207,8 @@ impl Life {
             ids: RequestIds::new(id, unix_millis),
             inbox: Inbox::default(),
             proposals: VecDeque::new(),
+            changes: VecDeque::new(),
+            retry_changes: false,
             waiters: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_read: 0,
@@ -237,6 +247,9 @@ impl Life {
         }
         self.propose(now, around);
         self.process(around)?;
+        if self.core.is_removed() {
+            return Err(End::Removed);
+        }
         self.flush(around)?;
         self.core.settle().map_err(|fault| self.fault(&fault))?;
         if self.idle_due && around.rng.one_in(3) {
@@ -257,13 +270,17 @@ impl Life {
                 return Err(End::Violation(format!("member {}: {warning}", self.id)));
             }
         }
+        if self.core.is_removed() {
+            return Err(End::Removed);
+        }
         around.oracle.after_turn(self.id, &self.core)?;
         Ok(())
     }
 
     /// When its next turn is due, if nothing comes in.
     pub(crate) fn wake_at(&self, rules: &Rules) -> Micros {
-        if !self.proposals.is_empty() && self.core.takes_proposals() {
+        let waits = !self.proposals.is_empty() || (self.retry_changes && !self.changes.is_empty());
+        if waits && self.core.takes_proposals() {
             return self.clock;
         }
         let reads = self.core.wake_at().map(|at| at.saturating_duration_since(rules.start).as_micros());
@@ -274,13 +291,18 @@ impl Life {
     /// Whether it is done with everything it was asked.
     pub(crate) fn is_quiet(&self) -> bool {
         let (commit, applied, last) = self.core.indexes();
-        commit == last && applied == last && self.proposals.is_empty() && self.inbox.requests.is_empty()
+        let waits = !self.proposals.is_empty() || !self.changes.is_empty() || !self.inbox.requests.is_empty();
+        commit == last && applied == last && !waits
     }
 
     fn take_inbox(&mut self, now: Instant, around: &mut Around<'_>) -> Result<(), End> {
         let inbox = std::mem::take(&mut self.inbox);
+        let removed = &self.machine.shared().membership().removed;
         for bytes in inbox.messages {
             let message = raftpb::Message::decode(bytes).expect("these bytes were encoded here");
+            if removed.contains(&message.from()) {
+                continue;
+            }
             if message.from() == self.id && message.r#type() == MessageType::MsgReadIndex {
                 // A read that it forwarded while another led, forwarded back to it now that it leads: refused and
                 // harmless, for the read was asked again.
@@ -291,9 +313,9 @@ impl Life {
                 Incoming::Step(checked) => self.core.step(now, Input::Message(checked)),
                 Incoming::Proposals(entries) => {
                     let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
-                    let forwarded =
-                        entries.into_iter().map(|(kind, data)| Proposal { id: 0, kind, data, deadline });
-                    self.proposals.extend(forwarded);
+                    for (kind, data) in entries {
+                        self.queue(Proposal { id: 0, kind, data, deadline });
+                    }
                 }
                 Incoming::Snapshot { .. } => return Err(format!("member {} got a snapshot", self.id).into()),
             }
@@ -335,6 +357,15 @@ impl Life {
                 let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
                 self.proposals.push_back(Proposal { id, kind: EntryKind::Normal, data, deadline });
             }
+            Ask::Change(mut change) => {
+                let id = self.ids.next_id();
+                change.id = Some(id);
+                trace!(around.trace, "member {} is asked for a change {id:x}: {change:?}", self.id);
+                self.waiters.insert(id, waiter);
+                let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
+                let data = change.encode_to_vec().into();
+                self.queue(Proposal { id, kind: EntryKind::ConfChange, data, deadline });
+            }
             Ask::Read(_) if around.rules.mutation != Some(Mutation::ReadWithoutQuorum) => {
                 self.next_read += 1;
                 trace!(around.trace, "member {} is asked to read, {}", self.id, self.next_read);
@@ -369,6 +400,7 @@ impl Life {
             self.next_tick = around.now + self.tick;
         }
         self.idle_due = true;
+        self.retry_changes = true;
     }
 
     fn draw_election(&mut self, around: &mut Around<'_>) {
@@ -376,12 +408,29 @@ impl Life {
         self.election_ticks = ELECTION_TICKS + usize::try_from(extra).expect("a few ticks");
     }
 
+    fn queue(&mut self, proposal: Proposal) {
+        match proposal.kind {
+            EntryKind::Normal => self.proposals.push_back(proposal),
+            EntryKind::ConfChange => {
+                self.changes.push_back(proposal);
+                self.retry_changes = true;
+            }
+        }
+    }
+
     fn propose(&mut self, now: Instant, around: &mut Around<'_>) {
         self.proposals.retain(|proposal| proposal.deadline > now);
-        if self.proposals.is_empty() || !self.core.takes_proposals() {
+        self.changes.retain(|proposal| proposal.deadline > now);
+        if !self.core.takes_proposals() {
             return;
         }
-        let batch: Vec<Proposal> = self.proposals.drain(..).collect();
+        let mut batch: Vec<Proposal> = self.proposals.drain(..).collect();
+        if std::mem::take(&mut self.retry_changes) {
+            batch.extend(self.changes.drain(..));
+        }
+        if batch.is_empty() {
+            return;
+        }
         let again =
             around.rules.mutation == Some(Mutation::ForwardTwice) && !self.core.leadership().is_leader;
         if again && around.rng.one_in(4) {
@@ -389,183 +438,6 @@ impl Life {
         }
         self.core.step(now, Input::Propose(batch));
     }
-
-    fn process(&mut self, around: &mut Around<'_>) -> Result<(), End> {
-        loop {
-            self.act_on_effects(around)?;
-            let Some(mut work) = self.core.work() else { return Ok(()) };
-            self.send(std::mem::take(&mut work.messages), around)?;
-            self.crash_point("before its write")?;
-            let operations = self.disk.operations();
-            let persisted = self.core.persist(work).map_err(|fault| self.fault(&fault))?;
-            if self.disk.operations() != operations {
-                self.clock += around.rng.between(around.rules.sync_micros / 4, around.rules.sync_micros);
-            }
-            self.crash_point("after its sync")?;
-            self.send(persisted.messages, around)?;
-            self.crash_point("before it applied")?;
-            for group in Self::groups(&persisted.committed, around) {
-                self.apply(group, around)?;
-            }
-        }
-    }
-
-    fn send(&self, messages: Vec<raftpb::Message>, around: &mut Around<'_>) -> Result<(), End> {
-        for message in messages {
-            around.oracle.sent(self.id, &message)?;
-            around.sent.push((self.clock, message));
-        }
-        Ok(())
-    }
-
-    /// Committed entries in one or more groups, as the seed says; one ends at every index where states are compared.
-    fn groups<'e>(entries: &'e [Entry], around: &mut Around<'_>) -> Vec<&'e [Entry]> {
-        let split = around.rules.group_split_per_mille;
-        let mut groups = Vec::new();
-        let mut from = 0;
-        for (at, entry) in entries.iter().enumerate() {
-            let ends = Oracle::is_checkpoint(entry.index) || around.rng.per_mille(split);
-            if ends || at + 1 == entries.len() {
-                groups.push(&entries[from..=at]);
-                from = at + 1;
-            }
-        }
-        groups
-    }
-
-    fn apply(&mut self, entries: &[Entry], around: &mut Around<'_>) -> Result<(), End> {
-        let broken: Vec<Entry>;
-        let given = if around.rules.mutation == Some(Mutation::SkipEntry) && self.id == 2 {
-            broken = entries.iter().map(skip_some).collect();
-            &broken
-        } else {
-            entries
-        };
-        let outcomes = self.machine.apply(given).map_err(|fault| format!("member {}: {fault}", self.id))?;
-        let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
-        let applied = entries.len() - outcomes.len();
-        for (entry, outcome) in entries[applied..].iter().zip(&outcomes) {
-            around.oracle.applied(self.id, entry, outcome)?;
-        }
-        let (rows, history) = around.oracle.group_ended(self.id, &self.machine, &self.engine)?;
-        trace!(around.trace, "member {} applies {first}..={last}: {rows:016x} {history:08x}", self.id);
-        self.crash_point("after it applied")?;
-        let now = around.rules.instant(self.clock);
-        self.core.applied(now, last, &outcomes).map_err(|fault| self.fault(&fault))?;
-        self.complete(&outcomes, around);
-        self.act_on_effects(around)
-    }
-
-    fn complete(&mut self, outcomes: &[Outcome], around: &mut Around<'_>) {
-        for outcome in outcomes {
-            let Some(waiter) = self.waiters.remove(&outcome.request_id) else { continue };
-            let Waiter { client, number, .. } = waiter;
-            let request_id = outcome.request_id;
-            let revision = match &outcome.effect {
-                Effect::Answer(Ok(response)) => Some(revision(response)),
-                // A refusal is an answer too; what it says was compared with the model.
-                _ => Some(0),
-            };
-            self.idle_due |= matches!(outcome.effect, Effect::Answer(Ok(Response::Compaction(_))));
-            around.answers.push((self.clock, Answer { client, number, request_id, revision }));
-        }
-    }
-
-    fn act_on_effects(&mut self, around: &mut Around<'_>) -> Result<(), End> {
-        let Effects { returned, refused, reads, leadership } = self.core.effects();
-        for proposal in returned.into_iter().rev() {
-            self.proposals.push_front(proposal);
-        }
-        if let Some((id, error)) = refused.first() {
-            return Err(format!("member {}: request {id:x} refused: {error}", self.id).into());
-        }
-        if let Some(now) = leadership {
-            trace!(around.trace, "member {}: term {}, leader {}", self.id, now.term, now.leader);
-            self.draw_election(around);
-        }
-        for done in reads {
-            for token in done.tokens {
-                let Some(waiter) = self.reads.remove(&token) else {
-                    return Err(format!("member {}: read {token} ended twice", self.id).into());
-                };
-                match done.result {
-                    Ok(()) => self.answer_read(waiter, around)?,
-                    Err(error) => {
-                        trace!(around.trace, "member {}: read {token}: {error}", self.id);
-                        let Waiter { client, number, .. } = waiter;
-                        let answer = Answer { client, number, request_id: 0, revision: None };
-                        around.answers.push((self.clock, answer));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// As `driver::flush`: the engine, then the log behind it, but nothing that a member may lack.
-    fn flush(&mut self, around: &mut Around<'_>) -> Result<(), End> {
-        if !std::mem::take(&mut self.inbox.flush) {
-            return Ok(());
-        }
-        let applied = self.machine.applied().0;
-        if around.rules.mutation != Some(Mutation::ReleaseBeforeFlush) {
-            self.engine.flush().map_err(|fault| format!("member {}: {fault}", self.id))?;
-        }
-        self.flushed = applied;
-        let near = applied.saturating_sub(around.rules.keep_entries);
-        let keep_from = if self.core.conf_state().voters.len() == 1 {
-            near
-        } else {
-            let lacking = self.core.peers().into_iter().map(|peer| peer.matched + 1).min();
-            near.min(lacking.unwrap_or(0))
-        };
-        let first = self.core.log().first_index();
-        if keep_from > first {
-            self.core.release(keep_from).map_err(|fault| self.fault(&fault))?;
-        }
-        let now_first = self.core.log().first_index();
-        trace!(around.trace, "member {} flushes {applied}, log from {first} to {now_first}", self.id);
-        self.crash_point("after a flush")
-    }
-
-    fn crash_point(&mut self, place: &'static str) -> Result<(), End> {
-        match &mut self.crash_in {
-            Some(0) => Err(End::Crash(place)),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn fault(&self, fault: &NodeFault) -> End {
-        match fault {
-            NodeFault::Log(_) if self.disk_fails => End::Crash("its disk failed"),
-            fault => End::Violation(format!("member {}: {fault}", self.id)),
-        }
-    }
-
-    /// Background work until there is none.
-    pub(crate) fn idle_to_the_end(&mut self) -> Result<(), Violation> {
-        /// Far more steps than any history needs.
-        const STEPS_MAX: usize = 10_000;
-        for _ in 0..STEPS_MAX {
-            if !self.machine.idle().map_err(|fault| format!("member {}: idle: {fault}", self.id))? {
-                return Ok(());
-            }
-        }
-        Err(format!("member {}: background work does not end", self.id))
-    }
-}
-
-/// What [`Mutation::SkipEntry`] makes of an entry.
-fn skip_some(entry: &Entry) -> Entry {
-    let mut entry = entry.clone();
-    if entry.index % 97 == 96 && entry.kind == EntryKind::Normal {
-        entry.data = Bytes::new();
-    }
-    entry
 }
 
 fn kind(request: &pb::InternalRaftRequest) -> &'static str {
@@ -573,19 +445,9 @@ fn kind(request: &pb::InternalRaftRequest) -> &'static str {
         pb::InternalRaftRequest { put: Some(_), .. } => "put",
         pb::InternalRaftRequest { delete_range: Some(_), .. } => "delete",
         pb::InternalRaftRequest { txn: Some(_), .. } => "txn",
-        _ => "compaction",
+        pb::InternalRaftRequest { compaction: Some(_), .. } => "compaction",
+        _ => "lease",
     }
-}
-
-fn revision(response: &Response) -> i64 {
-    let header = match response {
-        Response::Put(response) => &response.header,
-        Response::DeleteRange(response) => &response.header,
-        Response::Txn(response) => &response.header,
-        Response::Compaction(response) => &response.header,
-        _ => return 0,
-    };
-    header.as_ref().map_or(0, |header| header.revision)
 }
 
 /// A message in a few words.
