@@ -95,7 +95,8 @@ impl Report {
             self.plan.measure.as_secs(),
             self.took.as_secs_f64(),
         );
-        text += "| members | work | clients | CPU, µs | ratio | limit | echo CPU, µs (requests/s) | requests/s | ratio | p50, ms | p99, ms | peak RSS, MB | written, B a request |\n";
+        text += "| members | work | clients | CPU, µs | ratio | limit | echo CPU, µs (requests/s) | requests/s | ratio \
+                 | p50, ms | p99, ms | peak RSS, MB | written, B a request |\n";
         text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
         for row in &self.rows {
             text += &line(row);
