@@ -61,12 +61,12 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
 }
 
 /// Reads the one message of a call, bounded by `max_bytes` before anything is decoded.
-pub(crate) async fn read<M: Message + Default>(
+pub(crate) async fn read(
     mut body: Incoming,
     headers: &HeaderMap,
     max_bytes: usize,
     call: &Call,
-) -> Result<M, Status> {
+) -> Result<Bytes, Status> {
     let mut message = Gather::new(max_bytes);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Status::cancelled("context canceled"))?;
@@ -79,7 +79,12 @@ pub(crate) async fn read<M: Message + Default>(
     }
     let bytes = message.finish()?;
     call.received(bytes.len());
-    M::decode(bytes).map_err(|e| Status::internal(format!("grpc: error unmarshalling request: {e}")))
+    Ok(bytes)
+}
+
+/// grpc-go's answer to what cannot be decoded.
+pub(crate) fn decoded<M, E: std::fmt::Display>(message: Result<M, E>) -> Result<M, Status> {
+    message.map_err(|e| Status::internal(format!("grpc: error unmarshalling request: {e}")))
 }
 
 /// Collects a message from the pieces it arrives in: nearly always one, which is then used as it is.

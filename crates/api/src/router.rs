@@ -100,11 +100,21 @@ impl Open<'_> {
         body: Incoming,
         for_learner: impl FnOnce(&M) -> bool,
     ) -> Result<M, Status> {
-        let headers = &self.parts.headers;
-        let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        let message: M = grpc::read(body, headers, max_bytes, &self.call).await?;
-        self.admit(headers, for_learner(&message))?;
+        let message = grpc::decoded(M::decode(self.bytes(body).await?))?;
+        self.admit(&self.parts.headers, for_learner(&message))?;
         Ok(message)
+    }
+
+    /// Transactions are decoded as deep as etcd nests them.
+    async fn read_txn(&self, body: Incoming) -> Result<pb::TxnRequest, Status> {
+        let message = grpc::decoded(proto::deep::txn(self.bytes(body).await?))?;
+        self.admit(&self.parts.headers, false)?;
+        Ok(message)
+    }
+
+    async fn bytes(&self, body: Incoming) -> Result<Bytes, Status> {
+        let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
+        grpc::read(body, &self.parts.headers, max_bytes, &self.call).await
     }
 
     /// etcd's interceptors, in their order.
@@ -174,7 +184,7 @@ async fn answer(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
             kv::range(api, grpc::deadline(&open.parts.headers), request).await
         }
         Method::Txn => {
-            let request = open.read(body, |_| false).await?;
+            let request = open.read_txn(body).await?;
             kv::txn(api, grpc::deadline(&open.parts.headers), request).await
         }
         Method::DeleteRange => {

@@ -406,3 +406,39 @@ async fn shutdown_finishes_what_is_in_flight_and_refuses_what_is_new() {
     tokio::time::timeout(Duration::from_secs(3), server.serving).await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
 }
+
+/// As many transactions around one put, each in the branch that is taken or in the other one.
+fn nested(levels: usize, taken: bool) -> pb::TxnRequest {
+    use pb::request_op::Request as Op;
+    (0..levels).fold(pb::TxnRequest::default(), |inner, level| {
+        let op = if level == 0 { Op::RequestPut(put("deep", "v")) } else { Op::RequestTxn(inner) };
+        let ops = vec![pb::RequestOp { request: Some(op) }];
+        let (success, failure) = if taken { (ops, Vec::new()) } else { (Vec::new(), ops) };
+        pb::TxnRequest { compare: Vec::new(), success, failure }
+    })
+}
+
+/// The budget of operations decides, as in etcd, and beyond it the decoder's own limit.
+#[tokio::test]
+async fn transactions_are_nested_as_deep_as_their_budget_goes() {
+    let server = Server::start().await;
+    let budget = Limits::default().max_txn_ops;
+    assert!(server.kv().txn(nested(budget, false)).await.unwrap().into_inner().succeeded);
+    refused(
+        server.kv().txn(nested(budget + 1, false)).await,
+        Code::InvalidArgument,
+        "etcdserver: too many operations in txn request",
+    );
+    let server = Server::with(0, Limits { max_txn_ops: 10_000, ..Limits::default() }).await;
+    let deepest = proto::deep::LEVELS_MAX;
+    assert!(server.kv().txn(nested(deepest, false)).await.unwrap().into_inner().succeeded);
+    // The answer is as deep, which is more than the client here can read; but the put was done.
+    assert_eq!(server.kv().txn(nested(deepest, true)).await.unwrap_err().code(), Code::Internal);
+    assert_eq!(server.kv().range(range("deep", "")).await.unwrap().into_inner().count, 1);
+    refused(
+        server.kv().txn(nested(deepest + 1, false)).await,
+        Code::Internal,
+        "grpc: error unmarshalling request: transactions are nested deeper than 1000 levels",
+    );
+    server.put("after", "v").await;
+}
