@@ -177,6 +177,22 @@ fn a_read_without_a_leader_is_retried_with_fresh_contexts_every_half_second() {
     assert_eq!(net.nodes[&3].reads[0].result, Ok(()));
 }
 
+/// The clock alone sees to it: the simulator found a driver that span from here to the next tick.
+#[test]
+fn a_read_that_is_due_is_asked_again_without_a_tick_or_an_input() {
+    let mut net = Net::led_by(3, 1);
+    net.cut.insert((2, 1));
+    net.step(2, Input::Read(1));
+    net.settle();
+    net.cut.clear();
+    net.now = net.nodes[&2].core.wake_at().unwrap();
+    let now = net.now;
+    net.node(2).core.wake(now);
+    net.settle();
+    assert_eq!(net.nodes[&2].reads[0].result, Ok(()));
+    assert_eq!(net.nodes[&2].core.wake_at(), None);
+}
+
 /// The second coming of a context could release a newer read at an old index (etcd issue 20418).
 #[test]
 fn the_leader_takes_a_context_of_a_peer_once() {
