@@ -45,8 +45,7 @@ pub(crate) struct Ground {
     /// Who the flags say this is, where they say it.
     pub(crate) described: Option<u64>,
     /// Held as long as the member lives: one process a data directory.
-    #[expect(dead_code, reason = "a lock is held, not read")]
-    lock: File,
+    pub(crate) lock: File,
 }
 
 /// Opens the data directory, or makes it.

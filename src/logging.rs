@@ -22,7 +22,17 @@ pub(crate) fn logger(settings: &config::Log) -> io::Result<slog::Logger> {
         outputs.push(write);
     }
     let lines = Lines { is_console: settings.is_console, outputs: Mutex::new(outputs) };
-    Ok(slog::Logger::root(lines.filter_level(settings.level).fuse(), slog::o!()))
+    let least = settings.level;
+    let shown = move |record: &Record<'_>| importance(record).is_at_least(least);
+    Ok(slog::Logger::root(lines.filter(shown).fuse(), slog::o!()))
+}
+
+/// A record's level; what raft-rs tells at `info` of its inner life is for debugging, the node tells of elections itself.
+fn importance(record: &Record<'_>) -> Level {
+    match record.level() {
+        Level::Info if record.module().starts_with("raft::") => Level::Debug,
+        level => level,
+    }
 }
 
 struct Lines {
@@ -51,7 +61,7 @@ impl Drain for Lines {
 fn json(record: &Record<'_>, fields: &Fields) -> String {
     let mut map = serde_json::Map::new();
     let mut set = |key: &str, value: String| map.insert(key.to_owned(), serde_json::Value::String(value));
-    set("level", level(record.level()).to_owned());
+    set("level", level(importance(record)).to_owned());
     set("ts", timestamp(SystemTime::now()));
     set("caller", caller(record));
     set("msg", record.msg().to_string());
@@ -65,7 +75,8 @@ fn json(record: &Record<'_>, fields: &Fields) -> String {
 }
 
 fn console(record: &Record<'_>, fields: &Fields) -> String {
-    let mut line = format!("{} {:<5} {}", timestamp(SystemTime::now()), level(record.level()), record.msg());
+    let mut line =
+        format!("{} {:<5} {}", timestamp(SystemTime::now()), level(importance(record)), record.msg());
     for (key, value) in fields.0.iter().rev() {
         let _ = write!(line, " {key}={value}");
     }

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use api::Api;
 use machine::{Machine, Settings, Shared};
 use raft_node::{Handle, NodeFault, Options};
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,12 +24,17 @@ use types::MemberId;
 
 /// How long leadership may take to be handed over before the member stops without it.
 const HANDOVER_MAX: Duration = Duration::from_secs(2);
+/// How long the end waits for what runs beside the runtime (a name being resolved, a list being read): nobody wants it any
+/// more, and a resolver may take half a minute.
+const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
 /// Runs a member until it is told to end, or cannot go on.
 pub(crate) fn run(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(member(config, log))
+    let ended = runtime.block_on(member(config, log));
+    runtime.shutdown_timeout(BLOCKING_MAX);
+    ended
 }
 
 async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
@@ -47,13 +53,22 @@ async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
     let mut ended_node = parts.node.watch_ended();
     let ended = tokio::select! {
         ended = signals.next() => ended,
-        _ = ended_node.wait_for(|ended| *ended) => Ended::Removed,
+        _ = ended_node.wait_for(|ended| *ended) => {
+            if parts.node.status().is_removed { Ended::Removed } else { Ended::Failed }
+        }
         () = parts.removed.notified() => Ended::Removed,
         never = serve(&config, &parts, client_listeners, clients_stopping, log) => match never? {},
     };
     slog::info!(log, "stopping"; "reason" => ?ended);
     let _ = stop_clients.send(true);
-    drain(&parts, ended, log).await;
+    tokio::select! {
+        () = drain(&parts, ended, log) => {}
+        // Asked twice, it goes without: all that was acknowledged is in the log.
+        again = signals.next() => {
+            slog::warn!(log, "stopping at once"; "reason" => ?again);
+            return Ok(again);
+        }
+    }
     let _ = stop_peers.send(true);
     parts.transport.stop();
     parts.finish(ended)
@@ -68,6 +83,8 @@ struct Parts {
     removed: Arc<Notify>,
     member: u64,
     cluster: u64,
+    #[expect(dead_code, reason = "a lock is held, not read")]
+    lock: File,
 }
 
 impl Parts {
@@ -121,7 +138,8 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         // etcd waits one tick for a leader's heartbeat instead of a whole election timeout.
         node.advance_ticks(config.election_ticks.saturating_sub(1));
     }
-    Ok(Parts { node, thread, shared, transport, removed, member: ground.member, cluster: ground.cluster })
+    let (member, cluster, lock) = (ground.member, ground.cluster, ground.lock);
+    Ok(Parts { node, thread, shared, transport, removed, member, cluster, lock })
 }
 
 /// etcd's `minTTL`: one and a half election timeouts, in whole seconds.
@@ -164,7 +182,8 @@ async fn serve(
 /// Hands leadership over, then lets the node finish what it has begun.
 async fn drain(parts: &Parts, ended: Ended, log: &slog::Logger) {
     let is_alone = parts.shared.membership().members.len() == 1;
-    if ended != Ended::Removed && parts.node.status().is_leader && !is_alone {
+    let is_told = matches!(ended, Ended::Terminated | Ended::Interrupted);
+    if is_told && parts.node.status().is_leader && !is_alone {
         match tokio::time::timeout(HANDOVER_MAX, parts.node.transfer_leader(0)).await {
             Ok(Ok(())) => slog::info!(log, "leadership handed over"),
             Ok(Err(error)) => slog::warn!(log, "leadership was not handed over"; "error" => %error),

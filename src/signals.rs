@@ -12,6 +12,8 @@ pub(crate) enum Ended {
     Interrupted,
     /// It was removed from the cluster.
     Removed,
+    /// The node failed; what it says of it is the process's error.
+    Failed,
 }
 
 impl Ended {
@@ -20,6 +22,7 @@ impl Ended {
     pub(crate) fn exit(self) -> ExitCode {
         let signal = match self {
             Ended::Removed => return ExitCode::SUCCESS,
+            Ended::Failed => return ExitCode::FAILURE,
             Ended::Terminated => signal_hook::consts::SIGTERM,
             Ended::Interrupted => signal_hook::consts::SIGINT,
         };
