@@ -15,7 +15,6 @@
 use crate::limits::{PEER_CONTEXT_BYTES_MAX, PEER_ENTRIES_MAX, PEER_ENTRY_BYTES_MAX};
 use bytes::Bytes;
 use prost::Message as _;
-use proto::etcdserverpb as pb;
 use proto::raftpb::{self, MessageType as Wire};
 use raft::eraftpb::{self, MessageType as Kind};
 use thiserror::Error;
@@ -321,6 +320,7 @@ fn wire_entry(entry: eraftpb::Entry, is_proposal: bool) -> raftpb::Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::etcdserverpb as pb;
 
     fn message(kind: Wire, term: u64) -> raftpb::Message {
         raftpb::Message {
