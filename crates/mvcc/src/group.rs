@@ -58,6 +58,8 @@ pub struct Group<'s> {
     batch: Batch,
     index: Index,
     state: State,
+    /// The revisions compacted, ascending.
+    compacted: Vec<i64>,
     /// The Revs rows written so far, ascending: the engine does not have them yet.
     overlay: Vec<(Revision, Bytes)>,
     /// Scratch for records.
@@ -69,8 +71,16 @@ pub struct Group<'s> {
 impl<'s> Group<'s> {
     pub(crate) fn new(store: &'s mut Store) -> Self {
         let (index, state) = (store.index.clone(), store.state);
-        let (record, tail) = (Vec::new(), Vec::new());
-        Self { store, batch: Batch::default(), index, state, overlay: Vec::new(), record, tail }
+        Self {
+            store,
+            batch: Batch::default(),
+            index,
+            state,
+            compacted: Vec::new(),
+            overlay: Vec::new(),
+            record: Vec::new(),
+            tail: Vec::new(),
+        }
     }
 
     /// The newest main revision, this group's included.
@@ -98,6 +108,7 @@ impl<'s> Group<'s> {
             return Err(CompactError::FutureRevision);
         }
         self.state.compact = revision;
+        self.compacted.push(revision);
         Ok(())
     }
 
@@ -108,7 +119,12 @@ impl<'s> Group<'s> {
 
     /// Writes the batch and publishes what readers see from now on.
     pub fn commit(self) -> Result<Arc<View>, Fault> {
-        self.store.publish(self.batch, self.index, self.state)
+        let Self { store, batch, index, state, compacted, .. } = self;
+        let view = store.publish(batch, index, state)?;
+        for revision in compacted {
+            store.compactions.add(revision);
+        }
+        Ok(view)
     }
 
     fn reader(&self, current: i64) -> Reader<'_> {

@@ -8,6 +8,10 @@
 //!
 //! Where no key lives at the requested revision etcd hashes what its compaction has left, so its answer moves while one
 //! is under way. Ours is always what a finished compaction leaves.
+//!
+//! Before all that: a revision of which a finished compaction has left its hash ([`crate::hashing`]) is answered with
+//! that, over another part of the history and with the compaction before as the compacted revision, even once it is
+//! itself compacted (`hashStorage.HashByRev`).
 
 use crate::query::ReadError;
 use crate::row::{Tail, broken};
@@ -16,7 +20,7 @@ use engine::Family;
 use std::ops::ControlFlow;
 use types::{KeyRange, Revision};
 
-const BUCKET: &[u8] = b"key";
+pub(crate) const BUCKET: &[u8] = b"key";
 const TOMBSTONE_MARK: &[u8] = b"t";
 
 /// A hash of the history, and what it was taken over.
@@ -24,13 +28,16 @@ const TOMBSTONE_MARK: &[u8] = b"t";
 pub struct HashKv {
     /// The hash.
     pub hash: u32,
-    /// The compacted revision then; −1 = none. Only hashes with equal ones compare.
+    /// The compacted revision it was taken with; −1 = none. Only hashes with equal ones compare.
     pub compact_revision: i64,
     /// The revision it goes up to.
     pub hash_revision: i64,
 }
 
 pub(crate) fn hash_kv(view: &View, asked: i64) -> Result<HashKv, ReadError> {
+    if let Some(kept) = view.hashes.iter().find(|hash| hash.hash_revision == asked) {
+        return Ok(*kept);
+    }
     let compact = view.compact_revision();
     if asked > 0 && asked < compact {
         return Err(ReadError::Compacted);
@@ -38,7 +45,11 @@ pub(crate) fn hash_kv(view: &View, asked: i64) -> Result<HashKv, ReadError> {
     if asked > view.revision() {
         return Err(ReadError::FutureRevision);
     }
-    let revision = if asked == 0 { view.revision() } else { asked };
+    hash_up_to(view, if asked == 0 { view.revision() } else { asked })
+}
+
+pub(crate) fn hash_up_to(view: &View, revision: i64) -> Result<HashKv, ReadError> {
+    let compact = view.compact_revision();
     let keep = kept(view, revision)?;
     let mut keep = keep.iter().copied().peekable();
     let mut hash = crc32c::crc32c(BUCKET);
@@ -91,10 +102,16 @@ fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
     Ok(kept)
 }
 
-fn append(hash: u32, at: Revision, tail: &Tail, kv: &[u8]) -> u32 {
+/// Adds a row.
+pub(crate) fn append(hash: u32, at: Revision, tail: &Tail, kv: &[u8]) -> u32 {
     let hash = crc32c::crc32c_append(hash, &at.encode());
     let hash = if tail.tombstone { crc32c::crc32c_append(hash, TOMBSTONE_MARK) } else { hash };
     crc32c::crc32c_append(hash, kv)
+}
+
+/// How many bytes [`append`] adds.
+pub(crate) fn row_len(tail: &Tail, kv: &[u8]) -> usize {
+    Revision::ENCODED_LEN + if tail.tombstone { TOMBSTONE_MARK.len() } else { 0 } + kv.len()
 }
 
 /// Visits the history before `end`.

@@ -35,6 +35,7 @@ mod check;
 mod compaction;
 mod group;
 mod hash;
+mod hashing;
 mod index;
 mod keyvalue;
 mod open;

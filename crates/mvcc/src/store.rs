@@ -1,5 +1,6 @@
 //! The store: what the one writer holds between groups, and what it publishes to readers.
 
+use crate::compaction::Compactions;
 use crate::group::Group;
 use crate::index::Index;
 use crate::row::{STATE_KEY, State};
@@ -36,6 +37,7 @@ pub struct Store {
     pub(crate) epoch: Arc<Epoch>,
     /// Epochs before the current one that some View may still be in, oldest first. One for each logical compaction.
     pub(crate) past: Vec<Weak<Epoch>>,
+    pub(crate) compactions: Compactions,
     /// Where rows are built. It outlives groups, so that small ones share a buffer.
     pub(crate) buffer: BytesMut,
 }
@@ -53,9 +55,17 @@ impl Store {
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, Fault> {
         let (state, index) = crate::open::load(&*engine)?;
         let epoch = Epoch::new(state.compact);
-        let view = View { state, index: index.clone(), engine: engine.clone(), epoch: epoch.clone() };
+        let compactions = Compactions::left(&state);
+        let view = View {
+            state,
+            index: index.clone(),
+            engine: engine.clone(),
+            epoch: epoch.clone(),
+            hashes: compactions.hashes(),
+        };
         let published = Published(Arc::new(ArcSwap::from_pointee(view)));
-        Ok(Self { engine, index, state, published, epoch, past: Vec::new(), buffer: BytesMut::new() })
+        let buffer = BytesMut::new();
+        Ok(Self { engine, index, state, published, epoch, past: Vec::new(), compactions, buffer })
     }
 
     /// The newest published View.
@@ -101,7 +111,13 @@ impl Store {
         }
         self.index = index.clone();
         self.state = state;
-        let view = Arc::new(View { state, index, engine: self.engine.clone(), epoch: self.epoch.clone() });
+        let view = Arc::new(View {
+            state,
+            index,
+            engine: self.engine.clone(),
+            epoch: self.epoch.clone(),
+            hashes: self.compactions.hashes(),
+        });
         self.published.0.store(view.clone());
         Ok(view)
     }

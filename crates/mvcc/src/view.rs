@@ -78,6 +78,8 @@ pub struct View {
     pub(crate) index: Index,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) epoch: Arc<Epoch>,
+    /// What the newest compactions have left, oldest first.
+    pub(crate) hashes: Arc<Vec<HashKv>>,
 }
 
 impl fmt::Debug for View {
@@ -107,9 +109,16 @@ impl View {
         self.reader().range(query)
     }
 
-    /// etcd's hash of the history up to a revision; 0 = the current one. See [`HashKv`].
+    /// etcd's hash of the history up to a revision; 0 = the current one. Where a compaction at the revision was finished
+    /// since the store was opened, and is among the ten newest, it is the hash that left: of the history before it.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
         hash::hash_kv(self, revision)
+    }
+
+    /// The hash of the history up to the current revision, whatever hashes compactions have left: a function of what was
+    /// applied, also over a restart.
+    pub fn hash_now(&self) -> Result<HashKv, ReadError> {
+        hash::hash_up_to(self, self.revision())
     }
 
     /// A hash over every row of the history that is stored, compacted or not: equal members may differ while a
@@ -118,9 +127,14 @@ impl View {
         hash::hash_rows(self)
     }
 
+    /// [`Sizes::total_bytes`] alone: counts nothing.
+    pub fn total_bytes(&self) -> i64 {
+        BASE_BYTES + self.state.bytes
+    }
+
     /// How much the key space holds.
     pub fn sizes(&self) -> Sizes {
-        let total_bytes = BASE_BYTES + self.state.bytes;
+        let total_bytes = self.total_bytes();
         let keys = self.index.count(&types::KeyRange::all()).cast_signed();
         Sizes { total_bytes, in_use_bytes: total_bytes, keys }
     }

@@ -80,10 +80,14 @@ fn put(store: &mut Store, key: &str, value: &str) {
     write(store, &[Put(key, value, 0)]);
 }
 
-fn compact(store: &mut Store, revision: i64) {
+fn schedule(store: &mut Store, revision: i64) {
     let mut group = store.begin();
     group.compact(revision).expect("between the compacted and the current revision");
     group.commit().expect("memory");
+}
+
+fn compact(store: &mut Store, revision: i64) {
+    schedule(store, revision);
     while store.compact_step(2).expect("memory") {}
 }
 
@@ -132,6 +136,104 @@ fn hashes_are_those_of_stock_etcd() {
     // No key lives: etcd hashes what compaction has left.
     check_hash(&store, 0, 2_784_616_547, 8, 10);
     check_hash(&store, 9, 3_660_060_697, 8, 9);
+}
+
+#[test]
+fn a_finished_compaction_leaves_its_hash_as_in_stock_etcd() {
+    let mut store = memory();
+    compact(&mut store, 0);
+    // The hash left at revision 0 answers who asks for the current one.
+    put(&mut store, "a", "1");
+    check_hash(&store, 0, 1_084_519_789, -1, 0);
+    compact(&mut store, 2);
+    put(&mut store, "a", "2");
+    write(&mut store, &[Put("b", "x", 77), Put("c\0", "", 0), Delete("a", "")]);
+    put(&mut store, "b", "y");
+    put(&mut store, "d", &"z".repeat(300));
+    write(&mut store, &[Delete("b", "d")]);
+    put(&mut store, "b", "again");
+    compact(&mut store, 7);
+    check_hash(&store, 2, 2_587_454_935, 0, 2);
+    check_hash(&store, 7, 3_987_875_009, 2, 7);
+    check_hash(&store, 8, 873_739_342, 7, 8);
+    assert!(matches!(store.view().hash_kv(3), Err(ReadError::Compacted)));
+    put(&mut store, "e", "e");
+    compact(&mut store, 8);
+    check_hash(&store, 8, 873_739_342, 7, 8);
+    check_hash(&store, 9, 3_660_060_697, 8, 9);
+    write(&mut store, &[Delete("\0", "\0")]);
+    // Nothing is kept but the tombstones at the compaction itself.
+    compact(&mut store, 10);
+    check_hash(&store, 10, 784_310_517, 8, 10);
+    for number in 0..8 {
+        put(&mut store, "f", &number.to_string());
+        compact(&mut store, 11 + number);
+    }
+    check_hash(&store, 0, 4_109_026_126, 18, 18);
+    for gone in [2, 7, 9] {
+        assert!(matches!(store.view().hash_kv(gone), Err(ReadError::Compacted)), "the ten newest are kept");
+    }
+    let newest = [
+        (8, 873_739_342, 7),
+        (10, 784_310_517, 8),
+        (11, 544_873_792, 10),
+        (12, 2_818_511_914, 11),
+        (17, 960_979_815, 16),
+        (18, 4_109_026_126, 17),
+    ];
+    for (revision, hash, before) in newest {
+        check_hash(&store, revision, hash, before, revision);
+    }
+}
+
+#[test]
+fn compactions_in_a_row_leave_a_hash_each_however_small_the_steps() {
+    let run = |budget: usize| {
+        let mut store = memory();
+        for round in 0..3 {
+            for key in ["a", "b", "c", "d"] {
+                put(&mut store, key, &round.to_string());
+            }
+            write(&mut store, &[Delete("b", ""), Put("e", "", 0)]);
+        }
+        for revision in [4, 9, 12] {
+            schedule(&mut store, revision);
+        }
+        let at_12 = store.view().hash_kv(12).expect("it is there");
+        assert_eq!(at_12.compact_revision, 12, "none is left yet");
+        let mut steps = 1;
+        while store.compact_step(budget).expect("memory") {
+            put(&mut store, "a", "meanwhile");
+            steps += 1;
+        }
+        let view = store.view();
+        let hashes = [4, 9, 12].map(|revision| view.hash_kv(revision).expect("it is left"));
+        assert_eq!(hashes.map(|hash| hash.compact_revision), [-1, 4, 9]);
+        (hashes, steps)
+    };
+    let (at_once, steps) = run(1000);
+    assert_eq!(steps, 3, "a step for each compaction");
+    for budget in [1, 2, 3, 7] {
+        assert_eq!(run(budget).0, at_once, "{budget} rows a step");
+    }
+}
+
+#[test]
+fn hashes_of_compactions_end_with_the_process_and_one_that_it_left_unfinished_leaves_none() {
+    let engine = Arc::new(MemoryEngine::new());
+    let mut store = Store::open(engine.clone()).expect("opens");
+    for value in ["1", "2", "3", "4"] {
+        put(&mut store, "a", value);
+    }
+    compact(&mut store, 3);
+    schedule(&mut store, 4);
+    assert!(store.compact_step(1).expect("memory"));
+    let mut store = Store::open(engine).expect("opens");
+    assert!(matches!(store.view().hash_kv(3), Err(ReadError::Compacted)));
+    while store.compact_step(1).expect("memory") {}
+    assert_eq!(store.view().hash_kv(4).expect("it is there").compact_revision, 4);
+    compact(&mut store, 5);
+    assert_eq!(store.view().hash_kv(5).expect("it is there").compact_revision, 4);
 }
 
 #[test]

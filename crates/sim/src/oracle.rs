@@ -417,9 +417,9 @@ fn rows_hash(engine: &MemoryEngine) -> u64 {
     hash
 }
 
-/// `HashKV` of everything.
+/// The hash of the whole history, as `HashKV` takes it.
 pub(crate) fn history_hash(shared: &Shared) -> Result<u64, Violation> {
-    let hash = shared.view().hash_kv(0).map_err(|error| format!("HashKV: {error:?}"))?;
+    let hash = shared.view().hash_now().map_err(|error| format!("hash: {error:?}"))?;
     Ok(u64::from(hash.hash))
 }
 

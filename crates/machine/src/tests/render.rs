@@ -132,7 +132,7 @@ pub(super) fn state(machine: &Machine) -> String {
     let all = pb::RangeRequest { range_end: vec![0].into(), ..Default::default() };
     let keys = stopped(shared.range(&all).map(|answer| range(&answer)));
     let hash =
-        shared.view().hash_kv(0).ok().map(|hash| (hash.hash, hash.compact_revision, hash.hash_revision));
+        shared.view().hash_now().ok().map(|hash| (hash.hash, hash.compact_revision, hash.hash_revision));
     format!(
         "applied {:?} {} {}\n{keys}\n{}\n{}\n{}\nhash {hash:?}",
         machine.applied(),

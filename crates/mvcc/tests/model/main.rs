@@ -134,15 +134,16 @@ fn check_view(view: &View, model: &Naive, queries: &[Query], hash: u8) {
     }
     let low = model.compact.max(1);
     let revision = low + (model.revision - low) * i64::from(hash) / 255;
-    let given = view.hash_kv(revision).expect("the revision is there");
-    assert_eq!(
-        given.hash,
-        model.hash_kv(revision),
-        "hash at {revision} of {}, compacted {low}",
-        model.revision
-    );
-    assert_eq!((given.compact_revision, given.hash_revision), (model.compact, revision));
+    check_hash(view, model, revision);
+    for stored in &model.stored {
+        check_hash(view, model, stored.hash_revision);
+    }
     check_events(view, model, revision);
+}
+
+fn check_hash(view: &View, model: &Naive, revision: i64) {
+    let given = view.hash_kv(revision).expect("the revision is there");
+    assert_eq!(given, model.hash_kv(revision), "of {}, compacted {}", model.revision, model.compact);
 }
 
 fn check_events(view: &View, model: &Naive, from: i64) {
@@ -186,6 +187,7 @@ impl World {
                 let more = self.store.compact_step(budget).expect("memory does not fail");
                 let view = self.store.view();
                 assert_eq!(more, view.compaction_done() < view.compact_revision());
+                self.model.compacted(view.compaction_done());
             }
             Step::Hold => self.held.push((self.store.view(), self.model.clone())),
             Step::DropViews => self.held.clear(),
@@ -195,12 +197,14 @@ impl World {
             }
             Step::Reopen => {
                 self.held.clear();
+                self.model.reopened();
                 self.store = Store::open(self.engine.clone()).expect("what was written opens");
             }
             Step::Crash => {
                 self.held.clear();
                 self.engine = Arc::new(self.engine.crash());
                 self.model = self.durable.clone();
+                self.model.reopened();
                 self.store = Store::open(self.engine.clone()).expect("what was flushed opens");
             }
             Step::Ask { queries, hash } => {
@@ -260,12 +264,14 @@ impl World {
         assert!(broken.is_empty(), "{broken:#?}");
         let view = self.store.view();
         assert_eq!(view.compaction_done(), self.model.compact);
+        self.model.compacted(view.compaction_done());
         assert_eq!(view.sizes().total_bytes, self.model.bytes());
         for revision in self.model.compact.max(1)..=self.model.revision {
             let query = Query { revision, ..Query::default() };
             check_answer(view.range(&query), self.model.range(&query), &query);
-            assert_eq!(view.hash_kv(revision).expect("it is there").hash, self.model.hash_kv(revision));
+            check_hash(&view, &self.model, revision);
         }
+        check_view(&view, &self.model, &[], 0);
     }
 }
 

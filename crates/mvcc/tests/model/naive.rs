@@ -1,8 +1,8 @@
 //! The key space as plainly as it can be written: a list of everything that happened.
 
 use bytes::Bytes;
-use mvcc::{Answer, KeyMeta, KeyValue, Order, Query, SortBy};
-use std::collections::{BTreeMap, BTreeSet};
+use mvcc::{Answer, HashKv, KeyMeta, KeyValue, Order, Query, SortBy};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{KeyRange, Revision};
 
 /// One change: `None` = the key was deleted.
@@ -15,11 +15,21 @@ pub(crate) struct Naive {
     changes: Vec<Change>,
     /// What etcd's backend would hold, compacted at once.
     rows: BTreeMap<Revision, (Bytes, Option<KeyValue>)>,
+    /// The hashes of compactions that the store has yet to do, and of the newest that it has done.
+    pub(crate) queued: VecDeque<HashKv>,
+    pub(crate) stored: VecDeque<HashKv>,
 }
 
 impl Default for Naive {
     fn default() -> Self {
-        Self { revision: 1, compact: -1, changes: Vec::new(), rows: BTreeMap::new() }
+        Self {
+            revision: 1,
+            compact: -1,
+            changes: Vec::new(),
+            rows: BTreeMap::new(),
+            queued: VecDeque::new(),
+            stored: VecDeque::new(),
+        }
     }
 }
 
@@ -85,13 +95,32 @@ impl Naive {
     }
 
     pub(crate) fn compact(&mut self, revision: i64) {
-        self.compact = revision;
         let newest = self.newest(revision);
-        self.rows.retain(|at, (_, kv)| {
-            at.main > revision
-                || (newest.contains(at) && kv.is_some())
-                || (kv.is_none() && at.main == revision)
+        let mut keep: BTreeSet<Revision> = self.rows.keys().copied().collect();
+        keep.retain(|at| {
+            let live = self.rows[at].1.is_some();
+            (newest.contains(at) && live) || (!live && at.main == revision)
         });
+        let hash = self.hash(self.compact, revision, &keep);
+        self.queued.push_back(HashKv { hash, compact_revision: self.compact, hash_revision: revision });
+        self.compact = revision;
+        self.rows.retain(|at, _| at.main > revision || keep.contains(at));
+    }
+
+    /// The store has finished its compactions up to a revision.
+    pub(crate) fn compacted(&mut self, finished: i64) {
+        while let Some(hash) = self.queued.pop_front_if(|hash| hash.hash_revision <= finished) {
+            self.stored.push_back(hash);
+            if self.stored.len() > 10 {
+                self.stored.pop_front();
+            }
+        }
+    }
+
+    /// The store was opened again: what it had in memory is gone.
+    pub(crate) fn reopened(&mut self) {
+        self.queued.clear();
+        self.stored.clear();
     }
 
     /// The newest row of each key at or before a revision.
@@ -104,14 +133,23 @@ impl Naive {
     }
 
     /// `HashKV` as the contract words it.
-    pub(crate) fn hash_kv(&self, revision: i64) -> u32 {
+    pub(crate) fn hash_kv(&self, revision: i64) -> HashKv {
+        if let Some(stored) = self.stored.iter().find(|hash| hash.hash_revision == revision) {
+            return *stored;
+        }
         let mut keep = self.newest(revision);
         keep.retain(|at| self.rows[at].1.is_some());
+        let hash = self.hash(self.compact, revision, &keep);
+        HashKv { hash, compact_revision: self.compact, hash_revision: revision }
+    }
+
+    /// etcd's `kvHasher`.
+    fn hash(&self, compact: i64, revision: i64, keep: &BTreeSet<Revision>) -> u32 {
         let mut bytes = b"key".to_vec();
         for (at, (key, kv)) in &self.rows {
             let skipped = at.main > revision
-                || (at.main <= self.compact && !keep.is_empty() && !keep.contains(at))
-                || (at.main == self.compact && kv.is_none());
+                || (at.main <= compact && !keep.is_empty() && !keep.contains(at))
+                || (at.main == compact && kv.is_none());
             if skipped {
                 continue;
             }
