@@ -38,7 +38,7 @@ impl<'m> Applying<'m> {
         settings: &'m Settings,
         shared: &'m Shared,
     ) -> Self {
-        let stored_bytes = shared.sizes().total_bytes;
+        let stored_bytes = shared.view().total_bytes();
         Self {
             group: store.begin(),
             state,

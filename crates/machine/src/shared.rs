@@ -105,7 +105,7 @@ impl Shared {
     /// Whether a request of this cost (see [`crate::cost`]) may be proposed. etcd's check before it proposes: where it
     /// fails, the API raises the NOSPACE alarm and refuses.
     pub fn has_room_for(&self, cost: u64) -> bool {
-        cost == 0 || self.quota.fits(self.sizes().total_bytes, cost)
+        cost == 0 || self.quota.fits(self.view.view().total_bytes(), cost)
     }
 
     /// Answers a range from one View; the header says that View's revision.
