@@ -43,7 +43,7 @@ use wal::{Disk, Wal};
 pub fn start<D: Disk>(
     options: Options,
     wal: Wal<D>,
-    machine: Machine,
+    mut machine: Machine,
     engine: Arc<dyn Engine>,
     outbound: Arc<dyn Outbound>,
     log: slog::Logger,
@@ -51,6 +51,7 @@ pub fn start<D: Disk>(
 where
     Wal<D>: Send,
 {
+    machine.replays_up_to(wal.last_index());
     let unix_millis = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or_default());
@@ -338,6 +339,8 @@ impl Driver {
         outcomes.retain(|outcome| ids.is_own(outcome.request_id) || outcome.over_quota);
         self.done.push(Done::Outcomes(outcomes));
         self.act_on_effects();
+        // Who has an answer sees its index in the status.
+        self.publish_status();
         self.shared.outbox.hand_back(&mut self.done);
         Ok(())
     }
