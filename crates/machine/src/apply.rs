@@ -199,7 +199,9 @@ impl Applying<'_> {
 
     fn compaction(&mut self, request: pb::CompactionRequest) -> Answer {
         self.refuse_if_corrupt()?;
-        self.group.compact(request.revision).map_err(|error| match error {
+        let again = self.state.applied.0 < self.state.replay_end;
+        let compact = if again { Group::compact_again } else { Group::compact };
+        compact(&mut self.group, request.revision).map_err(|error| match error {
             CompactError::Compacted => Refusal::Compacted,
             CompactError::FutureRevision => Refusal::FutureRevision,
         })?;

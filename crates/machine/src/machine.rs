@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) conf: ConfState,
     pub(crate) membership: Membership,
     pub(crate) alarms: Alarms,
+    /// See [`Machine::replays_up_to`].
+    pub(crate) replay_end: Index,
 }
 
 impl Machine {
@@ -58,6 +60,7 @@ impl Machine {
             conf: stored.conf_state,
             membership: stored.membership,
             alarms: stored.alarms,
+            replay_end: 0,
         };
         let shared = Shared::new(
             store.published(),
@@ -78,6 +81,12 @@ impl Machine {
     /// The newest applied entry; (0, 0) before any.
     pub fn applied(&self) -> (Index, Term) {
         self.state.applied
+    }
+
+    /// Says that entries up to this one are from an earlier life of this member, which may have applied them already:
+    /// their compactions leave no hashes, as etcd's do not outlive it.
+    pub fn replays_up_to(&mut self, index: Index) {
+        self.state.replay_end = index;
     }
 
     /// Who takes part, as of the applied entry.

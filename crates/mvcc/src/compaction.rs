@@ -73,9 +73,10 @@ impl Compactions {
     }
 
     /// Adds a compaction that readers know of already.
-    pub(crate) fn add(&mut self, revision: i64) {
+    pub(crate) fn add(&mut self, revision: i64, hashed: bool) {
         if self.queue.len() < QUEUE_MAX {
-            self.queue.push_back(Compaction { revision, hash: HashStage::Due });
+            let hash = if hashed { HashStage::Due } else { HashStage::Without };
+            self.queue.push_back(Compaction { revision, hash });
         } else if let Some(last) = self.queue.back_mut() {
             *last = Compaction { revision, hash: HashStage::Without };
         }

@@ -58,8 +58,8 @@ pub struct Group<'s> {
     batch: Batch,
     index: Index,
     state: State,
-    /// The revisions compacted, ascending.
-    compacted: Vec<i64>,
+    /// The revisions compacted, ascending, and whether each is to leave a hash.
+    compacted: Vec<(i64, bool)>,
     /// The Revs rows written so far, ascending: the engine does not have them yet.
     overlay: Vec<(Revision, Bytes)>,
     /// Scratch for records.
@@ -101,6 +101,16 @@ impl<'s> Group<'s> {
 
     /// Makes everything before the revision unreadable, at once. [`Store::compact_step`] removes it in time.
     pub fn compact(&mut self, revision: i64) -> Result<(), CompactError> {
+        self.compact_to(revision, true)
+    }
+
+    /// As [`Group::compact`], where an earlier process may have begun it, or more: it leaves no hash for
+    /// [`View::hash_kv`], as etcd's hashes do not outlive the process.
+    pub fn compact_again(&mut self, revision: i64) -> Result<(), CompactError> {
+        self.compact_to(revision, false)
+    }
+
+    fn compact_to(&mut self, revision: i64, hashed: bool) -> Result<(), CompactError> {
         if revision <= self.state.compact {
             return Err(CompactError::Compacted);
         }
@@ -108,7 +118,7 @@ impl<'s> Group<'s> {
             return Err(CompactError::FutureRevision);
         }
         self.state.compact = revision;
-        self.compacted.push(revision);
+        self.compacted.push((revision, hashed));
         Ok(())
     }
 
@@ -121,8 +131,8 @@ impl<'s> Group<'s> {
     pub fn commit(self) -> Result<Arc<View>, Fault> {
         let Self { store, batch, index, state, compacted, .. } = self;
         let view = store.publish(batch, index, state)?;
-        for revision in compacted {
-            store.compactions.add(revision);
+        for (revision, hashed) in compacted {
+            store.compactions.add(revision, hashed);
         }
         Ok(view)
     }

@@ -234,6 +234,12 @@ fn hashes_of_compactions_end_with_the_process_and_one_that_it_left_unfinished_le
     assert_eq!(store.view().hash_kv(4).expect("it is there").compact_revision, 4);
     compact(&mut store, 5);
     assert_eq!(store.view().hash_kv(5).expect("it is there").compact_revision, 4);
+    put(&mut store, "a", "5");
+    let mut group = store.begin();
+    group.compact_again(6).expect("not yet compacted");
+    group.commit().expect("memory");
+    while store.compact_step(1).expect("memory") {}
+    assert_eq!(store.view().hash_kv(6).expect("it is there").compact_revision, 6);
 }
 
 #[test]
