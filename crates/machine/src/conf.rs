@@ -86,8 +86,7 @@ impl Applying<'_> {
             return Ok(None);
         };
         if proposed.id != node {
-            let reason = format!("a change of member {node:x} describes member {:x}", proposed.id);
-            return Err(Fault::Entry { index, reason });
+            return Err(Fault::Entry { index, reason: misdescribed(node, proposed.id) });
         }
         let member = members.entry(node).or_default();
         match kind {
@@ -131,6 +130,25 @@ impl Applying<'_> {
         self.conf_changed = true;
         Ok(())
     }
+}
+
+/// Whether a change can be applied, whoever the members are by then; else the reason why not.
+pub(crate) fn check_change(data: &[u8]) -> Result<(), String> {
+    let message =
+        raftpb::ConfChange::decode(data).map_err(|error| format!("no raftpb.ConfChange: {error}"))?;
+    let node = message.node_id();
+    if node == 0 {
+        return Err("a change of nobody".to_owned());
+    }
+    if kind(message.r#type.unwrap_or(0))? == ConfChangeKind::Remove {
+        return Ok(());
+    }
+    let described = parse_context(message.context())?.member.id;
+    if described == node { Ok(()) } else { Err(misdescribed(node, described)) }
+}
+
+fn misdescribed(node: u64, described: u64) -> String {
+    format!("a change of member {node:x} describes member {described:x}")
 }
 
 fn kind(number: i32) -> Result<ConfChangeKind, String> {

@@ -29,6 +29,7 @@
 
 mod alarms;
 mod apply;
+mod check;
 mod codec;
 mod conf;
 mod fault;
@@ -43,6 +44,7 @@ mod shared;
 mod version;
 
 pub use alarms::Alarms;
+pub use check::check;
 pub use fault::{Fault, Stop};
 pub use machine::{Machine, Settings};
 pub use membership::{Downgrade, Member, Membership};

@@ -14,7 +14,6 @@
 
 use crate::limits::{PEER_CONTEXT_BYTES_MAX, PEER_ENTRIES_MAX, PEER_ENTRY_BYTES_MAX};
 use bytes::Bytes;
-use prost::Message as _;
 use proto::raftpb::{self, MessageType as Wire};
 use raft::eraftpb::{self, MessageType as Kind};
 use thiserror::Error;
@@ -57,7 +56,7 @@ pub enum Incoming {
 }
 
 /// Why a message is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
     /// It is for somebody else.
     #[error("the message is for member {0:x}")]
@@ -74,6 +73,9 @@ pub enum Rejected {
     /// Its entries are not contiguous, of falling or future terms, of unknown kinds, too many or too large.
     #[error("the message's entries are not valid: {0}")]
     Entries(&'static str),
+    /// It proposes what no member could apply.
+    #[error("the message proposes what cannot be applied: {0}")]
+    Entry(String),
     /// Its context is not of a valid length.
     #[error("the message's context has {0} bytes")]
     Context(usize),
@@ -171,28 +173,11 @@ fn proposals(message: raftpb::Message) -> Result<Incoming, Rejected> {
         if data.is_empty() || data.len() > PEER_ENTRY_BYTES_MAX {
             return Err(Rejected::Entries("a proposal without data, or too large"));
         }
-        if kind == EntryKind::Normal {
-            check_request(&data)?;
-        }
+        // It may enter a log that every member applies.
+        machine::check(kind, &data).map_err(Rejected::Entry)?;
         out.push((kind, data));
     }
     Ok(Incoming::Proposals(out))
-}
-
-/// What is forwarded to this member may enter a log that every member applies, and an etcd member panics on a request
-/// that it cannot read, that has no ID, or of a kind it does not know.
-fn check_request(data: &Bytes) -> Result<(), Rejected> {
-    let unreadable = Rejected::Entries("a request that cannot be read");
-    let mut request = proto::deep::request(data.clone()).map_err(|_| unreadable)?;
-    let header = request.header.take().unwrap_or_default();
-    if header.id == 0 && request.id == 0 {
-        return Err(Rejected::Entries("a request without an ID"));
-    }
-    request.id = 0;
-    if request.encoded_len() == 0 {
-        return Err(Rejected::Entries("a request of no known kind"));
-    }
-    Ok(())
 }
 
 fn append_entries(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Rejected> {
@@ -320,6 +305,7 @@ fn wire_entry(entry: eraftpb::Entry, is_proposal: bool) -> raftpb::Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
     use proto::etcdserverpb as pb;
 
     fn message(kind: Wire, term: u64) -> raftpb::Message {
@@ -340,6 +326,7 @@ mod tests {
         raftpb::Message { log_term: Some(log_term), index: Some(index), entries, ..message(Wire::MsgApp, 5) }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "expectations are written in place")]
     fn check(message: raftpb::Message, expected: Result<(), Rejected>) {
         let shown = format!("{message:?}");
         assert_eq!(incoming(message, 1).map(drop), expected, "{shown}");
@@ -401,11 +388,11 @@ mod tests {
         let request = [&put[..], &header[..]].concat();
         let expected = Incoming::Proposals(vec![(EntryKind::Normal, request.clone().into())]);
         assert_eq!(incoming(proposal(&request), 1), Ok(expected));
-        check(proposal(header), Err(Rejected::Entries("a request of no known kind")));
-        check(proposal(put), Err(Rejected::Entries("a request without an ID")));
+        check(proposal(header), Err(Rejected::Entry("a request of no known kind".to_owned())));
+        check(proposal(put), Err(Rejected::Entry("the request has no header".to_owned())));
         let unknown = [&unknown[..], &header[..]].concat();
-        check(proposal(&unknown), Err(Rejected::Entries("a request of no known kind")));
-        check(proposal(b"\xff\xff"), Err(Rejected::Entries("a request that cannot be read")));
+        check(proposal(&unknown), Err(Rejected::Entry("a request of no known kind".to_owned())));
+        assert!(matches!(incoming(proposal(b"\xff\xff"), 1), Err(Rejected::Entry(_))));
     }
 
     #[test]
@@ -423,7 +410,7 @@ mod tests {
         };
         check_nested(127, Ok(()));
         check_nested(proto::deep::LEVELS_MAX, Ok(()));
-        let unreadable = Rejected::Entries("a request that cannot be read");
+        let unreadable = Rejected::Entry("transactions are nested deeper than 1000 levels".to_owned());
         check_nested(proto::deep::LEVELS_MAX + 1, Err(unreadable));
     }
 

@@ -8,6 +8,7 @@
 use super::{Core, Effects, Proposal};
 use crate::convert::raft_entry;
 use crate::{NodeFault, ProposeError};
+use bytes::Bytes;
 use machine::{ConfChangeKind, Effect, Outcome};
 use prost::Message as _;
 use proto::raftpb;
@@ -81,10 +82,9 @@ impl Core {
 }
 
 /// A change as etcd writes it; `None` for what etcd's members would panic on.
-fn decode(data: &[u8]) -> Option<raftpb::ConfChange> {
-    let change = raftpb::ConfChange::decode(data).ok()?;
-    raftpb::ConfChangeType::try_from(change.r#type.unwrap_or_default()).ok()?;
-    (change.node_id() != 0).then_some(change)
+fn decode(data: &Bytes) -> Option<raftpb::ConfChange> {
+    machine::check(EntryKind::ConfChange, data).ok()?;
+    raftpb::ConfChange::decode(&data[..]).ok()
 }
 
 fn refuse(effects: &mut Effects, proposal: &Proposal, error: ProposeError) {

@@ -7,6 +7,7 @@ use prost::Message as _;
 use proto::raftpb;
 use raft_node::ProposeError;
 use raft_node::bootstrap;
+use raft_node::convert::{Rejected, incoming};
 use raft_node::core::Input;
 use std::sync::Arc;
 use types::{ConfState, Entry, EntryKind, HardState};
@@ -111,8 +112,21 @@ fn what_cannot_be_read_as_a_change_never_enters_the_log() {
     let mut net = Net::led_by(3, 1);
     let (now, last) = (net.now, net.nodes[&1].core.indexes().2);
     net.node(1).propose(now, EntryKind::ConfChange, 9, b"\xff\xff".to_vec());
-    net.node(2).propose(now, EntryKind::ConfChange, 8, vec![0x10, 9, 0x18, 4]);
     net.settle();
+    // An unknown kind, forwarded by a follower.
+    let entry = raftpb::Entry {
+        r#type: Some(raftpb::EntryType::EntryConfChange.into()),
+        data: Some(vec![0x10, 9, 0x18, 4].into()),
+        ..Default::default()
+    };
+    let forwarded = raftpb::Message {
+        r#type: Some(raftpb::MessageType::MsgProp.into()),
+        from: Some(2),
+        to: Some(1),
+        entries: vec![entry],
+        ..Default::default()
+    };
+    assert!(matches!(incoming(forwarded, 1), Err(Rejected::Entry(_))));
     assert!(matches!(net.nodes[&1].refused[..], [(9, ProposeError::Fault)]));
     assert_eq!(net.nodes[&1].core.indexes().2, last);
 }

@@ -1,0 +1,107 @@
+//! What may enter a log that every member applies. An entry that cannot be applied stops every member, at each start
+//! again; so whoever puts entries there asks first. Depends on the entry alone, never on the state.
+
+use crate::codec::{self, Body};
+use crate::conf::check_change;
+use crate::version::check_cluster_version;
+use bytes::Bytes;
+use prost::Message as _;
+use proto::etcdserverpb as pb;
+use types::EntryKind;
+
+/// Whether an entry of this kind with this payload can be applied; else the reason why not.
+pub fn check(kind: EntryKind, data: &Bytes) -> Result<(), String> {
+    match kind {
+        EntryKind::ConfChange => check_change(data),
+        EntryKind::Normal => {
+            let request = codec::decode(data)?;
+            if request.id == 0 {
+                return Err("a request without an ID".to_owned());
+            }
+            match request.body {
+                Body::Put(_) => Ok(()),
+                Body::Other(request) => check_request(*request),
+            }
+        }
+    }
+}
+
+fn check_request(mut request: pb::InternalRaftRequest) -> Result<(), String> {
+    if let Some(kind) = codec::auth_kind(&request) {
+        return Err(format!("{kind} is not supported by this version: it has no authentication"));
+    }
+    if let Some(set) = &request.cluster_version_set {
+        check_cluster_version(&set.ver)?;
+    }
+    if request.cluster_member_attr_set.as_ref().is_some_and(|set| set.member_attributes.is_none()) {
+        return Err("a member's attributes are missing".to_owned());
+    }
+    (request.header, request.id) = (None, 0);
+    if request.encoded_len() == 0 {
+        return Err("a request of no known kind".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{membershippb, raftpb};
+
+    fn check_normal(request: pb::InternalRaftRequest, expected: Option<&str>) {
+        let header = Some(pb::RequestHeader { id: 7, ..Default::default() });
+        let data = pb::InternalRaftRequest { header, ..request }.encode_to_vec().into();
+        match (check(EntryKind::Normal, &data), expected) {
+            (Ok(()), None) => {}
+            (Err(reason), Some(part)) if reason.contains(part) => {}
+            (found, _) => panic!("{found:?}, expected {expected:?}"),
+        }
+    }
+
+    fn check_conf(kind: i32, node: u64, context: &'static str, expected: bool) {
+        let change = raftpb::ConfChange {
+            r#type: Some(kind),
+            node_id: Some(node),
+            context: Some(context.into()),
+            id: Some(1),
+        };
+        let found = check(EntryKind::ConfChange, &change.encode_to_vec().into());
+        assert_eq!(found.is_ok(), expected, "{kind} {context}: {found:?}");
+    }
+
+    #[test]
+    fn what_would_stop_every_member_is_found_before() {
+        let version = |ver: &str| pb::InternalRaftRequest {
+            cluster_version_set: Some(membershippb::ClusterVersionSetRequest { ver: ver.to_owned() }),
+            ..Default::default()
+        };
+        check_normal(version("3.7.0"), None);
+        check_normal(version("4.0.0"), Some("above this member's"));
+        check_normal(pb::InternalRaftRequest::default(), Some("no known kind"));
+        let attributes = membershippb::ClusterMemberAttrSetRequest { member_id: 1, member_attributes: None };
+        check_normal(
+            pb::InternalRaftRequest { cluster_member_attr_set: Some(attributes), ..Default::default() },
+            Some("attributes are missing"),
+        );
+        let auth = pb::InternalRaftRequest {
+            auth_status: Some(pb::AuthStatusRequest::default()),
+            ..Default::default()
+        };
+        check_normal(auth, Some("auth_status is not supported"));
+        check_normal(
+            pb::InternalRaftRequest { put: Some(pb::PutRequest::default()), ..Default::default() },
+            None,
+        );
+    }
+
+    #[test]
+    fn a_change_must_describe_whom_it_changes() {
+        check_conf(0, 5, r#"{"id":5,"peerURLs":["http://127.0.0.1:1"]}"#, true);
+        check_conf(3, 5, r#"{"id":5,"peerURLs":["http://127.0.0.1:1"],"isLearner":true}"#, true);
+        check_conf(0, 5, r#"{"id":6,"peerURLs":[]}"#, false);
+        check_conf(0, 5, "junk", false);
+        check_conf(1, 5, "", true);
+        check_conf(1, 0, "", false);
+        check_conf(9, 5, "", false);
+    }
+}
