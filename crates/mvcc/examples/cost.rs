@@ -1,6 +1,6 @@
 //! What the key space costs by itself: put, get, list, count, open, memory, over an engine that only holds rows.
 //!
-//! `cargo run --release -p mvcc --example cost [keys]`
+//! `cargo run --release -p mvcc --example cost [keys [puts]]`; `puts`: nothing but two rounds of puts, for a profiler.
 
 #![allow(clippy::print_stdout, reason = "a report is what it is for")]
 
@@ -83,6 +83,16 @@ fn resident_megabytes() -> u64 {
     pages.unwrap_or_default() * 4096 / 1_000_000
 }
 
+fn puts(keys: u64) {
+    let mut store = Store::open(Arc::new(Nowhere)).expect("empty");
+    load(&mut store, keys, PUTS_A_GROUP, key);
+    for _ in 0..2 {
+        timed("put of an old key, shuffled, 130 a group", keys, || {
+            load(&mut store, keys, PUTS_A_GROUP, |number| key(shuffled(number.wrapping_mul(7919), keys)));
+        });
+    }
+}
+
 fn writes(keys: u64) {
     for (what, in_order) in [("in order", true), ("shuffled", false)] {
         let before = resident_megabytes();
@@ -151,6 +161,9 @@ fn reads(keys: u64) {
 
 fn main() {
     let keys = std::env::args().nth(1).and_then(|keys| keys.parse().ok()).unwrap_or(1 << 20);
+    if std::env::args().nth(2).is_some_and(|part| part == "puts") {
+        return puts(keys);
+    }
     writes(keys);
     reads(keys.min(1 << 18));
 }

@@ -148,57 +148,55 @@ impl<'s> Group<'s> {
         }
     }
 
-    /// The key's record, unless nothing may be known of it any more: a tombstone before the compaction is forgotten at
-    /// once, whether or not compaction has passed it, so that rows do not depend on how far that is.
-    fn record_of(&self, key: &[u8]) -> (Option<Record>, bool) {
-        let Some(bytes) = self.index.get(key) else { return (None, false) };
-        let dead = !record::is_live(bytes);
-        let record = Record::of(bytes);
-        if dead && record.head.newest.main < self.state.compact { (None, true) } else { (Some(record), dead) }
-    }
-
     fn put(&mut self, at: Revision, key: &Bytes, value: &Bytes, lease: i64) -> Option<KeyMeta> {
-        let (record, was_dead) = self.record_of(key);
-        let before = record.as_ref().map(|record| record.head);
-        let lived = before.filter(|head| !head.dead);
-        let (create, version) = lived.map_or((at.main, 1), |head| (head.create, head.version + 1));
-        let kv = KeyValue {
-            key: key.clone(),
-            value: value.clone(),
-            create_revision: create,
-            mod_revision: at.main,
-            version,
-            lease,
-        };
-        let size = size_of_row(kv.encoded_len());
         let compact = self.state.compact;
-        let link = record.map_or_else(Link::first, |record| Link::after(record, compact));
-        let earlier = lived.map_or(before.is_some(), |head| head.earlier);
-        let head = Head { create, newest: at, version, lease, size, dead: false, earlier, rank: link.rank };
-        let jump = link.jump;
-        self.remember(&Record { head, digits: link.digits });
-        self.index.put(key, &self.record);
-        let previous = before.map(|head| Previous { revision: head.newest, size: head.size });
-        self.write_version(at, &kv, Tail { tombstone: false, create: lived.is_none(), previous, jump });
+        let mut kv = KeyValue { mod_revision: at.main, lease, ..KeyValue::default() };
+        (kv.key, kv.value) = (key.clone(), value.clone());
+        let (mut before, mut tail, mut was_dead) = (None, Tail::default(), false);
+        self.index.update(key, &mut self.record, &mut |bytes, out| {
+            was_dead = bytes.is_some_and(|bytes| !record::is_live(bytes));
+            let known = bytes.map(Record::of).filter(|record| is_known(&record.head, compact));
+            before = known.as_ref().map(|record| record.head);
+            let lived = before.filter(|head| !head.dead);
+            (kv.create_revision, kv.version) =
+                lived.map_or((at.main, 1), |head| (head.create, head.version + 1));
+            let link = known.map_or_else(Link::first, |record| Link::after(record, compact));
+            (tail.create, tail.jump) = (lived.is_none(), link.jump);
+            let head = Head {
+                create: kv.create_revision,
+                newest: at,
+                version: kv.version,
+                lease,
+                size: size_of_row(kv.encoded_len()),
+                dead: false,
+                earlier: lived.map_or(before.is_some(), |head| head.earlier),
+                rank: link.rank,
+            };
+            Record { head, digits: link.digits }.encode_to(out);
+        });
+        tail.previous = before.map(|head| Previous { revision: head.newest, size: head.size });
+        self.write_version(at, &kv, tail);
         self.write_latest(&kv);
         if was_dead {
             let row = self.dead_key(key);
             self.batch.delete(Family::Meta, row);
         }
-        lived.map(|head| KeyMeta::of(&head))
+        before.filter(|head| !head.dead).map(|head| KeyMeta::of(&head))
     }
 
     /// Deletes a live key.
     fn delete(&mut self, at: Revision, key: &Bytes) -> KeyMeta {
-        let record = self.index.get(key).map(Record::of).expect("the caller found the key in this index");
-        let before = record.head;
         let kv = KeyValue { key: key.clone(), ..KeyValue::default() };
-        let link = Link::after(record, self.state.compact);
-        let size = size_of_row(kv.encoded_len());
-        let head = Head { newest: at, lease: 0, size, dead: true, rank: link.rank, ..before };
-        let jump = link.jump;
-        self.remember(&Record { head, digits: link.digits });
-        self.index.put(key, &self.record);
+        let (size, compact) = (size_of_row(kv.encoded_len()), self.state.compact);
+        let (mut before, mut jump) = (Head::default(), None);
+        self.index.update(key, &mut self.record, &mut |bytes, out| {
+            let record = bytes.map(Record::of).expect("the caller found the key in this index");
+            before = record.head;
+            let link = Link::after(record, compact);
+            jump = link.jump;
+            let head = Head { newest: at, lease: 0, size, dead: true, rank: link.rank, ..before };
+            Record { head, digits: link.digits }.encode_to(out);
+        });
         let previous = Some(Previous { revision: before.newest, size: before.size });
         self.write_version(at, &kv, Tail { tombstone: true, create: false, previous, jump });
         let latest = self.escaped(key, &[]);
@@ -207,11 +205,6 @@ impl<'s> Group<'s> {
         let record = self.copied(self.record.len(), |record, out| out.put_slice(record));
         self.batch.put(Family::Meta, dead, record);
         KeyMeta::of(&before)
-    }
-
-    fn remember(&mut self, record: &Record) {
-        self.record.clear();
-        record.encode_to(&mut self.record);
     }
 
     fn write_version(&mut self, at: Revision, kv: &KeyValue, tail: Tail) {
@@ -259,6 +252,12 @@ impl<'s> Group<'s> {
         build(&self.record, buffer);
         buffer.split().freeze()
     }
+}
+
+/// Whether anything may be known of the key any more: a tombstone before the compaction is forgotten at once, whether
+/// or not compaction has passed it, so that rows do not depend on how far that is.
+fn is_known(head: &Head, compact: i64) -> bool {
+    !head.dead || head.newest.main >= compact
 }
 
 fn size_of_row(length: usize) -> u32 {

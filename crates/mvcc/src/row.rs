@@ -23,18 +23,22 @@ pub(crate) const DEAD_END: &[u8] = b"mvcc/dead0";
 /// Appends the key so that byte order is kept and no escaped key is a prefix of another: 00 becomes 00 FF, and the end
 /// is marked 00 01.
 pub(crate) fn escape(key: &[u8], out: &mut impl BufMut) {
-    for part in key.split_inclusive(|&byte| byte == 0) {
-        out.put_slice(part);
-        if part.ends_with(&[0]) {
-            out.put_u8(0xff);
+    if key.contains(&0) {
+        for part in key.split_inclusive(|&byte| byte == 0) {
+            out.put_slice(part);
+            if part.ends_with(&[0]) {
+                out.put_u8(0xff);
+            }
         }
+    } else {
+        out.put_slice(key);
     }
     out.put_slice(&[0, 1]);
 }
 
 /// The length of [`escape`], in bytes.
 pub(crate) fn escaped_len(key: &[u8]) -> usize {
-    let zeros: usize = key.iter().map(|&byte| usize::from(byte == 0)).sum();
+    let zeros = if key.contains(&0) { key.iter().map(|&byte| usize::from(byte == 0)).sum() } else { 0 };
     key.len() + zeros + 2
 }
 

@@ -18,6 +18,14 @@ const SLACK_DIVISOR: usize = 16;
 const END: usize = size_of::<u32>();
 
 impl Pack {
+    /// The strings that end at these places.
+    pub(crate) fn of(ends: &[usize], strings: &[u8]) -> Self {
+        let mut data = Vec::with_capacity(ends.len() * END + strings.len());
+        data.extend(ends.iter().flat_map(|&end| offset(end).to_le_bytes()));
+        data.extend_from_slice(strings);
+        Self { data, count: ends.len() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -41,12 +49,16 @@ impl Pack {
         (0..self.len()).map(|at| self.get(at))
     }
 
-    /// Where the string is, or where it belongs; the strings must be ascending.
-    pub(crate) fn search(&self, wanted: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.len());
+    /// Where the string is from `low` on, or where it belongs; the strings from there on must be ascending.
+    pub(crate) fn search(&self, mut low: usize, wanted: &[u8]) -> Result<usize, usize> {
+        let (ends, strings) = self.data.split_at(self.count * END);
+        let (ends, _) = ends.as_chunks::<END>();
+        let end = |at: usize| u32::from_le_bytes(ends[at]) as usize;
+        let mut high = self.count;
         while low < high {
             let middle = usize::midpoint(low, high);
-            match self.get(middle).cmp(wanted) {
+            let start = if middle == 0 { 0 } else { end(middle - 1) };
+            match strings[start..end(middle)].cmp(wanted) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Equal => return Ok(middle),
                 std::cmp::Ordering::Greater => high = middle,

@@ -11,6 +11,15 @@ fn range(start: &[u8], end: Option<&[u8]>) -> KeyRange {
     KeyRange { start: start.to_vec().into(), end }
 }
 
+fn put(index: &mut Index, key: &[u8], record: &[u8], expected: Option<&Vec<u8>>) {
+    let (mut made, mut before) = (vec![9], None);
+    index.update(key, &mut made, &mut |found, out| {
+        before = found.map(<[u8]>::to_vec);
+        out.extend_from_slice(record);
+    });
+    assert_eq!((before.as_ref(), &made[..]), (expected, record));
+}
+
 fn check(index: &Index, model: &Model, spans: &[(Vec<u8>, Option<Vec<u8>>)]) {
     let mut report = Vec::new();
     index.check(&mut report);
@@ -53,7 +62,7 @@ proptest! {
             match op {
                 0..=5 => {
                     let record = [&[dead][..], &vec![7; length]].concat();
-                    index.put(&key, &record);
+                    put(&mut index, &key, &record, model.get(&key));
                     model.insert(key, record);
                 }
                 6..=8 => {
@@ -87,7 +96,7 @@ fn long_keys_are_spread_over_small_leaves_and_a_tree_empties_to_a_leaf() {
     let (mut index, mut model) = (Index::default(), Model::new());
     for n in 0..200_u32 {
         let key = [&n.wrapping_mul(2_654_435_761).to_be_bytes()[..], &[b'x'; 9000]].concat();
-        index.put(&key, &[0]);
+        put(&mut index, &key, &[0], None);
         model.insert(key, vec![0]);
     }
     check(&index, &model, &[(vec![], None)]);

@@ -1,5 +1,6 @@
 //! The tree: nodes, and the way from the root to a key.
 
+use super::keys::{Keys, common_len};
 use super::pack::Pack;
 use crate::record;
 use std::ops::ControlFlow;
@@ -22,14 +23,14 @@ pub(super) enum Node {
 /// Keys, ascending, and a record for each. The keys are shared between versions of the leaf that differ in records.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leaf {
-    pub(super) keys: Arc<Pack>,
+    pub(super) keys: Arc<Keys>,
     pub(super) records: Pack,
 }
 
 /// Children in key order: all keys of child i are below separator i, and at or above separator i − 1.
 #[derive(Clone, Debug)]
 pub(super) struct Inner {
-    pub(super) separators: Arc<Pack>,
+    pub(super) separators: Arc<Keys>,
     pub(super) children: Vec<Child>,
 }
 
@@ -46,6 +47,24 @@ pub(super) type Span<'a> = (&'a [u8], Option<&'a [u8]>);
 /// Called with each key and its record; breaks to end the walk.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
+/// Given the key's record, if there is one, appends the one that takes its place.
+pub(crate) type Make<'a> = dyn FnMut(Option<&[u8]>, &mut Vec<u8>) + 'a;
+
+/// What is to be put: the record is made once the key is found.
+pub(super) struct Update<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) make: &'a mut Make<'a>,
+    pub(super) record: &'a mut Vec<u8>,
+}
+
+impl Update<'_> {
+    fn record(&mut self, before: Option<&[u8]>) -> &[u8] {
+        self.record.clear();
+        (self.make)(before, self.record);
+        self.record
+    }
+}
+
 /// A node that had to give up its right half.
 pub(super) struct Split {
     pub(super) separator: Vec<u8>,
@@ -60,10 +79,10 @@ pub(super) struct Change {
     pub(super) split: Option<Split>,
 }
 
-pub(super) fn put(node: &mut Arc<Node>, key: &[u8], record: &[u8]) -> Change {
+pub(super) fn put(node: &mut Arc<Node>, update: &mut Update<'_>) -> Change {
     match Arc::make_mut(node) {
-        Node::Leaf(leaf) => leaf.put(key, record),
-        Node::Inner(inner) => inner.put(key, record),
+        Node::Leaf(leaf) => leaf.put(update),
+        Node::Inner(inner) => inner.put(update),
     }
 }
 
@@ -109,14 +128,17 @@ impl Node {
         match self {
             Node::Leaf(leaf) => {
                 let (Ok(first) | Err(first)) = leaf.keys.search(span.0);
-                for at in first..leaf.keys.len() {
-                    let key = leaf.keys.get(at);
-                    if span.1.is_some_and(|end| key >= end) {
-                        return ControlFlow::Break(());
-                    }
-                    visit(key, leaf.records.get(at))?;
+                let last = span.1.map_or(leaf.keys.len(), |end| match leaf.keys.search(end) {
+                    Ok(at) | Err(at) => at,
+                });
+                let mut key = leaf.keys.prefix().to_vec();
+                let common = key.len();
+                for at in first..last {
+                    key.truncate(common);
+                    key.extend_from_slice(leaf.keys.suffix(at));
+                    visit(&key, leaf.records.get(at))?;
                 }
-                ControlFlow::Continue(())
+                if last < leaf.keys.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             }
             Node::Inner(inner) => inner.children[inner.child_of(span.0)..]
                 .iter()
@@ -133,15 +155,19 @@ impl Node {
 }
 
 impl Leaf {
-    fn put(&mut self, key: &[u8], record: &[u8]) -> Change {
-        let lives = i64::from(record::is_live(record));
+    fn put(&mut self, update: &mut Update<'_>) -> Change {
+        let key = update.key;
         match self.keys.search(key) {
             Ok(at) => {
-                let lived = i64::from(record::is_live(self.records.get(at)));
+                let before = self.records.get(at);
+                let lived = i64::from(record::is_live(before));
+                let record = update.record(Some(before));
                 self.records.replace(at, record);
-                Change { live: lives - lived, new_key: false, split: None }
+                Change { live: i64::from(record::is_live(record)) - lived, new_key: false, split: None }
             }
             Err(at) => {
+                let record = update.record(None);
+                let lives = i64::from(record::is_live(record));
                 Arc::make_mut(&mut self.keys).insert(at, key);
                 self.records.insert(at, record);
                 let full = self.keys.len() > LEAF_KEYS_MAX
@@ -157,7 +183,7 @@ impl Leaf {
         let at = if inserted + 1 == length { length - 1 } else { length / 2 };
         let keys = Arc::make_mut(&mut self.keys).split_off(at);
         let records = self.records.split_off(at);
-        let separator = shortest_between(self.keys.get(at - 1), keys.get(0)).to_vec();
+        let separator = shortest_between(&self.keys.get(at - 1), &keys.get(0)).to_vec();
         let right = Node::Leaf(Leaf { keys: Arc::new(keys), records });
         Split { separator, right: Child { live: right.live(), node: Arc::new(right) } }
     }
@@ -179,10 +205,10 @@ impl Inner {
         }
     }
 
-    fn put(&mut self, key: &[u8], record: &[u8]) -> Change {
-        let at = self.child_of(key);
+    fn put(&mut self, update: &mut Update<'_>) -> Change {
+        let at = self.child_of(update.key);
         let child = &mut self.children[at];
-        let change = put(&mut child.node, key, record);
+        let change = put(&mut child.node, update);
         child.live = child.live.saturating_add_signed(change.live);
         let Some(split) = change.split else { return change };
         child.live -= split.right.live;
@@ -199,7 +225,7 @@ impl Inner {
         self.children.shrink_to_fit();
         let separators = Arc::make_mut(&mut self.separators);
         let right = separators.split_off(at);
-        let separator = separators.get(at - 1).to_vec();
+        let separator = separators.get(at - 1);
         separators.remove(at - 1);
         let right = Node::Inner(Inner { separators: Arc::new(right), children });
         Split { separator, right: Child { live: right.live(), node: Arc::new(right) } }
@@ -244,7 +270,7 @@ impl Inner {
         if first.0 + second.0 > limit * 3 / 4 || first.1 + second.1 > LEAF_BYTES_MAX / 2 {
             return;
         }
-        let separator = self.separators.get(left).to_vec();
+        let separator = self.separators.get(left);
         let right = self.children.remove(left + 1);
         Arc::make_mut(&mut self.separators).remove(left);
         let child = &mut self.children[left];
@@ -267,8 +293,7 @@ impl Inner {
 
 /// The shortest byte string above `left` and not above `right`; `left < right`.
 pub(super) fn shortest_between<'a>(left: &[u8], right: &'a [u8]) -> &'a [u8] {
-    let common = left.iter().zip(right).take_while(|(a, b)| a == b).count();
-    &right[..=common]
+    &right[..=common_len(left, right)]
 }
 
 /// The span of a range; a point is handled by [`Node::get`].
@@ -292,7 +317,7 @@ pub(super) struct Builder {
 impl Builder {
     /// Adds a key above all others.
     pub(super) fn push(&mut self, key: &[u8], record: &[u8]) {
-        let bytes = self.leaf.keys.byte_len() + key.len();
+        let bytes = self.leaf.keys.byte_len_with(key);
         if self.leaf.keys.len() == LEAF_KEYS_MAX || (bytes > LEAF_BYTES_MAX && self.leaf.keys.len() > 0) {
             self.close_leaf(key);
         }
@@ -303,7 +328,7 @@ impl Builder {
 
     fn close_leaf(&mut self, next: &[u8]) {
         let leaf = std::mem::take(&mut self.leaf);
-        let separator = shortest_between(leaf.keys.get(leaf.keys.len() - 1), next).to_vec();
+        let separator = shortest_between(&leaf.keys.get(leaf.keys.len() - 1), next).to_vec();
         let before = std::mem::replace(&mut self.last, separator);
         self.lift(0, before, Node::Leaf(leaf));
     }
@@ -338,7 +363,7 @@ impl Builder {
 }
 
 fn gather(children: Vec<(Vec<u8>, Child)>) -> (Vec<u8>, Node) {
-    let mut separators = Pack::default();
+    let mut separators = Keys::default();
     for (separator, _) in &children[1..] {
         separators.push(separator);
     }
