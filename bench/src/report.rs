@@ -89,7 +89,9 @@ impl Report {
         let mut text = format!(
             "# quorate and etcd 3.7.3, side by side\n\n{} cores ({}), shared by servers and load generator; 256 B values; \
              {} s a measurement; one run of {:.0} s.\nLeft quorate, right etcd. CPU is user+system of all members, a request; \
-             echo is a bare tonic server on one thread.\n\n",
+             echo is a bare tonic server on one thread. \
+             \"Written\" is the kernel's count for the processes: it counts whole folios, so small appends show more than \
+             the device sees.\n\n",
             self.cores,
             self.processor,
             self.plan.measure.as_secs(),
