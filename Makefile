@@ -16,10 +16,10 @@ export ETCD_BIN := $(QUORATE_GO_DIR)/etcd
 SEED ?= 1
 IT_KILLS ?= 20
 
-.PHONY: help deps build run demo test test-rust test-go test-suite verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed verify fix bench sim soak clean judges
 
 help: ## Show this list.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what building needs (clang, libclang, ccache), or name it.
 	@scripts/deps.sh build
@@ -55,6 +55,9 @@ test-go: build judges ## clientv3 programs, and the same requests to etcd and to
 
 test-suite: build judges ## etcd's own common suite against our binary, three-member cases included.
 	tests/etcd-suite/run.sh $(QUORATE_BIN)
+
+test-mixed: build judges ## etcd's suite on mixed clusters: two of ours and one etcd, one of ours and two etcd.
+	tests/etcd-suite/run.sh $(QUORATE_BIN) $(ETCD_BIN)
 
 fix: ## Format and apply the compiler's suggestions.
 	cargo fmt --all
