@@ -4,7 +4,7 @@
 //! its answers, nothing is compressed, and errors must carry grpc-go's texts (which clients of etcd see). A call costs
 //! no box and no codec buffer: an answer is encoded at its exact size into a block shared by many answers.
 
-use crate::metrics::Call;
+use crate::{metrics::Call, streams::Outgoing};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
@@ -18,7 +18,6 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc::Receiver;
 use tonic::{Code, Status};
 
 /// What precedes a message on the wire: a flag byte and a length of four.
@@ -141,7 +140,7 @@ impl Gather {
 }
 
 /// The length that a message's prefix announces, once the prefix is there; refused when it is too large or compressed.
-fn expected(data: &[u8], max_bytes: usize, headers: &HeaderMap) -> Result<Option<usize>, Status> {
+pub(crate) fn expected(data: &[u8], max_bytes: usize, headers: &HeaderMap) -> Result<Option<usize>, Status> {
     let Some((prefix, _)) = data.split_at_checked(PREFIX_BYTES) else {
         return Ok(None);
     };
@@ -202,8 +201,8 @@ pub(crate) enum Reply {
     Message(Option<Bytes>),
     /// HTTP/1: plain bytes.
     Plain(Option<Bytes>),
-    /// Messages as they come, then a status: an `Err` is the last thing in the channel.
-    Stream(Receiver<Result<Bytes, Status>>, Call),
+    /// Messages as they come, then a status.
+    Stream(Outgoing),
 }
 
 impl Reply {
@@ -213,8 +212,8 @@ impl Reply {
     }
 
     /// The answer to a call that streams.
-    pub(crate) fn stream(messages: Receiver<Result<Bytes, Status>>, call: Call) -> http::Response<Self> {
-        Self::head(Self::Stream(messages, call))
+    pub(crate) fn stream(messages: Outgoing) -> http::Response<Self> {
+        Self::head(Self::Stream(messages))
     }
 
     /// A refusal: headers only.
@@ -264,20 +263,11 @@ impl Body for Reply {
                 }
                 Some(message.map_or_else(|| Frame::trailers(ok()), Frame::data))
             }
-            Self::Stream(messages, call) => Some(match std::task::ready!(messages.poll_recv(cx)) {
-                Some(Ok(data)) => {
-                    call.sent(data.len() - PREFIX_BYTES);
-                    Frame::data(data)
-                }
-                Some(Err(status)) => {
-                    call.end(status.code());
+            Self::Stream(messages) => Some(match std::task::ready!(messages.poll(cx)) {
+                Ok(data) => Frame::data(data),
+                Err(status) => {
                     *this = Self::Empty;
-                    Frame::trailers(failed(&status))
-                }
-                None => {
-                    call.end(Code::Ok);
-                    *this = Self::Empty;
-                    Frame::trailers(ok())
+                    Frame::trailers(if status.code() == Code::Ok { ok() } else { failed(&status) })
                 }
             }),
         };
@@ -292,7 +282,7 @@ impl Body for Reply {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Plain(data) => SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Message(_) | Self::Stream(..) => SizeHint::default(),
+            Self::Message(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -39,6 +39,7 @@ mod server;
 mod slow;
 mod socket;
 pub mod status;
+mod streams;
 
 pub use server::serve;
 
@@ -50,6 +51,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// Who this member is, as headers and `/version` say it.
 #[derive(Clone, Debug)]
@@ -97,7 +99,9 @@ pub struct Api {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) slow: slow::Pool,
-    /// Whether the leader is being watched already, for the counter of its changes.
+    /// How often this member has been without a leader for too long: then streams that want one end.
+    pub(crate) leader_losses: watch::Sender<u64>,
+    /// Whether the leader is being watched already, for the counters of its changes and losses.
     pub(crate) watching: AtomicBool,
     pub(crate) log: slog::Logger,
 }
@@ -119,6 +123,7 @@ impl Api {
             limits,
             metrics,
             slow: slow::Pool::default(),
+            leader_losses: watch::Sender::new(0),
             watching: AtomicBool::new(false),
             log,
         })

@@ -10,6 +10,8 @@ pub(crate) enum Kind {
     Unary,
     /// One, and many back.
     ServerStream,
+    /// Many each way.
+    BidiStream,
 }
 
 impl Kind {
@@ -18,6 +20,7 @@ impl Kind {
         match self {
             Self::Unary => "unary",
             Self::ServerStream => "server_stream",
+            Self::BidiStream => "bidi_stream",
         }
     }
 }
@@ -73,6 +76,7 @@ methods! {
     DeleteRange = "etcdserverpb.KV" "DeleteRange" Unary;
     Compact = "etcdserverpb.KV" "Compact" Unary;
     RangeStream = "etcdserverpb.KV" "RangeStream" ServerStream;
+    Watch = "etcdserverpb.Watch" "Watch" BidiStream;
     MemberAdd = "etcdserverpb.Cluster" "MemberAdd" Unary;
     MemberRemove = "etcdserverpb.Cluster" "MemberRemove" Unary;
     MemberUpdate = "etcdserverpb.Cluster" "MemberUpdate" Unary;
@@ -121,7 +125,7 @@ mod tests {
             assert_eq!(Method::at(path), None, "{path}");
             assert_eq!(unknown(path), expected);
         };
-        check("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch");
+        check("/etcdserverpb.Auth/AuthEnable", "unknown service etcdserverpb.Auth");
         check("/v3lockpb.Lock/Lock", "unknown service v3lockpb.Lock");
         check("/etcdserverpb.KV/Gut", "unknown method Gut for service etcdserverpb.KV");
         check("Range", "malformed method name: \"Range\"");

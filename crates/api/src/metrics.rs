@@ -10,7 +10,7 @@ mod durations;
 mod process;
 mod state;
 
-pub(crate) use calls::Call;
+pub(crate) use calls::{Call, Received};
 
 use crate::{Api, Identity};
 use calls::Calls;

@@ -9,6 +9,7 @@ use crate::{
     range_stream,
     server::Phase,
     status::{self, Known},
+    streams::{self, Channel, Ending, Feed, Inbound, Outgoing},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE, request::Parts};
@@ -60,6 +61,7 @@ pub(crate) async fn serve(
     Ok(match method.kind() {
         Kind::Unary => unary(call, body).await,
         Kind::ServerStream => stream(call, body).await,
+        Kind::BidiStream => converse(call, body),
     })
 }
 
@@ -124,10 +126,29 @@ impl Open<'_> {
             return Err(Known::NotForLearner.into());
         }
         self.count_version(headers)?;
-        if status.leader == 0 && headers.get(WANTS_LEADER).is_some_and(|v| v.as_bytes() == b"true") {
+        if status.leader == 0 && wants_leader(headers) {
             return Err(Known::NoLeader.into());
         }
         Ok(())
+    }
+
+    /// What ends a stream that has begun: a lost leader where the client asked for one; and where the stream has no end
+    /// of its own, the server going down.
+    fn ending(&self) -> Option<Ending> {
+        let losses = wants_leader(&self.parts.headers).then(|| self.api().leader_losses.subscribe());
+        let endless = self.method.kind() == Kind::BidiStream;
+        let phase = endless.then(|| self.connection.phase.clone());
+        match (losses, phase) {
+            (None, None) => None,
+            (Some(losses), None) => Some(Box::pin(streams::leader_lost(losses))),
+            (None, Some(phase)) => Some(Box::pin(streams::going_down(phase))),
+            (Some(losses), Some(phase)) => Some(Box::pin(async {
+                tokio::select! {
+                    status = streams::leader_lost(losses) => status,
+                    status = streams::going_down(phase) => status,
+                }
+            })),
+        }
     }
 
     fn count_version(&self, headers: &HeaderMap) -> Result<(), Status> {
@@ -139,7 +160,7 @@ impl Open<'_> {
         };
         let count = |version: &crate::metrics::ClientVersion| match self.method.kind() {
             Kind::Unary => version.unary.inc(),
-            Kind::ServerStream => version.stream.inc(),
+            Kind::ServerStream | Kind::BidiStream => version.stream.inc(),
         };
         match self.connection.version.get() {
             Some((seen, version)) if seen.as_ref() == header => count(version),
@@ -153,6 +174,10 @@ impl Open<'_> {
         }
         Ok(())
     }
+}
+
+fn wants_leader(headers: &HeaderMap) -> bool {
+    headers.get(WANTS_LEADER).is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// One message in, one out.
@@ -227,6 +252,7 @@ async fn rare(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
         | Method::Txn
         | Method::DeleteRange
         | Method::RangeStream
+        | Method::Watch
         | Method::Snapshot
         | Method::HealthWatch => Err(Status::internal("a method was routed to the wrong handler")),
     }
@@ -236,7 +262,10 @@ async fn rare(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
 async fn stream(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
     let (sender, receiver) = mpsc::channel(range_stream::PIECES_AHEAD_MAX);
     match start(&open, body, sender).await {
-        Ok(()) => Reply::stream(receiver, open.call),
+        Ok(()) => {
+            let ending = open.ending();
+            Reply::stream(Outgoing::new(Box::new(Channel::new(receiver)), open.call, ending))
+        }
         Err(status) => {
             open.call.end(status.code());
             Reply::refusal(status)
@@ -262,6 +291,30 @@ async fn start(
         }
         _ => Err(not_served(open, "snapshots of the database file")),
     }
+}
+
+/// Many messages each way: nothing is read before the call is let in.
+fn converse(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
+    let begun = open.admit(&open.parts.headers, false).and_then(|()| {
+        let max_bytes = open.api().limits.max_request_bytes + OVERHEAD_BYTES;
+        begin(&open, Inbound::new(body, open.parts.headers.clone(), max_bytes, open.call.receiver()))
+    });
+    match begun {
+        Ok(feed) => {
+            let ending = open.ending();
+            Reply::stream(Outgoing::new(feed, open.call, ending))
+        }
+        Err(status) => {
+            open.call.end(status.code());
+            Reply::refusal(status)
+        }
+    }
+}
+
+/// Starts the conversation in a task of its own, which ends when its answers' receiver is dropped; says where they come
+/// from.
+fn begin(open: &Open<'_>, _requests: Inbound) -> Result<Box<dyn Feed>, Status> {
+    Err(not_served(open, "watching keys"))
 }
 
 fn not_served(open: &Open<'_>, missing: &str) -> Status {

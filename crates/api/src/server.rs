@@ -7,6 +7,7 @@ use crate::{
     Api, pages,
     router::{self, Connection},
     socket::{Flusher, Socket},
+    streams,
 };
 use bytes::BytesMut;
 use hyper::{
@@ -90,6 +91,9 @@ struct Listener {
 pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<Output = ()>) {
     if !api.watching.swap(true, Relaxed) {
         tokio::spawn(count_leaders(api.node.watch_leader(), api.metrics.leader_changes.clone()));
+        let election_timeout = api.node.options().election_timeout();
+        let losses = api.leader_losses.clone();
+        tokio::spawn(streams::count_losses(api.node.watch_leader(), election_timeout, losses));
     }
     let (phase, receiver) = watch::channel(Phase::Serving);
     let (alive, mut all_gone) = mpsc::channel::<()>(1);

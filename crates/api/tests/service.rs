@@ -216,7 +216,8 @@ async fn the_unserved_is_refused_by_name() {
     let server = Server::start().await;
     let mut watch = WatchClient::new(server.channel.clone());
     let answer = watch.watch(tokio_stream::empty()).await;
-    refused(answer, Code::Unimplemented, "unknown service etcdserverpb.Watch");
+    let text = "etcdserverpb.Watch/Watch is not served by this version of quorate: watching keys";
+    refused(answer, Code::Unimplemented, text);
     let mut cluster = ClusterClient::new(server.channel.clone());
     let status = cluster.member_add(pb::MemberAddRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);

@@ -104,6 +104,11 @@ impl Call {
         self.counters.received_bytes.inc_by(bytes as u64);
     }
 
+    /// For whoever receives more than one message.
+    pub(crate) fn receiver(&self) -> Received {
+        Received(Arc::clone(&self.counters))
+    }
+
     /// A message of so many bytes leaves.
     pub(crate) fn sent(&self, bytes: usize) {
         self.counters.sent.inc();
@@ -116,6 +121,18 @@ impl Call {
             self.ended = true;
             self.counters.handled[code as usize].inc();
         }
+    }
+}
+
+/// What counts the messages of a call that are received one by one.
+pub(crate) struct Received(Arc<MethodCounters>);
+
+impl Received {
+    /// A message of so many bytes is here.
+    #[cfg_attr(not(test), allow(dead_code, reason = "Watch and LeaseKeepAlive come next"))]
+    pub(crate) fn message(&self, bytes: usize) {
+        self.0.received.inc();
+        self.0.received_bytes.inc_by(bytes as u64);
     }
 }
 

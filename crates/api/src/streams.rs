@@ -1,0 +1,226 @@
+//! Calls that stream: the client's messages one by one, ours as they come, and what ends a stream from outside.
+//!
+//! ```text
+//! client ─DATA─▶ Inbound::next ─▶ a handler's task ─▶ mpsc, bounded ─▶ Feed ─▶ Outgoing (the body) ─DATA─▶ client
+//!                                                                               ▲ Ending: no leader, going down
+//! ```
+//!
+//! Both directions are bounded: h2's window holds back a client that sends faster than the handler reads, and a handler
+//! waits for room in its channel while the client does not read. When the client goes away the body is dropped, with it
+//! the receiver, and the handler's next send fails: that is how it learns of it.
+
+use crate::{
+    grpc::{self, PREFIX_BYTES},
+    metrics::{Call, Received},
+    server::Phase,
+    status::Known,
+};
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prost::Message;
+use raft_node::Leadership;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc::Receiver, watch},
+    time::sleep,
+};
+use tonic::{Code, Status};
+
+/// Small messages that are ready together leave in one DATA frame of at most about this size, in bytes: HTTP/2's own
+/// default for a frame. A frame costs more than most messages do.
+pub(crate) const FRAME_BYTES: usize = 16 << 10;
+
+/// Election timeouts without a leader until streams that asked for one are ended: etcd's `maxNoLeaderCnt`. Streams cost
+/// more to open again than a call does, so they are given more time than an election takes.
+const LEADERLESS_ELECTIONS: u32 = 3;
+
+/// What a client sends on one stream.
+#[cfg_attr(not(test), allow(dead_code, reason = "Watch and LeaseKeepAlive come next"))]
+pub(crate) struct Inbound {
+    body: Incoming,
+    headers: HeaderMap,
+    max_bytes: usize,
+    /// Received, but no whole message yet.
+    pieces: BytesMut,
+    received: Received,
+}
+
+#[cfg_attr(not(test), allow(dead_code, reason = "Watch and LeaseKeepAlive come next"))]
+impl Inbound {
+    /// The messages of a body, each bounded by `max_bytes` before it is decoded.
+    pub(crate) fn new(body: Incoming, headers: HeaderMap, max_bytes: usize, received: Received) -> Self {
+        Self { body, headers, max_bytes, pieces: BytesMut::new(), received }
+    }
+
+    /// The next message; `None` when the client has sent its last. Dropping the future loses nothing.
+    pub(crate) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        loop {
+            if let Some(message) = self.take()? {
+                self.received.message(message.len());
+                return grpc::decoded(M::decode(message)).map(Some);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.pieces.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(_)) => return Err(Status::cancelled("context canceled")),
+                None if self.pieces.is_empty() => return Ok(None),
+                // grpc-go's io.ErrUnexpectedEOF.
+                None => return Err(Status::internal("unexpected EOF")),
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(length) = grpc::expected(&self.pieces, self.max_bytes, &self.headers)? else {
+            return Ok(None);
+        };
+        if self.pieces.len() < PREFIX_BYTES + length {
+            return Ok(None);
+        }
+        self.pieces.advance(PREFIX_BYTES);
+        Ok(Some(self.pieces.split_to(length).freeze()))
+    }
+}
+
+/// Where a stream's answers come from.
+pub(crate) trait Feed: Send {
+    /// The next messages, each with its prefix, at most one DATA frame of them where they are small; `None` ends the call
+    /// well. Tells the call of every message.
+    fn poll_messages(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Result<Bytes, Status>>>;
+}
+
+/// A channel of encoded messages; an error is the last thing in it.
+pub(crate) struct Channel {
+    messages: Receiver<Result<Bytes, Status>>,
+    /// Taken out of the channel already, while messages before it were gathered.
+    next: Option<Result<Bytes, Status>>,
+}
+
+impl Channel {
+    pub(crate) fn new(messages: Receiver<Result<Bytes, Status>>) -> Self {
+        Self { messages, next: None }
+    }
+}
+
+impl Feed for Channel {
+    fn poll_messages(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Result<Bytes, Status>>> {
+        let first = match self.next.take() {
+            Some(first) => first,
+            None => match ready!(self.messages.poll_recv(cx)) {
+                Some(first) => first,
+                None => return Poll::Ready(None),
+            },
+        };
+        let Ok(first) = first else { return Poll::Ready(Some(first)) };
+        call.sent(first.len() - PREFIX_BYTES);
+        let mut gathered = BytesMut::new();
+        while let Ok(next) = self.messages.try_recv() {
+            match next {
+                Ok(next) if first.len() + gathered.len() + next.len() <= FRAME_BYTES => {
+                    call.sent(next.len() - PREFIX_BYTES);
+                    gathered.extend_from_slice(&next);
+                }
+                later => {
+                    self.next = Some(later);
+                    break;
+                }
+            }
+        }
+        if gathered.is_empty() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let mut frame = BytesMut::with_capacity(first.len() + gathered.len());
+        frame.extend_from_slice(&first);
+        frame.extend_from_slice(&gathered);
+        Poll::Ready(Some(Ok(frame.freeze())))
+    }
+}
+
+/// What ends a stream from outside, and with which status.
+pub(crate) type Ending = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+/// The answers of a stream on their way out.
+pub(crate) struct Outgoing {
+    feed: Box<dyn Feed>,
+    call: Call,
+    ending: Option<Ending>,
+}
+
+impl Outgoing {
+    pub(crate) fn new(feed: Box<dyn Feed>, call: Call, ending: Option<Ending>) -> Self {
+        Self { feed, call, ending }
+    }
+
+    /// The next DATA frame, or how the stream ends. `Ending` is looked at only while there is nothing to send: what is
+    /// ready still leaves.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        let end = match self.feed.poll_messages(cx, &self.call) {
+            Poll::Ready(Some(Ok(data))) => return Poll::Ready(Ok(data)),
+            Poll::Ready(Some(Err(status))) => status,
+            Poll::Ready(None) => Status::ok(""),
+            Poll::Pending => match &mut self.ending {
+                Some(ending) => ready!(ending.as_mut().poll(cx)),
+                None => return Poll::Pending,
+            },
+        };
+        self.call.end(end.code());
+        debug_assert!(end.code() == Code::Ok || !end.message().is_empty());
+        Poll::Ready(Err(end))
+    }
+}
+
+/// Resolves when this member has been without a leader for too long, after now.
+pub(crate) async fn leader_lost(mut losses: watch::Receiver<u64>) -> Status {
+    losses.mark_unchanged();
+    if losses.changed().await.is_err() {
+        // The node has ended, and the server goes down with it.
+        return Known::Stopped.into();
+    }
+    Known::NoLeader.into()
+}
+
+/// Resolves when the server goes down.
+pub(crate) async fn going_down(mut phase: watch::Receiver<Phase>) -> Status {
+    // An error means that the listener is gone already.
+    let _ = phase.wait_for(|phase| *phase > Phase::Serving).await;
+    Known::Stopped.into()
+}
+
+/// Counts the times that this member was without a leader for [`LEADERLESS_ELECTIONS`] election timeouts (etcd's
+/// `monitorLeader`). Ends with the node.
+pub(crate) async fn count_losses(
+    mut leadership: watch::Receiver<Leadership>,
+    election_timeout: Duration,
+    losses: watch::Sender<u64>,
+) {
+    let patience = election_timeout * LEADERLESS_ELECTIONS;
+    loop {
+        if leadership.wait_for(|leadership| leadership.leader == 0).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            found = leadership.wait_for(|leadership| leadership.leader != 0) => match found {
+                Ok(_) => continue,
+                Err(_) => return,
+            },
+            () = sleep(patience) => losses.send_modify(|count| *count += 1),
+        }
+        if leadership.wait_for(|leadership| leadership.leader != 0).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/streams.rs"]
+mod tests;

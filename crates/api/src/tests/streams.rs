@@ -1,0 +1,221 @@
+//! Streams both ways over real HTTP/2: an echo in place of a service.
+
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use super::*;
+use crate::{Identity, grpc::Reply, methods::Method, metrics::Metrics};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use machine::Quota;
+use proto::etcdserverpb::{
+    WatchCancelRequest, WatchRequest, WatchResponse, watch_client::WatchClient, watch_request::RequestUnion,
+};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc::{self, Sender},
+};
+use tonic::{Streaming, transport};
+
+/// Answers that wait for the client, in messages.
+const ANSWERS_MAX: usize = 16;
+
+type Answers = Sender<Result<Bytes, Status>>;
+
+/// What the service under test saw, and what it is told.
+#[derive(Clone)]
+struct Seen {
+    answered: Arc<AtomicU64>,
+    gone: watch::Sender<bool>,
+    losses: watch::Sender<u64>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self {
+            answered: Arc::default(),
+            gone: watch::Sender::new(false),
+            losses: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Serving),
+        }
+    }
+}
+
+fn request(id: i64) -> WatchRequest {
+    WatchRequest { request_union: Some(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id })) }
+}
+
+/// Says every cancelled ID back; `reason` makes the answers long.
+async fn echo(mut requests: Inbound, answers: Answers, seen: Seen, reason: &'static str) {
+    let ended = loop {
+        match requests.next::<WatchRequest>().await {
+            Ok(Some(WatchRequest { request_union: Some(RequestUnion::CancelRequest(cancel)) })) => {
+                let watch_id = cancel.watch_id;
+                let answer = WatchResponse { watch_id, cancel_reason: reason.into(), ..Default::default() };
+                if answers.send(Ok(grpc::encode(&answer))).await.is_err() {
+                    break None;
+                }
+                seen.answered.fetch_add(1, SeqCst);
+            }
+            Ok(_) => break None,
+            Err(status) => break Some(status),
+        }
+    };
+    if let Some(status) = ended {
+        // Nobody may be there to be told.
+        let _ = answers.send(Err(status)).await;
+    }
+    seen.gone.send_replace(true);
+}
+
+/// An echo's client. Everything ends with the runtime.
+async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport::Channel> {
+    let identity = Identity { member: 1, cluster: 2, version: "3.7.3".into() };
+    let metrics = Arc::new(Metrics::new(&identity, Quota::new(0)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = seen.clone();
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let serve = move |request: http::Request<Incoming>| {
+            let call = metrics.calls.start(Method::Watch);
+            let (parts, body) = request.into_parts();
+            let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
+            tokio::spawn(echo(
+                Inbound::new(body, parts.headers, 1_024, call.receiver()),
+                sender,
+                seen.clone(),
+                reason,
+            ));
+            let (losses, phase) = (seen.losses.subscribe(), seen.phase.subscribe());
+            let ending: Ending = Box::pin(async {
+                tokio::select! {
+                    status = leader_lost(losses) => status,
+                    status = going_down(phase) => status,
+                }
+            });
+            let feed = Box::new(Channel::new(receiver));
+            std::future::ready(Ok::<_, Infallible>(Reply::stream(Outgoing::new(feed, call, Some(ending)))))
+        };
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(socket), service_fn(serve));
+        let _ = connection.await; // the client goes away when a test ends
+    });
+    WatchClient::connect(format!("http://{address}")).await.unwrap()
+}
+
+async fn open(
+    client: &mut WatchClient<transport::Channel>,
+) -> (mpsc::UnboundedSender<WatchRequest>, Streaming<WatchResponse>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (sender, client.watch(Requests(receiver)).await.unwrap().into_inner())
+}
+
+struct Requests(mpsc::UnboundedReceiver<WatchRequest>);
+
+impl tokio_stream::Stream for Requests {
+    type Item = WatchRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchRequest>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+async fn ended(answers: &mut Streaming<WatchResponse>) -> (Code, String) {
+    let status = answers.message().await.unwrap_err();
+    (status.code(), status.message().to_owned())
+}
+
+#[tokio::test]
+async fn ten_thousand_small_messages_at_once_are_answered_in_order_and_the_stream_ends_well() {
+    let seen = Seen::new();
+    let (requests, mut answers) = open(&mut echo_client(&seen, "").await).await;
+    for id in 0..10_000 {
+        requests.send(request(id)).unwrap();
+    }
+    for id in 0..10_000 {
+        assert_eq!(answers.message().await.unwrap().unwrap().watch_id, id);
+    }
+    drop(requests);
+    assert_eq!(answers.message().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_its_own_handler_up() {
+    let seen = Seen::new();
+    let long = Box::leak("x".repeat(1_000).into_boxed_str());
+    let (requests, mut answers) = open(&mut echo_client(&seen, long).await).await;
+    for id in 0..100_000 {
+        requests.send(request(id)).unwrap();
+    }
+    let mut before = u64::MAX;
+    while seen.answered.load(SeqCst) != before {
+        before = seen.answered.load(SeqCst);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(before < 10_000, "100 MB of answers wait for a client that takes none: {before}");
+    for id in 0..100_000 {
+        assert_eq!(answers.message().await.unwrap().unwrap().watch_id, id);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_learns_that_its_client_is_gone() {
+    let seen = Seen::new();
+    let mut client = echo_client(&seen, "").await;
+    let (requests, mut answers) = open(&mut client).await;
+    requests.send(request(7)).unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().watch_id, 7);
+    drop((requests, answers));
+    seen.gone.subscribe().wait_for(|gone| *gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_the_stream_in_grpc_gos_words() {
+    let seen = Seen::new();
+    let (requests, mut answers) = open(&mut echo_client(&seen, "").await).await;
+    requests.send(request(1)).unwrap();
+    assert!(answers.message().await.unwrap().is_some());
+    let create = proto::etcdserverpb::WatchCreateRequest { key: vec![0; 2_000].into(), ..Default::default() };
+    requests.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).unwrap();
+    let text = "grpc: received message larger than max (2006 vs. 1024)";
+    assert_eq!(ended(&mut answers).await, (Code::ResourceExhausted, text.to_owned()));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_leader_or_with_the_server() {
+    let seen = Seen::new();
+    let mut client = echo_client(&seen, "").await;
+    seen.losses.send_modify(|losses| *losses += 1); // before the stream was there: none of its business
+    let (_requests, mut answers) = open(&mut client).await;
+    seen.losses.send_modify(|losses| *losses += 1);
+    assert_eq!(ended(&mut answers).await, (Code::Unavailable, "etcdserver: no leader".to_owned()));
+    let (_requests, mut answers) = open(&mut client).await;
+    seen.phase.send_replace(Phase::Draining);
+    assert_eq!(ended(&mut answers).await, (Code::Unavailable, "etcdserver: server stopped".to_owned()));
+}
+
+#[tokio::test]
+async fn a_leader_is_lost_after_three_election_timeouts_without_one() {
+    const ELECTION: Duration = Duration::from_millis(40);
+    let leader = |leader| Leadership { term: 1, leader, is_leader: false };
+    let (leadership, losses) = (watch::Sender::new(leader(1)), watch::Sender::new(0));
+    tokio::spawn(count_losses(leadership.subscribe(), ELECTION, losses.clone()));
+    leadership.send_replace(leader(0));
+    sleep(ELECTION).await;
+    leadership.send_replace(leader(2)); // an election that went well
+    sleep(ELECTION * 4).await;
+    assert_eq!(*losses.borrow(), 0);
+    let mut lost = losses.subscribe();
+    leadership.send_replace(leader(0));
+    let since = std::time::Instant::now();
+    lost.wait_for(|losses| *losses == 1).await.unwrap();
+    assert!(since.elapsed() >= ELECTION * 3);
+}
