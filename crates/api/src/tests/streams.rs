@@ -26,6 +26,9 @@ use tonic::{Streaming, transport};
 /// Answers that wait for the client, in messages.
 const ANSWERS_MAX: usize = 16;
 
+/// Requests that a test sends without waiting, in messages.
+const REQUESTS_MAX: usize = 100_000;
+
 type Answers = Sender<Result<Bytes, Status>>;
 
 /// What the service under test saw, and what it is told.
@@ -113,12 +116,12 @@ async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport
 
 async fn open(
     client: &mut WatchClient<transport::Channel>,
-) -> (mpsc::UnboundedSender<WatchRequest>, Streaming<WatchResponse>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
+) -> (Sender<WatchRequest>, Streaming<WatchResponse>) {
+    let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
     (sender, client.watch(Requests(receiver)).await.unwrap().into_inner())
 }
 
-struct Requests(mpsc::UnboundedReceiver<WatchRequest>);
+struct Requests(Receiver<WatchRequest>);
 
 impl tokio_stream::Stream for Requests {
     type Item = WatchRequest;
@@ -138,7 +141,7 @@ async fn ten_thousand_small_messages_at_once_are_answered_in_order_and_the_strea
     let seen = Seen::new();
     let (requests, mut answers) = open(&mut echo_client(&seen, "").await).await;
     for id in 0..10_000 {
-        requests.send(request(id)).unwrap();
+        requests.try_send(request(id)).unwrap();
     }
     for id in 0..10_000 {
         assert_eq!(answers.message().await.unwrap().unwrap().watch_id, id);
@@ -153,7 +156,7 @@ async fn a_client_that_does_not_read_holds_its_own_handler_up() {
     let long = Box::leak("x".repeat(1_000).into_boxed_str());
     let (requests, mut answers) = open(&mut echo_client(&seen, long).await).await;
     for id in 0..100_000 {
-        requests.send(request(id)).unwrap();
+        requests.try_send(request(id)).unwrap();
     }
     let mut before = u64::MAX;
     while seen.answered.load(SeqCst) != before {
@@ -171,7 +174,7 @@ async fn a_handler_learns_that_its_client_is_gone() {
     let seen = Seen::new();
     let mut client = echo_client(&seen, "").await;
     let (requests, mut answers) = open(&mut client).await;
-    requests.send(request(7)).unwrap();
+    requests.try_send(request(7)).unwrap();
     assert_eq!(answers.message().await.unwrap().unwrap().watch_id, 7);
     drop((requests, answers));
     seen.gone.subscribe().wait_for(|gone| *gone).await.unwrap();
@@ -181,10 +184,10 @@ async fn a_handler_learns_that_its_client_is_gone() {
 async fn a_message_that_is_too_large_ends_the_stream_in_grpc_gos_words() {
     let seen = Seen::new();
     let (requests, mut answers) = open(&mut echo_client(&seen, "").await).await;
-    requests.send(request(1)).unwrap();
+    requests.try_send(request(1)).unwrap();
     assert!(answers.message().await.unwrap().is_some());
     let create = proto::etcdserverpb::WatchCreateRequest { key: vec![0; 2_000].into(), ..Default::default() };
-    requests.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).unwrap();
+    requests.try_send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).unwrap();
     let text = "grpc: received message larger than max (2006 vs. 1024)";
     assert_eq!(ended(&mut answers).await, (Code::ResourceExhausted, text.to_owned()));
 }
