@@ -1,4 +1,4 @@
-//! The `quorate` server: parse → build → run → drain.
+//! The `quorate` server: parse → build → run → drain; and the prompt, which is all `ctl`'s.
 
 mod boot;
 mod config;
@@ -20,6 +20,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ETCD_VERSION: &str = "3.7.3";
 
 fn main() -> ExitCode {
+    ctl::called(std::env::args_os()).unwrap_or_else(serve)
+}
+
+fn serve() -> ExitCode {
     let raw = match config::read(std::env::args().skip(1), std::env::vars()) {
         Ok(raw) => raw,
         Err(refusal) => return refuse(&refusal),

@@ -135,6 +135,6 @@ fn boundaries_stand_in_the_manifests() {
     };
     allow("rocksdb", &["engine-rocks"]);
     allow("raft", &["raft-node"]);
-    allow("tonic", &["api", "proto"]);
+    allow("tonic", &["api", "ctl", "proto"]);
     check(&complaints);
 }

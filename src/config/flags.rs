@@ -236,7 +236,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Flag> {
 pub(crate) fn help() -> String {
     use std::fmt::Write as _;
     let mut out = String::from(
-        "Usage:\n\n  quorate [flags]\n    Start a member.\n\n  quorate --version\n    Show the version.\n",
+        "Usage:\n\n  quorate [flags]\n    Start a member.\n\n  quorate --version\n    Show the version.\n\n  quorate ctl\n    The prompt: etcdctl's commands, flags and output. `quorate ctl --help` lists them.\n",
     );
     for (section, flags) in SECTIONS {
         let _ = writeln!(out, "\n{section}:");

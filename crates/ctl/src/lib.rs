@@ -1,0 +1,109 @@
+//! # The prompt
+//!
+//! `quorate ctl`: etcdctl's commands, flags, environment, output and exit codes, so that scripts and fingers need not
+//! change. It talks gRPC to any etcd-compatible server and shares nothing with ours but the binary.
+//!
+//! ```text
+//!   arguments ─▶ line ─▶ Invocation ─▶ run::*  ─▶ Client ─▶ endpoint, the next one if it is down
+//!      tables in commands.rs │           │          one connection, current-thread runtime
+//!      pflag's rules in      │           ▼
+//!      flags.rs              │         print::{simple, fields, json, protobuf, table} ─▶ stdout
+//!                            └─ ETCDCTL_* in settings.rs
+//! ```
+//!
+//! Invariants:
+//!
+//! * stdout is etcdctl 3.7.3's, byte for byte, and so is the exit code; the first line on stderr says what etcdctl's
+//!   last one says. `tests/it` holds both programs to that on the same servers.
+//! * Where etcdctl logs JSON of its client library to stderr, we write one clear line, or nothing.
+//! * A write that was sent is never sent again.
+//! * No work before dispatch: no runtime, no socket and no environment for `version`, `help` or a wrong argument.
+//!
+//! The command line is read by rules of our own and not by a library, because what etcdctl accepts is part of the
+//! interface: names cut short, `-wjson`, `--limit=0x10`, bytes that are no UTF-8, and its words for each refusal.
+//!
+//! What it does not do: TLS, authentication and discovery by DNS are refused by name.
+
+mod address;
+mod client;
+mod commands;
+mod failure;
+mod flags;
+mod help;
+mod line;
+mod print;
+mod run;
+mod settings;
+mod text;
+
+use commands::{Action, Command, ROOT};
+use failure::Failure;
+use line::{Invocation, Line};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The etcdctl whose place this takes.
+const VERSION: &str = "etcdctl version: 3.7.3\nAPI version: 3.7\n";
+
+/// Runs the prompt if this command line calls it: as `quorate ctl`, or through a link named `etcdctl`.
+pub fn called(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let program = args.next()?;
+    if Path::new(&program).file_name().is_some_and(|name| name == "etcdctl") {
+        return Some(main("etcdctl", args));
+    }
+    (args.next()? == "ctl").then(|| main("quorate ctl", args))
+}
+
+/// Runs one command line and says how it ended. `program` is what the user called, without arguments.
+fn main(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<Vec<u8>> = args.map(OsString::into_vec).collect();
+    match dispatch(program, &args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let lines = failure.lines();
+            if !lines.is_empty() {
+                print::warn(lines.trim_end_matches('\n'));
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(program: &str, args: &[Vec<u8>]) -> Result<(), Failure> {
+    let invocation = match line::read(program, &ROOT, args)? {
+        Line::Help(path) => return print::stdout(help::of(program, &path).as_bytes()),
+        Line::Do(invocation) => invocation,
+    };
+    match invocation.action {
+        Action::Version => print::stdout(VERSION.as_bytes()),
+        Action::Options => print::stdout(help::options().as_bytes()),
+        Action::Help => {
+            let path = find(&invocation.args);
+            print::stdout(help::of(program, &path).as_bytes())
+        }
+        _ => start(program, invocation),
+    }
+}
+
+/// The commands that `help a b` names, as far as they exist.
+fn find(words: &[Vec<u8>]) -> Vec<&'static Command> {
+    let mut path: Vec<&'static Command> = vec![&ROOT];
+    for word in words {
+        let here = path[path.len() - 1];
+        match here.commands.iter().find(|command| command.name.as_bytes() == word) {
+            Some(command) => path.push(command),
+            None => break,
+        }
+    }
+    path
+}
+
+fn start(program: &str, invocation: Invocation) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::error(format!("cannot start: {error}")))?;
+    runtime.block_on(run::run(program, invocation))
+}

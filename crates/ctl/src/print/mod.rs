@@ -1,0 +1,150 @@
+//! Answers on stdout, in one of etcdctl's formats.
+
+mod fields;
+mod json;
+mod protobuf;
+mod simple;
+mod tables;
+
+use crate::failure::{BAD_FEATURE, Failure};
+use crate::flags::Flags;
+use crate::text::table;
+use proto::etcdserverpb as pb;
+use std::io::{ErrorKind, Write as _};
+
+/// Everything that is printed the same way by every format's rules.
+#[derive(Debug)]
+pub(crate) enum Answer<'a> {
+    Get(&'a pb::RangeResponse),
+    Put(&'a pb::PutResponse),
+    Del(&'a pb::DeleteRangeResponse),
+    Txn(&'a pb::TxnResponse),
+    MemberList(&'a pb::MemberListResponse),
+    Health(&'a [Health]),
+    Status(&'a [(String, pb::StatusResponse)]),
+    HashKv(&'a [(String, pb::HashKvResponse)]),
+}
+
+/// What `endpoint health` found at one endpoint.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// The endpoint as given.
+    pub(crate) endpoint: String,
+    /// Whether it committed a read, and no alarm is raised.
+    pub(crate) healthy: bool,
+    /// How long that took.
+    pub(crate) took: String,
+    /// Why it is not healthy; empty if it is.
+    pub(crate) error: String,
+}
+
+/// `--write-out`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Simple,
+    Fields,
+    Json,
+    Protobuf,
+    Table,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Fields => "fields",
+            Self::Json => "json",
+            Self::Protobuf => "protobuf",
+            Self::Table => "table",
+        }
+    }
+}
+
+/// Prints answers.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    /// How.
+    pub(crate) format: Format,
+    /// Bytes as `\x…`, IDs in hexadecimal.
+    pub(crate) hex: bool,
+    /// `simple` leaves keys out.
+    pub(crate) value_only: bool,
+}
+
+/// etcdctl has no such answer in this format.
+#[derive(Debug)]
+pub(crate) struct Unsupported;
+
+impl Printer {
+    /// From `--write-out` and `--hex`.
+    pub(crate) fn new(flags: &Flags) -> Result<Self, Failure> {
+        let format = match flags.bytes("write-out") {
+            b"simple" => Format::Simple,
+            b"fields" => Format::Fields,
+            b"json" => Format::Json,
+            b"protobuf" => Format::Protobuf,
+            b"table" => Format::Table,
+            _ => return Err(Failure::new(BAD_FEATURE, "unsupported output format")),
+        };
+        Ok(Self { format, hex: flags.is("hex"), value_only: false })
+    }
+
+    /// Prints one answer.
+    pub(crate) fn print(&self, answer: &Answer<'_>) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        let written = match self.format {
+            Format::Simple => {
+                simple::write(&mut out, self, answer);
+                Ok(())
+            }
+            Format::Fields => {
+                fields::write(&mut out, self.hex, answer);
+                Ok(())
+            }
+            Format::Json => {
+                json::write(&mut out, self.hex, answer);
+                Ok(())
+            }
+            Format::Protobuf => protobuf::write(&mut out, answer),
+            Format::Table => write_table(&mut out, answer),
+        };
+        let unsupported = |_| {
+            let text = format!("{} not supported as output format", self.format.name());
+            Failure::new(BAD_FEATURE, text)
+        };
+        written.map_err(unsupported).and_then(|()| stdout(&out))
+    }
+}
+
+fn write_table(out: &mut Vec<u8>, answer: &Answer<'_>) -> Result<(), Unsupported> {
+    let (headings, rows) = match answer {
+        Answer::MemberList(list) => (tables::MEMBERS, tables::members(list)),
+        Answer::Health(list) => (tables::HEALTH, tables::health(list)),
+        Answer::Status(list) => (tables::STATUS, tables::status(list)),
+        Answer::HashKv(list) => (tables::HASHES, tables::hashes(list)),
+        _ => return Err(Unsupported),
+    };
+    let mut text = String::new();
+    table::draw(&mut text, headings, &rows);
+    out.extend_from_slice(text.as_bytes());
+    Ok(())
+}
+
+/// Writes to stdout at once. A reader who has gone away ends the program without a word.
+pub(crate) fn stdout(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::silent(crate::failure::ERROR),
+        _ => Failure::error(format!("cannot write to stdout: {error}")),
+    })
+}
+
+/// One line on stdout.
+pub(crate) fn say(line: impl std::fmt::Display) -> Result<(), Failure> {
+    stdout(format!("{line}\n").as_bytes())
+}
+
+/// One line on stderr, where nothing can be done about a failure.
+pub(crate) fn warn(line: impl std::fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
