@@ -242,6 +242,9 @@ func describe(req any) string {
 	if s, ok := req.(stream); ok {
 		return "RangeStream " + shorten(prototext.Format(s.RangeRequest))
 	}
+	if _, ok := req.(proto.Message); !ok {
+		return ""
+	}
 	return fmt.Sprintf("%T %s", req, shorten(prototext.Format(req.(proto.Message))))
 }
 
