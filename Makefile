@@ -51,7 +51,7 @@ judges: ## Build etcd, its tools and its test suite from their Go modules.
 	tests/etcd-suite/build.sh $(QUORATE_GO_DIR)
 
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
-	cd tests/clientv3 && go test -count=1 -timeout 10m ./...
+	cd tests/clientv3 && go test -count=1 -parallel 6 -timeout 10m ./...
 
 test-suite: build judges ## etcd's own common suite against our binary, three-member cases included.
 	tests/etcd-suite/run.sh $(QUORATE_BIN)

@@ -187,9 +187,7 @@ func TestSeedThreeMembersLeaderKilled(t *testing.T) {
 	var work sync.WaitGroup
 	errs := make(chan error, 2)
 
-	// Each writes new keys; a write whose fate is unknown is not tried again. A member may hold a request
-	// that it forwarded to the dead leader for seven seconds: the client gives up sooner.
-	const patience = 1500 * time.Millisecond
+	// Each writes new keys; a write whose fate is unknown is not tried again.
 	for w := range writers {
 		work.Go(func() {
 			for n := 0; ; n++ {

@@ -259,7 +259,16 @@ type cluster struct {
 
 func startCluster(t testing.TB, bin string, n int, flags ...string) *cluster {
 	t.Helper()
-	clients, peers := make([]int, n), make([]int, n)
+	c := prepareCluster(t, n, func(peer int) int { return peer }, bin, flags...)
+	c.startAll()
+	return c
+}
+
+// prepareCluster makes the members but does not start them. advertise tells the port under which the
+// others reach the member that listens to peers on the given one.
+func prepareCluster(t testing.TB, n int, advertise func(peer int) int, bin string, flags ...string) *cluster {
+	t.Helper()
+	clients, peers, reached := make([]int, n), make([]int, n), make([]int, n)
 	var initial []string
 	used := map[int]bool{}
 	port := func() int {
@@ -272,7 +281,9 @@ func startCluster(t testing.TB, bin string, n int, flags ...string) *cluster {
 	}
 	for i := range n {
 		clients[i], peers[i] = port(), port()
-		initial = append(initial, fmt.Sprintf("m%d=http://127.0.0.1:%d", i, peers[i]))
+		reached[i] = advertise(peers[i])
+		used[reached[i]] = true
+		initial = append(initial, fmt.Sprintf("m%d=http://127.0.0.1:%d", i, reached[i]))
 	}
 	c := &cluster{t: t}
 	for i := range n {
@@ -282,13 +293,19 @@ func startCluster(t testing.TB, bin string, n int, flags ...string) *cluster {
 			"--listen-client-urls", fmt.Sprintf("http://127.0.0.1:%d", clients[i]),
 			"--advertise-client-urls", fmt.Sprintf("http://127.0.0.1:%d", clients[i]),
 			"--listen-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peers[i]),
-			"--initial-advertise-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peers[i]),
+			"--initial-advertise-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", reached[i]),
 			"--initial-cluster", strings.Join(initial, ","),
 			"--initial-cluster-token", "clientv3-test",
 			"--initial-cluster-state", "new",
 		}, flags...)
 		c.members = append(c.members, newMember(t, bin, fmt.Sprintf("m%d", i), fmt.Sprintf("127.0.0.1:%d", clients[i]), args...))
 	}
+	return c
+}
+
+// startAll starts the members together and waits until all are ready.
+func (c *cluster) startAll() {
+	c.t.Helper()
 	var readies []<-chan error
 	for _, m := range c.members {
 		readies = append(readies, m.start())
@@ -296,7 +313,6 @@ func startCluster(t testing.TB, bin string, n int, flags ...string) *cluster {
 	for i, m := range c.members {
 		m.awaitReady(readies[i])
 	}
-	return c
 }
 
 func (c *cluster) endpoints() []string {
@@ -317,6 +333,10 @@ func client(t testing.TB, endpoints ...string) *clientv3.Client {
 	t.Cleanup(func() { c.Close() })
 	return c
 }
+
+// patience is how long a client waits for one answer of a cluster that has lost its leader. A member may
+// hold a request that it forwarded to the dead leader for seven seconds: the client gives up sooner.
+const patience = 1500 * time.Millisecond
 
 // leader returns the member that leads, by its own word.
 func (c *cluster) leader(ctx context.Context, cl *clientv3.Client) *member {
