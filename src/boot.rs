@@ -32,6 +32,9 @@ pub(crate) fn check_owner(ground: &Ground, membership: &Membership, config: &Con
 /// How long a member of a new cluster is asked whether it knows this one already: etcd's bootstrap timeout.
 const PEER_ANSWER_MAX: Duration = Duration::from_secs(1);
 
+/// Where the rows lie, beside the log.
+pub(crate) const ENGINE_DIR: &str = "kv";
+
 /// What a member runs on.
 pub(crate) struct Ground {
     /// This member.
@@ -70,7 +73,7 @@ pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<
         write_first_entries(&mut wal, identity, &config.wal_dir)?;
     }
     let described = described.map(|identity| identity.member);
-    let engine = RocksEngine::open(&member_dir.join("kv"), &engine_rocks::Options::default())?;
+    let engine = RocksEngine::open(&member_dir.join(ENGINE_DIR), &engine_rocks::Options::default())?;
     Ok(Ground { member, cluster, wal, engine: Arc::new(engine), described, lock })
 }
 
@@ -88,14 +91,14 @@ fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<F
 }
 
 /// Who a new member is, and with whom.
-struct Identity {
-    member: u64,
-    cluster: u64,
-    members: Vec<Member>,
+pub(crate) struct Identity {
+    pub(crate) member: u64,
+    pub(crate) cluster: u64,
+    pub(crate) members: Vec<Member>,
 }
 
 impl Identity {
-    fn derive(name: &str, wanted: &Cluster) -> Option<Self> {
+    pub(crate) fn derive(name: &str, wanted: &Cluster) -> Option<Self> {
         let members = wanted.members.iter().map(|(name, urls)| {
             let peer_urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
             let id = bootstrap::member_id(&peer_urls, &wanted.token, None);
@@ -124,7 +127,7 @@ fn write_first_entries(wal: &mut Wal<FsDisk>, identity: Option<&Identity>, dir: 
 /// Who this member is to be, after everything that can be checked beforehand was.
 async fn first_identity(config: &Config, member_dir: &Path, log: &slog::Logger) -> anyhow::Result<Identity> {
     ensure!(
-        !member_dir.join("kv").exists(),
+        !member_dir.join(ENGINE_DIR).exists(),
         "{} holds data but no log: a log was lost, or --wal-dir is not what it was",
         member_dir.display()
     );
@@ -143,7 +146,7 @@ async fn first_identity(config: &Config, member_dir: &Path, log: &slog::Logger) 
 }
 
 /// etcd's `checkLocalMember`: the cluster must list this member, at the URLs it advertises.
-fn check_own_entry(name: &str, wanted: &Cluster) -> anyhow::Result<()> {
+pub(crate) fn check_own_entry(name: &str, wanted: &Cluster) -> anyhow::Result<()> {
     let Some((_, urls)) = wanted.members.iter().find(|(known, _)| known == name) else {
         bail!("couldn't find local name {name:?} in the initial cluster configuration");
     };
@@ -171,7 +174,7 @@ async fn refuse_if_known(identity: &Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_dir(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("cannot create {}", path.display()))
 }

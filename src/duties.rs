@@ -5,7 +5,6 @@
 use crate::ETCD_VERSION;
 use machine::{Membership, Shared};
 use raft_node::{Handle, ProposeError, publish};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +31,11 @@ pub(crate) async fn agree_on_version(node: Handle, shared: Arc<Shared>, log: slo
         if node.status().is_leader {
             let membership = shared.membership();
             let versions = versions(&membership, node.options().member).await;
-            let next = publish::decide_version(membership.cluster_version.as_deref(), &versions);
-            if let Some(version) = next {
-                propose(&node, version, &log).await;
+            let (current, downgrade) = (membership.cluster_version.as_deref(), membership.downgrade.as_ref());
+            match publish::decide_version(current, downgrade, &versions) {
+                Ok(Some(version)) => propose(&node, version, &log).await,
+                Ok(None) => {}
+                Err(error) => slog::error!(log, "failed to monitor cluster version"; "error" => %error),
             }
         }
         tokio::select! {
@@ -51,8 +52,32 @@ async fn propose(node: &Handle, version: String, log: &slog::Logger) {
     }
 }
 
+/// As long as this member leads, ends a downgrade once every member runs its target. Ends with the node.
+pub(crate) async fn end_downgrade(node: Handle, shared: Arc<Shared>, every: Duration, log: slog::Logger) {
+    let mut ended = node.watch_ended();
+    loop {
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let membership = shared.membership();
+        let Some(job) = membership.downgrade.as_ref().filter(|job| job.enabled) else { continue };
+        if !node.status().is_leader {
+            continue;
+        }
+        let versions = versions(&membership, node.options().member).await;
+        if !publish::is_downgraded(&job.target_version, &versions) {
+            continue;
+        }
+        slog::info!(log, "the cluster has been downgraded"; "cluster-version" => &job.target_version);
+        if let Err(error) = publish::downgrade(&node, None, None).await {
+            slog::warn!(log, "failed to cancel downgrade"; "error" => %error);
+        }
+    }
+}
+
 /// Every member's server version, as far as it says it.
-async fn versions(membership: &Membership, me: u64) -> BTreeMap<u64, Option<String>> {
+async fn versions(membership: &Membership, me: u64) -> publish::Versions {
     let asked = membership.members.values().map(|member| async move {
         let version =
             if member.id == me { Some(ETCD_VERSION.to_owned()) } else { ask(&member.peer_urls).await };
@@ -74,6 +99,6 @@ async fn ask(urls: &[String]) -> Option<String> {
 pub(crate) fn version_json(membership: &Membership) -> String {
     let cluster = membership.cluster_version.as_deref();
     let cluster_text = cluster.unwrap_or("not_decided");
-    let storage = cluster.unwrap_or("unknown");
+    let storage = cluster.filter(|version| *version != publish::CLUSTER_VERSION_MIN).unwrap_or("unknown");
     format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster_text}","storage":"{storage}"}}"#)
 }

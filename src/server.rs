@@ -158,7 +158,12 @@ async fn serve(
     stopping: watch::Receiver<bool>,
     log: &slog::Logger,
 ) -> anyhow::Result<Never> {
-    tokio::spawn(duties::agree_on_version(parts.node.clone(), Arc::clone(&parts.shared), log.clone()));
+    let (node, shared) = (&parts.node, &parts.shared);
+    tokio::spawn(duties::agree_on_version(node.clone(), Arc::clone(shared), log.clone()));
+    if !config.downgrade_check.is_zero() {
+        let every = config.downgrade_check;
+        tokio::spawn(duties::end_downgrade(node.clone(), Arc::clone(shared), every, log.clone()));
+    }
     duties::publish_member(&parts.node, &config.name, &config.advertise_clients, log).await?;
     let identity =
         api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };
@@ -168,6 +173,7 @@ async fn serve(
         max_concurrent_streams: config.limits.streams_max,
         keepalive_interval: config.limits.keepalive_interval,
         keepalive_timeout: config.limits.keepalive_timeout,
+        ..api::Limits::default()
     };
     let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits, log.clone());
     for listener in listeners {

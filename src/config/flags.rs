@@ -190,7 +190,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("warning-apply-duration", Duration, "100ms", Idle("slow applies are counted in the metrics"), "Warn about applies slower than this."),
         flag("bootstrap-defrag-threshold-megabytes", Uint, "0", BBOLT, "Defragment at start if this much is won."),
         flag("max-learners", Int, "1", Served, "Most learners in the cluster."),
-        flag("downgrade-check-time", Duration, "5s", Idle("downgrades are not served yet"), "Time between downgrade checks."),
+        flag("downgrade-check-time", Duration, "5s", Served, "Time between downgrade checks."),
         flag("snapshot-catchup-entries", Uint, "5000", Idle("the log is kept as far back as a known member needs it"), "Entries kept for slow followers."),
     ]),
     ("Unsafe", &[

@@ -43,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) pre_vote: bool,
     /// What clients may ask for.
     pub(crate) limits: Limits,
+    /// How often a leader looks whether a downgrade is done; zero = never.
+    pub(crate) downgrade_check: Duration,
     /// Most learners in the cluster.
     pub(crate) learners_max: usize,
     /// How to log.
@@ -88,6 +90,18 @@ pub(crate) struct Log {
     pub(crate) is_console: bool,
     /// `stderr`, `stdout` or files.
     pub(crate) outputs: Vec<String>,
+}
+
+impl Cluster {
+    /// A new cluster, as the three flags that describe it have it.
+    pub(crate) fn parse(advertise_peers: &str, members: &str, token: &str) -> Result<Self, Refusal> {
+        Ok(Self {
+            advertise_peers: urls::parse_list("initial-advertise-peer-urls", advertise_peers)?,
+            members: urls::parse_cluster(members)?,
+            token: token.to_owned(),
+            is_new: true,
+        })
+    }
 }
 
 impl Config {
@@ -136,6 +150,7 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
         initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
         pre_vote: raw.bool("pre-vote"),
         limits: limits(raw)?,
+        downgrade_check: raw.duration("downgrade-check-time"),
         learners_max,
         log: log(raw)?,
         name,

@@ -16,6 +16,15 @@ pub(crate) enum Refusal {
     Invalid(String),
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Refusal::Usage(text) | Refusal::Invalid(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
 /// What was said, still as text.
 #[derive(Debug, Default)]
 pub(crate) struct Raw {

@@ -24,6 +24,7 @@
 //! answered, but a client that pings too often is not sent away: h2 does not show us pings.
 
 mod cluster;
+mod downgrade;
 mod grpc;
 mod health;
 mod intervals;
@@ -37,6 +38,7 @@ mod range_stream;
 mod router;
 mod server;
 mod slow;
+mod snapshot;
 mod socket;
 pub mod status;
 mod streams;
@@ -77,6 +79,9 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`: how long an answer to a ping may take.
     pub keepalive_timeout: Duration,
+    /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
+    /// space. One minute; etcd waits for ever.
+    pub snapshot_stall_max: Duration,
 }
 
 impl Default for Limits {
@@ -87,6 +92,7 @@ impl Default for Limits {
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
+            snapshot_stall_max: Duration::from_mins(1),
         }
     }
 }
@@ -99,6 +105,7 @@ pub struct Api {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) slow: slow::Pool,
+    pub(crate) turns: maintenance::Turns,
     /// How often this member has been without a leader for too long: then streams that want one end.
     pub(crate) leader_losses: watch::Sender<u64>,
     /// Whether the leader is being watched already, for the counters of its changes and losses.
@@ -123,6 +130,7 @@ impl Api {
             limits,
             metrics,
             slow: slow::Pool::default(),
+            turns: maintenance::Turns::default(),
             leader_losses: watch::Sender::new(0),
             watching: AtomicBool::new(false),
             log,

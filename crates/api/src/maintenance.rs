@@ -1,20 +1,35 @@
-//! `etcdserverpb.Maintenance`: how this member is, hashes of its state, alarms. What is not there yet is refused by name
-//! in the router.
+//! `etcdserverpb.Maintenance`: how this member is, hashes of its state, alarms, space given back, leadership handed over.
+//! Downgrades and snapshots have files of their own.
 
 use crate::{
     Api, grpc,
     kv::{self, Deadline},
+    snapshot,
     status::{self, Known},
 };
 use bytes::Bytes;
 use machine::Response;
 use proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmType, DowngradeInfo, HashKvRequest, HashKvResponse, HashResponse,
-    InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmType, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
+    HashResponse, InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
-use raft_node::TransferError;
+use raft_node::{TransferError, publish};
 use std::{sync::Arc, time::Instant};
+use tokio::sync::{Mutex, Semaphore};
 use tonic::Status;
+
+/// The rights to long work, of which only so much goes on at one time.
+pub(crate) struct Turns {
+    /// One defragmentation, as in etcd.
+    defragment: Arc<Mutex<()>>,
+    pub(crate) snapshots: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { defragment: Arc::default(), snapshots: Arc::new(Semaphore::new(snapshot::SNAPSHOTS_MAX)) }
+    }
+}
 
 /// `Status`: of this member, from this member.
 pub(crate) fn status(api: &Api) -> Bytes {
@@ -48,9 +63,11 @@ pub(crate) fn status(api: &Api) -> Bytes {
     })
 }
 
-/// etcd marks its database with the cluster's version once that is decided; ours follows it without a mark.
+/// etcd marks its database with the cluster's version once that is decided, and not with the one that stands for "not
+/// yet"; ours follows it without a mark.
 pub(crate) fn storage_version(api: &Api) -> Option<String> {
-    api.shared.membership().cluster_version.clone()
+    let version = api.shared.membership().cluster_version.clone();
+    version.filter(|version| version != publish::CLUSTER_VERSION_MIN)
 }
 
 /// An alarm as Go's protobuf prints it: clients see these lines in `Status.errors`.
@@ -117,8 +134,37 @@ pub(crate) async fn alarm(api: &Api, deadline: Deadline, request: AlarmRequest) 
     }
 }
 
+/// `Defragment`: of this member, whatever its role. Returns when it is done; goes on when its caller goes away.
+pub(crate) async fn defragment(api: &Arc<Api>) -> Result<Bytes, Status> {
+    let turn = Arc::clone(&api.turns.defragment).lock_owned().await;
+    let own = Arc::clone(api);
+    slog::info!(api.log, "starting defragment");
+    let work = tokio::task::spawn_blocking(move || {
+        let (durations, start) = (&own.metrics.durations, Instant::now());
+        durations.defrag_inflight.set(1);
+        let done = own.shared.defragment();
+        durations.defrag_inflight.set(0);
+        durations.defrag.observe(start.elapsed().as_secs_f64());
+        drop(turn);
+        done
+    });
+    let done = work.await.map_err(|error| Status::unknown(error.to_string()))?;
+    if let Err(fault) = done {
+        slog::warn!(api.log, "failed to defragment"; "error" => %fault);
+        return Err(Status::unknown(fault.to_string()));
+    }
+    slog::info!(api.log, "finished defragment");
+    Ok(grpc::encode(&DefragmentResponse::default()))
+}
+
 /// `MoveLeader`: only the leader can. Its answer has no header, as in etcd.
 pub(crate) async fn move_leader(api: &Api, request: MoveLeaderRequest) -> Result<Bytes, Status> {
+    if !api.node.status().is_leader {
+        return Err(Known::NotLeader.into());
+    }
+    if request.target_id == 0 {
+        return Err(Known::BadLeaderTransferee.into()); // the node would choose one
+    }
     api.node.transfer_leader(request.target_id).await.map_err(|error| match error {
         TransferError::NotLeader => Known::NotLeader.into(),
         TransferError::BadTransferee => Known::BadLeaderTransferee.into(),

@@ -1,13 +1,14 @@
 //! From a request's head to its handler, by way of what etcd's interceptors check.
 
 use crate::{
-    Api, cluster,
+    Api, cluster, downgrade,
     grpc::{self, PREFIX_BYTES, Reply},
     health, kv, maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
     range_stream,
     server::Phase,
+    snapshot,
     status::{self, Known},
     streams::{self, Channel, Ending, Feed, Inbound, Outgoing},
 };
@@ -245,8 +246,11 @@ async fn rare(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
         Method::MemberAdd | Method::MemberRemove | Method::MemberUpdate | Method::MemberPromote => {
             Err(not_served(open, "changes of members"))
         }
-        Method::Defragment => Err(not_served(open, "defragmentation on demand")),
-        Method::Downgrade => Err(not_served(open, "downgrades")),
+        Method::Defragment => {
+            let _: pb::DefragmentRequest = open.read(body, |_| false).await?;
+            maintenance::defragment(api).await
+        }
+        Method::Downgrade => downgrade::downgrade(api, deadline, open.read(body, |_| false).await?).await,
         Method::Put
         | Method::Range
         | Method::Txn
@@ -289,7 +293,13 @@ async fn start(
             tokio::spawn(health::watch(request, sender, open.connection.phase.clone()));
             Ok(())
         }
-        _ => Err(not_served(open, "snapshots of the database file")),
+        Method::Snapshot => {
+            // Learners too, as in etcd.
+            let _: pb::SnapshotRequest = open.read(body, |_| true).await?;
+            tokio::spawn(snapshot::start(Arc::clone(open.api()), sender));
+            Ok(())
+        }
+        _ => Err(Status::internal("a method was routed to the wrong handler")),
     }
 }
 

@@ -92,6 +92,16 @@ known! {
     BadLeaderTransferee = FailedPrecondition, "etcdserver: bad leader transferee";
     /// Leadership moved while a read waited.
     LeaderChanged = Unavailable, "etcdserver: leader changed";
+    /// A downgrade's target that is no version.
+    WrongDowngradeVersionFormat = InvalidArgument, "etcdserver: wrong downgrade target version format";
+    /// A downgrade by anything but one minor version.
+    InvalidDowngradeTargetVersion = InvalidArgument, "etcdserver: invalid downgrade target version";
+    /// A downgrade before the members have agreed on a version.
+    ClusterVersionUnavailable = FailedPrecondition, "etcdserver: cluster version not found during downgrade";
+    /// A downgrade during a downgrade.
+    DowngradeInProcess = FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
+    /// An action that nobody knows.
+    UnknownMethod = Unknown, "etcdserver: unknown method";
     /// This member is going down.
     Stopped = Unavailable, "etcdserver: server stopped";
     /// No quorum in time.

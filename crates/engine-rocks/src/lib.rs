@@ -16,9 +16,10 @@ mod options;
 pub use options::Options;
 
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Op, Visit};
+use engine::{Batch, Engine, Family, Fault, Op, Read, Rows, Visit};
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions,
+    Snapshot, WriteBatch, WriteOptions,
 };
 use std::path::Path;
 
@@ -87,15 +88,11 @@ impl Engine for RocksEngine {
         if let Some(to) = to {
             read.set_iterate_upper_bound(to);
         }
-        let mut rows = self.db.raw_iterator_cf_opt(self.family(family), read);
-        rows.seek(from);
-        while let Some((key, value)) = rows.item() {
-            if visit(key, value).is_break() {
-                return Ok(());
-            }
-            rows.next();
-        }
-        rows.status().map_err(|e| fault("scan rows", e))
+        walk(self.db.raw_iterator_cf_opt(self.family(family), read), from, visit)
+    }
+
+    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
+        read(&Moment { engine: self, snapshot: self.db.snapshot() })
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -119,11 +116,69 @@ impl Engine for RocksEngine {
     }
 
     fn compact(&self) -> Result<(), Fault> {
+        let before = self.background_errors()?;
+        let mut options = CompactOptions::default();
+        // Other compactions go on beside it: else files pile up on the first level until writes are held back.
+        options.set_exclusive_manual_compaction(false);
         for family in Family::ALL {
-            self.db.compact_range_cf(self.family(family), None::<&[u8]>, None::<&[u8]>);
+            self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        // RocksDB's C interface tells no errors of it.
+        if self.background_errors()? > before {
+            return Err(Fault { context: "compact", source: "RocksDB counts a background error".into() });
         }
         Ok(())
     }
+}
+
+impl RocksEngine {
+    fn background_errors(&self) -> Result<u64, Fault> {
+        let errors = self.db.property_int_value("rocksdb.background-errors");
+        Ok(errors.map_err(|e| fault("read a property", e))?.unwrap_or(0))
+    }
+}
+
+/// All families between two batches.
+struct Moment<'a> {
+    engine: &'a RocksEngine,
+    snapshot: Snapshot<'a>,
+}
+
+impl Rows for Moment<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        let row = self.snapshot.get_pinned_cf(self.engine.family(family), key);
+        Ok(row.map_err(|e| fault("read a row", e))?.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(());
+        }
+        let mut read = ReadOptions::default();
+        // Whoever reads everything once must not push out what others read again and again.
+        read.fill_cache(false);
+        if let Some(to) = to {
+            read.set_iterate_upper_bound(to);
+        }
+        walk(self.snapshot.raw_iterator_cf_opt(self.engine.family(family), read), from, visit)
+    }
+}
+
+fn walk(mut rows: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Fault> {
+    rows.seek(from);
+    while let Some((key, value)) = rows.item() {
+        if visit(key, value).is_break() {
+            return Ok(());
+        }
+        rows.next();
+    }
+    rows.status().map_err(|e| fault("scan rows", e))
 }
 
 #[cfg(test)]

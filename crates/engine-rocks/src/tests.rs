@@ -93,3 +93,34 @@ fn a_scan_stops_at_its_upper_bound() {
     rocks.scan(Family::Revs, b"b", Some(b"d"), &mut visit).expect("scan");
     assert_eq!(seen, [b"b".to_vec(), b"c".to_vec()]);
 }
+
+#[test]
+fn a_moment_holds_still_while_the_writer_goes_on_and_compacts() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let rocks = RocksEngine::open(dir.path(), &Options::default()).expect("open");
+    let mut dice = Dice(11);
+    for _ in 0..50 {
+        rocks.write(random_batch(&mut dice)).expect("write");
+    }
+    let before = Family::ALL.map(|family| rows(&rocks, family));
+    let mut read = |moment: &dyn Rows| {
+        for _ in 0..50 {
+            rocks.write(random_batch(&mut dice))?;
+        }
+        rocks.flush()?;
+        rocks.compact()?;
+        for (family, before) in Family::ALL.into_iter().zip(&before) {
+            let mut seen = Vec::new();
+            moment.scan(family, b"", None, &mut |key, value| {
+                seen.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })?;
+            assert_eq!(seen, *before);
+            let (key, value) = before.first().expect("fifty batches leave rows");
+            assert_eq!(moment.get(family, key)?.as_deref(), Some(&value[..]));
+        }
+        Ok(())
+    };
+    rocks.at_one_moment(&mut read).expect("read");
+    assert_ne!(before, Family::ALL.map(|family| rows(&rocks, family)));
+}

@@ -11,7 +11,8 @@
 //!   after it returns. The raft log covers what lies between.
 //! * An error is a [`Fault`] of this process. It is never retried: the caller stops the member.
 //!
-//! What it does not do: no snapshots, no transactions, no knowledge of what the rows mean.
+//! What it does not do: no transactions, no reads of the past but [`Engine::at_one_moment`], no knowledge of what the rows
+//! mean.
 
 mod batch;
 mod memory;
@@ -61,6 +62,24 @@ pub struct Fault {
 /// Called with each row of a scan; breaks to end it.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
+/// Rows that do not change while they are read.
+pub trait Rows {
+    /// The row at exactly this key.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault>;
+
+    /// Visits rows in ascending key order, from `from` (inclusive) to `to` (exclusive; `None` = the family's end).
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault>;
+}
+
+/// What is done with the rows of one moment.
+pub type Read<'a> = dyn FnMut(&dyn Rows) -> Result<(), Fault> + 'a;
+
 /// Ordered, atomic, crash-safe rows. One writer, any number of readers.
 pub trait Engine: Send + Sync + 'static {
     /// The row at exactly this key.
@@ -77,6 +96,10 @@ pub trait Engine: Send + Sync + 'static {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault>;
+
+    /// Reads all families as they are between two batches, while the writer goes on. What is removed or overwritten
+    /// meanwhile takes space until `read` returns, so it must end by itself.
+    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault>;
 
     /// Applies the batch atomically.
     fn write(&self, batch: Batch) -> Result<(), Fault>;

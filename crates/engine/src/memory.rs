@@ -1,12 +1,12 @@
 //! The engine in memory: what tests, the simulator and the mirror run on.
 
-use crate::{Batch, Engine, Family, Fault, Op, Visit};
+use crate::{Batch, Engine, Family, Fault, Op, Read, Rows, Visit};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-type Rows = BTreeMap<Bytes, Bytes>;
+type Table = BTreeMap<Bytes, Bytes>;
 
 /// Rows in ordered maps. Durable rows are a copy taken at each flush: [`MemoryEngine::crash`] goes back to it.
 #[derive(Debug, Default)]
@@ -16,9 +16,9 @@ pub struct MemoryEngine {
 
 #[derive(Debug, Default)]
 struct State {
-    rows: BTreeMap<Family, Rows>,
+    rows: BTreeMap<Family, Table>,
     unflushed: Vec<Batch>,
-    durable: BTreeMap<Family, Rows>,
+    durable: BTreeMap<Family, Table>,
 }
 
 impl MemoryEngine {
@@ -40,7 +40,7 @@ impl MemoryEngine {
     }
 }
 
-fn apply(rows: &mut BTreeMap<Family, Rows>, batch: &Batch) {
+fn apply(rows: &mut BTreeMap<Family, Table>, batch: &Batch) {
     for op in &batch.ops {
         match op {
             Op::Put(family, key, value) => {
@@ -50,6 +50,39 @@ fn apply(rows: &mut BTreeMap<Family, Rows>, batch: &Batch) {
                 rows.entry(*family).or_default().remove(key);
             }
         }
+    }
+}
+
+/// A copy of all rows (cheap: shared bytes).
+struct Moment(BTreeMap<Family, Table>);
+
+impl Rows for Moment {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(self.0.get(&family).and_then(|rows| rows.get(key).cloned()))
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
+        if to.is_some_and(|to| to <= from) {
+            return Ok(());
+        }
+        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self
+            .0
+            .get(&family)
+            .into_iter()
+            .flat_map(|rows| rows.range::<[u8], _>((Bound::Included(from), upper)));
+        for (key, value) in rows {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -87,6 +120,11 @@ impl Engine for MemoryEngine {
             }
         }
         Ok(())
+    }
+
+    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
+        let moment = Moment(self.lock().rows.clone());
+        read(&moment)
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -129,6 +167,31 @@ mod tests {
         let after = engine.crash();
         assert!(after.get(Family::Meta, b"kept").expect("get").is_some());
         assert!(after.get(Family::Meta, b"lost").expect("get").is_none());
+    }
+
+    #[test]
+    fn a_moment_does_not_see_what_is_written_after_it() {
+        let engine = MemoryEngine::new();
+        let write = |value: &'static str| {
+            let mut batch = Batch::default();
+            batch.put(Family::Meta, "key", value);
+            batch.put(Family::Revs, value, value);
+            engine.write(batch).expect("write");
+        };
+        write("before");
+        let mut read = |rows: &dyn Rows| {
+            write("later");
+            assert_eq!(rows.get(Family::Meta, b"key")?.as_deref(), Some(&b"before"[..]));
+            let mut seen = Vec::new();
+            rows.scan(Family::Revs, b"", None, &mut |key, _| {
+                seen.push(key.to_vec());
+                ControlFlow::Continue(())
+            })?;
+            assert_eq!(seen, [b"before".to_vec()]);
+            Ok(())
+        };
+        engine.at_one_moment(&mut read).expect("read");
+        assert_eq!(engine.get(Family::Meta, b"key").expect("get").as_deref(), Some(&b"later"[..]));
     }
 
     #[test]

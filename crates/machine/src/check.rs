@@ -3,7 +3,7 @@
 
 use crate::codec::{self, Body};
 use crate::conf::check_change;
-use crate::version::check_cluster_version;
+use crate::version::{ClusterVersion, check_cluster_version};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::etcdserverpb as pb;
@@ -32,6 +32,12 @@ fn check_request(mut request: pb::InternalRaftRequest) -> Result<(), String> {
     }
     if let Some(set) = &request.cluster_version_set {
         check_cluster_version(&set.ver)?;
+    }
+    if let Some(set) = request.downgrade_info_set.as_ref().filter(|set| set.enabled)
+        && ClusterVersion::parse(&set.ver).is_none()
+    {
+        // etcd's members apply it, and the next of them to lead panics on it.
+        return Err(format!("downgrade target {:?} is no version", set.ver));
     }
     if request.cluster_member_attr_set.as_ref().is_some_and(|set| set.member_attributes.is_none()) {
         return Err("a member's attributes are missing".to_owned());

@@ -39,6 +39,7 @@ mod membership;
 mod outcome;
 mod quota;
 mod refusal;
+mod restore;
 mod rows;
 mod shared;
 mod version;
@@ -51,7 +52,9 @@ pub use membership::{Downgrade, Member, Membership};
 pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response};
 pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, cost, put_cost, txn_cost};
 pub use refusal::Refusal;
+pub use restore::{RestoreError, Summary, begin_anew};
 pub use shared::{LeaseInfo, Shared};
+pub use version::ClusterVersion;
 
 #[cfg(test)]
 mod tests;

@@ -125,6 +125,22 @@ pub(crate) fn delete_lease(batch: &mut Batch, id: types::LeaseId) {
     batch.delete(Family::Meta, lease::row_key(id));
 }
 
+/// Takes all members out, those of the past too: for a cluster that begins anew on these rows.
+pub(crate) fn forget_members(engine: &dyn Engine, batch: &mut Batch) -> Result<(), Fault> {
+    for prefix in [MEMBER, REMOVED] {
+        each(engine, prefix, |key, _| {
+            batch.delete(Family::Meta, key.to_vec());
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether this is the row of the cluster's version.
+pub(crate) fn is_cluster_version(family: Family, key: &[u8]) -> bool {
+    family == Family::Meta && key == CLUSTER_VERSION
+}
+
 fn alarm_key(member: u64, kind: i32) -> Vec<u8> {
     [ALARM, &kind.to_be_bytes(), &member.to_be_bytes()].concat()
 }

@@ -183,6 +183,11 @@ impl View {
         }
     }
 
+    /// Where the rows are: for whoever copies all of them or gives space back. It may be ahead of this View.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader {
             index: &self.index,

@@ -39,6 +39,9 @@ impl Engine for Counting {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.rows.scan(family, from, to, visit)
     }
+    fn at_one_moment(&self, read: &mut engine::Read<'_>) -> Result<(), Fault> {
+        self.rows.at_one_moment(read)
+    }
     fn write(&self, batch: Batch) -> Result<(), Fault> {
         self.rows.write(batch)
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use machine::Member;
 use prost::Message as _;
 use proto::etcdserverpb::Metadata;
-use proto::raftpb;
+use proto::{raftpb, walpb};
 use sha1::{Digest as _, Sha1};
 use std::fmt::Write as _;
 use types::{Entry, EntryKind, HardState};
@@ -68,6 +68,21 @@ pub fn first_log(members: &[Member]) -> (Vec<Entry>, HardState) {
         .collect();
     let commit = entries.len() as u64;
     (entries, HardState { term: 1, vote: 0, commit })
+}
+
+/// The term that a restored state belongs to. Above that of [`first_log`]: a member that was started with nothing beside
+/// restored ones, by mistake, has another entry at the same index, and is found out instead of followed or led.
+const RESTORED_TERM: u64 = 2;
+
+/// Where the log of a cluster begins that is made of a snapshot: everything up to the index is in the state already, so
+/// that nobody can come to it by entries alone.
+pub fn restored_log(members: &[Member]) -> (walpb::Snapshot, HardState) {
+    let mut voters: Vec<u64> = members.iter().map(|member| member.id).collect();
+    voters.sort_unstable();
+    let (index, term) = (members.len() as u64, RESTORED_TERM);
+    let conf_state = Some(raftpb::ConfState { voters, ..raftpb::ConfState::default() });
+    let snapshot = walpb::Snapshot { index: Some(index), term: Some(term), conf_state };
+    (snapshot, HardState { term, vote: 0, commit: index })
 }
 
 fn addition(member: &Member) -> Bytes {

@@ -1,11 +1,12 @@
-//! What members tell each other through the log: their names and client URLs, and the cluster's version.
+//! What members tell each other through the log: their names and client URLs, the cluster's version, and downgrades.
 //!
 //! The HTTP side (asking the others for their versions) is the server's; here are the proposals and the decision.
 
 use crate::{Handle, ProposeError};
+use machine::{ClusterVersion, Downgrade};
 use proto::{etcdserverpb as pb, membershippb};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The cluster version before all members have been heard (etcd `version.MinClusterVersion`).
 pub const CLUSTER_VERSION_MIN: &str = "3.0.0";
@@ -43,39 +44,85 @@ pub async fn cluster_version(handle: &Handle, version: String) -> Result<(), Pro
     handle.propose(request, None).await.map(drop)
 }
 
+/// Proposes that the cluster may go down to a version, or with `None` that it stays what it is.
+pub async fn downgrade(
+    handle: &Handle,
+    target: Option<ClusterVersion>,
+    deadline: Option<Instant>,
+) -> Result<(), ProposeError> {
+    let ver = target.map(|target| target.to_string()).unwrap_or_default();
+    let request = pb::InternalRaftRequest {
+        downgrade_info_set: Some(membershippb::DowngradeInfoSetRequest { enabled: target.is_some(), ver }),
+        ..Default::default()
+    };
+    handle.propose(request, deadline).await.map(drop)
+}
+
+/// Every member's server version, by ID, as far as it says it.
+pub type Versions = BTreeMap<u64, Option<String>>;
+
 /// The version that a leader should propose, if any (etcd `version.Monitor`): the lowest of the members' server
-/// versions, without its patch; `3.0.0` while none is decided and somebody is out of reach. It only ever rises.
-///
-/// `versions` has every member, with its server version if it answered.
-pub fn decide_version(current: Option<&str>, versions: &BTreeMap<u64, Option<String>>) -> Option<String> {
-    let lowest = versions.values().map(|version| version.as_deref().and_then(major_minor)).min().flatten();
-    match (current.and_then(major_minor), lowest) {
-        (None, None) => Some(CLUSTER_VERSION_MIN.to_owned()),
-        (None, Some(lowest)) => Some(render(lowest)),
-        (Some(current), Some(lowest)) if lowest > current => Some(render(lowest)),
-        (Some(_), _) => None,
+/// versions, without its patch; `3.0.0` while none is decided and somebody is out of reach. It only ever rises, but for a
+/// downgrade: then it goes to the downgrade's target, one minor below both itself and the lowest server version.
+pub fn decide_version(
+    current: Option<&str>,
+    downgrade: Option<&Downgrade>,
+    versions: &Versions,
+) -> Result<Option<String>, InvalidDowngrade> {
+    let lowest =
+        versions.values().map(|version| version.as_deref().and_then(ClusterVersion::parse)).min().flatten();
+    let next = match (current.and_then(ClusterVersion::parse), lowest) {
+        (None, None) => return Ok(Some(CLUSTER_VERSION_MIN.to_owned())),
+        (None, Some(lowest)) => Some(lowest),
+        (Some(_), None) => None,
+        (Some(current), Some(lowest)) => match downgrade.filter(|job| job.enabled) {
+            Some(job) => downgraded(current, lowest, &job.target_version)?,
+            None => (lowest > current && lowest.major == current.major).then_some(lowest),
+        },
+    };
+    Ok(next.map(|version| version.to_string()))
+}
+
+fn downgraded(
+    current: ClusterVersion,
+    lowest: ClusterVersion,
+    target: &str,
+) -> Result<Option<ClusterVersion>, InvalidDowngrade> {
+    let invalid = || InvalidDowngrade { target: target.to_owned(), cluster: current, lowest };
+    let target = ClusterVersion::parse(target).ok_or_else(invalid)?;
+    if target == current {
+        return Ok(None);
     }
+    let is_below = |version: ClusterVersion| version.one_below() == Some(target);
+    if is_below(current) && is_below(lowest) { Ok(Some(target)) } else { Err(invalid()) }
 }
 
-fn major_minor(version: &str) -> Option<(u64, u64)> {
-    let mut parts = version.split('.');
-    let major = parts.next()?.parse().ok()?;
-    let minor = parts.next()?.parse().ok()?;
-    parts.next()?;
-    Some((major, minor))
+/// Whether every member runs the downgrade's target: then the job is done (etcd's `versionsMatchTarget`).
+pub fn is_downgraded(target: &str, versions: &Versions) -> bool {
+    let Some(target) = ClusterVersion::parse(target) else { return false };
+    versions.values().all(|version| version.as_deref().and_then(ClusterVersion::parse) == Some(target))
 }
 
-fn render((major, minor): (u64, u64)) -> String {
-    format!("{major}.{minor}.0")
+/// A downgrade job that nobody can carry out, as it came out of the log. Cancel it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid downgrade target {target:?}: the cluster is at {cluster}, its oldest member at {lowest}")]
+pub struct InvalidDowngrade {
+    target: String,
+    cluster: ClusterVersion,
+    lowest: ClusterVersion,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(current: Option<&str>, versions: &[Option<&str>], expected: Option<&str>) {
-        let versions = (1..).zip(versions.iter().map(|v| v.map(str::to_owned))).collect();
-        assert_eq!(decide_version(current, &versions).as_deref(), expected, "{current:?} {versions:?}");
+    fn versions(servers: &[Option<&str>]) -> Versions {
+        (1..).zip(servers.iter().map(|v| v.map(str::to_owned))).collect()
+    }
+
+    fn check(current: Option<&str>, servers: &[Option<&str>], expected: Option<&str>) {
+        let decided = decide_version(current, None, &versions(servers));
+        assert_eq!(decided.unwrap().as_deref(), expected, "{current:?} {servers:?}");
     }
 
     #[test]
@@ -88,5 +135,25 @@ mod tests {
         check(Some("3.7.0"), &[Some("3.7.3"), Some("3.6.1")], None);
         check(Some("3.7.0"), &[Some("3.7.3")], None);
         check(Some("3.7.0"), &[Some("junk")], None);
+    }
+    #[test]
+    fn a_downgrade_takes_the_cluster_one_minor_down_and_ends_when_all_are_there() {
+        let decide = |target: &str, enabled, current, servers: &[Option<&str>]| {
+            let job = Downgrade { target_version: target.to_owned(), enabled };
+            decide_version(Some(current), Some(&job), &versions(servers)).map_err(drop)
+        };
+        let all = [Some("3.7.3"), Some("3.7.3")];
+        assert_eq!(decide("3.6.0", true, "3.7.0", &all), Ok(Some("3.6.0".to_owned())));
+        assert_eq!(decide("3.6.0", true, "3.6.0", &all), Ok(None), "there already");
+        assert_eq!(
+            decide("3.6.0", true, "3.7.0", &[Some("3.7.3"), None]),
+            Ok(None),
+            "somebody is out of reach"
+        );
+        assert_eq!(decide("3.5.0", true, "3.7.0", &all), Err(()), "two minors");
+        assert_eq!(decide("", false, "3.6.0", &all), Ok(Some("3.7.0".to_owned())), "cancelled: up again");
+        assert!(!is_downgraded("3.6.0", &versions(&[Some("3.7.3"), Some("3.6.11")])));
+        assert!(!is_downgraded("3.6.0", &versions(&[Some("3.6.11"), None])));
+        assert!(is_downgraded("3.6.0", &versions(&[Some("3.6.11"), Some("3.6.2")])));
     }
 }

@@ -1,7 +1,7 @@
 //! How long things take, in etcd's buckets.
 
-use super::register;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry, exponential_buckets};
+use super::{gauge, register};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntGauge, Registry, exponential_buckets};
 use std::time::Instant;
 
 /// Durations of the reads that this member serves itself.
@@ -16,6 +16,12 @@ pub(crate) struct Durations {
     pub(crate) hash: Histogram,
     /// `etcd_mvcc_hash_rev_duration_seconds`.
     pub(crate) hash_kv: Histogram,
+    /// `etcd_disk_backend_defrag_duration_seconds`.
+    pub(crate) defrag: Histogram,
+    /// `etcd_disk_defrag_inflight`: 1 while space is being given back.
+    pub(crate) defrag_inflight: IntGauge,
+    /// `etcd_disk_backend_snapshot_duration_seconds`.
+    pub(crate) snapshot: Histogram,
 }
 
 /// A duration, apart for what succeeds and what fails.
@@ -86,6 +92,23 @@ impl Durations {
                 "The latency distribution of storage hash by revision operation.",
                 0.01,
                 15,
+            )),
+            defrag: plain(options(
+                "etcd_disk_backend_defrag_duration_seconds",
+                "The latency distribution of backend defragmentation.",
+                0.1,
+                13,
+            )),
+            defrag_inflight: gauge(
+                registry,
+                "etcd_disk_defrag_inflight",
+                "Whether or not defrag is active on the member. 1 means active, 0 means not.",
+            ),
+            snapshot: plain(options(
+                "etcd_disk_backend_snapshot_duration_seconds",
+                "The latency distribution of backend snapshots.",
+                0.01,
+                17,
             )),
         }
     }

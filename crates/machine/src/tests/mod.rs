@@ -6,6 +6,7 @@ mod keys;
 mod leases;
 mod parse;
 mod render;
+mod restore;
 mod script;
 mod shared;
 mod txns;

@@ -1,0 +1,84 @@
+//! A snapshot with its checksum behind it, as clients save it.
+
+use crate::SECTOR_BYTES;
+use sha2::{Digest as _, Sha256};
+use std::io::{self, Read, Seek, SeekFrom};
+
+/// The checksum behind a snapshot, in bytes: a SHA-256.
+pub const HASH_BYTES: usize = 32;
+
+/// What is read at once to be summed up, in bytes.
+const READ_BYTES: usize = 256 << 10;
+
+/// Why a file is not taken for what was saved. The texts are etcd's (`etcdutl snapshot restore`).
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The disk says so.
+    #[error("cannot read the snapshot: {0}")]
+    Io(#[from] io::Error),
+    /// No checksum: a file that was cut, or never came out of `snapshot save`.
+    #[error("snapshot missing hash but --skip-hash-check=false")]
+    NoHash,
+    /// Another checksum: a file that was changed.
+    #[error("expected sha256 {expected}, got {found}")]
+    WrongHash {
+        /// What stands in the file, as Go prints bytes.
+        expected: String,
+        /// What the file comes to.
+        found: String,
+    },
+}
+
+/// A snapshot whose checksum is right, or was not asked for.
+#[derive(Debug)]
+pub struct Verified<F> {
+    /// At the snapshot's first byte.
+    pub file: F,
+    /// How long the snapshot is, without a checksum, in bytes.
+    pub bytes: u64,
+}
+
+impl<F: Read> Verified<F> {
+    /// The snapshot alone, buffered.
+    pub fn reader(self) -> io::BufReader<io::Take<F>> {
+        io::BufReader::with_capacity(READ_BYTES, self.file.take(self.bytes))
+    }
+}
+
+/// Checks a file from one end to the other; with `skip_hash` it only looks where the snapshot ends.
+pub fn verify<F: Read + Seek>(mut file: F, skip_hash: bool) -> Result<Verified<F>, FileError> {
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(0))?;
+    let has_hash = length % SECTOR_BYTES == HASH_BYTES as u64;
+    if !has_hash && !skip_hash {
+        return Err(FileError::NoHash);
+    }
+    let bytes = if has_hash { length - HASH_BYTES as u64 } else { length };
+    if !skip_hash {
+        let found = sum(&mut file, bytes)?;
+        let mut expected = [0; HASH_BYTES];
+        file.read_exact(&mut expected)?;
+        if expected != found[..] {
+            return Err(FileError::WrongHash { expected: show(&expected), found: show(&found) });
+        }
+        file.seek(SeekFrom::Start(0))?;
+    }
+    Ok(Verified { file, bytes })
+}
+
+fn sum(file: &mut impl Read, bytes: u64) -> io::Result<Vec<u8>> {
+    let (mut sum, mut left, mut buffer) = (Sha256::new(), bytes, vec![0; READ_BYTES]);
+    while left > 0 {
+        let wanted = usize::try_from(left).map_or(READ_BYTES, |left| left.min(READ_BYTES));
+        file.read_exact(&mut buffer[..wanted])?;
+        sum.update(&buffer[..wanted]);
+        left -= wanted as u64;
+    }
+    Ok(sum.finalize().to_vec())
+}
+
+/// As Go's `%v` shows bytes.
+fn show(bytes: &[u8]) -> String {
+    let numbers: Vec<String> = bytes.iter().map(ToString::to_string).collect();
+    format!("[{}]", numbers.join(" "))
+}

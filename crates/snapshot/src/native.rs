@@ -1,0 +1,162 @@
+//! Our own layout, until snapshots are bbolt files. docs/format.md has it in prose.
+//!
+//! ```text
+//! file   = head · block* · end block · zeros to a multiple of 512 bytes
+//! head   = "quorate snapshot" · u32 version · u32 sum
+//! block  = u8 kind · u8 family · u32 rows · u32 length · payload · u32 sum
+//! rows   = (varint length · key · varint length · value)*          kind 1: rows of one family, in order
+//! end    = u64 rows of each family, in order of their numbers      kind 2: says that nothing is missing
+//! sum    = CRC-32C of all bytes so far but the sums, so that no block can be left out, doubled or moved
+//! ```
+//!
+//! Numbers are big-endian. Families come in the order meta, revs, latest: what says whose snapshot it is comes first.
+
+use crate::format::{Format, SECTOR_BYTES, Sink, WriteError};
+use engine::{Family, Rows};
+use std::ops::ControlFlow;
+
+/// What a block's rows take before it ends, in bytes; one longer row makes a block of its own.
+pub const BLOCK_BYTES: usize = 64 << 10;
+
+pub(crate) const MAGIC: &[u8; 16] = b"quorate snapshot";
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const ROWS: u8 = 1;
+pub(crate) const END: u8 = 2;
+/// Kind, family, rows, length.
+pub(crate) const BLOCK_HEAD_BYTES: usize = 1 + 1 + 4 + 4;
+
+/// The order in which families are written.
+pub(crate) const ORDER: [Family; 3] = [Family::Meta, Family::Revs, Family::Latest];
+
+/// A family's number in the file: its place in [`Family::ALL`], which is stable on disk.
+pub(crate) fn number(family: Family) -> u8 {
+    family as u8
+}
+
+/// Our own layout.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Native;
+
+impl Format for Native {
+    fn write(&self, rows: &dyn Rows, out: &mut dyn Sink) -> Result<(), WriteError> {
+        let mut writer = Writer { out, sum: 0, written: 0, block: Vec::with_capacity(BLOCK_BYTES), rows: 0 };
+        writer.head()?;
+        let mut counts = [0u64; Family::ALL.len()];
+        for family in ORDER {
+            counts[usize::from(number(family))] = writer.family(rows, family)?;
+        }
+        writer.block.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
+        writer.end_block(END, 0)?;
+        writer.pad()
+    }
+}
+
+struct Writer<'a> {
+    out: &'a mut dyn Sink,
+    sum: u32,
+    written: u64,
+    block: Vec<u8>,
+    rows: u32,
+}
+
+impl Writer<'_> {
+    fn head(&mut self) -> Result<(), WriteError> {
+        self.put_summed(MAGIC)?;
+        self.put_summed(&VERSION.to_be_bytes())?;
+        self.put_sum()
+    }
+
+    fn family(&mut self, rows: &dyn Rows, family: Family) -> Result<u64, WriteError> {
+        let (mut count, mut failed) = (0, None);
+        rows.scan(family, b"", None, &mut |key, value| {
+            count += 1;
+            match self.row(family, key, value) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if self.rows > 0 {
+            self.end_block(ROWS, number(family))?;
+        }
+        Ok(count)
+    }
+
+    fn row(&mut self, family: Family, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+        if self.rows > 0 && self.block.len() + key.len() + value.len() > BLOCK_BYTES {
+            self.end_block(ROWS, number(family))?;
+        }
+        for part in [key, value] {
+            put_varint(part.len() as u64, &mut self.block);
+            self.block.extend_from_slice(part);
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn end_block(&mut self, kind: u8, family: u8) -> Result<(), WriteError> {
+        let length = u32::try_from(self.block.len()).expect("a row fits a request, which is far below 4 GiB");
+        let mut head = vec![kind, family];
+        head.extend(self.rows.to_be_bytes());
+        head.extend(length.to_be_bytes());
+        self.put_summed(&head)?;
+        let mut block = std::mem::take(&mut self.block);
+        self.put_summed(&block)?;
+        block.clear();
+        block.shrink_to(BLOCK_BYTES);
+        (self.block, self.rows) = (block, 0);
+        self.put_sum()
+    }
+
+    fn pad(&mut self) -> Result<(), WriteError> {
+        let length = self.written.next_multiple_of(SECTOR_BYTES) - self.written;
+        let zeros = vec![0; usize::try_from(length).expect("below a sector")];
+        Ok(self.out.put(&zeros)?)
+    }
+
+    fn put_summed(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.sum = crc32c::crc32c_append(self.sum, bytes);
+        self.written += bytes.len() as u64;
+        Ok(self.out.put(bytes)?)
+    }
+
+    fn put_sum(&mut self) -> Result<(), WriteError> {
+        let sum = self.sum.to_be_bytes();
+        self.written += sum.len() as u64;
+        Ok(self.out.put(&sum)?)
+    }
+}
+
+fn put_varint(mut number: u64, out: &mut Vec<u8>) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return out.push(low);
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// Takes a varint off the front; `None` for anything that [`put_varint`] does not write.
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0u64;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            return None;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
