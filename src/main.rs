@@ -4,6 +4,7 @@ mod boot;
 mod config;
 mod duties;
 mod logging;
+mod offline;
 mod peers;
 mod server;
 mod signals;
@@ -20,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ETCD_VERSION: &str = "3.7.3";
 
 fn main() -> ExitCode {
-    ctl::called(std::env::args_os()).unwrap_or_else(serve)
+    ctl::called(std::env::args_os(), &offline::Offline).unwrap_or_else(serve)
 }
 
 fn serve() -> ExitCode {

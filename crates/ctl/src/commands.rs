@@ -23,6 +23,10 @@ pub(crate) enum Action {
     EndpointHashKv,
     /// `member list`.
     MemberList,
+    /// `snapshot restore`.
+    SnapshotRestore,
+    /// `snapshot status`.
+    SnapshotStatus,
     /// `version`.
     Version,
     /// `options`.
@@ -108,6 +112,36 @@ const fn not_there(group: &'static str, name: &'static str) -> Command {
 
 const CLUSTER_FLAG: Flag = switch("cluster", "use all endpoints from the cluster member list");
 const CONSISTENCY: Flag = flag("consistency", Kind::Text, "l", "Linearizable(l) or Serializable(s)");
+
+static RESTORE: &[Flag] = &[
+    flag("bump-revision", Kind::Int, "0", "How much to increase the latest revision after restore"),
+    flag("data-dir", Kind::Text, "", "Path to the output data directory (default '${name}.etcd')"),
+    flag(
+        "initial-advertise-peer-urls",
+        Kind::Text,
+        "http://localhost:2380",
+        "List of this member's peer URLs to advertise to the rest of the cluster",
+    ),
+    flag(
+        "initial-cluster",
+        Kind::Text,
+        "default=http://localhost:2380",
+        "Initial cluster configuration for restore bootstrap",
+    ),
+    flag(
+        "initial-cluster-token",
+        Kind::Text,
+        "etcd-cluster",
+        "Initial cluster token for the new cluster during restore bootstrap",
+    ),
+    switch(
+        "mark-compacted",
+        "Mark the latest revision after restore as compacted (required if --bump-revision > 0, disallowed otherwise)",
+    ),
+    flag("name", Kind::Text, "default", "Human-readable name for this member"),
+    switch("skip-hash-check", "Ignore the snapshot's integrity hash value"),
+    flag("wal-dir", Kind::Text, "", "Path to the WAL directory (use --data-dir if none given)"),
+];
 
 /// Flags that stand before or after every command.
 pub(crate) static GLOBAL: &[Flag] = &[
@@ -367,7 +401,31 @@ pub(crate) static ROOT: Command = Command {
             )
         },
         not_there(AUTH, "role"),
-        not_there(CLUSTER, "snapshot"),
+        holder(
+            CLUSTER,
+            "snapshot",
+            "Manages snapshots of a member's state",
+            &[],
+            &[
+                command(
+                    CLUSTER,
+                    "restore",
+                    "<filename> --data-dir {output dir} [options]",
+                    "Makes a new member's data directory of a snapshot",
+                    RESTORE,
+                    Action::SnapshotRestore,
+                ),
+                not_there(CLUSTER, "save"),
+                command(
+                    CLUSTER,
+                    "status",
+                    "<filename>",
+                    "Prints hash, revision, total keys, total size and version of a snapshot",
+                    &[],
+                    Action::SnapshotStatus,
+                ),
+            ],
+        ),
         Command {
             details: TXN_DETAILS,
             ..command(

@@ -39,6 +39,7 @@ mod text;
 use commands::{Action, Command, ROOT};
 use failure::Failure;
 use line::{Invocation, Line};
+use snapshot::Offline;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
@@ -48,18 +49,20 @@ use std::process::ExitCode;
 const VERSION: &str = "etcdctl version: 3.7.3\nAPI version: 3.7\n";
 
 /// Runs the prompt if this command line calls it: as `quorate ctl`, or through a link named `etcdctl`.
-pub fn called(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+///
+/// `offline` does what needs no server: only the program's composer knows the engine.
+pub fn called(mut args: impl Iterator<Item = OsString>, offline: &dyn Offline) -> Option<ExitCode> {
     let program = args.next()?;
     if Path::new(&program).file_name().is_some_and(|name| name == "etcdctl") {
-        return Some(main("etcdctl", args));
+        return Some(main("etcdctl", args, offline));
     }
-    (args.next()? == "ctl").then(|| main("quorate ctl", args))
+    (args.next()? == "ctl").then(|| main("quorate ctl", args, offline))
 }
 
 /// Runs one command line and says how it ended. `program` is what the user called, without arguments.
-fn main(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
+fn main(program: &str, args: impl Iterator<Item = OsString>, offline: &dyn Offline) -> ExitCode {
     let args: Vec<Vec<u8>> = args.map(OsString::into_vec).collect();
-    match dispatch(program, &args) {
+    match dispatch(program, &args, offline) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let lines = failure.lines();
@@ -71,13 +74,15 @@ fn main(program: &str, args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(program: &str, args: &[Vec<u8>]) -> Result<(), Failure> {
+fn dispatch(program: &str, args: &[Vec<u8>], offline: &dyn Offline) -> Result<(), Failure> {
     let invocation = match line::read(program, &ROOT, args)? {
         Line::Help(path) => return print::stdout(help::of(program, &path).as_bytes()),
         Line::Do(invocation) => invocation,
     };
     match invocation.action {
         Action::Version => print::stdout(VERSION.as_bytes()),
+        Action::SnapshotStatus => run::offline::status(&invocation, offline),
+        Action::SnapshotRestore => run::offline::restore(&invocation, offline),
         Action::Options => print::stdout(help::options().as_bytes()),
         Action::Help => {
             let path = find(&invocation.args);

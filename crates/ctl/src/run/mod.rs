@@ -3,6 +3,7 @@
 mod endpoint;
 mod kv;
 mod member;
+pub(crate) mod offline;
 mod ops;
 mod txn;
 
@@ -59,7 +60,12 @@ pub(crate) async fn run(program: &str, invocation: Invocation) -> Result<(), Fai
         Action::EndpointStatus => endpoint::status(invocation).await,
         Action::EndpointHashKv => endpoint::hash_kv(invocation).await,
         Action::MemberList => member::list(invocation).await,
-        Action::NotThere | Action::Version | Action::Options | Action::Help => {
+        Action::NotThere
+        | Action::Version
+        | Action::Options
+        | Action::Help
+        | Action::SnapshotStatus
+        | Action::SnapshotRestore => {
             Err(Failure::args(format!("{} is not there yet", title(program, &invocation.path))))
         }
     }

@@ -1,0 +1,107 @@
+//! `snapshot status` and `snapshot restore`: on files, without a server. Names, texts and output are etcdutl's.
+
+use crate::failure::{BAD_ARGS, ERROR, Failure};
+use crate::line::Invocation;
+use crate::print::{Format, Printer, stdout};
+use crate::text::{json, table, words};
+use snapshot::{Offline, Restore, Status};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+/// `snapshot status <filename>`.
+pub(crate) fn status(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
+    let file = only_file(invocation, "status")?;
+    let printer = Printer::new(&invocation.flags)?;
+    let status = offline.status(file, &mut |_, _| {}).map_err(|text| Failure::new(ERROR, text))?;
+    stdout(render(printer.format, &status).as_bytes())
+}
+
+/// `snapshot restore <filename>`.
+pub(crate) fn restore(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
+    let file = only_file(invocation, "restore")?;
+    let flags = &invocation.flags;
+    let bump = u64::try_from(flags.int("bump-revision"))
+        .map_err(|_| Failure::error("--bump-revision must not be negative"))?;
+    if (bump > 0) != flags.is("mark-compacted") {
+        // etcdutl calls its own flag by another name here.
+        return Err(Failure::new(BAD_ARGS, "--mark-compacted required if --revision-bump > 0"));
+    }
+    let path = |name| Some(flags.bytes(name)).filter(|dir| !dir.is_empty()).map(OsStr::from_bytes);
+    let restore = Restore {
+        file: file.to_path_buf(),
+        name: flags.text("name"),
+        data_dir: path("data-dir").map(PathBuf::from),
+        wal_dir: path("wal-dir").map(PathBuf::from),
+        initial_cluster: flags.text("initial-cluster"),
+        initial_cluster_token: flags.text("initial-cluster-token"),
+        initial_advertise_peer_urls: flags.text("initial-advertise-peer-urls"),
+        skip_hash_check: flags.is("skip-hash-check"),
+        bump_revision: bump,
+    };
+    offline.restore(&restore, &mut |_, _| {}).map_err(|text| Failure::new(ERROR, text))
+}
+
+fn only_file<'a>(invocation: &'a Invocation, what: &str) -> Result<&'a Path, Failure> {
+    match &invocation.args[..] {
+        [file] => Ok(Path::new(OsStr::from_bytes(file))),
+        _ => Err(Failure::args(format!("snapshot {what} requires exactly one argument"))),
+    }
+}
+
+fn render(format: Format, status: &Status) -> String {
+    let cells = || {
+        vec![
+            format!("{:x}", status.hash),
+            status.revision.to_string(),
+            status.total_keys.to_string(),
+            words::bytes(status.total_bytes),
+            status.version.clone(),
+        ]
+    };
+    let mut out = String::new();
+    match format {
+        Format::Simple => out = cells().join(", "),
+        Format::Table => {
+            let headings = ["hash", "revision", "total keys", "total size", "version"];
+            table::draw(&mut out, &headings, &[cells()]);
+            return out;
+        }
+        Format::Fields => {
+            let Status { hash, revision, total_keys, total_bytes, version } = status;
+            out = format!(
+                "\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {total_keys}\n\"Size\" : {total_bytes}\n\"Version\" : {version}"
+            );
+        }
+        // etcdutl prints JSON for protobuf, for this is no message of the API.
+        Format::Json | Format::Protobuf => json::object(&mut out, |object| {
+            object.plain("hash", status.hash);
+            object.plain("revision", status.revision);
+            object.plain("totalKey", status.total_keys);
+            object.plain("totalSize", status.total_bytes);
+            object.string("version", &status.version);
+        }),
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_printed_as_etcdutl_prints_it() {
+        let status = Status {
+            hash: 0xe7a6_e44b,
+            revision: 2,
+            total_keys: 7,
+            total_bytes: 20_480,
+            version: "3.7.0".to_owned(),
+        };
+        assert_eq!(render(Format::Simple, &status), "e7a6e44b, 2, 7, 20 kB, 3.7.0\n");
+        let json = r#"{"hash":3886474315,"revision":2,"totalKey":7,"totalSize":20480,"version":"3.7.0"}"#;
+        assert_eq!(render(Format::Json, &status), format!("{json}\n"));
+        assert!(render(Format::Fields, &status).starts_with("\"Hash\" : 3886474315\n\"Revision\" : 2\n"));
+    }
+}

@@ -1,0 +1,124 @@
+//! Snapshots where no server runs: what one holds, and a new member's data directory made of it.
+//!
+//! ```text
+//! verify the file ─▶ kv/ filled, members and indexes replaced ─▶ the log as `wal.restoring` ─ renamed ─▶ a member
+//! ```
+//!
+//! The log comes last and appears whole: without it no server starts on the directory.
+
+use crate::boot::{self, ENGINE_DIR, Identity};
+use crate::config::Cluster;
+use anyhow::{Context as _, bail, ensure};
+use engine::Family;
+use engine_rocks::RocksEngine;
+use machine::Summary;
+use raft_node::bootstrap;
+use snapshot::{FileError, Progress, Reader, Restore, Status, Verified, verify};
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use wal::{FsDisk, Wal};
+
+/// The log while it is made.
+const UNFINISHED: &str = "restoring";
+
+/// What the command line asks for.
+pub(crate) struct Offline;
+
+impl snapshot::Offline for Offline {
+    fn status(&self, file: &Path, progress: &mut Progress<'_>) -> Result<Status, String> {
+        status(file, progress).map_err(|error| format!("{error:#}"))
+    }
+
+    fn restore(&self, wanted: &Restore, progress: &mut Progress<'_>) -> Result<(), String> {
+        restore(wanted, progress).map_err(|error| format!("{error:#}"))
+    }
+}
+
+fn status(path: &Path, progress: &mut Progress<'_>) -> anyhow::Result<Status> {
+    // A checksum is checked where there is one; without it every block still has its own.
+    let verified = match verify(open(path)?, false) {
+        Err(FileError::NoHash) => verify(open(path)?, true)?,
+        verified => verified?,
+    };
+    let total_bytes = verified.bytes;
+    let mut reader = reader(verified)?;
+    let (mut summary, mut hash, mut last) = (Summary::default(), 0, None);
+    let mut note = |family: Family, key: &[u8], row: &[u8]| -> anyhow::Result<()> {
+        if last.replace(family) != Some(family) {
+            hash = crc32c::crc32c_append(hash, family.name().as_bytes());
+        }
+        hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, key), row);
+        Ok(summary.note(family, key, row)?)
+    };
+    while reader.next_block(&mut note)? {
+        progress(reader.offset(), total_bytes);
+    }
+    let (revision, version) = (summary.extent.revision, summary.cluster_version);
+    Ok(Status { hash, revision, total_keys: summary.keys, total_bytes, version })
+}
+
+fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> {
+    let urls = &wanted.initial_advertise_peer_urls;
+    let cluster = Cluster::parse(urls, &wanted.initial_cluster, &wanted.initial_cluster_token)?;
+    boot::check_own_entry(&wanted.name, &cluster)?;
+    let identity = Identity::derive(&wanted.name, &cluster).context("the cluster lists this member")?;
+    let data_dir = wanted.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", wanted.name)));
+    ensure!(
+        is_empty(&data_dir),
+        "data-dir {:?} not empty or could not be read",
+        data_dir.display().to_string()
+    );
+    if let Some(wal_dir) = wanted.wal_dir.as_ref().filter(|dir| dir.exists()) {
+        bail!("wal-dir {:?} exists", wal_dir.display().to_string());
+    }
+    let verified = verify(open(&wanted.file)?, wanted.skip_hash_check)?;
+    let total_bytes = verified.bytes;
+    let reader = reader(verified)?;
+    let member_dir = data_dir.join("member");
+    boot::make_dir(&member_dir)?;
+    let engine = RocksEngine::open(&member_dir.join(ENGINE_DIR), &engine_rocks::Options::default())?;
+    snapshot::load(reader, &engine, &mut |done| progress(done, total_bytes))?;
+    let (start, hard_state) = bootstrap::restored_log(&identity.members);
+    let bump = (wanted.bump_revision > 0).then_some(wanted.bump_revision);
+    machine::begin_anew(&engine, &identity.members, (start.index(), start.term()), bump)?;
+    drop(engine);
+    let wal_dir = wanted.wal_dir.clone().unwrap_or_else(|| member_dir.join("wal"));
+    write_log(&wal_dir, &identity, &start, &hard_state)
+}
+
+fn write_log(
+    wal_dir: &Path,
+    identity: &Identity,
+    start: &proto::walpb::Snapshot,
+    hard_state: &types::HardState,
+) -> anyhow::Result<()> {
+    let unfinished = wal_dir.with_extension(UNFINISHED);
+    boot::make_dir(&unfinished)?;
+    let disk = FsDisk::open(&unfinished).with_context(|| format!("cannot open {}", unfinished.display()))?;
+    let mut wal = Wal::create(disk, &bootstrap::metadata(identity.member, identity.cluster))?;
+    wal.save_snapshot(start)?;
+    wal.append(&[], Some(hard_state))?;
+    wal.close()?;
+    fs::rename(&unfinished, wal_dir).with_context(|| format!("cannot name the log {}", wal_dir.display()))?;
+    let parent = wal_dir.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("cannot sync {}", parent.display()))
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+fn reader(verified: Verified<File>) -> anyhow::Result<Reader<BufReader<std::io::Take<File>>>> {
+    Ok(Reader::new(verified.reader())?)
+}
+
+/// Whether nothing is there: no directory, or one without entries.
+fn is_empty(dir: &Path) -> bool {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
