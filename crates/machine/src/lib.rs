@@ -33,6 +33,7 @@ mod check;
 mod codec;
 mod conf;
 mod fault;
+pub mod history;
 pub mod kv;
 mod machine;
 mod membership;

@@ -64,6 +64,7 @@ impl Machine {
         };
         let shared = Shared::new(
             store.published(),
+            store.tap(),
             state.membership.clone(),
             state.alarms.clone(),
             Leases::new(leases),

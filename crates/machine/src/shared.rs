@@ -4,7 +4,7 @@ use crate::kv::{self, Leases, Reading};
 use crate::{Alarms, Membership, Quota, Stop};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mvcc::{Published, Sizes, View};
+use mvcc::{Published, Sizes, Tap, View};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use types::{Index, LeaseId, Term};
 /// who has waited for an index sees everything up to it.
 pub struct Shared {
     view: Published,
+    tap: Tap,
     membership: ArcSwap<Membership>,
     alarms: ArcSwap<Alarms>,
     leases: Leases,
@@ -36,6 +37,7 @@ pub struct LeaseInfo {
 impl Shared {
     pub(crate) fn new(
         view: Published,
+        tap: Tap,
         membership: Membership,
         alarms: Alarms,
         leases: Leases,
@@ -43,6 +45,7 @@ impl Shared {
     ) -> Self {
         Self {
             view,
+            tap,
             membership: ArcSwap::from_pointee(membership),
             alarms: ArcSwap::from_pointee(alarms),
             leases,
@@ -55,6 +58,11 @@ impl Shared {
     /// The newest published state of the keys.
     pub fn view(&self) -> Arc<View> {
         self.view.view()
+    }
+
+    /// What is written, for whoever follows.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// Who is in the cluster.

@@ -129,8 +129,9 @@ impl<'s> Group<'s> {
 
     /// Writes the batch and publishes what readers see from now on.
     pub fn commit(self) -> Result<Arc<View>, Fault> {
-        let Self { store, batch, index, state, compacted, .. } = self;
+        let Self { store, batch, index, state, compacted, overlay, .. } = self;
         let view = store.publish(batch, index, state)?;
+        store.tap.push(overlay);
         for (revision, hashed) in compacted {
             store.compactions.add(revision, hashed);
         }

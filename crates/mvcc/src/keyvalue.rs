@@ -37,7 +37,7 @@ impl KeyValue {
     }
 
     /// Appends [`KeyValue::encode`].
-    pub(crate) fn encode_to(&self, out: &mut impl BufMut) {
+    pub fn encode_to(&self, out: &mut impl BufMut) {
         put_bytes(out, KEY, &self.key);
         put_number(out, CREATE_REVISION, self.create_revision);
         put_number(out, MOD_REVISION, self.mod_revision);

@@ -24,8 +24,8 @@
 //!   compaction are dropped ([`Store::expire_views`] ends the wait).
 //! * All rows are a function of the calls that wrote them: not of when compaction ran, nor of the size of its steps.
 //!
-//! What it does not do: no wire requests, no leases beyond remembering a number, no compares, no watching (it only
-//! gives history, [`View::events`]), no clock. Nothing is refused but by revision.
+//! What it does not do: no wire requests, no leases beyond remembering a number, no compares, no watching (it gives
+//! history, [`View::events`], and what is new, [`Tap`]), no clock. Nothing is refused but by revision.
 //!
 //! Departures from docs/design: a Latest row ends with the key's index record, so that opening reads keys and not
 //! revisions; deleted keys have rows of their own for the same reason; `in_use_bytes` equals `total_bytes`, because what a
@@ -45,6 +45,7 @@ mod record;
 mod restore;
 mod row;
 mod store;
+mod tap;
 mod varint;
 mod view;
 
@@ -55,4 +56,5 @@ pub use query::{Answer, Order, Query, ReadError, SortBy};
 pub use restore::{BumpError, Extent, bump};
 pub use row::META_PREFIX;
 pub use store::{Published, Store};
+pub use tap::{TAP_BYTES_MAX, Tap, Written};
 pub use view::{Event, EventKind, Sizes, View};

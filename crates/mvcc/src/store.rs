@@ -4,6 +4,7 @@ use crate::compaction::Compactions;
 use crate::group::Group;
 use crate::index::Index;
 use crate::row::{STATE_KEY, State};
+use crate::tap::Tap;
 use crate::view::{Epoch, View};
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
@@ -38,6 +39,7 @@ pub struct Store {
     /// Epochs before the current one that some View may still be in, oldest first. One for each logical compaction.
     pub(crate) past: Vec<Weak<Epoch>>,
     pub(crate) compactions: Compactions,
+    pub(crate) tap: Tap,
     /// Where rows are built. It outlives groups, so that small ones share a buffer.
     pub(crate) buffer: BytesMut,
 }
@@ -64,8 +66,8 @@ impl Store {
             hashes: compactions.hashes(),
         };
         let published = Published(Arc::new(ArcSwap::from_pointee(view)));
-        let buffer = BytesMut::new();
-        Ok(Self { engine, index, state, published, epoch, past: Vec::new(), compactions, buffer })
+        let (past, tap, buffer) = (Vec::new(), Tap::default(), BytesMut::new());
+        Ok(Self { engine, index, state, published, epoch, past, compactions, tap, buffer })
     }
 
     /// The newest published View.
@@ -76,6 +78,11 @@ impl Store {
     /// The readers' door.
     pub fn published(&self) -> Published {
         self.published.clone()
+    }
+
+    /// What is written, for whoever follows.
+    pub fn tap(&self) -> Tap {
+        self.tap.clone()
     }
 
     /// Begins a group: calls that are applied together. Dropping it uncommitted undoes it.

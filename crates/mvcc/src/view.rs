@@ -159,7 +159,7 @@ impl View {
         let (start, end) = (Revision::new(from.max(0), 0), Revision::new(to.min(self.state.revision) + 1, 0));
         let mut failed = None;
         self.engine.scan(Family::Revs, &start.encode(), Some(&end.encode()), &mut |key, row| {
-            event(key, row).map_or_else(
+            event_of(key, row).map_or_else(
                 |error| {
                     failed = Some(error);
                     ControlFlow::Break(())
@@ -188,6 +188,28 @@ impl View {
         &self.engine
     }
 
+    /// The version that a key had right before a main revision at which it changed, as etcd shows it with an event:
+    /// `previous` is what the event at `at` named. `None` where the key was not there then, or where that is compacted.
+    pub fn before(&self, at: Revision, previous: Revision) -> Result<Option<KeyValue>, ReadError> {
+        if at.main - 1 < self.state.compact {
+            return Ok(None);
+        }
+        let mut found = Some(previous);
+        // One transaction may write a key more than once: what it found is what counts.
+        while let Some(revision) = found {
+            let version = match self.reader().version(revision) {
+                Ok(version) => version,
+                Err(ReadError::Compacted) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if revision.main < at.main {
+                return Ok((!version.tail.tombstone).then_some(version.key_value()?));
+            }
+            found = version.tail.previous.filter(|_| !version.tail.create).map(|known| known.revision);
+        }
+        Ok(None)
+    }
+
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader {
             index: &self.index,
@@ -200,9 +222,14 @@ impl View {
     }
 }
 
-fn event(key: &[u8], row: &[u8]) -> Result<Event, ReadError> {
+fn event_of(key: &[u8], row: &[u8]) -> Result<Event, ReadError> {
     let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;
-    let version = Version::parse(at, &Bytes::copy_from_slice(row))?;
+    event(at, &Bytes::copy_from_slice(row))
+}
+
+/// What a row of the history tells.
+pub(crate) fn event(at: Revision, row: &Bytes) -> Result<Event, ReadError> {
+    let version = Version::parse(at, row)?;
     let mut kv = version.key_value()?;
     let tail = version.tail;
     let kind = match (tail.tombstone, tail.create) {

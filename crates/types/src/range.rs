@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// Where a range of keys ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RangeEnd {
     /// The range is the start key alone.
     Point,
@@ -14,7 +14,7 @@ pub enum RangeEnd {
 }
 
 /// A set of neighbouring keys. May be empty (`start ≥ end`): etcd answers such a range with nothing, not an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyRange {
     /// The first key.
     pub start: Bytes,
@@ -50,6 +50,11 @@ impl KeyRange {
             RangeEnd::Open => key >= &self.start[..],
             RangeEnd::Before(end) => key >= &self.start[..] && key < &end[..],
         }
+    }
+
+    /// Whether the range can hold no key.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.end, RangeEnd::Before(end) if self.start >= end)
     }
 
     /// Whether the range is a single key.

@@ -1,0 +1,98 @@
+//! What groups write, for whoever follows the history as it grows.
+//!
+//! Closed, it costs a lock a group and keeps nothing. Open, it keeps the rows that each group wrote until they are taken;
+//! when nobody takes them they are dropped, and whoever follows sees the gap in the revisions and reads the history.
+
+use crate::query::ReadError;
+use crate::view::{self, Event};
+use bytes::Bytes;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use types::Revision;
+
+/// What may wait to be taken, in bytes of rows: a second of full load, as when a runtime's thread is busy for long.
+pub const TAP_BYTES_MAX: usize = 8 << 20;
+
+/// The tap of a store; clones are of the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Tap(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    is_open: bool,
+    written: Vec<Written>,
+    bytes: usize,
+}
+
+/// The rows of one group, ascending.
+#[derive(Debug)]
+pub struct Written {
+    rows: Vec<(Revision, Bytes)>,
+}
+
+impl Tap {
+    /// Keeps what is written from now on. Whoever then takes the newest View misses nothing: what is not in it is kept.
+    pub fn open(&self) {
+        self.lock().is_open = true;
+    }
+
+    /// Keeps nothing any more.
+    pub fn close(&self) {
+        *self.lock() = Kept::default();
+    }
+
+    /// What was written since the last call, in order. The newest View is at least as new.
+    pub fn take(&self) -> Vec<Written> {
+        let mut kept = self.lock();
+        kept.bytes = 0;
+        std::mem::take(&mut kept.written)
+    }
+
+    /// A group was published.
+    pub(crate) fn push(&self, rows: Vec<(Revision, Bytes)>) {
+        if rows.is_empty() {
+            return;
+        }
+        let mut kept = self.lock();
+        if !kept.is_open {
+            return;
+        }
+        kept.bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
+        kept.written.push(Written { rows });
+        if kept.bytes > TAP_BYTES_MAX {
+            kept.bytes = 0;
+            kept.written.clear();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Every critical section here leaves whole values behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Written {
+    /// The first main revision.
+    pub fn first(&self) -> i64 {
+        self.rows.first().map_or(0, |(at, _)| at.main)
+    }
+
+    /// The last main revision.
+    pub fn last(&self) -> i64 {
+        self.rows.last().map_or(0, |(at, _)| at.main)
+    }
+
+    /// How many events there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is none: never, of what is taken from a tap.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// What happened, in order. Keys and values share the rows' bytes.
+    pub fn events(&self) -> impl Iterator<Item = Result<Event, ReadError>> {
+        self.rows.iter().map(|(at, row)| view::event(*at, row))
+    }
+}

@@ -1,0 +1,151 @@
+//! Those who are behind are brought forward: from the ring at once, from the history in rounds.
+
+use super::{Hub, State, Step};
+use crate::round::{Collector, Participant, Wanted};
+use crate::{Chunk, Gone, History, RING_STEP_EVENTS, ROUND_WATCHERS_MAX, Response, Round};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+impl Hub {
+    /// Does a bounded piece of the work for watchers that are behind, or says what is to be read for it.
+    pub fn step(&mut self, history: &dyn History) -> Step {
+        let first = self.ring.first();
+        if let Some(&(from, _)) = self.behind.range((first, 0)..).next() {
+            self.catch_up(from, history);
+            return Step::Again;
+        }
+        let compacted = history.compact_revision();
+        while let Some(&(next, at)) = self.behind.first()
+            && next < compacted
+        {
+            self.end_compacted(at, compacted);
+        }
+        if self.reading {
+            return Step::Idle;
+        }
+        let ahead = self.behind.range((self.sweep, 0)..).next();
+        let Some(&(from, _)) = ahead.or(self.behind.first()) else { return Step::Idle };
+        self.reading = true;
+        let (participants, wanted) = self.gather(from);
+        Step::Read(Round { from, to: self.revision, participants, wanted })
+    }
+
+    /// Takes what a round found. `Gone::Compacted` is found out again, watcher by watcher, in the next step.
+    pub fn finish(&mut self, round: &Round, result: Result<Chunk, Gone>) {
+        self.reading = false;
+        match result {
+            Ok(chunk) => {
+                self.sweep = chunk.end + 1;
+                self.take(&round.participants, &chunk);
+            }
+            Err(Gone::Compacted) => {
+                for participant in &round.participants {
+                    if let Some(next) = self.reading_next(participant) {
+                        self.advance(participant.watcher, next);
+                    }
+                }
+            }
+            Err(Gone::Failed(reason)) => {
+                for participant in &round.participants {
+                    if self.reading_next(participant).is_some() {
+                        self.fail(self.watchers[participant.watcher].stream, &reason);
+                    }
+                }
+            }
+        }
+        self.announce_all();
+    }
+
+    /// From the ring.
+    fn catch_up(&mut self, from: i64, history: &dyn History) {
+        let (participants, wanted) = self.gather(from);
+        let mut collector = Collector::new(&wanted, RING_STEP_EVENTS);
+        for at in self.ring.position(from)..self.ring.len() {
+            let event = self.ring.event(at).clone();
+            let ring = &mut self.ring;
+            match collector.take(&event, &mut |previous| ring.bytes(at, previous, history)) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => break,
+                Err(gone) => {
+                    let reason = match gone {
+                        Gone::Failed(reason) => reason,
+                        Gone::Compacted => "a version was compacted while it was read".to_owned(),
+                    };
+                    for participant in &participants {
+                        if self.reading_next(participant).is_some() {
+                            self.fail(self.watchers[participant.watcher].stream, &reason);
+                        }
+                    }
+                    return;
+                }
+            }
+        }
+        let chunk = collector.finish(self.revision);
+        self.take(&participants, &chunk);
+    }
+
+    /// The watchers that take part in a round from this revision on.
+    fn gather(&mut self, from: i64) -> (Vec<Participant>, Wanted) {
+        let chosen: Vec<(i64, usize)> =
+            self.behind.range((from, 0)..).take(ROUND_WATCHERS_MAX).copied().collect();
+        let (mut specs, mut places) = (Vec::new(), HashMap::new());
+        let mut participants = Vec::with_capacity(chosen.len());
+        for (next, at) in chosen {
+            self.behind.remove(&(next, at));
+            let watcher = &mut self.watchers[at];
+            watcher.state = State::Reading { next };
+            let topic = *places.entry(watcher.topic).or_insert_with(|| {
+                specs.push(self.topics[watcher.topic].spec.clone());
+                specs.len() - 1
+            });
+            participants.push(Participant { watcher: at, serial: watcher.serial, topic });
+        }
+        (participants, Wanted::new(specs))
+    }
+
+    /// What a participant needs next, if it is still there and waits for its round.
+    fn reading_next(&self, participant: &Participant) -> Option<i64> {
+        let watcher = self.watchers.get(participant.watcher)?;
+        match watcher.state {
+            State::Reading { next } if watcher.serial == participant.serial => Some(next),
+            _ => None,
+        }
+    }
+
+    /// Tells the participants what was found.
+    fn take(&mut self, participants: &[Participant], chunk: &Chunk) {
+        // What most watchers of a topic get is the same: joined once.
+        let mut joined: Vec<Option<(i64, Bytes, usize)>> = vec![None; chunk.found.len()];
+        for participant in participants {
+            let Some(next) = self.reading_next(participant) else { continue };
+            if next > chunk.end {
+                self.advance(participant.watcher, next);
+                continue;
+            }
+            let found = &chunk.found[participant.topic];
+            let first = found.events.iter().map(|(main, _)| *main).find(|main| *main >= next);
+            let Some(first) = first else {
+                self.advance(participant.watcher, chunk.end + 1);
+                continue;
+            };
+            let watcher = &mut self.watchers[participant.watcher];
+            if !self.streams[watcher.stream].has_room() {
+                self.block(participant.watcher, next);
+                continue;
+            }
+            let known = joined[participant.topic].take().filter(|(from, ..)| *from == first);
+            let (_, events, count) = known.unwrap_or_else(|| {
+                let (events, count) = found.joined(first);
+                (first, events, count)
+            });
+            joined[participant.topic] = Some((first, events.clone(), count));
+            if watcher.notify.is_some() {
+                watcher.notify = Some(false);
+            }
+            let (id, fragment, stream) = (watcher.id, watcher.fragment, watcher.stream);
+            self.push(stream, Response::Events { id, revision: chunk.end, fragment, count, events });
+            self.advance(participant.watcher, chunk.end + 1);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The hub against a naive model: every watcher must get every event of its keys from its start on, in order, each once,
+//! whole revisions at a time, whatever readers, rounds, gaps and compactions do; and nothing after it was promised that
+//! nothing comes.
+
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use types::{KeyRange, RangeEnd, Revision};
+use watch::{Chunk, Create, Event, Gone, History, Hub, Response, Round, Spec, Step, StreamKey};
+
+const KEYS: [&str; 5] = ["a", "b", "ba", "c", "d"];
+
+/// All that happened.
+#[derive(Clone, Default)]
+struct Naive {
+    events: Vec<Event>,
+    revision: i64,
+    compacted: i64,
+}
+
+/// What the events of the test look like: where they are, whether the version before is there, and padding.
+fn bytes(at: Revision, previous: bool, padding: usize) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i64(at.main);
+    out.put_i64(at.sub);
+    out.put_u8(previous.into());
+    out.put_u32(u32::try_from(padding).unwrap());
+    out.put_bytes(b'.', padding);
+    out.freeze()
+}
+
+fn parse(mut all: &[u8]) -> Vec<(Revision, bool)> {
+    let mut found = Vec::new();
+    while !all.is_empty() {
+        let number = |at: usize| i64::from_be_bytes(all[at..at + 8].try_into().unwrap());
+        let padding = u32::from_be_bytes(all[17..21].try_into().unwrap()) as usize;
+        found.push((Revision::new(number(0), number(8)), all[16] != 0));
+        all = &all[21 + padding..];
+    }
+    found
+}
+
+impl Naive {
+    fn write(&mut self, writes: &[(usize, bool)], padding: usize) -> Vec<Event> {
+        self.revision += 1;
+        let new = writes.iter().enumerate().map(|(sub, (key, delete))| {
+            let at = Revision::new(self.revision, sub as i64);
+            Event {
+                at,
+                delete: *delete,
+                key: KEYS[*key].into(),
+                previous: (*key % 2 == 0).then_some(Revision::new(1, 0)),
+                bytes: bytes(at, false, padding),
+            }
+        });
+        let new: Vec<Event> = new.collect();
+        self.events.extend(new.iter().cloned());
+        new
+    }
+
+    fn expected(&self, spec: &Spec, from: i64) -> impl Iterator<Item = &Event> {
+        let from = self.events.partition_point(|event| event.at.main < from);
+        self.events[from..].iter().filter(|event| {
+            spec.range.contains(&event.key) && if event.delete { spec.deletes } else { spec.puts }
+        })
+    }
+}
+
+impl History for Naive {
+    fn compact_revision(&self) -> i64 {
+        self.compacted
+    }
+
+    fn events(
+        &self,
+        from: i64,
+        to: i64,
+        visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<(), Gone> {
+        if from < self.compacted {
+            return Err(Gone::Compacted);
+        }
+        for event in self.events.iter().filter(|event| (from..=to).contains(&event.at.main)) {
+            if visit(event.clone()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn with_previous(&self, event: &Event) -> Result<Bytes, Gone> {
+        Ok(bytes(event.at, true, event.bytes.len() - 21))
+    }
+}
+
+/// What a client knows of its watcher.
+struct Seen {
+    spec: Spec,
+    /// The first main revision that may still come.
+    from: i64,
+    last: Revision,
+    /// Nothing up to here may come any more.
+    bookmark: i64,
+    ended: bool,
+}
+
+struct Client {
+    key: StreamKey,
+    /// Creations that are not answered yet, in order.
+    asked: Vec<(Spec, i64)>,
+    watchers: HashMap<i64, Seen>,
+}
+
+impl Client {
+    fn take(&mut self, response: Response, naive: &Naive) {
+        match response {
+            Response::Created { id, .. } => {
+                let (spec, from) = self.asked.remove(0);
+                let seen = Seen { spec, from, last: Revision::default(), bookmark: from - 1, ended: false };
+                assert!(self.watchers.insert(id, seen).is_none(), "{id} is taken");
+            }
+            Response::Refused { .. } => drop(self.asked.remove(0)),
+            Response::Canceled { id, .. } => drop(self.watchers.remove(&id).unwrap()),
+            Response::Compacted { id, compact_revision } => {
+                let seen = self.watchers.get_mut(&id).unwrap();
+                assert!(!seen.ended && seen.bookmark + 1 < compact_revision);
+                seen.ended = true;
+            }
+            Response::Progress { id: Some(id), revision } => {
+                self.watchers.get_mut(&id).unwrap().promise(revision, naive);
+            }
+            Response::Progress { id: None, revision } => {
+                for seen in self.watchers.values_mut().filter(|seen| !seen.ended) {
+                    seen.promise(revision, naive);
+                }
+            }
+            Response::Events { id, revision, count, events, .. } => {
+                let seen = self.watchers.get_mut(&id).unwrap();
+                let got = parse(&events);
+                assert_eq!(got.len(), count);
+                seen.events(&got, naive);
+                seen.promise(revision, naive);
+            }
+            Response::Failed { reason } => panic!("{reason}"),
+        }
+    }
+}
+
+impl Seen {
+    fn events(&mut self, got: &[(Revision, bool)], naive: &Naive) {
+        assert!(!self.ended);
+        let (first, last) = (got[0].0, got[got.len() - 1].0);
+        assert!(first.main > self.bookmark && first > self.last, "{first:?} after {:?}", self.last);
+        // Exactly what there is from the first that may come to the last that came: nothing left out, whole revisions.
+        let expected: Vec<(Revision, bool)> = naive
+            .expected(&self.spec, self.from)
+            .take_while(|event| event.at.main <= last.main)
+            .map(|event| (event.at, self.spec.previous && event.previous.is_some()))
+            .collect();
+        assert_eq!(got, expected);
+        (self.last, self.from) = (last, last.main + 1);
+    }
+
+    /// Nothing up to the revision may come any more: then all of it must be here.
+    fn promise(&mut self, revision: i64, naive: &Naive) {
+        let missing = naive.expected(&self.spec, self.from).find(|event| event.at.main <= revision);
+        assert_eq!(missing, None, "promised {revision}");
+        self.bookmark = self.bookmark.max(revision);
+    }
+}
+
+struct World {
+    hub: Hub,
+    naive: Naive,
+    clients: Vec<Client>,
+    /// A round that was read and not given back yet.
+    held: Option<(Round, Result<Chunk, Gone>)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let naive = Naive { revision: 1, compacted: -1, ..Naive::default() };
+        let mut hub = Hub::new(1);
+        let clients =
+            (0..3).map(|_| Client { key: hub.open(), asked: Vec::new(), watchers: HashMap::new() }).collect();
+        Self { hub, naive, clients, held: None }
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Write { revisions, padding, missed } => {
+                let events: Vec<Event> =
+                    revisions.iter().flat_map(|writes| self.naive.write(writes, padding)).collect();
+                if missed {
+                    self.hub.skip(self.naive.revision);
+                } else {
+                    self.hub.publish(events, self.naive.revision, &self.naive);
+                }
+            }
+            Op::Create { client, spec, id, back, notify } => {
+                let start = back.map_or(0, |back| self.hub.revision() + 3 - back);
+                let client = &mut self.clients[client];
+                let from = if start == 0 { self.hub.revision() + 1 } else { start };
+                client.asked.push((spec.clone(), from));
+                let create = Create { id, spec, start, fragment: false, notify };
+                self.hub.create(client.key, create, self.naive.compacted);
+            }
+            Op::Cancel { client, id } => self.hub.cancel(self.clients[client].key, id),
+            Op::Compact { back } => {
+                self.naive.compacted = self.naive.compacted.max(self.naive.revision - back);
+            }
+            Op::Pop { client, count } => drop(self.pop(client, count)),
+            Op::Step { hold } => drop(self.step(hold)),
+            Op::Progress { client } => self.hub.request_progress(self.clients[client].key),
+            Op::Tick { client } => self.hub.tick(self.clients[client].key),
+            Op::Reopen { client } => {
+                self.hub.close(self.clients[client].key);
+                let key = self.hub.open();
+                self.clients[client] = Client { key, asked: Vec::new(), watchers: HashMap::new() };
+            }
+        }
+        self.hub.check();
+    }
+
+    fn pop(&mut self, client: usize, count: usize) -> usize {
+        let client = &mut self.clients[client];
+        for done in 0..count {
+            let Some(response) = self.hub.pop(client.key) else { return done };
+            client.take(response, &self.naive);
+        }
+        count
+    }
+
+    fn step(&mut self, hold: bool) -> bool {
+        if let Some((round, result)) = self.held.take_if(|_| !hold) {
+            self.hub.finish(&round, result);
+            return true;
+        }
+        match self.hub.step(&self.naive) {
+            Step::Idle => false,
+            Step::Again => true,
+            Step::Read(round) => {
+                let result = round.read(&self.naive);
+                if hold {
+                    self.held = Some((round, result));
+                } else {
+                    self.hub.finish(&round, result);
+                }
+                true
+            }
+        }
+    }
+
+    /// Everybody reads until nothing is left: then nobody may miss anything.
+    fn settle(&mut self) {
+        loop {
+            let mut busy = self.step(false);
+            for client in 0..self.clients.len() {
+                busy |= self.pop(client, usize::MAX) > 0;
+            }
+            if !busy {
+                break;
+            }
+        }
+        self.hub.check();
+        assert_eq!((self.hub.counts().slow, self.hub.counts().pending), (0, 0));
+        for client in &mut self.clients {
+            for seen in client.watchers.values_mut().filter(|seen| !seen.ended) {
+                seen.promise(self.naive.revision, &self.naive);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write { revisions: Vec<Vec<(usize, bool)>>, padding: usize, missed: bool },
+    Create { client: usize, spec: Spec, id: i64, back: Option<i64>, notify: bool },
+    Cancel { client: usize, id: i64 },
+    Compact { back: i64 },
+    Pop { client: usize, count: usize },
+    Step { hold: bool },
+    Progress { client: usize },
+    Tick { client: usize },
+    Reopen { client: usize },
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    let range = (0..KEYS.len(), 0..KEYS.len(), 0..4u8).prop_map(|(start, end, kind)| {
+        let end = match kind {
+            0 => RangeEnd::Point,
+            1 => RangeEnd::Open,
+            _ => RangeEnd::Before(KEYS[end].into()),
+        };
+        KeyRange { start: KEYS[start].into(), end }
+    });
+    let wanted = prop::sample::select(vec![(true, true), (true, true), (true, false), (false, true)]);
+    (range, wanted, any::<bool>()).prop_map(|(range, (puts, deletes), previous)| Spec {
+        range,
+        puts,
+        deletes,
+        previous,
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let client = || 0..3usize;
+    let revision = prop::collection::vec((0..KEYS.len(), prop::bool::weighted(0.3)), 1..4);
+    let padding = prop::sample::select(vec![0usize, 10, 10, 3_000, 40_000]);
+    prop_oneof![
+        6 => (prop::collection::vec(revision, 1..6), padding, prop::bool::weighted(0.15))
+            .prop_map(|(revisions, padding, missed)| Op::Write { revisions, padding, missed }),
+        4 => (client(), spec(), prop::sample::select(vec![0i64, 0, 0, 1, 7]), prop::option::of(0..40i64), any::<bool>())
+            .prop_map(|(client, spec, id, back, notify)| Op::Create { client, spec, id, back, notify }),
+        1 => (client(), 0..8i64).prop_map(|(client, id)| Op::Cancel { client, id }),
+        1 => (0..20i64).prop_map(|back| Op::Compact { back }),
+        6 => (client(), 1..20usize).prop_map(|(client, count)| Op::Pop { client, count }),
+        6 => any::<bool>().prop_map(|hold| Op::Step { hold }),
+        1 => client().prop_map(|client| Op::Progress { client }),
+        1 => client().prop_map(|client| Op::Tick { client }),
+        1 => client().prop_map(|client| Op::Reopen { client }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_watcher_gets_all_of_its_events_in_order_and_once(ops in prop::collection::vec(op(), 1..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.run(op);
+        }
+        world.settle();
+    }
+}
