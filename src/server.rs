@@ -173,7 +173,7 @@ async fn serve(
         max_concurrent_streams: config.limits.streams_max,
         keepalive_interval: config.limits.keepalive_interval,
         keepalive_timeout: config.limits.keepalive_timeout,
-        ..api::Limits::default()
+        ..watch_limits(config)
     };
     let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits, log.clone());
     for listener in listeners {
@@ -183,6 +183,15 @@ async fn serve(
         tokio::spawn(api::serve(listener, Arc::clone(&api), told(stopping.clone())));
     }
     std::future::pending().await
+}
+
+/// As in etcd, an interval of zero is the default.
+fn watch_limits(config: &Config) -> api::Limits {
+    let mut limits = api::Limits::default();
+    if !config.limits.watch_progress_interval.is_zero() {
+        limits.watch_progress_interval = config.limits.watch_progress_interval;
+    }
+    limits
 }
 
 /// Hands leadership over, then lets the node finish what it has begun.

@@ -186,7 +186,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("compact-hash-check-time", Duration, "1m0s", Later("corruption checks between members"), "Time between checks of compaction hashes."),
         flag("compaction-batch-limit", Int, "1000", Idle("compaction runs in small steps of its own"), "Most revisions removed in one compaction step."),
         flag("compaction-sleep-interval", Duration, "10ms", Idle("compaction steps run when nothing else does"), "Pause between compaction steps."),
-        flag("watch-progress-notify-interval", Duration, "10m0s", Idle("watches are not served yet"), "Time between progress notifications."),
+        flag("watch-progress-notify-interval", Duration, "10m0s", Served, "Time between progress notifications."),
         flag("warning-apply-duration", Duration, "100ms", Idle("slow applies are counted in the metrics"), "Warn about applies slower than this."),
         flag("bootstrap-defrag-threshold-megabytes", Uint, "0", BBOLT, "Defragment at start if this much is won."),
         flag("max-learners", Int, "1", Served, "Most learners in the cluster."),

@@ -75,6 +75,8 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: usize,
     /// Streams a connection.
     pub(crate) streams_max: u32,
+    /// Time between progress notifications; zero = the default.
+    pub(crate) watch_progress_interval: Duration,
     /// Time between the server's pings; zero = none.
     pub(crate) keepalive_interval: Duration,
     /// How long a ping may stay unanswered.
@@ -209,6 +211,7 @@ fn limits(raw: &Raw) -> Result<Limits, String> {
         txn_ops_max: fits("max-txn-ops")?,
         request_bytes_max: fits("max-request-bytes")?,
         streams_max: u32::try_from(raw.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+        watch_progress_interval: raw.duration("watch-progress-notify-interval"),
         keepalive_interval: raw.duration("grpc-keepalive-interval"),
         keepalive_timeout: raw.duration("grpc-keepalive-timeout"),
     })

@@ -6,7 +6,7 @@
 //! ```text
 //!            ┌ socket (writes of one tick become one write)
 //! TcpStream ─┤
-//!            └ server: peeks 4 bytes ─┬─ "PRI " ─▶ HTTP/2 ─▶ router ─▶ kv · maintenance · cluster · health
+//!            └ server: peeks 4 bytes ─┬─ "PRI " ─▶ HTTP/2 ─▶ router ─▶ kv · watch · maintenance · cluster · health
 //!                                     └─ else ───▶ HTTP/1 ─▶ pages: /health /version /metrics
 //! router: learner rule, client version, leader wanted, deadline, counters
 //! kv:     parse (static checks) ─▶ node.propose | node.read_barrier + shared.range ─▶ status (etcd's code and text)
@@ -19,7 +19,7 @@
 //!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
 //! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
 //!
-//! Deliberately not here: Watch, Lease, Auth, Lock and Election services and the JSON gateway. A call of theirs gets
+//! Deliberately not here: Lease, Auth, Lock and Election services and the JSON gateway. A call of theirs gets
 //! gRPC's own answer for a service that is not registered (`Unimplemented`, naming it). Client keepalive pings are
 //! answered, but a client that pings too often is not sent away: h2 does not show us pings.
 
@@ -42,6 +42,7 @@ mod snapshot;
 mod socket;
 pub mod status;
 mod streams;
+mod watch;
 
 pub use server::serve;
 
@@ -53,7 +54,6 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::sync::watch;
 
 /// Who this member is, as headers and `/version` say it.
 #[derive(Clone, Debug)]
@@ -73,6 +73,9 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// `--max-txn-ops`: operations in one level of a transaction.
     pub max_txn_ops: usize,
+    /// `--watch-progress-notify-interval`: after how long without events a watcher that asked for it is told where it is;
+    /// at least 100 ms, and up to a tenth more.
+    pub watch_progress_interval: Duration,
     /// `--max-concurrent-streams`, for each connection.
     pub max_concurrent_streams: u32,
     /// `--grpc-keepalive-interval`: how long a silent connection may be before it is pinged; zero is never.
@@ -89,6 +92,7 @@ impl Default for Limits {
         Self {
             max_request_bytes: 3 << 19, // 1.5 MiB
             max_txn_ops: 128,
+            watch_progress_interval: Duration::from_mins(10),
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
@@ -106,8 +110,9 @@ pub struct Api {
     pub(crate) metrics: Metrics,
     pub(crate) slow: slow::Pool,
     pub(crate) turns: maintenance::Turns,
+    pub(crate) watches: watch::Watches,
     /// How often this member has been without a leader for too long: then streams that want one end.
-    pub(crate) leader_losses: watch::Sender<u64>,
+    pub(crate) leader_losses: tokio::sync::watch::Sender<u64>,
     /// Whether the leader is being watched already, for the counters of its changes and losses.
     pub(crate) watching: AtomicBool,
     pub(crate) log: slog::Logger,
@@ -123,6 +128,10 @@ impl Api {
         log: slog::Logger,
     ) -> Arc<Self> {
         let metrics = Metrics::new(&identity, shared.quota());
+        if limits.watch_progress_interval < watch::PROGRESS_INTERVAL_MIN {
+            slog::warn!(log, "adjusting watch progress notify interval to minimum period";
+                "min-watch-progress-notify-interval" => format!("{:?}", watch::PROGRESS_INTERVAL_MIN));
+        }
         Arc::new(Self {
             node,
             shared,
@@ -131,7 +140,8 @@ impl Api {
             metrics,
             slow: slow::Pool::default(),
             turns: maintenance::Turns::default(),
-            leader_losses: watch::Sender::new(0),
+            watches: watch::Watches::new(),
+            leader_losses: tokio::sync::watch::Sender::new(0),
             watching: AtomicBool::new(false),
             log,
         })

@@ -9,6 +9,7 @@ mod calls;
 mod durations;
 mod process;
 mod state;
+mod watch;
 
 pub(crate) use calls::{Call, Received};
 
@@ -42,6 +43,7 @@ pub(crate) struct Metrics {
     pub(crate) health_success: IntCounter,
     pub(crate) health_failures: IntCounter,
     pub(crate) leader_changes: IntCounter,
+    pub(crate) watch: watch::Watch,
     state: State,
     process: Process,
 }
@@ -107,6 +109,7 @@ impl Metrics {
                 "etcd_server_leader_changes_seen_total",
                 "The number of leader changes seen.",
             ),
+            watch: watch::Watch::new(&registry),
             state: State::new(&registry, identity, quota),
             process: Process::new(&registry),
             registry,
@@ -137,6 +140,7 @@ impl Metrics {
     /// The page in Prometheus's text format.
     pub(crate) fn render(&self, api: &Api) -> String {
         self.state.refresh(api);
+        self.watch.refresh(api.watches.counts());
         self.process.refresh();
         let mut page = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
 /// What a message may be longer than a log entry, in bytes: etcd's `grpcOverheadBytes`.
-const OVERHEAD_BYTES: usize = 512 << 10;
+pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;
 
 const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 const WANTS_LEADER: HeaderName = HeaderName::from_static("hasleader");
@@ -323,8 +323,11 @@ fn converse(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
 
 /// Starts the conversation in a task of its own, which ends when its answers' receiver is dropped; says where they come
 /// from.
-fn begin(open: &Open<'_>, _requests: Inbound) -> Result<Box<dyn Feed>, Status> {
-    Err(not_served(open, "watching keys"))
+fn begin(open: &Open<'_>, requests: Inbound) -> Result<Box<dyn Feed>, Status> {
+    match open.method {
+        Method::Watch => Ok(crate::watch::start(open.api(), requests)),
+        _ => Err(Status::internal("a method was routed to the wrong handler")),
+    }
 }
 
 fn not_served(open: &Open<'_>, missing: &str) -> Status {

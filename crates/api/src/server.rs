@@ -93,6 +93,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<O
         tokio::spawn(count_leaders(api.node.watch_leader(), api.metrics.leader_changes.clone()));
         let election_timeout = api.node.options().election_timeout();
         let losses = api.leader_losses.clone();
+        tokio::spawn(crate::watch::follow(Arc::clone(&api)));
         tokio::spawn(streams::count_losses(api.node.watch_leader(), election_timeout, losses));
     }
     let (phase, receiver) = watch::channel(Phase::Serving);

@@ -110,6 +110,8 @@ known! {
     TimeoutLeaderLost = Unavailable, "etcdserver: request timed out, possibly due to previous leader failure";
     /// No quorum in time, and peers are out of reach.
     TimeoutConnectionLost = Unavailable, "etcdserver: request timed out, possibly due to connection lost";
+    /// A stream of watches whose client went away or cancelled it.
+    WatchCanceled = Cancelled, "etcdserver: watch canceled";
     /// A CORRUPT alarm is raised.
     Corrupt = DataLoss, "etcdserver: corrupt cluster";
     /// A learner serves only serializable ranges and its status.

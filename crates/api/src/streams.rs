@@ -42,7 +42,6 @@ pub(crate) const FRAME_BYTES: usize = 16 << 10;
 const LEADERLESS_ELECTIONS: u32 = 3;
 
 /// What a client sends on one stream.
-#[cfg_attr(not(test), allow(dead_code, reason = "Watch and LeaseKeepAlive come next"))]
 pub(crate) struct Inbound {
     body: Incoming,
     headers: HeaderMap,
@@ -51,8 +50,6 @@ pub(crate) struct Inbound {
     pieces: BytesMut,
     received: Received,
 }
-
-#[cfg_attr(not(test), allow(dead_code, reason = "Watch and LeaseKeepAlive come next"))]
 impl Inbound {
     /// The messages of a body, each bounded by `max_bytes` before it is decoded.
     pub(crate) fn new(body: Incoming, headers: HeaderMap, max_bytes: usize, received: Received) -> Self {

@@ -7,9 +7,7 @@ use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Settings};
 use proto::{
     etcdserverpb::maintenance_client::MaintenanceClient,
-    etcdserverpb::{
-        self as pb, cluster_client::ClusterClient, kv_client::KvClient, watch_client::WatchClient,
-    },
+    etcdserverpb::{self as pb, cluster_client::ClusterClient, kv_client::KvClient},
     raftpb,
 };
 use raft_node::{Handle, Options, Outbound, bootstrap};
@@ -23,6 +21,8 @@ use tokio::{
 use tonic::{Code, Request, Status, transport::Channel};
 use types::MemberId;
 use wal::{MemDisk, Wal};
+
+mod watching;
 
 const MEMBER: u64 = 0x1234;
 const CLUSTER: u64 = 7;
@@ -214,10 +214,6 @@ async fn refusals_have_etcds_codes_and_texts() {
 #[tokio::test]
 async fn the_unserved_is_refused_by_name() {
     let server = Server::start().await;
-    let mut watch = WatchClient::new(server.channel.clone());
-    let answer = watch.watch(tokio_stream::empty()).await;
-    let text = "etcdserverpb.Watch/Watch is not served by this version of quorate: watching keys";
-    refused(answer, Code::Unimplemented, text);
     let mut cluster = ClusterClient::new(server.channel.clone());
     let status = cluster.member_add(pb::MemberAddRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);

@@ -129,7 +129,6 @@ pub(crate) struct Received(Arc<MethodCounters>);
 
 impl Received {
     /// A message of so many bytes is here.
-    #[cfg_attr(not(test), allow(dead_code, reason = "Watch and LeaseKeepAlive come next"))]
     pub(crate) fn message(&self, bytes: usize) {
         self.0.received.inc();
         self.0.received_bytes.inc_by(bytes as u64);

@@ -108,6 +108,7 @@ struct Watcher {
     stream: usize,
     id: i64,
     topic: usize,
+    /// The first revision that its client asked for; 0 = what comes next.
     start: i64,
     fragment: bool,
     /// Whether progress is due at the next tick; `None` = it is not wanted.
@@ -243,7 +244,7 @@ impl Hub {
             stream: key.at,
             id,
             topic: self.join_topic(create.spec),
-            start: next,
+            start: create.start,
             fragment: create.fragment,
             notify: create.notify.then_some(true),
             state: State::Ended,
@@ -253,7 +254,7 @@ impl Hub {
         let stream = &mut self.streams[key.at];
         stream.watchers.insert(id, at);
         stream.live += 1;
-        stream.latest_start = stream.latest_start.max(next);
+        stream.latest_start = stream.latest_start.max(create.start);
         if next > revision {
             self.sync(at);
             return;

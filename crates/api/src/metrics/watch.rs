@@ -1,0 +1,74 @@
+//! Watching, under etcd's names.
+
+use super::{counter, gauge, register};
+use ::watch::Counts;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry, exponential_buckets};
+use std::time::Instant;
+
+pub(crate) struct Watch {
+    streams: IntGauge,
+    watchers: IntGauge,
+    slow: IntGauge,
+    pending: IntGauge,
+    events: IntCounter,
+    sent: Histogram,
+    sent_per_event: Histogram,
+    control: Histogram,
+}
+
+impl Watch {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let plain = |name, help| gauge(registry, name, help);
+        let duration = |name: &str, help: &str| {
+            let buckets = exponential_buckets(0.001, 2.0, 14).expect("constant, valid buckets");
+            let options = HistogramOpts::new(name, help).buckets(buckets);
+            register(registry, Histogram::with_opts(options).expect("a constant, valid metric name"))
+        };
+        Self {
+            streams: plain("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams."),
+            watchers: plain("etcd_debugging_mvcc_watcher_total", "Total number of watchers."),
+            slow: plain("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers."),
+            pending: plain(
+                "etcd_debugging_mvcc_pending_events_total",
+                "Total number of pending events to be sent.",
+            ),
+            events: counter(
+                registry,
+                "etcd_debugging_mvcc_events_total",
+                "Total number of events sent by this member.",
+            ),
+            sent: duration(
+                "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
+                "The total duration in seconds of running through the send loop watch stream response all events.",
+            ),
+            sent_per_event: duration(
+                "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
+                "The average duration in seconds of running through the send loop watch stream response, per event.",
+            ),
+            control: duration(
+                "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
+                "The total duration in seconds of running through the send loop control stream response.",
+            ),
+        }
+    }
+
+    /// A frame of responses with so many events was written since `begun`.
+    pub(crate) fn observe(&self, begun: Instant, events: usize) {
+        let seconds = begun.elapsed().as_secs_f64();
+        if events == 0 {
+            self.control.observe(seconds);
+            return;
+        }
+        self.sent.observe(seconds);
+        self.sent_per_event.observe(seconds / f64::from(u32::try_from(events).unwrap_or(u32::MAX)));
+    }
+
+    pub(super) fn refresh(&self, counts: Counts) {
+        self.streams.set(counts.streams as i64);
+        self.watchers.set(counts.watchers as i64);
+        self.slow.set(counts.slow as i64);
+        self.pending.set(counts.pending as i64);
+        self.events.reset();
+        self.events.inc_by(counts.events);
+    }
+}

@@ -1,0 +1,205 @@
+//! `etcdserverpb.Watch`: the shell around crate `watch`'s hub.
+//!
+//! ```text
+//! client ─▶ requests: create, cancel, progress ─▶ ┌────── Watches ──────┐ ─▶ feed: responses of a stream, in frames
+//! node's applied index ─▶ follow ─ tap, View ───▶ │ Hub, under one lock │
+//! a blocking thread ─ a round's events ─────────▶ └─────────────────────┘
+//! ```
+//!
+//! Everything but the rounds runs on the runtime's thread, so the lock is never waited for by those who serve others. The
+//! store's tap is open only while somebody watches. Before any call the hub is brought up to date: what was answered to a
+//! client is behind a watcher that the client creates next.
+
+mod feed;
+mod requests;
+mod wire;
+
+pub(crate) use requests::{PROGRESS_INTERVAL_MIN, start};
+
+use crate::Api;
+use ::watch::{Counts, Event, Hub, Step, StreamKey};
+use machine::{
+    Shared,
+    history::{self, History},
+};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+use tokio::sync::Notify;
+
+/// Events of the newest groups that are matched here, in events: half a millisecond of the runtime's thread. A group with
+/// more of them (a delete of a large range) is read as history, on another thread.
+const PUBLISH_EVENTS_MAX: usize = 4_096;
+
+/// Steps of catching up in one turn of the task, each some tens of microseconds.
+const STEPS_MAX: usize = 8;
+
+/// All watchers of this member.
+pub(crate) struct Watches {
+    inner: Mutex<Inner>,
+    /// Somebody begins to watch, or the hub has something to do.
+    work: Notify,
+}
+
+struct Inner {
+    hub: Hub,
+    /// Who waits for a stream's responses, by the stream's number.
+    wakers: Vec<Option<Waker>>,
+    /// Whether the tap is open.
+    following: bool,
+    /// Scratch.
+    ready: Vec<StreamKey>,
+}
+
+impl Watches {
+    /// Without watchers.
+    pub(crate) fn new() -> Self {
+        let inner = Inner { hub: Hub::new(0), wakers: Vec::new(), following: false, ready: Vec::new() };
+        Self { inner: Mutex::new(inner), work: Notify::new() }
+    }
+
+    /// How much there is.
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().hub.counts()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in the hub ends its task, and its invariants with it; nobody watches any more then.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls the hub, up to date, and wakes whoever has responses now.
+    fn call<T>(&self, shared: &Shared, call: impl FnOnce(&mut Hub) -> T) -> T {
+        let mut inner = self.lock();
+        inner.refresh(shared);
+        let result = call(&mut inner.hub);
+        let watched = inner.hub.counts().watchers > 0;
+        if watched && !inner.following {
+            inner.follow(shared);
+            self.work.notify_one();
+        } else if !watched && inner.following {
+            inner.following = false;
+            shared.tap().close();
+        }
+        inner.wake();
+        if inner.hub.has_work() {
+            self.work.notify_one();
+        }
+        result
+    }
+}
+
+impl Inner {
+    /// Brings the hub up to date.
+    fn refresh(&mut self, shared: &Shared) {
+        if self.following {
+            self.publish(shared);
+        } else {
+            self.hub.skip(shared.view().revision());
+        }
+    }
+
+    /// Opens the tap. What came between the hub's revision and now is history to the first watcher.
+    fn follow(&mut self, shared: &Shared) {
+        shared.tap().open();
+        self.following = true;
+        self.hub.skip(shared.view().revision());
+    }
+
+    /// Publishes what was written since the last time.
+    fn publish(&mut self, shared: &Shared) {
+        let written = shared.tap().take();
+        if written.is_empty() {
+            return;
+        }
+        let history = History::new(shared.view());
+        let mut to = self.hub.revision();
+        let mut events: Vec<Event> = Vec::new();
+        for group in written {
+            if group.last() <= to {
+                continue;
+            }
+            let follows = group.first() == to + 1 && group.len() <= PUBLISH_EVENTS_MAX;
+            let known = if follows { history::events(&group).ok() } else { None };
+            if known.is_none() || events.len() + group.len() > PUBLISH_EVENTS_MAX {
+                self.hub.publish(std::mem::take(&mut events), to, &history);
+            }
+            to = group.last();
+            match known {
+                Some(known) => events.extend(known),
+                None => self.hub.skip(to),
+            }
+        }
+        self.hub.publish(events, to, &history);
+    }
+
+    fn wake(&mut self) {
+        self.hub.take_ready(&mut self.ready);
+        for key in self.ready.drain(..) {
+            if let Some(waker) = self.wakers.get_mut(key.number()).and_then(Option::take) {
+                waker.wake();
+            }
+        }
+    }
+
+    fn forget(&mut self, key: StreamKey) {
+        if let Some(waker) = self.wakers.get_mut(key.number()) {
+            *waker = None;
+        }
+    }
+
+    fn wait(&mut self, key: StreamKey, waker: Waker) {
+        let number = key.number();
+        if self.wakers.len() <= number {
+            self.wakers.resize_with(number + 1, || None);
+        }
+        self.wakers[number] = Some(waker);
+    }
+}
+
+/// Feeds the hub with what is applied, and catches up with those who are behind. One task for a member, as long as its
+/// node lives.
+pub(crate) async fn follow(api: Arc<Api>) {
+    let mut applied = api.node.watch_applied();
+    let mut ended = api.node.watch_ended();
+    loop {
+        let following = api.watches.lock().following;
+        tokio::select! {
+            () = api.watches.work.notified() => {}
+            changed = applied.changed(), if following => if changed.is_err() { return },
+            _ = ended.wait_for(|ended| *ended) => return,
+        }
+        while turn(&api) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A bounded piece of work; whether there may be more.
+fn turn(api: &Arc<Api>) -> bool {
+    let mut inner = api.watches.lock();
+    inner.refresh(&api.shared);
+    let history = History::new(api.shared.view());
+    for _ in 0..STEPS_MAX {
+        match inner.hub.step(&history) {
+            Step::Again => {}
+            Step::Idle => {
+                inner.wake();
+                return false;
+            }
+            Step::Read(round) => {
+                let (own, history) = (Arc::clone(api), history.clone());
+                tokio::task::spawn_blocking(move || {
+                    let result = round.read(&history);
+                    // Compaction waits for Views: not for longer than this.
+                    drop(history);
+                    own.watches.lock().hub.finish(&round, result);
+                    own.watches.work.notify_one();
+                });
+            }
+        }
+    }
+    inner.wake();
+    true
+}
