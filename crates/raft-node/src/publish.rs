@@ -14,6 +14,10 @@ pub const CLUSTER_VERSION_MIN: &str = "3.0.0";
 pub const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 /// A member that was told "stopped" does not try again; anything else waits this long first.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long one attempt to publish may take. A member that comes back answers all that waited for it at once, before it
+/// has a stream to the leader: what it forwards then may not fit the queue of POSTs and is lost. Clients must not wait
+/// for the whole request timeout because of that; to publish twice does no harm.
+const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Publishes this member's name and client URLs, and tries again until that is applied (etcd `publishV3`); clients are
 /// served after it. Ends without it only when the node does.
@@ -27,7 +31,7 @@ pub async fn attributes(handle: &Handle, name: &str, client_urls: &[String]) -> 
         ..Default::default()
     };
     loop {
-        match handle.propose(request.clone(), None).await {
+        match handle.propose(request.clone(), Some(Instant::now() + ATTEMPT)).await {
             Ok(_) => return Ok(()),
             Err(error @ (ProposeError::Stopped | ProposeError::Fault)) => return Err(error),
             Err(_) => tokio::time::sleep(RETRY).await,

@@ -18,6 +18,8 @@ use wal::{MemDisk, Wal};
 struct Switch {
     handles: Mutex<HashMap<u64, Handle>>,
     cut: Mutex<BTreeSet<u64>>,
+    /// How many forwarded proposals are still to be lost.
+    losses: Mutex<usize>,
     runtime: Mutex<Option<tokio::runtime::Handle>>,
 }
 
@@ -34,6 +36,13 @@ impl Outbound for Port {
             for message in messages {
                 let cut = switch.cut.lock().unwrap().clone();
                 let handle = switch.handles.lock().unwrap().get(&message.to()).cloned();
+                if message.r#type() == raftpb::MessageType::MsgProp {
+                    let mut losses = switch.losses.lock().unwrap();
+                    if *losses > 0 {
+                        *losses -= 1;
+                        continue;
+                    }
+                }
                 if let Some(handle) = handle.filter(|_| !cut.contains(&me) && !cut.contains(&message.to())) {
                     handle.deliver(message);
                 }
@@ -150,5 +159,19 @@ async fn leadership_moves_on_request_and_a_lost_leader_is_replaced() {
     lost.propose(put("c"), None).await.unwrap();
     lost.read_barrier(None).await.unwrap();
     assert!(has(lost, "b") && has(lost, "c") && !has(lost, "lost"));
+    stop(nodes).await;
+}
+
+#[tokio::test]
+async fn a_lost_proposal_delays_publishing_by_a_second_only() {
+    let switch = Arc::new(Switch::default());
+    let nodes = start(&switch);
+    let leader = nodes[0].0.watch_leader().wait_for(|now| now.leader != 0).await.unwrap().leader;
+    let (follower, _) = nodes.iter().find(|(node, _)| node.options().member != leader).unwrap();
+    *switch.losses.lock().unwrap() = 1;
+    let began = Instant::now();
+    publish::attributes(follower, "follower", &[]).await.unwrap();
+    assert_eq!(*switch.losses.lock().unwrap(), 0, "nothing was lost");
+    assert!(began.elapsed() < Duration::from_secs(3), "published after {:?}", began.elapsed());
     stop(nodes).await;
 }
