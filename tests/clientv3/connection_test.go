@@ -99,7 +99,7 @@ func TestFailover(t *testing.T) {
 		}
 		again := time.Now()
 		m.awaitReady(m.start())
-		if d := time.Since(again); d > 25*time.Second {
+		if d := time.Since(again); d > 6*time.Second {
 			t.Errorf("%s took %v to be ready", m.name, d)
 		}
 	}
