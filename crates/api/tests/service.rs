@@ -320,6 +320,36 @@ async fn a_physical_compaction_answers_when_the_history_is_gone() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_nothing_of_its_snapshot_is_sent_away() {
+    let limits = Limits { snapshot_stall_max: Duration::from_millis(200), ..Limits::default() };
+    let server = Server::with(0, limits).await;
+    for number in 0..16 {
+        server.put(&number.to_string(), &"v".repeat(1 << 20)).await;
+    }
+    let mut maintenance = MaintenanceClient::new(server.channel.clone());
+    let mut pieces = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    let first = pieces.message().await.unwrap().unwrap();
+    assert!(first.blob.len() == 32 << 10 && first.remaining_bytes > 31 << 20, "{}", first.remaining_bytes);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    // What lay in the buffers comes, and then no end that looks like one.
+    let status = loop {
+        match pieces.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a snapshot that was cut looks whole"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    // Its turn is over: others get theirs.
+    let mut whole = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    let mut bytes = 0;
+    while let Some(piece) = whole.message().await.unwrap() {
+        bytes += piece.blob.len();
+    }
+    assert!(bytes > 32 << 20 && bytes % 512 == 32, "{bytes}");
+}
+
+#[tokio::test]
 async fn members_are_listed_without_a_revision() {
     let server = Server::start().await;
     let mut cluster = ClusterClient::new(server.channel.clone());

@@ -131,12 +131,14 @@ impl Shared {
     /// Returns the space of what is gone to the file system. Blocks the caller, for seconds where there is much; neither
     /// readers nor the machine.
     pub fn defragment(&self) -> Result<(), engine::Fault> {
-        self.view.view().engine().compact()
+        let engine = self.view.view().engine();
+        engine.compact()
     }
 
     /// Reads every row as one applied group left it: everything that is replicated.
     pub fn at_one_moment(&self, read: &mut engine::Read<'_>) -> Result<(), engine::Fault> {
-        self.view.view().engine().at_one_moment(read)
+        let engine = self.view.view().engine();
+        engine.at_one_moment(read)
     }
 
     pub(crate) fn leases_table(&self) -> &Leases {

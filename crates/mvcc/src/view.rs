@@ -183,9 +183,10 @@ impl View {
         }
     }
 
-    /// Where the rows are: for whoever copies all of them or gives space back. It may be ahead of this View.
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
+    /// Where the rows are: for whoever copies all of them or gives space back. It may be ahead of this View, which such
+    /// long work must not hold: compaction would wait for it.
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        Arc::clone(&self.engine)
     }
 
     /// The version that a key had right before a main revision at which it changed, as etcd shows it with an event:

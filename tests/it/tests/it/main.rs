@@ -3,6 +3,7 @@
 //!
 //! * `IT_KILLS`: kills in each test of [`kill`], 20 unless said otherwise.
 //! * `IT_SEED`: where the random choices begin; every test prints its own.
+//! * `IT_STALL_KEYS`: keys under which writes are timed beside defragmentation and snapshots, 20,000 unless said otherwise.
 //! * `QUORATE_REQUIRE_ALL=1`: a test that cannot run here fails instead of saying so.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print their figures")]
@@ -12,6 +13,7 @@ mod flags;
 mod folders;
 mod full_disk;
 mod kill;
+mod maintenance;
 mod requests;
 mod rubbish;
 mod support;
