@@ -8,6 +8,7 @@ mod offline;
 mod peers;
 mod server;
 mod signals;
+mod space;
 
 use config::{Config, Refusal};
 use std::io::Write as _;

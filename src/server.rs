@@ -8,6 +8,7 @@
 use crate::config::Config;
 use crate::peers::{Member, Out, peers_of};
 use crate::signals::{Ended, Signals};
+use crate::space::{self, Space};
 use crate::{ETCD_VERSION, boot, duties};
 use anyhow::Context as _;
 use api::Api;
@@ -164,6 +165,7 @@ async fn serve(
         let every = config.downgrade_check;
         tokio::spawn(duties::end_downgrade(node.clone(), Arc::clone(shared), every, log.clone()));
     }
+    tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
     duties::publish_member(&parts.node, &config.name, &config.advertise_clients, log).await?;
     let identity =
         api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };

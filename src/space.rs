@@ -1,0 +1,163 @@
+//! Free disk space: a member that runs out of it says so while it can still write.
+//!
+//! ```text
+//! 4 times a second: statvfs of data and log ─┬─ below SPACE_MIN   ─▶ NOSPACE through the log: puts are refused everywhere
+//!                                        ├─ below RELEASE_MIN ─▶ the ballast goes: room for deletes and compaction
+//!                                        └─ plenty again      ─▶ the ballast comes back; the alarm is the operator's
+//! ```
+//!
+//! It is this member's own trouble, so it is told like a quota's: nothing in the log depends on it. A disk that fills all
+//! the same, faster than it is looked at, ends the process at the first write that fails.
+
+use crate::config::Config;
+use anyhow::Context as _;
+use machine::Shared;
+use proto::etcdserverpb as pb;
+use raft_node::Handle;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Free bytes below which the alarm is raised: what comes before the next look, and a compaction of the newest files.
+const SPACE_MIN: u64 = 256 << 20;
+/// Free bytes below which the ballast goes: less than a segment of the log and a flush of what is in memory take.
+const RELEASE_MIN: u64 = 96 << 20;
+/// The ballast, in bytes: the log's next segment, which is the most that is set aside at once.
+const BALLAST_BYTES: u64 = 64 << 20;
+/// Time between two looks, which are a system call each: at 300 MB/s the disk has 75 MB less.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// What is looked at.
+pub(crate) struct Space {
+    dirs: Vec<PathBuf>,
+    ballast: PathBuf,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    /// On the fuller of the file systems, before anything was done about it.
+    free_bytes: u64,
+    /// What was done about it.
+    ballast: Change,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    None,
+    Made,
+    Released,
+}
+
+impl Space {
+    /// The directories of this member.
+    pub(crate) fn of(config: &Config) -> Self {
+        let member_dir = config.data_dir.join("member");
+        let ballast = member_dir.join("ballast");
+        Self { dirs: vec![member_dir, config.wal_dir.clone()], ballast }
+    }
+
+    fn look(&self) -> io::Result<Look> {
+        let mut free_bytes = u64::MAX;
+        for dir in &self.dirs {
+            let found = statvfs(dir)?;
+            free_bytes = free_bytes.min(found.f_bavail.saturating_mul(found.f_frsize));
+        }
+        let is_there = self.ballast.exists();
+        let ballast = match wanted(free_bytes, is_there) {
+            Change::None => Change::None,
+            Change::Made => {
+                make(&self.ballast)?;
+                Change::Made
+            }
+            Change::Released => {
+                fs::remove_file(&self.ballast)?;
+                Change::Released
+            }
+        };
+        Ok(Look { free_bytes, ballast })
+    }
+}
+
+/// With twice the least space left besides it, the ballast comes back: at the edge it must not come and go.
+fn wanted(free_bytes: u64, is_there: bool) -> Change {
+    match is_there {
+        true if free_bytes < RELEASE_MIN => Change::Released,
+        false if free_bytes >= 2 * SPACE_MIN + BALLAST_BYTES => Change::Made,
+        _ => Change::None,
+    }
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let made = fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES);
+    if made.is_err() {
+        // A part of it is worth nothing.
+        let _ = fs::remove_file(path);
+    }
+    Ok(made?)
+}
+
+/// Looks after this space as long as the node lives.
+pub(crate) async fn watch(space: Space, node: Handle, shared: Arc<Shared>, log: slog::Logger) {
+    let space = Arc::new(space);
+    let mut ended = node.watch_ended();
+    let mut is_told = false;
+    loop {
+        let own = Arc::clone(&space);
+        let looked = tokio::task::spawn_blocking(move || own.look()).await.context("the look was cut short");
+        match looked.and_then(|look| Ok(look?)) {
+            Ok(look) => {
+                is_told = false;
+                act(&node, &shared, look, &log).await;
+            }
+            // Once, not every second.
+            Err(error) if !std::mem::replace(&mut is_told, true) => {
+                slog::warn!(log, "cannot look after free disk space"; "error" => format!("{error:#}"));
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+async fn act(node: &Handle, shared: &Shared, look: Look, log: &slog::Logger) {
+    if look.ballast == Change::Released {
+        slog::warn!(log, "the disk is nearly full: the ballast was released"; "free-bytes" => look.free_bytes);
+    }
+    let (member_id, kind) = (node.options().member, pb::AlarmType::Nospace as i32);
+    let is_raised = shared.alarms().list(kind).iter().any(|alarm| alarm.member_id == member_id);
+    if look.free_bytes >= SPACE_MIN || is_raised {
+        return;
+    }
+    slog::warn!(log, "little disk space is left: raising the NOSPACE alarm";
+        "free-bytes" => look.free_bytes, "least-bytes" => SPACE_MIN);
+    let action = pb::alarm_request::AlarmAction::Activate.into();
+    let alarm = pb::AlarmRequest { action, member_id, alarm: kind };
+    let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+    if let Err(error) = node.propose(request, None).await {
+        slog::warn!(log, "could not raise the NOSPACE alarm"; "error" => %error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ballast_does_not_come_and_go_at_the_edge() {
+        assert_eq!(wanted(RELEASE_MIN - 1, true), Change::Released);
+        // What is free then, whatever else happens to the disk.
+        assert_eq!(wanted(RELEASE_MIN - 1 + BALLAST_BYTES, false), Change::None);
+        assert_eq!(wanted(2 * SPACE_MIN + BALLAST_BYTES, false), Change::Made);
+        assert_eq!(wanted(2 * SPACE_MIN, true), Change::None);
+        assert_eq!(wanted(0, false), Change::None);
+    }
+}
