@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -74,7 +74,10 @@ pub(crate) struct Peer {
     pub(crate) id: u64,
     pub(crate) standing: Standing,
     pub(crate) urls: Picker,
-    pub(crate) posts: PostQueue,
+    /// A remote that turns out to be a member hands it on, with all that is in it.
+    pub(crate) posts: Arc<PostQueue>,
+    /// Its workers end after the message that they are sending.
+    pub(crate) is_retired: AtomicBool,
     pub(crate) counters: Counters,
     lanes: [Lane; 2],
     /// Since when the peer is active; `None` while it is not.
@@ -84,12 +87,19 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(context: Arc<Context>, id: u64, urls: &[String], standing: Standing) -> Arc<Self> {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        id: u64,
+        urls: &[String],
+        standing: Standing,
+        posts: Arc<PostQueue>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             standing,
             urls: Picker::new(urls),
-            posts: PostQueue::default(),
+            posts,
+            is_retired: AtomicBool::new(false),
             counters: Counters::default(),
             lanes: [Lane::default(), Lane::default()],
             active: Mutex::new(None),
@@ -219,6 +229,13 @@ impl Peer {
 
     pub(crate) fn owns(&self, tasks: Vec<AbortHandle>) {
         *self.tasks.lock().expect("no panic while the tasks are held") = tasks;
+    }
+
+    /// Another entry of the table has its queue: what it is sending still arrives, as with etcd's remotes. A proposal
+    /// lost here would be missed for as long as a request may take.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        self.posts.wake();
     }
 
     /// Ends its streams and tasks. Called once, when the peer leaves the table.

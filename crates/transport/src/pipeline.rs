@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -40,11 +43,22 @@ impl PostQueue {
         true
     }
 
-    async fn pop(&self) -> raftpb::Message {
+    /// Makes every worker that waits look again.
+    pub(crate) fn wake(&self) {
+        self.arrived.notify_waiters();
+    }
+
+    /// `None` for a worker of a peer that is retired: the rest is for the workers of its successor.
+    async fn pop(&self, is_retired: &AtomicBool) -> Option<raftpb::Message> {
         loop {
             let arrived = self.arrived.notified();
+            if is_retired.load(Ordering::Acquire) {
+                // Whoever was woken for a message hands the call on.
+                self.arrived.notify_one();
+                return None;
+            }
             if let Some(message) = self.lock().pop_front() {
-                return message;
+                return Some(message);
             }
             arrived.await;
         }
@@ -64,8 +78,7 @@ async fn work(peer: Arc<Peer>) {
     let mut client = Client::default();
     let mut request_headers = headers::outgoing(&peer.context().identity);
     request_headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
-    loop {
-        let message = peer.posts.pop().await;
+    while let Some(message) = peer.posts.pop(&peer.is_retired).await {
         let body = Bytes::from(message.encode_to_vec());
         let size = body.len();
         match post(&peer, &mut client, request_headers.clone(), body).await {

@@ -17,7 +17,8 @@ use crate::{
     dial,
     limits::REMOTES_MAX,
     peer::{Peer, PeerStats, Standing},
-    pipeline, probe, router, server, urls,
+    pipeline::{self, PostQueue},
+    probe, router, server, urls,
 };
 
 /// The peers at one moment.
@@ -88,15 +89,16 @@ impl Transport {
         let me = self.context.identity.member;
         let mut table = Table { remotes: old.remotes.clone(), ..Table::default() };
         for (id, urls) in peers.iter().filter(|(id, _)| *id != me) {
-            let peer = match old.peers.get(id) {
-                Some(peer) => {
-                    self.change_urls(peer, urls);
-                    peer.clone()
-                }
-                None => self.add(*id, urls, Standing::Member),
+            let remote = table.remotes.remove(id);
+            let peer = if let Some(peer) = old.peers.get(id) {
+                self.change_urls(peer, urls);
+                peer.clone()
+            } else {
+                let posts = remote.as_ref().map(|remote| remote.posts.clone()).unwrap_or_default();
+                self.add(*id, urls, Standing::Member, posts)
             };
-            if let Some(remote) = table.remotes.remove(id) {
-                remote.stop();
+            if let Some(remote) = remote {
+                remote.retire();
             }
             table.peers.insert(*id, peer);
         }
@@ -168,7 +170,7 @@ impl Transport {
             return;
         }
         let mut table = Table { peers: old.peers.clone(), remotes: old.remotes.clone() };
-        table.remotes.insert(id, self.add(id, &list, Standing::Remote));
+        table.remotes.insert(id, self.add(id, &list, Standing::Remote, Arc::default()));
         self.put(table);
     }
 
@@ -176,10 +178,10 @@ impl Transport {
         *self.table.write().expect("no panic while the table is held") = Arc::new(table);
     }
 
-    fn add(&self, id: u64, urls: &[String], standing: Standing) -> Arc<Peer> {
+    fn add(&self, id: u64, urls: &[String], standing: Standing, posts: Arc<PostQueue>) -> Arc<Peer> {
         let runtime = self.runtime.get().expect("Transport::start comes before update_peers");
         let _inside = runtime.enter();
-        let peer = Peer::new(self.context.clone(), id, urls, standing);
+        let peer = Peer::new(self.context.clone(), id, urls, standing, posts);
         let mut tasks = pipeline::spawn(&peer);
         if standing == Standing::Member {
             tasks.extend(Kind::ALL.map(|kind| runtime.spawn(dial::run(peer.clone(), kind)).abort_handle()));

@@ -70,6 +70,18 @@ async fn messages_are_posted_while_there_is_no_stream() {
 }
 
 #[tokio::test]
+async fn what_was_on_its_way_to_a_remote_arrives_when_it_turns_out_to_be_a_member() {
+    let (a, b) = (Node::new(0xa1).await, Node::new(0xb2).await);
+    a.knows(&[&b]);
+    a.transport.send(vec![heartbeat(&a, &b, 7)]);
+    until("b knows a as a remote", || !b.host.indexes(MessageType::MsgHeartbeat).is_empty()).await;
+    b.transport.send((0..20).map(|commit| heartbeat(&b, &a, commit)).collect());
+    tokio::task::yield_now().await; // the router has handed out
+    b.knows(&[&a]);
+    until("all arrived", || a.host.indexes(MessageType::MsgHeartbeat).len() == 20).await;
+}
+
+#[tokio::test]
 async fn three_members_in_a_ring_of_streams() {
     let (a, b, c) = (Node::new(1).await, Node::new(2).await, Node::new(3).await);
     a.knows(&[&a, &b, &c]); // oneself is skipped
