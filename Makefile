@@ -12,11 +12,12 @@ export QUORATE_REQUIRE_ALL := $(if $(filter 0,$(shell id -u)),1,)
 export QUORATE_BIN := $(CARGO_TARGET_DIR)/release/quorate
 export QUORATE_WALCHECK := $(QUORATE_GO_DIR)/walcheck
 export ETCD_BIN := $(QUORATE_GO_DIR)/etcd
+IMAGE_FILE := $(CARGO_TARGET_DIR)/quorate-image.tar
 
 SEED ?= 1
 IT_KILLS ?= 20
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-docker image demo-docker verify fix bench sim soak clean judges
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,9 +34,18 @@ run: build ## Start a single member on localhost:2379.
 demo: build ## Three members, a killed leader, nothing lost (25 seconds).
 	cargo run --release --locked -p demo
 
+image: build ## The image without a registry: quorate in Docker's store, and as a file.
+	@scripts/deps.sh docker
+	@scripts/with-docker.sh deploy/image.sh $(QUORATE_BIN) $(IMAGE_FILE)
+
+demo-docker: build ## The demo with the containers of deploy/compose.yaml and docker kill (40 seconds).
+	@scripts/deps.sh docker
+	cargo build --release --locked -p demo
+	@scripts/with-docker.sh sh -c 'deploy/image.sh $(QUORATE_BIN) $(IMAGE_FILE) && $(CARGO_TARGET_DIR)/release/demo docker'
+
 test: ## Every suite in its short form (15 minutes warm): Rust, clientv3, etcd's own.
 	@scripts/deps.sh test
-	$(MAKE) --no-print-directory verify test-rust test-go test-suite
+	$(MAKE) --no-print-directory verify test-rust test-go test-suite test-docker
 
 verify: deps ## What is fast: format, lints, unit and style tests. Writes no file.
 	cargo fmt --all --check
@@ -44,7 +54,7 @@ verify: deps ## What is fast: format, lints, unit and style tests. Writes no fil
 
 test-rust: build judges ## kill -9 under load, bad input, faults: real processes.
 	cargo test --locked -p wal --test etcd
-	IT_KILLS=$(IT_KILLS) cargo test --locked --release -p it -- --nocapture --test-threads=2
+	IT_KILLS=$(IT_KILLS) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2
 
 judges: ## Build etcd, its tools and its test suite from their Go modules.
 	@scripts/deps.sh test
@@ -59,6 +69,12 @@ test-suite: build judges ## etcd's own common suite against our binary, three-me
 test-mixed: build judges ## etcd's suite on mixed clusters: two of ours and one etcd, one of ours and two etcd.
 	tests/etcd-suite/run.sh $(QUORATE_BIN) $(ETCD_BIN)
 
+test-docker: build ## Containers: a compose file edited badly, docker stop, and the demo on it.
+	@scripts/deps.sh docker
+	cargo build --release --locked -p demo
+	@scripts/with-docker.sh $(if $(QUORATE_REQUIRE_ALL),,-t) sh -ec 'deploy/image.sh $(QUORATE_BIN) $(IMAGE_FILE); \
+	cargo test --locked --release -p it --test docker -- --nocapture --test-threads=2; $(CARGO_TARGET_DIR)/release/demo docker'
+
 fix: ## Format and apply the compiler's suggestions.
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -69,8 +85,9 @@ bench: build judges ## Side by side with etcd: throughput, CPU a request, memory
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills on one member and on three, 5,000 simulator seeds.
+soak: build judges ## The long counts: 100 kills on one member and on three, containers, 5,000 simulator seeds.
 	$(MAKE) --no-print-directory test-rust IT_KILLS=100
+	$(MAKE) --no-print-directory test-docker
 	cargo run --locked --release -p sim -- 1..5000
 	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine
 

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs what `make demo` and `make test` need beside Rust, or names it in one line.
-#   deps.sh build   a C++ compiler, libclang, ccache        deps.sh test   the same, and Go 1.26
+#   deps.sh build   a C++ compiler, libclang, ccache
+#   deps.sh test    the same, Go 1.26 and docker compose
+#   deps.sh docker  docker compose, and a Docker engine where none answers
 set -eu
 want=${1:-build}
 go_version=1.26.5
@@ -12,6 +14,9 @@ go_is_new() {
     have go && go version | awk '{ sub("go", "", $3); split($3, v, "."); exit !(v[1] > 1 || v[2] >= 26) }'
 }
 
+have_engine() { have docker && { docker version >/dev/null 2>&1 || have dockerd; }; }
+have_compose() { docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1; }
+
 have cargo || { echo "deps: Rust 1.95 is missing: install it with rustup" >&2; exit 1; }
 have clang++ || missing="$missing clang"
 have_libclang || missing="$missing libclang-dev"
@@ -20,6 +25,12 @@ have make || missing="$missing make"
 if [ "$want" = test ]; then
     have git || missing="$missing git"
     have go || missing="$missing golang-go"
+fi
+if [ "$want" = docker ]; then
+    have_engine || missing="$missing docker.io"
+fi
+if [ "$want" != build ]; then
+    have_compose || missing="$missing docker-compose"
 fi
 
 if [ -n "$missing" ]; then

@@ -10,11 +10,15 @@
 //! cluster to what its clients were told (see `harness::history`). Exit code 0 only if every
 //! acknowledged write is there, in order, on all three members.
 //!
+//! `demo` runs them as processes, `demo docker` as the containers of `deploy/compose.yaml`, where
+//! the killing is `docker kill`'s.
+//!
 //! It shows; it does not search for faults: `tests/it` and `sim` do.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "showing is its purpose")]
 
 mod screen;
+mod stage;
 
 use std::{
     process::ExitCode,
@@ -26,12 +30,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use harness::{Client, Cluster, Figures, Load, Shape, history};
+use harness::{Client, Figures, Load, Shape, history};
 
-use crate::screen::{Mood, Role, Screen, grouped};
-
-/// Members: the smallest cluster that survives the loss of one.
-const MEMBERS: usize = 3;
+use crate::{
+    screen::{Mood, Role, Screen, grouped},
+    stage::{Kind, Stage},
+};
 
 /// Writing before the kill: enough to see a rate.
 const BEFORE: Duration = Duration::from_secs(3);
@@ -52,6 +56,14 @@ const LEADER_POLL: Duration = Duration::from_millis(25);
 const NOBODY: usize = usize::MAX;
 
 fn main() -> ExitCode {
+    let kind = match std::env::args().nth(1).as_deref() {
+        None => Kind::Processes,
+        Some("docker") => Kind::Containers,
+        Some(other) => {
+            eprintln!("demo: {other:?} is neither nothing (processes) nor \"docker\" (containers)");
+            return ExitCode::FAILURE;
+        }
+    };
     // Servers are started from this thread, which lives as long as they do.
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
@@ -60,7 +72,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(demo()) {
+    match runtime.block_on(demo(kind)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\ndemo: FAILED: {error:#}");
@@ -69,28 +81,43 @@ fn main() -> ExitCode {
     }
 }
 
-async fn demo() -> anyhow::Result<()> {
-    let mut screen = Screen::new(MEMBERS);
-    screen.say(Mood::Plain, "quorate: three members on this machine, and kill -9 for the one that leads");
+async fn demo(kind: Kind) -> anyhow::Result<()> {
+    // From here on Ctrl-C ends the story, not the process: whatever was started is taken down.
+    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut screen = Screen::new();
+    screen.say(
+        Mood::Plain,
+        &format!("quorate: {}, and {} for the one that leads", kind.what(), kind.killing()),
+    );
     let begun = Instant::now();
-    let mut cluster = Cluster::start(MEMBERS)?;
-    let pids: Vec<String> =
-        cluster.members().iter().map(|m| format!("{} is process {}", m.name, m.pid().unwrap_or(0))).collect();
-    screen
-        .say(Mood::Good, &format!("started in {:.1} s: {}", begun.elapsed().as_secs_f64(), pids.join(", ")));
+    let mut stage = kind.start().await?;
+    let started = begun.elapsed().as_secs_f64();
+    let names = stage.names();
+    screen.say(Mood::Good, &format!("started in {started:.1} s: {}", identities(&stage, &names)?));
+    screen.members(names);
     let told = tokio::select! {
-        told = story(&mut cluster, &mut screen) => told,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        told = story(kind, &mut stage, &mut screen) => told,
+        _ = interrupts.recv() => Err(anyhow::anyhow!("interrupted")),
     };
     if let Err(error) = told {
         screen.finish();
-        return Err(error.context(format!("data and logs are kept in {}", cluster.keep().display())));
+        return Err(match stage.keep() {
+            Ok(kept) => error.context(kept),
+            Err(lost) => error.context(format!("the logs cannot be kept ({lost:#})")),
+        });
     }
     Ok(())
 }
 
-async fn story(cluster: &mut Cluster, screen: &mut Screen) -> anyhow::Result<()> {
-    let client = cluster.client();
+/// Who is which process or container.
+fn identities(stage: &Stage, names: &[String]) -> anyhow::Result<String> {
+    let all = names.iter().enumerate().map(|(i, name)| Ok(format!("{name} is {}", stage.identity(i)?)));
+    Ok(all.collect::<anyhow::Result<Vec<_>>>()?.join(", "))
+}
+
+async fn story(kind: Kind, stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<()> {
+    let client = stage.client();
+    let names = stage.names();
     client.wait_leader(ELECTION_LIMIT).await?;
     let base = client.revision(ELECTION_LIMIT).await?;
     let watching = Watching::start(&client);
@@ -100,23 +127,18 @@ async fn story(cluster: &mut Cluster, screen: &mut Screen) -> anyhow::Result<()>
     let leader = client.wait_leader(ELECTION_LIMIT).await?;
     let killed = Instant::now();
     let before = load.figures();
-    cluster.kill(leader)?;
+    stage.kill(leader)?;
     screen.role(leader, Role::Killed);
-    let name = cluster.members()[leader].name.clone();
-    screen.say(
-        Mood::Bad,
-        &format!("kill -9 {name}, the leader, at revision {}", grouped(before.revision.unsigned_abs())),
-    );
+    let (killing, name) = (kind.killing(), &names[leader]);
+    let revision = grouped(before.revision.unsigned_abs());
+    screen.say(Mood::Bad, &format!("{killing} {name}, the leader, at revision {revision}"));
 
     let successor = takeover(screen, &load, &watching, &client, leader).await?;
-    let successor = &cluster.members()[successor].name;
-    screen.say(
-        Mood::Good,
-        &format!("{successor} leads now, {:.2} s after the kill", killed.elapsed().as_secs_f64()),
-    );
+    let (successor, elapsed) = (&names[successor], killed.elapsed().as_secs_f64());
+    screen.say(Mood::Good, &format!("{successor} leads now, {elapsed:.2} s after the kill"));
     show(screen, &load, &watching, AFTER).await;
 
-    bring_back(cluster, screen, &load, &client, leader).await?;
+    bring_back(stage, screen, &load, &client, leader).await?;
     show(screen, &load, &watching, AFTER).await;
     drop(watching);
     let record = load.stop().await;
@@ -124,7 +146,11 @@ async fn story(cluster: &mut Cluster, screen: &mut Screen) -> anyhow::Result<()>
 
     let gap = record.longest_gap(killed);
     screen.say(Mood::Plain, &format!("writes stood still for {:.2} s", gap.as_secs_f64()));
-    check(screen, &client, &record).await
+    check(screen, &client, &record).await?;
+    if let Some(healthy) = stage.health()? {
+        screen.say(Mood::Good, healthy);
+    }
+    Ok(())
 }
 
 /// A steady stream of small writes: a few thousand a second, so that checking stays short.
@@ -170,16 +196,16 @@ async fn takeover(
 
 /// Starts the killed member on its data and watches it come level while writes go on.
 async fn bring_back(
-    cluster: &mut Cluster,
+    stage: &mut Stage,
     screen: &mut Screen,
     load: &Load,
     client: &Client,
     killed: usize,
 ) -> anyhow::Result<()> {
-    let name = cluster.members()[killed].name.clone();
+    let name = stage.names().swap_remove(killed);
     let target = load.figures().revision;
     let begun = Instant::now();
-    cluster.restart(killed).with_context(|| format!("{name} does not come back"))?;
+    stage.restart(killed).await.with_context(|| format!("{name} does not come back"))?;
     let ready = begun.elapsed();
     screen.role(killed, Role::Up);
     let there = client.status(killed).await.ok().and_then(|status| status.header).map_or(0, |h| h.revision);

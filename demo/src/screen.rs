@@ -44,7 +44,8 @@ pub(crate) enum Role {
 pub(crate) struct Screen {
     terminal: bool,
     begun: Instant,
-    roles: Vec<Role>,
+    /// Names and roles.
+    members: Vec<(String, Role)>,
     leader: Option<usize>,
     /// Lines of the moving part that are on the screen now.
     drawn: usize,
@@ -56,12 +57,12 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new(members: usize) -> Self {
+    pub(crate) fn new() -> Self {
         let begun = Instant::now();
         Self {
             terminal: io::stdout().is_terminal(),
             begun,
-            roles: vec![Role::Up; members],
+            members: Vec::new(),
             leader: None,
             drawn: 0,
             columns: VecDeque::new(),
@@ -71,8 +72,13 @@ impl Screen {
         }
     }
 
+    /// The members, once they are up.
+    pub(crate) fn members(&mut self, names: Vec<String>) {
+        self.members = names.into_iter().map(|name| (name, Role::Up)).collect();
+    }
+
     pub(crate) fn role(&mut self, member: usize, role: Role) {
-        self.roles[member] = role;
+        self.members[member].1 = role;
     }
 
     pub(crate) fn leader(&mut self, leader: Option<usize>) {
@@ -144,12 +150,12 @@ impl Screen {
     }
 
     fn lines(&self, figures: &Figures) -> Vec<String> {
-        vec![String::new(), self.members(), self.figures(figures), self.strip()]
+        vec![String::new(), self.roles(), self.figures(figures), self.strip()]
     }
 
-    fn members(&self) -> String {
+    fn roles(&self) -> String {
         let mut line = "members".to_owned();
-        for (member, role) in self.roles.iter().enumerate() {
+        for (member, (name, role)) in self.members.iter().enumerate() {
             let (colour, word) = match role {
                 Role::Killed => ("\x1b[1;31m", "killed"),
                 Role::Up if self.leader == Some(member) => ("\x1b[1;32m", "LEADER"),
@@ -157,7 +163,7 @@ impl Screen {
             };
             let (colour, reset) = if self.terminal { (colour, RESET) } else { ("", "") };
             // Writing to a String cannot fail.
-            let _ = write!(line, "   m{member} {colour}{word}{reset}");
+            let _ = write!(line, "   {name} {colour}{word}{reset}");
         }
         line
     }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   Cluster ── Member ── Process      start, SIGKILL, SIGSTOP, SIGTERM, restart; ports, folders, logs
-//!      │
+//!      │                             or Compose: the same as containers of deploy/compose.yaml
 //!   Client ───────────── one gRPC connection a member, generated from proto/
 //!      │
 //!   Load ──▶ Record ──▶ history::check     every write and read with its times and its revision
@@ -30,6 +30,7 @@
 
 mod client;
 mod cluster;
+mod compose;
 pub mod history;
 mod load;
 mod member;
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 pub use client::{Client, end_of_prefix};
 pub use cluster::{Cluster, Options};
+pub use compose::{Compose, SERVICES};
 pub use load::{Figures, Load, Read, Record, Shape, Write};
 pub use member::{Addresses, Member};
 pub use ports::Port;

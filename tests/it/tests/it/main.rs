@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests print their figures")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod compose_file;
 mod flags;
 mod folders;
 mod full_disk;
