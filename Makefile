@@ -17,10 +17,10 @@ IMAGE_FILE := $(CARGO_TARGET_DIR)/quorate-image.tar
 SEED ?= 1
 IT_KILLS ?= 20
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-docker image demo-docker verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
 
 help: ## Show this list.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what building needs (clang, libclang, ccache), or name it.
 	@scripts/deps.sh build
@@ -62,6 +62,14 @@ judges: ## Build etcd, its tools and its test suite from their Go modules.
 
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
 	cd tests/clientv3 && go test -count=1 -parallel 6 -timeout 10m ./...
+
+test-clients: build ## Programs of other languages' etcd clients: Python (gRPC and JSON), JavaScript.
+	@scripts/deps.sh test
+	tests/clients/run.sh python gateway javascript
+
+clients: build ## The same, and Java and Rust.
+	@scripts/deps.sh clients
+	tests/clients/run.sh python gateway javascript java rust
 
 test-suite: build judges ## etcd's own common suite against our binary, three-member cases included.
 	tests/etcd-suite/run.sh $(QUORATE_BIN)

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what `make demo` and `make test` need beside Rust, or names it in one line.
-#   deps.sh build   a C++ compiler, libclang, ccache
-#   deps.sh test    the same, Go 1.26 and docker compose
-#   deps.sh docker  docker compose, and a Docker engine where none answers
+#   deps.sh build    a C++ compiler, libclang, ccache
+#   deps.sh test     the same, Go 1.26, docker compose, Python with venv, Node.js with npm
+#   deps.sh docker   docker compose, and a Docker engine where none answers
+#   deps.sh clients  Python with venv, Node.js with npm, a JDK with Maven, protoc
 set -eu
 want=${1:-build}
 go_version=1.26.5
@@ -14,6 +15,7 @@ go_is_new() {
     have go && go version | awk '{ sub("go", "", $3); split($3, v, "."); exit !(v[1] > 1 || v[2] >= 26) }'
 }
 
+have_venv() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
 have_engine() { have docker && { docker version >/dev/null 2>&1 || have dockerd; }; }
 have_compose() { docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1; }
 
@@ -26,10 +28,21 @@ if [ "$want" = test ]; then
     have git || missing="$missing git"
     have go || missing="$missing golang-go"
 fi
+if [ "$want" = test ] || [ "$want" = clients ]; then
+    have_venv || missing="$missing python3-venv"
+    have node || missing="$missing nodejs"
+    have npm || missing="$missing npm"
+fi
+if [ "$want" = clients ]; then
+    have javac || missing="$missing default-jdk-headless"
+    have mvn || missing="$missing maven"
+    have protoc || missing="$missing protobuf-compiler"
+    [ -e /usr/include/google/protobuf/descriptor.proto ] || missing="$missing libprotobuf-dev"
+fi
 if [ "$want" = docker ]; then
     have_engine || missing="$missing docker.io"
 fi
-if [ "$want" != build ]; then
+if [ "$want" = test ] || [ "$want" = docker ]; then
     have_compose || missing="$missing docker-compose"
 fi
 
