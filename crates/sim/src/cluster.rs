@@ -8,6 +8,7 @@ use crate::network::{Network, Way, Weather};
 use crate::oracle::{Oracle, Violation, history_hash};
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
+use crate::watching::Watchers;
 use crate::{Micros, Options, Report};
 use bytes::Bytes;
 use engine::MemoryEngine;
@@ -59,12 +60,14 @@ pub(crate) enum Event {
     Flush(u64),
     /// Somebody changes the members.
     Admin,
+    /// A watcher looks what it was told.
+    Watch(usize),
 }
 
 pub(crate) struct Member {
     pub(crate) disks: Disks,
     pub(crate) life: Option<Life>,
-    lives: u64,
+    pub(crate) lives: u64,
     turn_at: Option<Micros>,
     pub(crate) paused_until: Micros,
     /// It is or was in the cluster: its process may run.
@@ -88,6 +91,7 @@ pub(crate) struct Cluster {
     clients: Vec<Client>,
     think: Micros,
     workload: Workload,
+    pub(crate) watchers: Watchers,
     pub(crate) faults: Faults,
     pub(crate) rules: Rules,
     pub(crate) rng: Rng,
@@ -122,6 +126,7 @@ impl Cluster {
             clients: (0..rng.between(1, 6)).map(|_| Client { number: 0, waits: false }).collect(),
             think: *rng.pick(&[20_000, 100_000, 300_000]),
             workload: Workload::draw(&mut rng),
+            watchers: Watchers::new(seed),
             faults: Faults::draw(&mut rng),
             rules,
             oracle: Oracle::new(count + spares),
@@ -137,6 +142,9 @@ impl Cluster {
         }
         for client in 0..cluster.clients.len() {
             cluster.schedule(1_000_000, Event::Client(client));
+        }
+        for watcher in 0..cluster.watchers.len() {
+            cluster.schedule(1_200_000, Event::Watch(watcher));
         }
         cluster.schedule(2_000_000, Event::Fault);
         if spares > 0 {
@@ -213,6 +221,7 @@ impl Cluster {
                 self.administer();
                 Ok(())
             }
+            Event::Watch(watcher) => self.watch(watcher),
             Event::Resume(member) => {
                 self.plan_turn(member);
                 Ok(())
@@ -487,6 +496,7 @@ impl Cluster {
     }
 
     fn judge(&mut self) -> Result<(), Violation> {
+        self.watch_to_the_end()?;
         let mut hashes = Vec::new();
         let membership = self.membership().ok_or("nobody is there at the end")?;
         for (id, member) in self.members.iter_mut().filter(|(id, _)| membership.members.contains_key(id)) {
@@ -519,6 +529,7 @@ impl Cluster {
             entries: self.oracle.last_index(),
             writes: self.oracle.writes_acknowledged() as u64,
             reads: self.oracle.reads,
+            events: self.watchers.events(),
             trace_hash: self.trace.hash(),
         }
     }

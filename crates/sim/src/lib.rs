@@ -9,14 +9,18 @@
 //!                   ├─ member: driver's contract ─▶ Core ─▶ Wal on MemDisk, Machine on MemoryEngine
 //!                   ├─ network: streams, POSTs, partitions        faults: crashes, pauses, full stops
 //!                   ├─ client: puts, deletes, txns, leases, compactions, reads     admin: changes of members
+//!                   ├─ watching: watchers with cursors, who come back to any member
 //!                   └─ oracle: judges every step ─▶ Violation      trace: every line, hashed
 //! ```
 //!
 //! After every step: members that applied the same index applied the same entry with the same answer (the model's) and
 //! have the same rows; a term has one leader, who has all that was committed before; commit never goes back within a
 //! life; what a member promised is on its disk when it comes back; a linearizable read sees all that anybody was told
-//! before it began, and every read is exactly the model's state at the member's applied index. At the end everything is
-//! healed: the members must agree within a minute, and every acknowledged write must be there on each of them.
+//! before it began, and every read is exactly the model's state at the member's applied index; every watcher is told exactly
+//! the model's changes from its cursor on, whole revisions at a time, and nothing that it was promised not to be.
+//!
+//! At the end everything is healed: the members must agree within a minute, every acknowledged write must be there on each
+//! of them, and every watcher must have been told of everything.
 //!
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.
@@ -39,6 +43,7 @@ mod oracle;
 mod rng;
 mod trace;
 mod warnings;
+mod watching;
 
 pub use mutation::Mutation;
 
@@ -78,17 +83,19 @@ pub struct Report {
     pub writes: u64,
     /// Reads that were answered.
     pub reads: u64,
+    /// Events that watchers were told of.
+    pub events: u64,
     /// A hash over every line of the trace.
     pub trace_hash: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { members, steps, crashes, elections, entries, writes, reads, trace_hash } = self;
+        let Self { members, steps, crashes, elections, entries, writes, reads, events, trace_hash } = self;
         write!(
             f,
             "members {members} steps {steps} crashes {crashes} elections {elections} entries {entries} \
-             writes {writes} reads {reads} trace {trace_hash:016x}"
+             writes {writes} reads {reads} events {events} trace {trace_hash:016x}"
         )
     }
 }

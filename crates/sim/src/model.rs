@@ -22,6 +22,15 @@ pub(crate) struct Model {
     leases: BTreeSet<i64>,
     /// The keys after revision n + 1.
     history: Vec<Keys>,
+    /// Every change of every key, in order.
+    changes: Vec<Change>,
+}
+
+/// What a watcher is told of: a key as it is after; of a deleted one only key and mod revision.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) delete: bool,
+    pub(crate) kv: KeyValue,
 }
 
 impl Model {
@@ -32,6 +41,7 @@ impl Model {
             now: Keys::new(),
             leases: BTreeSet::new(),
             history: vec![Keys::new()],
+            changes: Vec::new(),
         }
     }
 
@@ -46,7 +56,8 @@ impl Model {
     /// What the request answers, and does.
     pub(crate) fn apply(&mut self, request: &pb::InternalRaftRequest) -> Result<Response, Refusal> {
         let main = self.revision + 1;
-        let mut writing = Writing { main, wrote: false, keys: self.now.clone(), leases: &self.leases };
+        let mut writing =
+            Writing { main, wrote: false, keys: self.now.clone(), leases: &self.leases, changes: Vec::new() };
         let response = if let Some(put) = &request.put {
             writing.check_lease(put)?;
             Response::Put(writing.put(put))
@@ -67,20 +78,22 @@ impl Model {
             if !self.leases.contains(&revoke.id) {
                 return Err(Refusal::LeaseNotFound);
             }
-            let before = writing.keys.len();
-            writing.keys.retain(|_, kv| kv.lease != revoke.id);
-            writing.wrote = writing.keys.len() < before;
+            let gone = writing.keys.extract_if(.., |_, kv| kv.lease == revoke.id).map(|(key, _)| key);
+            let gone: Vec<Bytes> = gone.collect();
+            writing.wrote = !gone.is_empty();
+            writing.deleted(gone);
             Response::LeaseRevoke(pb::LeaseRevokeResponse { header: header(writing.revision()) })
         } else {
             unreachable!("no client asks it: {request:?}")
         };
-        let Writing { wrote, keys, .. } = writing;
+        let Writing { wrote, keys, changes, .. } = writing;
         if let Some(revoke) = &request.lease_revoke {
             self.leases.remove(&revoke.id);
         }
         if wrote {
             self.now = keys;
             self.history.push(self.now.clone());
+            self.changes.extend(changes);
             self.revision = main;
         }
         Ok(response)
@@ -107,6 +120,17 @@ impl Model {
         }
         self.compact = revision;
         Ok(Response::Compaction(pb::CompactionResponse { header: header(self.revision) }))
+    }
+
+    /// The changes from a revision on.
+    pub(crate) fn changes_from(&self, revision: i64) -> &[Change] {
+        &self.changes[self.changes.partition_point(|change| change.kv.mod_revision < revision)..]
+    }
+
+    /// A key as it was before the revision at which it changed.
+    pub(crate) fn before(&self, change: &Change) -> Option<&KeyValue> {
+        let at = usize::try_from(change.kv.mod_revision - 2).expect("nothing changes before revision 2");
+        self.history[at].get(&change.kv.key)
     }
 
     /// What a range answers on a member that has applied up to this revision and compaction.
@@ -179,9 +203,16 @@ struct Writing<'m> {
     wrote: bool,
     keys: Keys,
     leases: &'m BTreeSet<i64>,
+    changes: Vec<Change>,
 }
 
 impl Writing<'_> {
+    fn deleted(&mut self, keys: impl IntoIterator<Item = Bytes>) {
+        let mod_revision = self.main;
+        let gone = |key| Change { delete: true, kv: KeyValue { key, mod_revision, ..Default::default() } };
+        self.changes.extend(keys.into_iter().map(gone));
+    }
+
     fn revision(&self) -> i64 {
         if self.wrote { self.main } else { self.main - 1 }
     }
@@ -196,6 +227,7 @@ impl Writing<'_> {
             version: previous.as_ref().map_or(1, |kv| kv.version + 1),
             lease: put.lease,
         };
+        self.changes.push(Change { delete: false, kv: kv.clone() });
         self.keys.insert(put.key.clone(), kv);
         self.wrote = true;
         pb::PutResponse { header: header(self.main), prev_kv: previous.filter(|_| put.prev_kv) }
@@ -206,6 +238,7 @@ impl Writing<'_> {
         let gone: Vec<KeyValue> =
             self.keys.extract_if(.., |key, _| range.contains(key)).map(|(_, kv)| kv).collect();
         self.wrote |= !gone.is_empty();
+        self.deleted(gone.iter().map(|kv| kv.key.clone()));
         pb::DeleteRangeResponse {
             header: header(self.revision()),
             deleted: i64::try_from(gone.len()).expect("a few keys"),

@@ -21,11 +21,15 @@ pub enum Mutation {
     ReleaseBeforeFlush,
     /// What was forwarded to the leader is forwarded again.
     ForwardTwice,
+    /// A watcher that comes back is told from one revision too late.
+    ResumeTooLate,
+    /// Progress is announced to watchers that have not been told everything.
+    PromiseTooEarly,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::SendBeforeSync,
         Self::LoseHardState,
         Self::SkipEntry,
@@ -33,6 +37,8 @@ impl Mutation {
         Self::AnswerBeforeCommit,
         Self::ReleaseBeforeFlush,
         Self::ForwardTwice,
+        Self::ResumeTooLate,
+        Self::PromiseTooEarly,
     ];
 }
 

@@ -88,6 +88,11 @@ impl Oracle {
         self.records.len() as u64
     }
 
+    /// The key space of a cluster that never fails.
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// The newest revision that anybody was told of: what a read that begins now must see.
     pub(crate) fn floor(&self) -> i64 {
         self.floor

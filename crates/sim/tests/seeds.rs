@@ -10,13 +10,14 @@ const SEEDS_TO_FIND: u64 = 12;
 #[test]
 fn seeds_hold() {
     let options = Options::default();
-    let mut writes = 0;
+    let (mut writes, mut events) = (0, 0);
     for seed in 0..SEEDS {
         match sim::run(seed, &options) {
-            Ok(report) => writes += report.writes,
+            Ok(report) => (writes, events) = (writes + report.writes, events + report.events),
             Err(failure) => panic!("seed {seed}: {}\n{}", failure.violation, failure.tail.join("\n")),
         }
     }
+    assert!(events > 100 * SEEDS, "the watchers were told nearly nothing: {events} events");
     assert!(writes > 10 * SEEDS, "the clusters did nearly nothing: {writes} writes");
 }
 
@@ -44,4 +45,6 @@ fn every_broken_member_is_found() {
     check(Mutation::AnswerBeforeCommit, "is lost");
     check(Mutation::ReleaseBeforeFlush, "cannot start");
     check(Mutation::ForwardTwice, "in the log twice");
+    check(Mutation::ResumeTooLate, "is told");
+    check(Mutation::PromiseTooEarly, "was promised");
 }

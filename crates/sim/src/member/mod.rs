@@ -11,6 +11,7 @@ use crate::mutation::{MutantLog, Mutation};
 use crate::oracle::{Oracle, Violation};
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
+use crate::watching::Watching;
 use bytes::Bytes;
 use engine::MemoryEngine;
 use machine::{Machine, Settings as MachineSettings};
@@ -148,6 +149,7 @@ pub(crate) struct Life {
     pub(crate) crash_in: Option<u64>,
     /// Its disk is to fail.
     pub(crate) disk_fails: bool,
+    pub(crate) watching: Watching,
     warnings: Arc<Mutex<Vec<String>>>,
 }
 
@@ -197,6 +199,7 @@ impl Life {
         };
         let core = Core::new(&settings, log, crate::warnings::logger(&warnings))
             .map_err(|error| format!("member {id} cannot start: {error}"))?;
+        let watching = Watching::new(machine.shared(), id ^ around.now << 8);
         let tick = TICK * around.rng.between(97, 103) / 100;
         Ok(Self {
             id,
@@ -220,6 +223,7 @@ impl Life {
             clock: around.now,
             crash_in: None,
             disk_fails: false,
+            watching,
             warnings,
         })
     }

@@ -72,6 +72,7 @@ impl Life {
         }
         let (rows, history) = around.oracle.group_ended(self.id, &self.machine, &self.engine)?;
         trace!(around.trace, "member {} applies {first}..={last}: {rows:016x} {history:08x}", self.id);
+        self.watching.applied();
         self.crash_point("after it applied")?;
         let now = around.rules.instant(self.clock);
         self.core.applied(now, last, &outcomes).map_err(|fault| self.fault(&fault))?;
