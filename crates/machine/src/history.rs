@@ -179,6 +179,8 @@ mod tests {
         txn.put("k".into(), "3".into(), 0).unwrap();
         txn.put("new".into(), "1".into(), 0).unwrap();
         txn.delete(&KeyRange::all()).unwrap();
+        txn.put("k".into(), "4".into(), 0).unwrap();
+        txn.delete(&KeyRange::all()).unwrap();
         txn.end();
         group.commit().unwrap();
         let expected = [
@@ -188,6 +190,8 @@ mod tests {
             "PUT new=1 c4 m4 v1 l0 before -",
             "DELETE k= c0 m4 v0 l0 before k=2 c2 m3 v2 l7",
             "DELETE new= c0 m4 v0 l0 before -",
+            "PUT k=4 c4 m4 v1 l0 before -",
+            "DELETE k= c0 m4 v0 l0 before k=2 c2 m3 v2 l7",
         ];
         assert_eq!(all(&store), expected);
         let taken = tap.take();

@@ -196,7 +196,7 @@ impl View {
             return Ok(None);
         }
         let mut found = Some(previous);
-        // One transaction may write a key more than once: what it found is what counts.
+        // One transaction may put and delete a key more than once: what it found is what counts.
         while let Some(revision) = found {
             let version = match self.reader().version(revision) {
                 Ok(version) => version,
@@ -206,7 +206,7 @@ impl View {
             if revision.main < at.main {
                 return Ok((!version.tail.tombstone).then_some(version.key_value()?));
             }
-            found = version.tail.previous.filter(|_| !version.tail.create).map(|known| known.revision);
+            found = version.tail.previous.map(|known| known.revision);
         }
         Ok(None)
     }
