@@ -378,6 +378,7 @@ func TestDeletedUnderIgnoreValue(t *testing.T) {
 
 // TestSameWithoutQuorum asks the only one of three members that is left.
 func TestSameWithoutQuorum(t *testing.T) {
+	t.Parallel() // it waits, mostly
 	p := startPair(t, 3)
 	p.same("before", &pb.PutRequest{Key: []byte("a"), Value: []byte("1")})
 	for _, s := range []*side{&p.etcd, &p.ours} {

@@ -80,13 +80,16 @@ func etcdBin(t testing.TB) string {
 	return program(t, "ETCD_BIN", filepath.Join(dir, "etcd"))
 }
 
+// given has the ports that tests of this process have got: tests that run side by side get none twice.
+var given sync.Map
+
 // freePort finds a TCP port on which nothing listens, below the range that the kernel hands out
 // itself, so that no outgoing connection takes it between a kill and a restart.
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		port := 10000 + rand.IntN(9000)
-		if portFree(port) {
+		if _, taken := given.LoadOrStore(port, true); !taken && portFree(port) {
 			return port
 		}
 	}
@@ -270,19 +273,9 @@ func prepareCluster(t testing.TB, n int, advertise func(peer int) int, bin strin
 	t.Helper()
 	clients, peers, reached := make([]int, n), make([]int, n), make([]int, n)
 	var initial []string
-	used := map[int]bool{}
-	port := func() int {
-		for {
-			if p := freePort(t); !used[p] {
-				used[p] = true
-				return p
-			}
-		}
-	}
 	for i := range n {
-		clients[i], peers[i] = port(), port()
+		clients[i], peers[i] = freePort(t), freePort(t)
 		reached[i] = advertise(peers[i])
-		used[reached[i]] = true
 		initial = append(initial, fmt.Sprintf("m%d=http://127.0.0.1:%d", i, reached[i]))
 	}
 	c := &cluster{t: t}
