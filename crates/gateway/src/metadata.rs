@@ -1,0 +1,170 @@
+//! Headers of HTTP as metadata of gRPC, by grpc-gateway's rules.
+
+use crate::status::Status;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::time::Duration;
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// What clients put before metadata of their own.
+const OWN_PREFIX: &str = "grpc-metadata-";
+
+/// The permanent headers of IANA's list that are passed on, as `grpcgateway-…`.
+const PERMANENT: &[&str] = &[
+    "accept",
+    "accept-charset",
+    "accept-language",
+    "accept-ranges",
+    "authorization",
+    "cache-control",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "from",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-schedule-tag-match",
+    "if-unmodified-since",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "referer",
+    "user-agent",
+    "via",
+    "warning",
+];
+
+/// Names that grpc-go keeps for itself: metadata cannot set them.
+const RESERVED: &[&str] = &[
+    "content-type",
+    "user-agent",
+    "grpc-message-type",
+    "grpc-encoding",
+    "grpc-message",
+    "grpc-status",
+    "grpc-timeout",
+    "te",
+];
+
+/// What goes with a call.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    pub(crate) headers: HeaderMap,
+    /// How long the caller waits.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Reads a request's headers.
+pub(crate) fn of(headers: &HeaderMap) -> Result<Metadata, Status> {
+    let timeout = headers.get(TIMEOUT).filter(|text| !text.is_empty()).map(timeout).transpose()?;
+    let mut metadata = HeaderMap::new();
+    for (name, value) in headers {
+        if name == header::AUTHORIZATION {
+            metadata.append(header::AUTHORIZATION, value.clone());
+        }
+        let own = name.as_str().strip_prefix(OWN_PREFIX);
+        let key = match own {
+            Some(key) if RESERVED.contains(&key) => continue,
+            Some(key) => HeaderName::from_bytes(key.as_bytes()),
+            None if PERMANENT.contains(&name.as_str()) => {
+                HeaderName::from_bytes(format!("grpcgateway-{name}").as_bytes())
+            }
+            None => continue,
+        };
+        let is_text = value.as_bytes().iter().all(|byte| (0x20..=0x7e).contains(byte));
+        if let (Ok(key), true) = (key, is_text) {
+            metadata.append(key, value.clone());
+        }
+    }
+    metadata.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    metadata.insert(header::TE, HeaderValue::from_static("trailers"));
+    if let Some(timeout) = timeout {
+        metadata.insert(TIMEOUT, as_grpc(timeout));
+    }
+    Ok(Metadata { headers: metadata, timeout })
+}
+
+fn timeout(value: &HeaderValue) -> Result<Duration, Status> {
+    let wrong =
+        || Status::invalid(format!("invalid grpc-timeout: {}", String::from_utf8_lossy(value.as_bytes())));
+    let text = value.to_str().map_err(|_| wrong())?;
+    let (digits, unit) =
+        text.len().checked_sub(1).and_then(|end| text.split_at_checked(end)).ok_or_else(wrong)?;
+    let count: i64 = digits.parse().map_err(|_| wrong())?;
+    // What is over already is over at once.
+    let count = u64::try_from(count).unwrap_or(0);
+    Ok(match unit {
+        "H" => Duration::from_secs(count.saturating_mul(3600)),
+        "M" => Duration::from_secs(count.saturating_mul(60)),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return Err(wrong()),
+    })
+}
+
+/// gRPC allows eight digits: the finest unit in which the timeout has no more.
+fn as_grpc(timeout: Duration) -> HeaderValue {
+    const DIGITS: u128 = 99_999_999;
+    let units = [
+        (timeout.as_nanos(), 'n'),
+        (timeout.as_micros(), 'u'),
+        (timeout.as_millis(), 'm'),
+        (timeout.as_secs().into(), 'S'),
+    ];
+    let (count, unit) = units.into_iter().find(|(count, _)| *count <= DIGITS).unwrap_or((DIGITS, 'H'));
+    HeaderValue::try_from(format!("{count}{unit}")).expect("digits and a letter")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(headers: &[(&str, &str)], expected: &[(&str, &str)]) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                HeaderName::try_from(*name).expect("a name"),
+                HeaderValue::try_from(*value).expect("a value"),
+            );
+        }
+        let metadata = of(&map).expect("good headers").headers;
+        let mut found: Vec<(&str, &str)> =
+            metadata.iter().map(|(k, v)| (k.as_str(), v.to_str().expect("text"))).collect();
+        found.retain(|pair| !matches!(pair, ("te", "trailers") | ("content-type", "application/grpc")));
+        found.sort_unstable();
+        assert_eq!(found, expected, "{headers:?}");
+    }
+
+    #[test]
+    fn headers_are_passed_on_by_grpc_gateways_rules() {
+        check(&[("X-Any", "1"), ("Content-Length", "2"), ("Connection", "close")], &[]);
+        check(&[("Authorization", "tok")], &[("authorization", "tok"), ("grpcgateway-authorization", "tok")]);
+        check(
+            &[("Grpc-Metadata-Token", "tok"), ("Grpc-Metadata-HasLeader", "true")],
+            &[("hasleader", "true"), ("token", "tok")],
+        );
+        check(
+            &[("Content-Type", "text/x"), ("User-Agent", "curl")],
+            &[("grpcgateway-content-type", "text/x"), ("grpcgateway-user-agent", "curl")],
+        );
+        check(&[("Grpc-Metadata-Content-Type", "text/x"), ("Grpc-Metadata-Grpc-Timeout", "1S")], &[]);
+        check(&[("Grpc-Metadata-Token", "é")], &[]);
+        check(&[("Grpc-Timeout", "3S")], &[("grpc-timeout", "3000000u")]);
+        check(&[("Grpc-Timeout", "200000000S")], &[("grpc-timeout", "99999999H")]);
+        check(&[("Grpc-Timeout", "-3S")], &[("grpc-timeout", "0n")]);
+    }
+
+    #[test]
+    fn a_timeout_that_is_none_is_refused() {
+        for text in ["x", "5", "S", "5X", "1.5S", "99999999999999999999S"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(TIMEOUT, HeaderValue::from_static(text));
+            let status = of(&headers).expect_err(text);
+            assert_eq!(status.message, format!("invalid grpc-timeout: {text}"));
+        }
+    }
+}
