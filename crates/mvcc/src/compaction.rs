@@ -25,7 +25,7 @@ use crate::keyvalue::Fields;
 use crate::record::Head;
 use crate::row::{self, DEAD_PREFIX, State, Tail, broken, logical_len};
 use crate::store::Store;
-use engine::{Batch, Engine, Family, Fault};
+use engine::{Batch, Engine, Family, Fault, Op};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -119,6 +119,8 @@ impl Store {
         let mut removal = Removal { state, index: self.index.clone(), batch: Batch::default() };
         removal.step(&*self.engine, &mut budget)?;
         let Removal { state, index, batch } = removal;
+        let rows = batch.ops.iter().filter(|op| matches!(op, Op::Delete(Family::Revs, _)));
+        self.tally.compacted_rows += rows.count() as u64;
         if state.finished == state.target {
             self.compactions.finish();
         }

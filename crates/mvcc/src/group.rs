@@ -7,6 +7,7 @@ use crate::read::Reader;
 use crate::record::{self, Head, Link, Record};
 use crate::row::{self, DEAD_PREFIX, Previous, State, Tail, logical_len};
 use crate::store::Store;
+use crate::tally::Tally;
 use crate::view::View;
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::{Batch, Family, Fault};
@@ -58,6 +59,7 @@ pub struct Group<'s> {
     batch: Batch,
     index: Index,
     state: State,
+    tally: Tally,
     /// The revisions compacted, ascending, and whether each is to leave a hash.
     compacted: Vec<(i64, bool)>,
     /// The Revs rows written so far, ascending: the engine does not have them yet.
@@ -70,9 +72,10 @@ pub struct Group<'s> {
 
 impl<'s> Group<'s> {
     pub(crate) fn new(store: &'s mut Store) -> Self {
-        let (index, state) = (store.index.clone(), store.state);
+        let (index, state, tally) = (store.index.clone(), store.state, store.tally);
         Self {
             store,
+            tally,
             batch: Batch::default(),
             index,
             state,
@@ -129,7 +132,8 @@ impl<'s> Group<'s> {
 
     /// Writes the batch and publishes what readers see from now on.
     pub fn commit(self) -> Result<Arc<View>, Fault> {
-        let Self { store, batch, index, state, compacted, overlay, .. } = self;
+        let Self { store, batch, index, state, tally, compacted, overlay, .. } = self;
+        store.tally = tally;
         let view = store.publish(batch, index, state)?;
         store.tap.push(overlay);
         for (revision, hashed) in compacted {
@@ -306,12 +310,16 @@ impl Txn<'_, '_> {
         reason = "what is stored is built from it; the caller is done with it"
     )]
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<KeyMeta>, Fault> {
+        let tally = &mut self.group.tally;
+        tally.puts += 1;
+        tally.put_bytes += (key.len() + value.len()) as u64;
         let at = self.next();
         Ok(self.group.put(at, &key, &value, lease))
     }
 
     /// Deletes the live keys of a range, in key order; returns them. Reads nothing from the engine.
     pub fn delete(&mut self, range: &KeyRange) -> Result<Vec<(Bytes, KeyMeta)>, Fault> {
+        self.group.tally.deletes += 1;
         let mut keys = Vec::new();
         self.group.index.visit(range, &[], &mut |key, record| {
             if record::is_live(record) {

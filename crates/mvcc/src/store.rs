@@ -4,6 +4,7 @@ use crate::compaction::Compactions;
 use crate::group::Group;
 use crate::index::Index;
 use crate::row::{STATE_KEY, State};
+use crate::tally::Tally;
 use crate::tap::Tap;
 use crate::view::{Epoch, View};
 use arc_swap::ArcSwap;
@@ -39,6 +40,7 @@ pub struct Store {
     /// Epochs before the current one that some View may still be in, oldest first. One for each logical compaction.
     pub(crate) past: Vec<Weak<Epoch>>,
     pub(crate) compactions: Compactions,
+    pub(crate) tally: Tally,
     pub(crate) tap: Tap,
     /// Where rows are built. It outlives groups, so that small ones share a buffer.
     pub(crate) buffer: BytesMut,
@@ -64,10 +66,12 @@ impl Store {
             engine: engine.clone(),
             epoch: epoch.clone(),
             hashes: compactions.hashes(),
+            tally: Tally::default(),
         };
         let published = Published(Arc::new(ArcSwap::from_pointee(view)));
         let (past, tap, buffer) = (Vec::new(), Tap::default(), BytesMut::new());
-        Ok(Self { engine, index, state, published, epoch, past, compactions, tap, buffer })
+        let tally = Tally::default();
+        Ok(Self { engine, index, state, published, epoch, past, compactions, tally, tap, buffer })
     }
 
     /// The newest published View.
@@ -124,6 +128,7 @@ impl Store {
             engine: self.engine.clone(),
             epoch: self.epoch.clone(),
             hashes: self.compactions.hashes(),
+            tally: self.tally,
         });
         self.published.0.store(view.clone());
         Ok(view)

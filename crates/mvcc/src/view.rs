@@ -3,7 +3,9 @@
 use crate::index::Index;
 use crate::query::{Answer, Query, ReadError};
 use crate::read::Reader;
+use crate::record::{self, Head};
 use crate::row::{State, Version, broken, corrupt};
+use crate::tally::Tally;
 use crate::{HashKv, KeyValue, hash};
 use bytes::Bytes;
 use engine::{Engine, Family};
@@ -11,7 +13,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use types::Revision;
+use types::{KeyRange, Revision};
 
 /// What an empty backend of etcd takes on disk, in bytes: five pages.
 const BASE_BYTES: i64 = 20 * 1024;
@@ -80,6 +82,7 @@ pub struct View {
     pub(crate) epoch: Arc<Epoch>,
     /// What the newest compactions have left, oldest first.
     pub(crate) hashes: Arc<Vec<HashKv>>,
+    pub(crate) tally: Tally,
 }
 
 impl fmt::Debug for View {
@@ -88,7 +91,34 @@ impl fmt::Debug for View {
     }
 }
 
+/// What lies in a range now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Live keys.
+    pub keys: i64,
+    /// Bytes of their newest records, as `KeyValue`s.
+    pub bytes: i64,
+}
+
 impl View {
+    /// Counts a range's keys and their bytes. Walks the index, some 0.1 µs a key, and reads nothing from the engine.
+    pub fn usage(&self, range: &KeyRange) -> Usage {
+        let mut usage = Usage::default();
+        self.index.visit(range, &[], &mut |_, record| {
+            if record::is_live(record) {
+                usage.keys += 1;
+                usage.bytes += i64::from(Head::of(record).size);
+            }
+            ControlFlow::Continue(())
+        });
+        usage
+    }
+
+    /// What was done up to this View since the store was opened.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
     /// The newest main revision; 1 in a fresh store.
     pub fn revision(&self) -> i64 {
         self.state.revision
@@ -135,7 +165,7 @@ impl View {
     /// How much the key space holds.
     pub fn sizes(&self) -> Sizes {
         let total_bytes = self.total_bytes();
-        let keys = self.index.count(&types::KeyRange::all()).cast_signed();
+        let keys = self.index.count(&KeyRange::all()).cast_signed();
         Sizes { total_bytes, in_use_bytes: total_bytes, keys }
     }
 

@@ -44,6 +44,7 @@ pub(crate) struct Shared {
     pub ended: watch::Sender<bool>,
     pub machine: Arc<machine::Shared>,
     pub outbound: Arc<dyn Outbound>,
+    pub meters: crate::Meters,
     pub log: slog::Logger,
 }
 
@@ -54,6 +55,11 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
+    /// What the node measures of itself.
+    pub fn meters(&self) -> &crate::Meters {
+        &self.shared.meters
+    }
+
     /// Gives the request its place in the log and answers what it did. The header's ID is filled in here; user name and
     /// auth revision stay as they are. Waits for a leader if there is none, until the deadline (the caller's, but no
     /// later than the request timeout). Dropping the future takes nothing back: the request may still be applied.

@@ -2,9 +2,10 @@
 
 use std::{future::Future, pin::Pin, sync::OnceLock};
 
+use prometheus::{HistogramOpts, HistogramVec, exponential_buckets};
 use proto::raftpb;
 use slog::Logger;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Who this member is, as its headers say it.
 #[derive(Clone, Debug)]
@@ -76,13 +77,28 @@ pub enum HashError {
 pub(crate) struct Context {
     pub(crate) identity: Identity,
     pub(crate) log: Logger,
+    round_trips: HistogramVec,
     host: OnceLock<Arc<dyn Host>>,
     rejected: std::sync::atomic::AtomicBool,
 }
 
 impl Context {
     pub(crate) fn new(identity: Identity, log: Logger) -> Self {
-        Self { identity, log, host: OnceLock::new(), rejected: false.into() }
+        let (name, help) =
+            ("etcd_network_peer_round_trip_time_seconds", "Round-Trip-Time histogram between peers");
+        let buckets = exponential_buckets(0.0001, 2.0, 16).expect("constant, valid buckets");
+        let round_trips = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &["To"])
+            .expect("a constant, valid metric name");
+        Self { identity, log, round_trips, host: OnceLock::new(), rejected: false.into() }
+    }
+
+    /// A probe was answered.
+    pub(crate) fn round_trip(&self, peer: u64, took: Duration) {
+        self.round_trips.with_label_values(&[&hex(peer)]).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn round_trips(&self) -> &HistogramVec {
+        &self.round_trips
     }
 
     /// False when a host was set before.

@@ -87,6 +87,7 @@ async fn follow(peer: &Peer, kind: Kind, stream: Stream) {
         "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => %error);
     // A peer that closes in order is about to be dialled again; only other ends count against it, as in etcd.
     if error.kind() != io::ErrorKind::UnexpectedEof {
+        peer.counters.broke();
         peer.deactivate(kind.name(), "read", &error.to_string());
     }
 }

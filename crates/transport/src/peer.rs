@@ -30,6 +30,12 @@ pub struct PeerStats {
     pub received_bytes: u64,
     /// Messages dropped, POSTs failed, streams lost with messages waiting.
     pub sent_failures: u64,
+    /// Streams that broke while they were read.
+    pub received_failures: u64,
+    /// Times it went from active to inactive.
+    pub disconnects: u64,
+    /// Whether it is active now.
+    pub is_active: bool,
     /// The last probe's round trip; zero before the first.
     pub round_trip: Duration,
 }
@@ -39,6 +45,8 @@ pub(crate) struct Counters {
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     sent_failures: AtomicU64,
+    received_failures: AtomicU64,
+    disconnects: AtomicU64,
     round_trip_nanos: AtomicU64,
 }
 
@@ -53,6 +61,10 @@ impl Counters {
 
     pub(crate) fn failed(&self) {
         self.sent_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn broke(&self) {
+        self.received_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn round_trip(&self, took: Duration) {
@@ -210,6 +222,7 @@ impl Peer {
 
     pub(crate) fn deactivate(&self, way: &str, action: &str, reason: &str) {
         if self.active().take().is_some() {
+            self.counters.disconnects.fetch_add(1, Ordering::Relaxed);
             let error = format!("failed to {action} {} on {way} ({reason})", hex(self.id));
             slog::warn!(self.context.log, "peer became inactive (message send to peer failed)";
                 "peer-id" => hex(self.id), "error" => error);
@@ -223,6 +236,9 @@ impl Peer {
             sent_bytes: read(&self.counters.sent_bytes),
             received_bytes: read(&self.counters.received_bytes),
             sent_failures: read(&self.counters.sent_failures),
+            received_failures: read(&self.counters.received_failures),
+            disconnects: read(&self.counters.disconnects),
+            is_active: self.active_since().is_some(),
             round_trip: Duration::from_nanos(read(&self.counters.round_trip_nanos)),
         }
     }

@@ -52,6 +52,7 @@ async fn probe(peer: &Peer, client: &mut Client) -> Result<(), String> {
     match serde_json::from_slice::<Health>(&reply.body) {
         Ok(Health { ok: true }) => {
             peer.counters.round_trip(begun.elapsed());
+            peer.context().round_trip(peer.id, begun.elapsed());
             Ok(())
         }
         Ok(Health { ok: false }) => Err("the peer says that it is not well".to_owned()),

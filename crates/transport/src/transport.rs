@@ -121,6 +121,11 @@ impl Transport {
         self.table().peers.get(&member)?.active_since()
     }
 
+    /// `etcd_network_peer_round_trip_time_seconds`: of every probe, by peer.
+    pub fn round_trips(&self) -> prometheus::HistogramVec {
+        self.context.round_trips().clone()
+    }
+
     /// Counters of all members, by ID.
     pub fn stats(&self) -> Vec<PeerStats> {
         self.table().peers.values().map(|peer| peer.stats()).collect()

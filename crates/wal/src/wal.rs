@@ -82,6 +82,8 @@ pub struct Wal<D: Disk> {
     pub(crate) durable: u64,
     /// Whether something was appended that must be durable before the caller acts on it.
     pub(crate) must_sync: bool,
+    /// Bytes written since it was opened.
+    pub(crate) written_bytes: u64,
     /// The running crc, after what is encoded.
     pub(crate) crc: u32,
     /// The running crc at `end`.
@@ -160,6 +162,16 @@ impl<D: Disk> Wal<D> {
         }
         let result = self.sync_tail();
         self.note(result)
+    }
+
+    /// Whether [`Wal::sync`] would do something.
+    pub fn must_sync(&self) -> bool {
+        self.must_sync
+    }
+
+    /// Bytes written since it was opened: frames, without what is set aside for them.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
     }
 
     /// Makes everything durable, commit index and superblock included: at the end of the process.
@@ -352,6 +364,7 @@ impl<D: Disk> Wal<D> {
         let tail = self.tail();
         tail.file.write_at(&buffer, offset).map_err(|e| WalError::io("write", &tail.name, e))?;
         self.end += buffer.len() as u64;
+        self.written_bytes += buffer.len() as u64;
         self.end_crc = self.crc;
         self.buffer = buffer;
         self.buffer.clear();

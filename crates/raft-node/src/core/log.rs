@@ -33,6 +33,14 @@ pub trait Log: Send {
     fn hard_state(&self) -> HardState;
     /// Entries before this index are not needed any more.
     fn release(&mut self, index: Index) -> Result<(), WalError>;
+    /// Whether [`Log::sync`] would do something.
+    fn must_sync(&self) -> bool {
+        true
+    }
+    /// Bytes written since it was opened, where it counts them.
+    fn written_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<D: Disk> Log for Wal<D>
@@ -62,6 +70,12 @@ where
     }
     fn release(&mut self, index: Index) -> Result<(), WalError> {
         Wal::release(self, index)
+    }
+    fn must_sync(&self) -> bool {
+        Wal::must_sync(self)
+    }
+    fn written_bytes(&self) -> u64 {
+        Wal::written_bytes(self)
     }
 }
 

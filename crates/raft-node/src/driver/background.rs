@@ -4,8 +4,8 @@
 //! [`BACKGROUND_EVERY`] all the same: history would pile up as long as the load lasts. While readers hold Views that
 //! compaction would take rows from, it waits for the next tick, and for them no longer than [`READERS_WAIT_MAX`].
 
-use crate::NodeFault;
 use crate::limits::{BACKGROUND_EVERY, READERS_WAIT_MAX};
+use crate::{Meters, NodeFault};
 use machine::Machine;
 use std::time::Instant;
 
@@ -13,11 +13,14 @@ pub(super) struct Background {
     due: bool,
     not_before: Instant,
     readers_since: Option<Instant>,
+    /// When the compaction under way took its first step.
+    compacting_since: Option<Instant>,
+    meters: Meters,
 }
 
 impl Background {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { due: true, not_before: now, readers_since: None }
+    pub(super) fn new(now: Instant, meters: Meters) -> Self {
+        Self { due: true, not_before: now, readers_since: None, compacting_since: None, meters }
     }
 
     /// The machine may have something to do.
@@ -36,7 +39,9 @@ impl Background {
             return Ok(false);
         }
         self.not_before = now + BACKGROUND_EVERY;
+        let before = machine.shared().view().compaction_done();
         self.due = machine.idle().map_err(|fault| NodeFault::Engine(fault.to_string()))?;
+        self.measure(now, machine, before);
         if !machine.waits_for_readers() {
             self.readers_since = None;
         } else if now.duration_since(*self.readers_since.get_or_insert(now)) >= READERS_WAIT_MAX {
@@ -45,6 +50,21 @@ impl Background {
             self.due = true;
         }
         Ok(self.due)
+    }
+
+    /// Notes a step that began at `now`, and the compaction's end.
+    fn measure(&mut self, now: Instant, machine: &Machine, before: i64) {
+        let view = machine.shared().view();
+        let done = view.compaction_done();
+        if before < view.compact_revision() && !machine.waits_for_readers() {
+            self.compacting_since.get_or_insert(now);
+            self.meters.compaction_step(now.elapsed());
+        }
+        if before < done
+            && let Some(since) = self.compacting_since.take()
+        {
+            self.meters.compaction_done(since.elapsed());
+        }
     }
 }
 
@@ -85,7 +105,7 @@ mod tests {
     fn compaction_goes_on_under_load_a_step_at_a_time() {
         let (mut machine, begun) = (machine(), Instant::now());
         compacted(&mut machine);
-        let mut background = Background::new(begun);
+        let mut background = Background::new(begun, Meters::new());
         let mut steps = 0;
         for millis in 0..100 {
             let now = begun + Duration::from_millis(millis);
@@ -108,7 +128,7 @@ mod tests {
         let reader = machine.shared().view();
         let compaction = pb::CompactionRequest { revision: 2_502, ..Default::default() };
         apply(&mut machine, pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() });
-        let mut background = Background::new(begun);
+        let mut background = Background::new(begun, Meters::new());
         assert!(!background.step(begun, &mut machine, true).unwrap(), "nothing to do at once");
         background.wake();
         let late = begun + READERS_WAIT_MAX;

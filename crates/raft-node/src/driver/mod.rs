@@ -15,10 +15,12 @@ use crate::core::{Core, Effects, Input, Proposal, Settings};
 use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, lock};
 use crate::handle::Shared;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
+use crate::meters::{Applies, Timed};
 use crate::status::StatusCells;
 use crate::tasks::spawn_tasks;
 use crate::{
-    Handle, Leadership, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError, TransferError,
+    Handle, Leadership, Meters, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError,
+    TransferError,
 };
 use background::Background;
 use engine::Engine;
@@ -66,6 +68,8 @@ where
     };
     let raft_log =
         slog::Logger::root(slog::LevelFilter::new(log.clone(), slog::Level::Info).fuse(), slog::o!());
+    let meters = Meters::new();
+    let wal = Timed::new(wal, meters.clone());
     let core = Core::new(&settings, Box::new(wal), raft_log)?;
     let shared = Arc::new(Shared {
         ids: RequestIds::new(options.member, unix_millis),
@@ -81,6 +85,7 @@ where
         ended: watch::Sender::new(false),
         machine: machine.shared(),
         outbound,
+        meters,
         log,
         options,
     });
@@ -117,13 +122,16 @@ struct Driver {
     /// Something happened that may let a waiting change of members through.
     retry_changes: bool,
     background: Background,
+    applies: Applies,
     stopping: bool,
 }
 
 impl Driver {
     fn new(shared: Arc<Shared>, core: Core, machine: Machine, flusher: Flusher) -> Self {
+        let background = Background::new(Instant::now(), shared.meters.clone());
         Self {
             next_tick: Instant::now() + shared.options.tick,
+            applies: Applies::new(shared.meters.clone()),
             shared,
             core,
             machine,
@@ -134,7 +142,7 @@ impl Driver {
             done: Vec::new(),
             transfer: None,
             retry_changes: false,
-            background: Background::new(Instant::now()),
+            background,
             stopping: false,
         }
     }
@@ -239,6 +247,11 @@ impl Driver {
         if now < self.next_tick {
             return;
         }
+        // Twice the interval after the last one: etcd's bound for the heartbeats of a leader.
+        if now >= self.next_tick + self.shared.options.tick && self.core.leadership().is_leader {
+            let others = self.core.conf_state().voters.len().saturating_sub(1);
+            self.shared.meters.late_heartbeats.inc_by(others as u64);
+        }
         self.core.step(now, Input::Tick);
         self.next_tick += self.shared.options.tick;
         if now >= self.next_tick {
@@ -323,8 +336,10 @@ impl Driver {
     }
 
     fn apply(&mut self, now: Instant, entries: &[Entry]) -> Result<(), NodeFault> {
+        let begun = Instant::now();
         let mut outcomes =
             self.machine.apply(entries).map_err(|fault| NodeFault::Engine(fault.to_string()))?;
+        self.applies.group(begun.elapsed(), entries, &outcomes);
         let last = entries.last().map_or(0, |entry| entry.index);
         self.core.applied(now, last, &outcomes)?;
         self.shared.cells.applied.store(last, Relaxed);
