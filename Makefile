@@ -97,7 +97,8 @@ soak: build judges ## The long counts: 100 kills on one member and on three, con
 	$(MAKE) --no-print-directory test-rust IT_KILLS=100
 	$(MAKE) --no-print-directory test-docker
 	cargo run --locked --release -p sim -- 1..5000
-	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine
+	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway
+	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .
 
 clean: ## Remove what was built here.
 	cargo clean

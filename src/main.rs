@@ -4,6 +4,7 @@ mod boot;
 mod config;
 mod duties;
 mod logging;
+mod metrics;
 mod offline;
 mod peers;
 mod server;

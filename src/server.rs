@@ -6,12 +6,13 @@
 //! ```
 
 use crate::config::Config;
+use crate::metrics::{self, Timed};
 use crate::peers::{Member, Out, peers_of};
 use crate::signals::{Ended, Signals};
 use crate::space::{self, Space};
 use crate::{ETCD_VERSION, boot, duties};
 use anyhow::Context as _;
-use api::Api;
+use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
 use raft_node::{Handle, NodeFault, Options};
 use std::fs::File;
@@ -41,7 +42,7 @@ pub(crate) fn run(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
 async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
     let mut signals = Signals::listen()?;
     let peer_listeners = bind(&config.listen_peers).await?;
-    let client_listeners = bind(&config.listen_clients).await?;
+    let client_listeners = bind_for_clients(&config).await?;
     let parts = tokio::select! {
         parts = build(&config, log) => parts?,
         ended = signals.next() => return Ok(ended),
@@ -80,6 +81,7 @@ struct Parts {
     node: Handle,
     thread: JoinHandle<Result<(), NodeFault>>,
     shared: Arc<Shared>,
+    engine: Arc<Timed>,
     transport: Arc<transport::Transport>,
     removed: Arc<Notify>,
     member: u64,
@@ -105,8 +107,9 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         max_learners: config.learners_max,
         quota_bytes: config.limits.quota_bytes,
     };
+    let engine = Arc::new(Timed::new(Arc::clone(&ground.engine) as _));
     let machine =
-        Machine::open(Arc::clone(&ground.engine) as _, settings).context("cannot read the applied state")?;
+        Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state")?;
     let shared = machine.shared();
     boot::check_owner(&ground, &shared.membership(), config)?;
     let identity = transport::Identity {
@@ -125,8 +128,14 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         max_request_bytes: config.limits.request_bytes_max,
         ..Options::new(ground.member, ground.cluster)
     };
-    let (node, thread) =
-        raft_node::start(options, ground.wal, machine, ground.engine, Arc::clone(&out) as _, log.clone())?;
+    let (node, thread) = raft_node::start(
+        options,
+        ground.wal,
+        machine,
+        Arc::clone(&engine) as _,
+        Arc::clone(&out) as _,
+        log.clone(),
+    )?;
     let removed = Arc::new(Notify::new());
     transport.start(Arc::new(Member {
         node: node.clone(),
@@ -140,7 +149,7 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         node.advance_ticks(config.election_ticks.saturating_sub(1));
     }
     let (member, cluster, lock) = (ground.member, ground.cluster, ground.lock);
-    Ok(Parts { node, thread, shared, transport, removed, member, cluster, lock })
+    Ok(Parts { node, thread, shared, engine, transport, removed, member, cluster, lock })
 }
 
 /// etcd's `minTTL`: one and a half election timeouts, in whole seconds.
@@ -155,7 +164,7 @@ enum Never {}
 async fn serve(
     config: &Config,
     parts: &Parts,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(Traffic, TcpListener)>,
     stopping: watch::Receiver<bool>,
     log: &slog::Logger,
 ) -> anyhow::Result<Never> {
@@ -166,25 +175,46 @@ async fn serve(
         tokio::spawn(duties::end_downgrade(node.clone(), Arc::clone(shared), every, log.clone()));
     }
     tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
-    duties::publish_member(&parts.node, &config.name, &config.advertise_clients, log).await?;
     let identity =
         api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };
-    let limits = api::Limits {
+    let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits(config), log.clone());
+    let meters = parts.node.meters();
+    metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
+    let open = |traffic, listener| {
+        tokio::spawn(api::serve(listener, Arc::clone(&api), traffic, told(stopping.clone())));
+    };
+    let (early, late): (Vec<_>, Vec<_>) =
+        listeners.into_iter().partition(|(traffic, _)| *traffic == Traffic::Metrics);
+    // Before there is a leader too: how a member that has none fares is what they are asked for.
+    for (traffic, listener) in early {
+        slog::info!(log, "serving metrics"; "address" => format!("http://{}", listener.local_addr()?));
+        open(traffic, listener);
+    }
+    duties::publish_member(&parts.node, &config.name, &config.advertise_clients, log).await?;
+    for (traffic, listener) in late {
+        slog::info!(log, "ready to serve client requests");
+        slog::info!(log, "serving client traffic insecurely; this is strongly discouraged!";
+            "traffic" => traffic.name(), "address" => listener.local_addr()?.to_string());
+        open(traffic, listener);
+    }
+    std::future::pending().await
+}
+
+fn limits(config: &Config) -> api::Limits {
+    api::Limits {
         max_request_bytes: config.limits.request_bytes_max,
         max_txn_ops: config.limits.txn_ops_max,
         max_concurrent_streams: config.limits.streams_max,
         keepalive_interval: config.limits.keepalive_interval,
         keepalive_timeout: config.limits.keepalive_timeout,
+        http: api::Http {
+            gateway: config.http.gateway,
+            origins: config.http.origins.clone(),
+            hosts: config.http.hosts.clone(),
+        },
+        shown: api::Shown { extensive: config.extensive_metrics, prefixes: config.metrics_prefixes.clone() },
         ..watch_limits(config)
-    };
-    let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits, log.clone());
-    for listener in listeners {
-        slog::info!(log, "ready to serve client requests");
-        slog::info!(log, "serving client traffic insecurely; this is strongly discouraged!";
-            "traffic" => "grpc+http", "address" => listener.local_addr()?.to_string());
-        tokio::spawn(api::serve(listener, Arc::clone(&api), told(stopping.clone())));
     }
-    std::future::pending().await
 }
 
 /// As in etcd, an interval of zero is the default.
@@ -208,6 +238,21 @@ async fn drain(parts: &Parts, ended: Ended, log: &slog::Logger) {
         }
     }
     parts.node.stop().await;
+}
+
+/// Every port for clients and operators, with what is served on it.
+async fn bind_for_clients(config: &Config) -> anyhow::Result<Vec<(Traffic, TcpListener)>> {
+    let clients = if config.listen_http.is_empty() { Traffic::All } else { Traffic::Grpc };
+    let ports = [
+        (clients, &config.listen_clients),
+        (Traffic::Http, &config.listen_http),
+        (Traffic::Metrics, &config.listen_metrics),
+    ];
+    let mut bound = Vec::new();
+    for (traffic, addresses) in ports {
+        bound.extend(bind(addresses).await?.into_iter().map(|listener| (traffic, listener)));
+    }
+    Ok(bound)
 }
 
 async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {

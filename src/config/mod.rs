@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Longest election timeout, milliseconds: etcd's `maxElectionMs`.
 const ELECTION_MS_MAX: u64 = 50_000;
 
+/// Prefixes whose keys may be counted: each is walked whenever the metrics are asked for.
+const METRICS_PREFIXES_MAX: usize = 64;
+
 /// A member's configuration, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -31,6 +34,10 @@ pub(crate) struct Config {
     pub(crate) listen_peers: Vec<SocketAddr>,
     /// Addresses to listen on for clients.
     pub(crate) listen_clients: Vec<SocketAddr>,
+    /// Addresses to listen on for clients that speak HTTP alone; where there are any, the others are for gRPC alone.
+    pub(crate) listen_http: Vec<SocketAddr>,
+    /// Addresses to listen on for metrics and health.
+    pub(crate) listen_metrics: Vec<SocketAddr>,
     /// Client URLs to publish.
     pub(crate) advertise_clients: Vec<String>,
     /// Time of a heartbeat.
@@ -45,6 +52,12 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How often a leader looks whether a downgrade is done; zero = never.
     pub(crate) downgrade_check: Duration,
+    /// What is served over HTTP, and to whom.
+    pub(crate) http: Http,
+    /// Whether the metrics tell how long each method takes.
+    pub(crate) extensive_metrics: bool,
+    /// Prefixes whose keys and bytes are counted.
+    pub(crate) metrics_prefixes: Vec<String>,
     /// Most learners in the cluster.
     pub(crate) learners_max: usize,
     /// How to log.
@@ -81,6 +94,17 @@ pub(crate) struct Limits {
     pub(crate) keepalive_interval: Duration,
     /// How long a ping may stay unanswered.
     pub(crate) keepalive_timeout: Duration,
+}
+
+/// HTTP for clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    /// The JSON gateway.
+    pub(crate) gateway: bool,
+    /// Origins that browsers may come from.
+    pub(crate) origins: Vec<String>,
+    /// Names that requests may be for.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// How to log.
@@ -134,6 +158,12 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
         let text = "--advertise-client-urls is required when --listen-client-urls is set explicitly";
         return Err(text.to_owned().into());
     }
+    let listen_clients = urls::listen_addresses("listen-client-urls", raw.text("listen-client-urls"))?;
+    let listen_http = addresses(raw, "listen-client-http-urls")?;
+    if let Some(both) = listen_http.iter().find(|address| listen_clients.contains(address)) {
+        let text = "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url";
+        return Err(format!("{text} http://{both}").into());
+    }
     let (heartbeat_ms, election_ms) = timing(raw)?;
     let learners_max = usize::try_from(raw.int("max-learners"))
         .ok()
@@ -142,7 +172,9 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
     Ok(Config {
         cluster: cluster(raw, &name)?,
         listen_peers: urls::listen_addresses("listen-peer-urls", raw.text("listen-peer-urls"))?,
-        listen_clients: urls::listen_addresses("listen-client-urls", raw.text("listen-client-urls"))?,
+        listen_clients,
+        listen_http,
+        listen_metrics: addresses(raw, "listen-metrics-urls")?,
         advertise_clients: urls::parse_list("advertise-client-urls", raw.text("advertise-client-urls"))?
             .iter()
             .map(ToString::to_string)
@@ -153,12 +185,45 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
         pre_vote: raw.bool("pre-vote"),
         limits: limits(raw)?,
         downgrade_check: raw.duration("downgrade-check-time"),
+        http: http(raw)?,
+        extensive_metrics: raw.text("metrics") == "extensive",
+        metrics_prefixes: prefixes(raw)?,
         learners_max,
         log: log(raw)?,
         name,
         data_dir,
         wal_dir,
     })
+}
+
+/// The addresses behind a flag's URLs; none where it is empty.
+fn addresses(raw: &Raw, flag: &str) -> Result<Vec<SocketAddr>, Refusal> {
+    match raw.text(flag) {
+        "" => Ok(Vec::new()),
+        text => urls::listen_addresses(flag, text),
+    }
+}
+
+fn http(raw: &Raw) -> Result<Http, Refusal> {
+    let origins = match raw.text("cors") {
+        text @ ("" | "*") => vec![text.to_owned()],
+        text => urls::parse_list("cors", text)?.iter().map(ToString::to_string).collect(),
+    };
+    let listed = |text: &str| text.split(',').map(str::to_owned).filter(|name| !name.is_empty()).collect();
+    Ok(Http {
+        gateway: raw.bool("enable-grpc-gateway"),
+        origins: origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
+        hosts: listed(raw.text("host-whitelist")),
+    })
+}
+
+fn prefixes(raw: &Raw) -> Result<Vec<String>, String> {
+    let listed = raw.text("metrics-prefixes").split(',').filter(|prefix| !prefix.is_empty());
+    let prefixes: Vec<String> = listed.map(str::to_owned).collect();
+    if prefixes.len() > METRICS_PREFIXES_MAX {
+        return Err(format!("--metrics-prefixes: more than {METRICS_PREFIXES_MAX} prefixes"));
+    }
+    Ok(prefixes)
 }
 
 fn timing(raw: &Raw) -> Result<(u64, u64), String> {

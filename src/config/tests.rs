@@ -38,6 +38,24 @@ fn a_cluster_string_collects_names_and_sorts_their_urls() {
 }
 
 #[test]
+fn lists_for_http_are_read() {
+    let config = config(
+        "--cors=http://a:1,http://b:2 --host-whitelist=a,b, --enable-grpc-gateway=false \
+                         --listen-metrics-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+    )
+    .expect("valid");
+    assert_eq!(config.http.origins, ["http://a:1", "http://b:2"]);
+    assert_eq!(config.http.hosts, ["a", "b"]);
+    assert!(!config.http.gateway);
+    assert_eq!(config.listen_metrics.len(), 2);
+    let defaults = self::config("").expect("valid").http;
+    assert_eq!(
+        (defaults.gateway, defaults.origins, defaults.hosts),
+        (true, vec!["*".to_owned()], vec!["*".to_owned()])
+    );
+}
+
+#[test]
 fn what_etcd_refuses_is_refused_in_its_words() {
     check_refused(
         "--heartbeat-interval=300 --election-timeout=1000",
@@ -62,6 +80,15 @@ fn what_etcd_refuses_is_refused_in_its_words() {
     check_refused(
         "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:1",
         "--initial-cluster: duplicate URL http://127.0.0.1:1 in cluster config",
+    );
+    check_refused(
+        "--listen-client-http-urls=http://127.0.0.1:2379",
+        "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:2379",
+    );
+    check_refused(
+        "--cors=http://example.com",
+        "invalid value \"http://example.com\" for flag -cors: URL address does not have the form \"host:port\": \
+         http://example.com",
     );
     check_refused("--log-level=loud", "unrecognized level: \"loud\"");
 }

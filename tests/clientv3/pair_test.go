@@ -25,6 +25,8 @@ type side struct {
 	*cluster
 	name string
 	conn *grpc.ClientConn
+	// metrics is the address of a port for metrics, where there is one.
+	metrics string
 }
 
 // pair is stock etcd and the server under test, both fresh, both with one member (or more). Every request

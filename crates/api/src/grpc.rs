@@ -59,9 +59,42 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
     })
 }
 
+/// Where a call's messages come from.
+#[derive(Debug)]
+pub(crate) enum Requests {
+    /// A client that speaks gRPC.
+    Wire(Incoming),
+    /// One that speaks JSON.
+    Gateway(gateway::Messages),
+}
+
+impl Body for Requests {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Wire(body) => Pin::new(body).poll_frame(cx),
+            Self::Gateway(messages) => {
+                Pin::new(messages).poll_frame(cx).map_err(|never: Infallible| match never {})
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Wire(body) => body.is_end_stream(),
+            Self::Gateway(messages) => messages.is_end_stream(),
+        }
+    }
+}
+
 /// Reads the one message of a call, bounded by `max_bytes` before anything is decoded.
 pub(crate) async fn read(
-    mut body: Incoming,
+    mut body: Requests,
     headers: &HeaderMap,
     max_bytes: usize,
     call: &Call,
@@ -199,8 +232,6 @@ pub(crate) enum Reply {
     Empty,
     /// One message, then the status OK.
     Message(Option<Bytes>),
-    /// HTTP/1: plain bytes.
-    Plain(Option<Bytes>),
     /// Messages as they come, then a status.
     Stream(Outgoing),
 }
@@ -255,7 +286,6 @@ impl Body for Reply {
         let this = self.get_mut();
         let frame = match this {
             Self::Empty => None,
-            Self::Plain(data) => data.take().map(Frame::data),
             Self::Message(data) => {
                 let message = data.take();
                 if message.is_none() {
@@ -275,13 +305,12 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Empty | Self::Plain(None))
+        matches!(self, Self::Empty)
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Plain(data) => SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64),
             Self::Message(_) | Self::Stream(_) => SizeHint::default(),
         }
     }

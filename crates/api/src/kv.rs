@@ -10,7 +10,7 @@ use proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest,
     RangeRequest, TxnRequest, alarm_request::AlarmAction,
 };
-use raft_node::ProposeError;
+use raft_node::{ProposeError, ReadError};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +31,15 @@ pub(crate) async fn range(
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     parse::range(&request)?;
+    checked_range(api, deadline, request).await
+}
+
+/// A range that no check of a client's applies to any more.
+pub(crate) async fn checked_range(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: RangeRequest,
+) -> Result<Bytes, Status> {
     let start = Instant::now();
     let answer = barrier_and_range(api, deadline, request).await;
     api.metrics.durations.range_request.observe(start, &answer);
@@ -56,6 +65,7 @@ fn range_now(api: &Api, request: &RangeRequest) -> Result<Bytes, Status> {
     let start = Instant::now();
     let answer = api.shared.range(request);
     api.metrics.durations.range.observe(start, &answer);
+    api.node.meters().count_range();
     let mut answer = answer.map_err(|e| status::stop(&e))?;
     api.complete(&mut answer.header);
     Ok(grpc::encode(&answer))
@@ -125,6 +135,7 @@ async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Re
 
 fn txn_now(api: &Api, request: &TxnRequest) -> Result<Bytes, Status> {
     let mut answer = api.shared.read_txn(request).map_err(|e| status::stop(&e))?;
+    api.node.meters().count_txn(&answer);
     api.complete(&mut answer.header);
     Ok(grpc::encode(&answer))
 }
@@ -151,7 +162,12 @@ pub(crate) async fn compact(
 /// Waits until this member has applied everything that was committed when it asked.
 pub(crate) async fn barrier(api: &Api, deadline: Deadline) -> Result<(), Status> {
     api.node.read_barrier(deadline).await.map_err(|error| {
-        api.metrics.reads_failed.inc();
+        let counter = if matches!(error, ReadError::Timeout) {
+            &api.metrics.reads_slow
+        } else {
+            &api.metrics.reads_failed
+        };
+        counter.inc();
         status::read(&error, deadline.is_some_and(|d| Instant::now() >= d))
     })
 }
@@ -163,11 +179,20 @@ pub(crate) fn propose(
     deadline: Deadline,
     request: InternalRaftRequest,
 ) -> impl Future<Output = Result<Response, Status>> + Send {
+    let (seconds, start) = (api.metrics.durations.proposal(&request), Instant::now());
     let answer = Box::pin(api.node.propose(request, deadline));
     async move {
         let pending = Pending::new(api);
         let answer = answer.await;
         drop(pending);
+        // What the log refuses, it has answered: etcd counts only what got no answer as failed.
+        seconds.observe(
+            start,
+            &answer.as_ref().map(drop).or_else(|error| match error {
+                ProposeError::Refused(_) => Ok(()),
+                _ => Err(()),
+            }),
+        );
         answer.map_err(|error| {
             if !matches!(error, ProposeError::Refused(_)) {
                 api.metrics.proposals_failed.inc();

@@ -6,8 +6,10 @@
 //! ```text
 //!            ┌ socket (writes of one tick become one write)
 //! TcpStream ─┤
-//!            └ server: peeks 4 bytes ─┬─ "PRI " ─▶ HTTP/2 ─▶ router ─▶ kv · watch · maintenance · cluster · health
-//!                                     └─ else ───▶ HTTP/1 ─▶ pages: /health /version /metrics
+//!            └ server: the preface? ─┬─ yes ─▶ HTTP/2 ─▶ router ─▶ kv · watch · maintenance · cluster · health
+//!                                    │                    ▲
+//!                                    └─ no ──▶ HTTP/1 ─▶ front ─┬─ /v3/… ─▶ gateway
+//!                                              host, CORS       └─ pages · probes: /health /readyz /version /metrics
 //! router: learner rule, client version, leader wanted, deadline, counters
 //! kv:     parse (static checks) ─▶ node.propose | node.read_barrier + shared.range ─▶ status (etcd's code and text)
 //! ```
@@ -19,12 +21,14 @@
 //!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
 //! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
 //!
-//! Deliberately not here: Lease, Auth, Lock and Election services and the JSON gateway. A call of theirs gets
+//! Deliberately not here: Lease, Auth, Lock and Election services. A call of theirs gets
 //! gRPC's own answer for a service that is not registered (`Unimplemented`, naming it). Client keepalive pings are
 //! answered, but a client that pings too often is not sent away: h2 does not show us pings.
 
+mod access;
 mod cluster;
 mod downgrade;
+mod front;
 mod grpc;
 mod health;
 mod intervals;
@@ -34,6 +38,8 @@ mod methods;
 mod metrics;
 mod pages;
 pub mod parse;
+mod probes;
+mod query;
 mod range_stream;
 mod router;
 mod server;
@@ -44,8 +50,11 @@ pub mod status;
 mod streams;
 mod watch;
 
+pub use front::Traffic;
 pub use server::serve;
 
+use access::Access;
+use gateway::Gateway;
 use machine::Shared;
 use metrics::Metrics;
 use proto::etcdserverpb::ResponseHeader;
@@ -54,6 +63,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
+
+/// What a message may be longer than a log entry, in bytes: etcd's `grpcOverheadBytes`.
+pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;
 
 /// Who this member is, as headers and `/version` say it.
 #[derive(Clone, Debug)]
@@ -85,6 +97,36 @@ pub struct Limits {
     /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
     /// space. One minute; etcd waits for ever.
     pub snapshot_stall_max: Duration,
+    /// What HTTP/1.1 has.
+    pub http: Http,
+    /// What `/metrics` shows.
+    pub shown: Shown,
+}
+
+/// What `/metrics` shows beyond the basic series.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// `--metrics=extensive`: how long calls take, by method.
+    pub extensive: bool,
+    /// `--metrics-prefixes`: prefixes whose keys and bytes are counted.
+    pub prefixes: Vec<String>,
+}
+
+/// What is served over HTTP/1.1, and to whom.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// `--enable-grpc-gateway`: the JSON gateway under `/v3/`.
+    pub gateway: bool,
+    /// `--cors`: the origins that browsers may come from; none, or `*` among them, is all.
+    pub origins: Vec<String>,
+    /// `--host-whitelist`: the names that requests may be for; none, or `*` among them, is all.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { gateway: true, origins: vec!["*".to_owned()], hosts: vec!["*".to_owned()] }
+    }
 }
 
 impl Default for Limits {
@@ -97,6 +139,8 @@ impl Default for Limits {
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
             snapshot_stall_max: Duration::from_mins(1),
+            http: Http::default(),
+            shown: Shown::default(),
         }
     }
 }
@@ -113,6 +157,9 @@ pub struct Api {
     pub(crate) watches: watch::Watches,
     /// How often this member has been without a leader for too long: then streams that want one end.
     pub(crate) leader_losses: tokio::sync::watch::Sender<u64>,
+    pub(crate) access: Access,
+    /// Nothing where it is switched off.
+    pub(crate) gateway: Option<Gateway>,
     /// Whether the leader is being watched already, for the counters of its changes and losses.
     pub(crate) watching: AtomicBool,
     pub(crate) log: slog::Logger,
@@ -127,7 +174,9 @@ impl Api {
         limits: Limits,
         log: slog::Logger,
     ) -> Arc<Self> {
-        let metrics = Metrics::new(&identity, shared.quota());
+        let metrics = Metrics::new(&identity, shared.quota(), &limits.shown);
+        let access = Access::new(&limits.http.origins, &limits.http.hosts);
+        let gateway = limits.http.gateway.then(|| Gateway::new(limits.max_request_bytes + OVERHEAD_BYTES));
         if limits.watch_progress_interval < watch::PROGRESS_INTERVAL_MIN {
             slog::warn!(log, "adjusting watch progress notify interval to minimum period";
                 "min-watch-progress-notify-interval" => format!("{:?}", watch::PROGRESS_INTERVAL_MIN));
@@ -142,6 +191,8 @@ impl Api {
             turns: maintenance::Turns::default(),
             watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),
+            access,
+            gateway,
             watching: AtomicBool::new(false),
             log,
         })

@@ -7,23 +7,27 @@
 
 mod calls;
 mod durations;
+mod prefixes;
+mod probes;
 mod process;
 mod state;
 mod watch;
 
 pub(crate) use calls::{Call, Received};
 
-use crate::{Api, Identity};
+use crate::{Api, Identity, Shown};
 use calls::Calls;
 use durations::Durations;
 use http::HeaderValue;
 use machine::Quota;
+use prefixes::Prefixes;
+use probes::Probes;
 use process::Process;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
 use state::State;
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Different `client-api-version` labels kept apart. Clients choose the text, so it must be bounded; real ones send
@@ -40,10 +44,14 @@ pub(crate) struct Metrics {
     pub(crate) proposals_failed: IntCounter,
     pub(crate) proposals_pending: IntGauge,
     pub(crate) reads_failed: IntCounter,
+    pub(crate) reads_slow: IntCounter,
     pub(crate) health_success: IntCounter,
     pub(crate) health_failures: IntCounter,
     pub(crate) leader_changes: IntCounter,
     pub(crate) watch: watch::Watch,
+    pub(crate) probes: Probes,
+    prefixes: Prefixes,
+    scrapes: IntCounterVec,
     state: State,
     process: Process,
 }
@@ -67,10 +75,10 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Int
 }
 
 impl Metrics {
-    pub(crate) fn new(identity: &Identity, quota: Quota) -> Self {
+    pub(crate) fn new(identity: &Identity, quota: Quota, options: &Shown) -> Self {
         let registry = Registry::new();
         Self {
-            calls: Calls::new(&registry),
+            calls: Calls::new(&registry, options.extensive),
             client_requests: counters(
                 &registry,
                 "etcd_server_client_requests_total",
@@ -94,6 +102,11 @@ impl Metrics {
                 "etcd_server_read_indexes_failed_total",
                 "The total number of failed read indexes seen.",
             ),
+            reads_slow: counter(
+                &registry,
+                "etcd_server_slow_read_indexes_total",
+                "The total number of pending read indexes not in sync with leader's or timed out read index requests.",
+            ),
             health_success: counter(
                 &registry,
                 "etcd_server_health_success",
@@ -110,6 +123,9 @@ impl Metrics {
                 "The number of leader changes seen.",
             ),
             watch: watch::Watch::new(&registry),
+            probes: Probes::new(&registry),
+            prefixes: Prefixes::new(&registry, &options.prefixes),
+            scrapes: scrapes(&registry),
             state: State::new(&registry, identity, quota),
             process: Process::new(&registry),
             registry,
@@ -137,8 +153,14 @@ impl Metrics {
         }
     }
 
+    /// How many files the process may open.
+    pub(crate) fn files_max(&self) -> i64 {
+        self.process.files_max()
+    }
+
     /// The page in Prometheus's text format.
-    pub(crate) fn render(&self, api: &Api) -> String {
+    pub(crate) async fn render(&self, api: &Arc<Api>) -> String {
+        self.prefixes.refresh(api).await;
         self.state.refresh(api);
         self.watch.refresh(api.watches.counts());
         self.process.refresh();
@@ -146,8 +168,21 @@ impl Metrics {
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {
             slog::warn!(api.log, "cannot render metrics"; "error" => %error);
         }
+        self.scrapes.with_label_values(&["200"]).inc();
         page
     }
+}
+
+/// Scrapes, as Prometheus's library for Go counts them. None fails, and a page is made in one go: none waits.
+fn scrapes(registry: &Registry) -> IntCounterVec {
+    let (total, in_flight) =
+        ("promhttp_metric_handler_requests_total", "promhttp_metric_handler_requests_in_flight");
+    gauge(registry, in_flight, "Current number of scrapes being served.").set(1);
+    let scrapes = counters(registry, total, "Total number of scrapes by HTTP status code.", &["code"]);
+    for code in ["200", "500", "503"] {
+        scrapes.with_label_values(&[code]);
+    }
+    scrapes
 }
 
 /// What a client of one `client-api-version` counts into.

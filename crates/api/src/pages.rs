@@ -1,51 +1,80 @@
-//! HTTP/1.1 on the client port: `/health`, `/version`, `/metrics`. Everything else is not there.
+//! Plain pages over HTTP/1.1: `/version`, `/metrics`, `/debug/vars`, and what is not there.
 //!
-//! Bodies, codes and headers are those of etcd's `etcdhttp`, down to the newline that Go's `http.Error` adds.
+//! Bodies, codes and headers are those of etcd, down to the newline that Go's `http.Error` adds.
 
-use crate::{Api, grpc::Reply, kv, maintenance};
-use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+use crate::{
+    Api,
+    grpc::Reply,
+    maintenance,
+    probes::{self, Probe},
+    query::Query,
 };
-use proto::etcdserverpb::{AlarmType, RangeRequest};
+use bytes::Bytes;
+use gateway::Answer;
+use http::{
+    HeaderValue, Method, Response, StatusCode,
+    header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    request::Parts,
+};
 use serde_json::json;
-use std::{collections::HashSet, convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// What an HTTP/1.1 request is answered with.
+pub(crate) type Page = Response<Answer<Reply>>;
+
+pub(crate) const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Prometheus's text format.
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+/// Go's `expvar`.
+const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// Prometheus's text format, as etcd's library names it.
+const METRICS: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
 
-/// Answers one request.
-pub(crate) async fn serve<B>(api: Arc<Api>, request: Request<B>) -> Result<Response<Reply>, Infallible> {
-    let get = request.method() == Method::GET;
-    let query = Query::parse(request.uri().query().unwrap_or_default());
-    Ok(match request.uri().path() {
-        "/health" if get => health(&api, &query).await,
-        "/version" if get => respond(StatusCode::OK, JSON, version(&api)),
-        "/health" | "/version" => {
-            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-            response
-        }
-        "/metrics" => respond(StatusCode::OK, METRICS, api.metrics.render(&api)),
-        _ => error(StatusCode::NOT_FOUND, "404 page not found"),
+/// The pages that a listener for metrics has, and every other one too.
+pub(crate) async fn monitoring(api: &Arc<Api>, parts: &Parts, path: &str) -> Option<Page> {
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    Some(match path {
+        "/health" => probes::health(api, &parts.method, &query).await,
+        "/metrics" => respond(StatusCode::OK, METRICS, api.metrics.render(api).await),
+        _ => Probe::at(path)?.serve(api, &parts.method, &query).await,
     })
 }
 
-fn respond(code: StatusCode, content_type: HeaderValue, body: String) -> Response<Reply> {
-    let mut response = Response::new(Reply::Plain(Some(Bytes::from(body))));
+/// All pages.
+pub(crate) async fn serve(api: &Arc<Api>, parts: &Parts, path: &str) -> Page {
+    match path {
+        "/version" | "/debug/vars" if parts.method != Method::GET => probes::not_allowed(),
+        "/version" => respond(StatusCode::OK, JSON, version(api)),
+        "/debug/vars" => respond(StatusCode::OK, JSON_UTF8, vars(api)),
+        _ => match monitoring(api, parts, path).await {
+            Some(page) => page,
+            None => not_found(),
+        },
+    }
+}
+
+/// Go's `http.NotFound`.
+pub(crate) fn not_found() -> Page {
+    error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+pub(crate) fn respond(code: StatusCode, content_type: HeaderValue, body: String) -> Page {
+    let mut response = Response::new(Answer::Whole(Some(Bytes::from(body))));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 
-/// Go's `http.Error`.
-fn error(code: StatusCode, text: &str) -> Response<Reply> {
-    let mut response = respond(code, PLAIN, format!("{text}\n"));
+/// Text that no browser may take for anything else.
+pub(crate) fn text(code: StatusCode, body: String) -> Page {
+    let mut response = respond(code, PLAIN, body);
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Go's `http.Error`.
+pub(crate) fn error(code: StatusCode, what: &str) -> Page {
+    text(code, format!("{what}\n"))
 }
 
 fn version(api: &Api) -> String {
@@ -58,83 +87,27 @@ fn version(api: &Api) -> String {
     )
 }
 
-/// The parts of a query that `/health` looks at.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Query {
-    exclude: HashSet<String>,
-    serializable: bool,
-}
-
-impl Query {
-    fn parse(query: &str) -> Self {
-        let mut parsed = Self::default();
-        let mut serializable = None;
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match name {
-                "exclude" if !value.is_empty() => {
-                    parsed.exclude.insert(value.to_owned());
-                }
-                // Go's `Query().Get` takes the first.
-                "serializable" => serializable = serializable.or(Some(value == "true")),
-                _ => {}
-            }
-        }
-        parsed.serializable = serializable.unwrap_or(false);
-        parsed
-    }
-}
-
-async fn health(api: &Arc<Api>, query: &Query) -> Response<Reply> {
-    match unhealthy(api, query).await {
-        None => {
-            api.metrics.health_success.inc();
-            respond(StatusCode::OK, PLAIN, r#"{"health":"true","reason":""}"#.to_owned())
-        }
-        Some(reason) => {
-            api.metrics.health_failures.inc();
-            let body = format!(r#"{{"health":"false","reason":{}}}"#, json!(reason));
-            slog::warn!(api.log, "/health error"; "output" => &body, "status-code" => 503);
-            error(StatusCode::SERVICE_UNAVAILABLE, &body)
-        }
-    }
-}
-
-/// Why this member is not healthy: alarms, then the leader, then a read.
-async fn unhealthy(api: &Arc<Api>, query: &Query) -> Option<String> {
-    for alarm in api.shared.alarms().list(AlarmType::None as i32) {
-        let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
-        if !query.exclude.contains(name) {
-            return Some(format!("ALARM {name}"));
-        }
-    }
-    if !query.serializable {
-        if api.node.status().leader == 0 {
-            return Some("RAFT NO LEADER".to_owned());
-        }
-        if let Err(status) = kv::barrier(api, None).await {
-            return Some(format!("RANGE ERROR:{}", status.message()));
-        }
-    }
-    // etcd reads the empty key here, which no client may.
-    let request = RangeRequest { keys_only: true, limit: 1, ..Default::default() };
-    api.shared.range(&request).err().map(|e| format!("RANGE ERROR:{e}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_read_as_go_reads_them() {
-        let check = |query: &str, exclude: &[&str], serializable: bool| {
-            let exclude = exclude.iter().map(|&s| s.to_owned()).collect();
-            assert_eq!(Query::parse(query), Query { exclude, serializable }, "{query}");
-        };
-        check("", &[], false);
-        check("exclude=NOSPACE&exclude=CORRUPT&exclude=", &["NOSPACE", "CORRUPT"], false);
-        check("serializable=true", &[], true);
-        check("serializable=false&serializable=true", &[], false);
-        check("x&serializable=1", &[], false);
-    }
+/// Go's `expvar` page without `memstats`, which tells of Go's memory.
+fn vars(api: &Api) -> String {
+    let status = api.node.status();
+    let state = match (status.is_leader, status.leader) {
+        (true, _) => "StateLeader",
+        (false, 0) => "StateCandidate",
+        (false, _) => "StateFollower",
+    };
+    let arguments: Vec<String> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let raft = json!({
+        "id": format!("{:x}", api.identity.member),
+        "term": status.term,
+        "commit": status.commit,
+        "lead": format!("{:x}", status.leader),
+        "raftState": state,
+        "applied": status.applied,
+    });
+    format!(
+        "{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {},\n\"raft.status\": {raft}\n}}\n",
+        json!(arguments),
+        api.metrics.files_max(),
+    )
 }

@@ -1,8 +1,8 @@
 //! From a request's head to its handler, by way of what etcd's interceptors check.
 
 use crate::{
-    Api, cluster, downgrade,
-    grpc::{self, PREFIX_BYTES, Reply},
+    Api, OVERHEAD_BYTES, cluster, downgrade,
+    grpc::{self, PREFIX_BYTES, Reply, Requests},
     health, kv, maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
@@ -14,7 +14,6 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE, request::Parts};
-use hyper::body::Incoming;
 use prost::Message;
 use proto::etcdserverpb as pb;
 use std::{
@@ -23,9 +22,6 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
-
-/// What a message may be longer than a log entry, in bytes: etcd's `grpcOverheadBytes`.
-pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;
 
 const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-api-version");
 const WANTS_LEADER: HeaderName = HeaderName::from_static("hasleader");
@@ -43,12 +39,17 @@ impl Connection {
     pub(crate) fn new(api: Arc<Api>, phase: watch::Receiver<Phase>) -> Self {
         Self { api, version: OnceLock::new(), phase }
     }
+
+    /// Whom the connection is with.
+    pub(crate) fn api(&self) -> &Arc<Api> {
+        &self.api
+    }
 }
 
 /// Answers one call.
 pub(crate) async fn serve(
     connection: Arc<Connection>,
-    request: http::Request<Incoming>,
+    request: http::Request<Requests>,
 ) -> Result<http::Response<Reply>, Infallible> {
     let (parts, body) = request.into_parts();
     if let Some(refusal) = not_grpc(&parts) {
@@ -100,7 +101,7 @@ impl Open<'_> {
     /// Reads the message, and lets the call in. A method that learners serve says so in `for_learner`.
     async fn read<M: Message + Default>(
         &self,
-        body: Incoming,
+        body: Requests,
         for_learner: impl FnOnce(&M) -> bool,
     ) -> Result<M, Status> {
         let message = grpc::decoded(M::decode(self.bytes(body).await?))?;
@@ -109,13 +110,13 @@ impl Open<'_> {
     }
 
     /// Transactions are decoded as deep as etcd nests them.
-    async fn read_txn(&self, body: Incoming) -> Result<pb::TxnRequest, Status> {
+    async fn read_txn(&self, body: Requests) -> Result<pb::TxnRequest, Status> {
         let message = grpc::decoded(proto::deep::txn(self.bytes(body).await?))?;
         self.admit(&self.parts.headers, false)?;
         Ok(message)
     }
 
-    async fn bytes(&self, body: Incoming) -> Result<Bytes, Status> {
+    async fn bytes(&self, body: Requests) -> Result<Bytes, Status> {
         let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
         grpc::read(body, &self.parts.headers, max_bytes, &self.call).await
     }
@@ -182,7 +183,7 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 }
 
 /// One message in, one out.
-async fn unary(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
+async fn unary(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     match answer(&open, body).await {
         Ok(message) => {
             open.call.sent(message.len() - PREFIX_BYTES);
@@ -198,7 +199,7 @@ async fn unary(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
 
 /// The frequent calls run in the stream's own task as they are; the others are boxed, so that they do not make every
 /// task as large as the largest of them.
-async fn answer(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
+async fn answer(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
     let api = open.api();
     match open.method {
         Method::Put => {
@@ -221,7 +222,7 @@ async fn answer(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
     }
 }
 
-async fn rare(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
+async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
     let api = open.api();
     let deadline = grpc::deadline(&open.parts.headers);
     match open.method {
@@ -263,7 +264,7 @@ async fn rare(open: &Open<'_>, body: Incoming) -> Result<Bytes, Status> {
 }
 
 /// One message in, many out.
-async fn stream(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
+async fn stream(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     let (sender, receiver) = mpsc::channel(range_stream::PIECES_AHEAD_MAX);
     match start(&open, body, sender).await {
         Ok(()) => {
@@ -279,7 +280,7 @@ async fn stream(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
 
 async fn start(
     open: &Open<'_>,
-    body: Incoming,
+    body: Requests,
     sender: mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
     match open.method {
@@ -304,7 +305,7 @@ async fn start(
 }
 
 /// Many messages each way: nothing is read before the call is let in.
-fn converse(mut open: Open<'_>, body: Incoming) -> http::Response<Reply> {
+fn converse(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     let begun = open.admit(&open.parts.headers, false).and_then(|()| {
         let max_bytes = open.api().limits.max_request_bytes + OVERHEAD_BYTES;
         begin(&open, Inbound::new(body, open.parts.headers.clone(), max_bytes, open.call.receiver()))

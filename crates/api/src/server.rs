@@ -4,7 +4,9 @@
 //! what is left. Runs on one current-thread runtime, which the node's completions wake once a batch.
 
 use crate::{
-    Api, pages,
+    Api,
+    front::{self, Traffic},
+    grpc::Requests,
     router::{self, Connection},
     socket::{Flusher, Socket},
     streams,
@@ -60,8 +62,15 @@ const HEADERS_BYTES_MAX: u32 = 256 << 10;
 /// (deadlines passing while a disk stalls) is no attacker; beyond that the connection ends (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 1_024;
 
-/// How an HTTP/2 client's first bytes begin (RFC 9113, 3.4). No HTTP/1 method is called that.
-const PREFACE: &[u8] = b"PRI ";
+/// The head of a request over HTTP/1.1, in bytes, and so what a connection may buffer: Go's `DefaultMaxHeaderBytes`. What
+/// is longer is answered with 431.
+const HTTP1_HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// Headers of a request over HTTP/1.1. Go counts only their bytes; a number bounds the table they are parsed into.
+const HTTP1_HEADERS_MAX: usize = 1_024;
+
+/// How an HTTP/2 client begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How far the listener has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +89,7 @@ const PREFACE_READ_BYTES: usize = 256;
 /// What the connections of one listener share.
 struct Listener {
     api: Arc<Api>,
+    traffic: Traffic,
     flusher: Arc<Flusher>,
     http2: http2::Builder<TokioExecutor>,
     http1: http1::Builder,
@@ -88,7 +98,12 @@ struct Listener {
 
 /// Serves clients until `shutdown` is ready, then lets the calls in flight finish. Call it inside a current-thread
 /// runtime, once for each listener; all may share one [`Api`].
-pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    api: Arc<Api>,
+    traffic: Traffic,
+    shutdown: impl Future<Output = ()>,
+) {
     if !api.watching.swap(true, Relaxed) {
         tokio::spawn(count_leaders(api.node.watch_leader(), api.metrics.leader_changes.clone()));
         let election_timeout = api.node.options().election_timeout();
@@ -104,6 +119,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<O
         http2: http2_builder(&api),
         http1: http1_builder(),
         api,
+        traffic,
         flusher: Arc::clone(&flusher),
         phase: receiver,
     });
@@ -172,7 +188,13 @@ fn http2_builder(api: &Api) -> http2::Builder<TokioExecutor> {
 
 fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_MAX);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_MAX)
+        .max_buf_size(HTTP1_HEAD_BYTES_MAX)
+        .max_headers(HTTP1_HEADERS_MAX)
+        // Names are compared without case, but scripts that grep for etcd's headers do not.
+        .title_case_headers(true);
     builder
 }
 
@@ -188,21 +210,30 @@ async fn connection(listener: Arc<Listener>, stream: TcpStream, _alive: mpsc::Se
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => return,
         speaks = timeout(FIRST_BYTES_MAX, first_bytes(&mut socket)) => speaks,
     };
-    match speaks {
-        Ok(Ok(Protocol::Http2)) => {
-            let shared = Arc::new(Connection::new(Arc::clone(&listener.api), listener.phase.clone()));
-            let service = service_fn(move |request| router::serve(Arc::clone(&shared), request));
+    // It said nothing, or went away: nobody to tell.
+    let Ok(Ok(speaks)) = speaks else { return };
+    let api = Arc::clone(&listener.api);
+    let shared = Arc::new(Connection::new(Arc::clone(&api), listener.phase.clone()));
+    match (listener.traffic, speaks) {
+        (Traffic::All | Traffic::Grpc, Protocol::Http2) => {
+            let service = service_fn(move |request: http::Request<_>| {
+                router::serve(Arc::clone(&shared), request.map(Requests::Wire))
+            });
             let served = listener.http2.serve_connection(TokioIo::new(socket), service);
             drive(served, http2::Connection::graceful_shutdown, phase).await;
         }
-        Ok(Ok(Protocol::Http1)) => {
-            let api = Arc::clone(&listener.api);
-            let service = service_fn(move |request| pages::serve(Arc::clone(&api), request));
+        (Traffic::All | Traffic::Http, Protocol::Http1) => {
+            let service = service_fn(move |request| front::serve(Arc::clone(&shared), request));
             let served = listener.http1.serve_connection(TokioIo::new(socket), service);
             drive(served, http1::Connection::graceful_shutdown, phase).await;
         }
-        // It said nothing, or went away: nobody to tell.
-        Ok(Err(_)) | Err(_) => {}
+        (Traffic::Metrics, Protocol::Http1) => {
+            let service = service_fn(move |request| front::monitor(Arc::clone(&api), request));
+            let served = listener.http1.serve_connection(TokioIo::new(socket), service);
+            drive(served, http1::Connection::graceful_shutdown, phase).await;
+        }
+        // As etcd: the connection ends without a word.
+        (Traffic::Grpc, Protocol::Http1) | (Traffic::Http | Traffic::Metrics, Protocol::Http2) => {}
     }
 }
 
@@ -269,7 +300,9 @@ mod tests {
         check("P", None);
         check("PR", None);
         check("PRI", None);
-        check("PRI * HTTP/2.0", Some(Protocol::Http2));
+        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r", None);
+        check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Protocol::Http2));
+        check("PRI * HTTP/1.1\r\n", Some(Protocol::Http1));
         check("PUT /", Some(Protocol::Http1));
         check("GET /health", Some(Protocol::Http1));
         check("\u{16}\u{3}\u{1}", Some(Protocol::Http1));

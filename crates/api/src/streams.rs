@@ -10,7 +10,7 @@
 //! the receiver, and the handler's next send fails: that is how it learns of it.
 
 use crate::{
-    grpc::{self, PREFIX_BYTES},
+    grpc::{self, PREFIX_BYTES, Requests},
     metrics::{Call, Received},
     server::Phase,
     status::Known,
@@ -18,7 +18,6 @@ use crate::{
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prost::Message;
 use raft_node::Leadership;
 use std::{
@@ -43,7 +42,7 @@ const LEADERLESS_ELECTIONS: u32 = 3;
 
 /// What a client sends on one stream.
 pub(crate) struct Inbound {
-    body: Incoming,
+    body: Requests,
     headers: HeaderMap,
     max_bytes: usize,
     /// Received, but no whole message yet.
@@ -52,7 +51,7 @@ pub(crate) struct Inbound {
 }
 impl Inbound {
     /// The messages of a body, each bounded by `max_bytes` before it is decoded.
-    pub(crate) fn new(body: Incoming, headers: HeaderMap, max_bytes: usize, received: Received) -> Self {
+    pub(crate) fn new(body: Requests, headers: HeaderMap, max_bytes: usize, received: Received) -> Self {
         Self { body, headers, max_bytes, pieces: BytesMut::new(), received }
     }
 

@@ -80,7 +80,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(api::serve(listener, api, async { drop(stopped.await) }));
+        let serving =
+            tokio::spawn(api::serve(listener, api, api::Traffic::All, async { drop(stopped.await) }));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Self { address, channel, stop, serving, node }
     }
@@ -376,6 +377,18 @@ async fn plain_http_has_its_pages_on_the_same_port() {
     let version = "{\"etcdserver\":\"3.7.3\",\"etcdcluster\":\"not_decided\",\"storage\":\"unknown\"}";
     check("GET /version", "HTTP/1.1 200 OK", version).await;
     check("POST /version", "HTTP/1.1 405 Method Not Allowed", "Method Not Allowed\n").await;
+    check("GET /livez?verbose", "HTTP/1.1 200 OK", "[+]serializable_read ok\nok\n").await;
+    check("GET /readyz/non_learner", "HTTP/1.1 200 OK", "\r\n\r\nok\n").await;
+    check("POST /v3/kv/put", "HTTP/1.1 400 Bad", r#"{"code":3,"message":"etcdserver: key is not provided"}"#)
+        .await;
+    check("GET /v3/kv/put", "HTTP/1.1 501 Not", r#"{"code":12,"message":"Method Not Allowed"}"#).await;
+    check(
+        "GET //health",
+        "HTTP/1.1 307 Temporary Redirect",
+        "<a href=\"/health\">Temporary Redirect</a>.\n\n",
+    )
+    .await;
+    check("OPTIONS /v3/kv/put", "HTTP/1.1 200 OK", "\r\n\r\n").await;
     check("GET /v2/keys", "HTTP/1.1 404 Not Found", "404 page not found\n").await;
     check("GET /", "HTTP/1.1 404 Not Found", "404 page not found\n").await;
 }

@@ -1,9 +1,9 @@
 //! `grpc_server_*`: every call, by method and by how it ended, as go-grpc-prometheus counts them.
 
-use super::{counter, counters};
+use super::{counter, counters, register};
 use crate::methods::Method;
-use prometheus::{IntCounter, IntCounterVec, Registry};
-use std::sync::Arc;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Registry};
+use std::{sync::Arc, time::Instant};
 use tonic::Code;
 
 /// gRPC's codes by number, as go-grpc-prometheus names them.
@@ -39,10 +39,12 @@ struct MethodCounters {
     handled: Vec<IntCounter>,
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
+    /// Only with `--metrics=extensive`, as in etcd.
+    handling: Option<Histogram>,
 }
 
 impl Calls {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(registry: &Registry, extensive: bool) -> Self {
         const METHOD: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
         let vec = |name, help| counters(registry, name, help, &METHOD);
         let started = vec("grpc_server_started_total", "Total number of RPCs started on the server.");
@@ -58,6 +60,12 @@ impl Calls {
             "Total number of RPCs completed on the server, regardless of success or failure.",
             &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         );
+        let handling = extensive.then(|| {
+            let name = "grpc_server_handling_seconds";
+            let help = "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.";
+            let vec = HistogramVec::new(HistogramOpts::new(name, help), &METHOD);
+            register(registry, vec.expect("constant, valid labels"))
+        });
         let bytes = |name, help| counter(registry, name, help);
         let received_bytes = bytes(
             "etcd_network_client_grpc_received_bytes_total",
@@ -78,6 +86,7 @@ impl Calls {
                 handled: CODES.iter().map(code).collect(),
                 received_bytes: received_bytes.clone(),
                 sent_bytes: sent_bytes.clone(),
+                handling: handling.as_ref().map(|vec| vec.with_label_values(&labels)),
             })
         };
         Self { methods: Method::ALL.iter().map(method).collect() }
@@ -87,13 +96,15 @@ impl Calls {
     pub(crate) fn start(&self, method: Method) -> Call {
         let counters = self.methods[method as usize].clone();
         counters.started.inc();
-        Call { counters, ended: false }
+        let since = counters.handling.is_some().then(Instant::now);
+        Call { counters, since, ended: false }
     }
 }
 
 /// A call in flight. Dropped before it ended, its client has gone away, which counts as `Canceled`.
 pub(crate) struct Call {
     counters: Arc<MethodCounters>,
+    since: Option<Instant>,
     ended: bool,
 }
 
@@ -120,6 +131,9 @@ impl Call {
         if !self.ended {
             self.ended = true;
             self.counters.handled[code as usize].inc();
+            if let (Some(handling), Some(since)) = (&self.counters.handling, self.since) {
+                handling.observe(since.elapsed().as_secs_f64());
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{gauge, register};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntGauge, Registry, exponential_buckets};
+use proto::etcdserverpb::InternalRaftRequest;
 use std::time::Instant;
 
 /// Durations of the reads that this member serves itself.
@@ -12,6 +13,8 @@ pub(crate) struct Durations {
     pub(crate) range_request: Timed,
     /// The same of a transaction that only reads.
     pub(crate) read_txn: Timed,
+    /// The same of what goes through the log, by number in [`PROPOSALS`].
+    proposals: [Timed; PROPOSALS.len()],
     /// `etcd_mvcc_hash_duration_seconds`.
     pub(crate) hash: Histogram,
     /// `etcd_mvcc_hash_rev_duration_seconds`.
@@ -24,10 +27,41 @@ pub(crate) struct Durations {
     pub(crate) snapshot: Histogram,
 }
 
+/// Kinds of proposals, as etcd names them.
+const PROPOSALS: [&str; 9] = [
+    "Put",
+    "DeleteRange",
+    "Txn",
+    "Compaction",
+    "LeaseGrant",
+    "LeaseRevoke",
+    "LeaseCheckpoint",
+    "Alarm",
+    "Unknown",
+];
+
 /// A duration, apart for what succeeds and what fails.
 pub(crate) struct Timed {
     ok: Histogram,
     failed: Histogram,
+}
+
+impl Durations {
+    /// Where a proposal's duration goes.
+    pub(crate) fn proposal(&self, request: &InternalRaftRequest) -> &Timed {
+        let kinds = [
+            request.put.is_some(),
+            request.delete_range.is_some(),
+            request.txn.is_some(),
+            request.compaction.is_some(),
+            request.lease_grant.is_some(),
+            request.lease_revoke.is_some(),
+            request.lease_checkpoint.is_some(),
+            request.alarm.is_some(),
+        ];
+        let kind = kinds.iter().position(|is_it| *is_it).unwrap_or(PROPOSALS.len() - 1);
+        &self.proposals[kind]
+    }
 }
 
 impl Timed {
@@ -81,6 +115,7 @@ impl Durations {
             },
             range_request: request("Range"),
             read_txn: request("ReadonlyTxn"),
+            proposals: PROPOSALS.map(request),
             hash: plain(options(
                 "etcd_mvcc_hash_duration_seconds",
                 "The latency distribution of storage hash operation.",

@@ -1,9 +1,10 @@
 //! Gauges of the member's state, read when somebody asks.
 
-use super::{gauge, register};
+use super::{counter, gauge, register};
 use crate::{Api, Identity};
 use machine::Quota;
-use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use mvcc::Tally;
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 use proto::etcdserverpb::AlarmType;
 
 pub(super) struct State {
@@ -15,6 +16,7 @@ pub(super) struct State {
     revision: IntGauge,
     compact_revision: IntGauge,
     keys: IntGauge,
+    work: Work,
     size: IntGauge,
     size_in_use: IntGauge,
     cluster_version: IntGaugeVec,
@@ -73,6 +75,7 @@ impl State {
                 "The revision of the last compaction in store.",
             ),
             keys: plain("etcd_debugging_mvcc_keys_total", "Total number of keys."),
+            work: Work::new(registry),
             size: plain(
                 "etcd_mvcc_db_total_size_in_bytes",
                 "Total size of the underlying database physically allocated in bytes.",
@@ -106,6 +109,7 @@ impl State {
         self.compact_revision.set(view.compact_revision());
         let sizes = view.sizes();
         self.keys.set(sizes.keys);
+        self.work.refresh(view.tally());
         self.size.set(sizes.total_bytes);
         self.size_in_use.set(sizes.in_use_bytes);
         self.cluster_version.reset();
@@ -118,6 +122,49 @@ impl State {
             self.alarms.with_label_values(&[&format!("{:x}", alarm.member_id), kind]).set(1);
         }
     }
+}
+
+/// What the store did since it was opened.
+struct Work {
+    puts: IntCounter,
+    deletes: IntCounter,
+    put_bytes: IntGauge,
+    compacted: IntCounter,
+}
+
+impl Work {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            puts: counter(registry, "etcd_mvcc_put_total", "Total number of puts seen by this member."),
+            deletes: counter(
+                registry,
+                "etcd_mvcc_delete_total",
+                "Total number of deletes seen by this member.",
+            ),
+            put_bytes: gauge(
+                registry,
+                "etcd_debugging_mvcc_total_put_size_in_bytes",
+                "The total size of put kv pairs seen by this member.",
+            ),
+            compacted: counter(
+                registry,
+                "etcd_debugging_mvcc_db_compaction_keys_total",
+                "Total number of db keys compacted.",
+            ),
+        }
+    }
+
+    fn refresh(&self, tally: Tally) {
+        raise(&self.puts, tally.puts);
+        raise(&self.deletes, tally.deletes);
+        raise(&self.compacted, tally.compacted_rows);
+        self.put_bytes.set(tally.put_bytes.cast_signed());
+    }
+}
+
+/// Brings a counter up to a total.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 /// `3.7` of `3.7.0`, as etcd labels cluster versions.

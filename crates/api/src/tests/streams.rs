@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::{Identity, grpc::Reply, methods::Method, metrics::Metrics};
-use hyper::{server::conn::http2, service::service_fn};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use machine::Quota;
 use proto::etcdserverpb::{
@@ -81,7 +81,7 @@ async fn echo(mut requests: Inbound, answers: Answers, seen: Seen, reason: &'sta
 /// An echo's client. Everything ends with the runtime.
 async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport::Channel> {
     let identity = Identity { member: 1, cluster: 2, version: "3.7.3".into() };
-    let metrics = Arc::new(Metrics::new(&identity, Quota::new(0)));
+    let metrics = Arc::new(Metrics::new(&identity, Quota::new(0), &crate::Shown::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let seen = seen.clone();
@@ -92,7 +92,7 @@ async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport
             let (parts, body) = request.into_parts();
             let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
             tokio::spawn(echo(
-                Inbound::new(body, parts.headers, 1_024, call.receiver()),
+                Inbound::new(grpc::Requests::Wire(body), parts.headers, 1_024, call.receiver()),
                 sender,
                 seen.clone(),
                 reason,

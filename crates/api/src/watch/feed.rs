@@ -87,7 +87,7 @@ impl Watching {
     fn gather(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Result<(), Status>>> {
         let Line { api, key, taken, .. } = &*self.line;
         let (begun, mut events) = (Instant::now(), 0);
-        let fragment_bytes = api.limits.max_request_bytes + crate::router::OVERHEAD_BYTES;
+        let fragment_bytes = api.limits.max_request_bytes + crate::OVERHEAD_BYTES;
         let header = api.header(0);
         let mut inner = api.watches.lock();
         while self.writer.len() < FRAME_BYTES {

@@ -1,0 +1,183 @@
+//! `/health`, `/livez` and `/readyz`: bodies, codes and headers are those of etcd's `etcdhttp`.
+//!
+//! `/health` looks at alarms, the leader and a read, and says what is wrong first. The other two run named checks, all
+//! of them or one by its path, and say how each went.
+
+use crate::{
+    Api, kv,
+    pages::{Page, error, respond, text},
+    query::Query,
+};
+use http::{HeaderValue, Method, StatusCode, header::ALLOW};
+use proto::etcdserverpb::{AlarmType, RangeRequest};
+use serde_json::json;
+use std::{fmt::Write as _, sync::Arc};
+
+/// One thing that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// No CORRUPT alarm.
+    DataCorruption,
+    /// A read of this member's own state.
+    SerializableRead,
+    /// A read that asks the leader.
+    LinearizableRead,
+    /// This member votes.
+    NonLearner,
+}
+
+impl Check {
+    fn name(self) -> &'static str {
+        match self {
+            Self::DataCorruption => "data_corruption",
+            Self::SerializableRead => "serializable_read",
+            Self::LinearizableRead => "linearizable_read",
+            Self::NonLearner => "non_learner",
+        }
+    }
+
+    async fn run(self, api: &Arc<Api>) -> Result<(), String> {
+        match self {
+            Self::DataCorruption => {
+                let corrupt = AlarmType::Corrupt;
+                if api.shared.alarms().list(corrupt as i32).is_empty() {
+                    return Ok(());
+                }
+                Err(format!("alarm activated: {}", corrupt.as_str_name()))
+            }
+            Self::SerializableRead => read(api, true).await,
+            Self::LinearizableRead => read(api, false).await,
+            Self::NonLearner if api.node.status().is_learner => Err("not supported for learner".to_owned()),
+            Self::NonLearner => Ok(()),
+        }
+    }
+}
+
+/// etcd reads the empty key here, which no client may; such reads count as a client's do.
+async fn read(api: &Arc<Api>, serializable: bool) -> Result<(), String> {
+    let request = RangeRequest { keys_only: true, limit: 1, serializable, ..Default::default() };
+    kv::checked_range(api, None, request).await.map(drop).map_err(|status| status.message().to_owned())
+}
+
+/// A page of checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// The label `type` of the metrics.
+    kind: &'static str,
+    checks: &'static [Check],
+    /// Whether it is the page of all checks, which can be narrowed.
+    is_root: bool,
+}
+
+const LIVEZ: &[Check] = &[Check::SerializableRead];
+const READYZ: &[Check] =
+    &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
+
+impl Probe {
+    /// The page at a path.
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        let mut parts = path.strip_prefix('/')?.splitn(2, '/');
+        let (kind, checks) = match parts.next()? {
+            "livez" => ("livez", LIVEZ),
+            "readyz" => ("readyz", READYZ),
+            _ => return None,
+        };
+        let Some(name) = parts.next() else { return Some(Self { kind, checks, is_root: true }) };
+        let at = checks.iter().position(|check| check.name() == name)?;
+        Some(Self { kind, checks: &checks[at..=at], is_root: false })
+    }
+
+    pub(crate) async fn serve(self, api: &Arc<Api>, method: &Method, query: &Query) -> Page {
+        if *method != Method::GET {
+            return not_allowed();
+        }
+        let mut report = String::new();
+        let mut failed = false;
+        for check in self.checks {
+            let name = check.name();
+            if self.is_root && query.all("exclude").any(|excluded| excluded == name) {
+                continue;
+            }
+            let result = check.run(api).await;
+            api.metrics.probes.observe(self.kind, name, result.is_ok());
+            // Writing to a String cannot fail.
+            let _ = match &result {
+                Ok(()) => writeln!(report, "[+]{name} ok"),
+                Err(why) => writeln!(report, "[-]{name} failed: {why}"),
+            };
+            failed |= result.is_err();
+        }
+        if failed {
+            slog::error!(api.log, "Health check error"; "path" => self.kind, "reason" => &report, "status-code" => 503);
+            return error(StatusCode::SERVICE_UNAVAILABLE, &report);
+        }
+        if !query.has("verbose") {
+            report.clear();
+        }
+        report.push_str("ok\n");
+        text(StatusCode::OK, report)
+    }
+}
+
+/// Go's answer to a method that a page does not know.
+pub(crate) fn not_allowed() -> Page {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+/// `/health`.
+pub(crate) async fn health(api: &Arc<Api>, method: &Method, query: &Query) -> Page {
+    if *method != Method::GET {
+        return not_allowed();
+    }
+    match unhealthy(api, query).await {
+        None => {
+            api.metrics.health_success.inc();
+            respond(StatusCode::OK, crate::pages::PLAIN, r#"{"health":"true","reason":""}"#.to_owned())
+        }
+        Some(reason) => {
+            api.metrics.health_failures.inc();
+            let body = format!(r#"{{"health":"false","reason":{}}}"#, json!(reason));
+            slog::warn!(api.log, "/health error"; "output" => &body, "status-code" => 503);
+            error(StatusCode::SERVICE_UNAVAILABLE, &body)
+        }
+    }
+}
+
+/// Why this member is not healthy: alarms, then the leader, then a read.
+async fn unhealthy(api: &Arc<Api>, query: &Query) -> Option<String> {
+    for alarm in api.shared.alarms().list(AlarmType::None as i32) {
+        let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
+        if !query.all("exclude").any(|excluded| excluded == name) {
+            return Some(format!("ALARM {name}"));
+        }
+    }
+    let serializable = query.first("serializable") == Some("true");
+    if !serializable && api.node.status().leader == 0 {
+        return Some("RAFT NO LEADER".to_owned());
+    }
+    read(api, serializable).await.err().map(|why| format!("RANGE ERROR:{why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_checks_are_found_by_their_paths() {
+        let check = |path: &str, expected: Option<(&str, usize, bool)>| {
+            let found = Probe::at(path).map(|p| (p.kind, p.checks.len(), p.is_root));
+            assert_eq!(found, expected, "{path}");
+        };
+        check("/livez", Some(("livez", 1, true)));
+        check("/readyz", Some(("readyz", 4, true)));
+        check("/readyz/non_learner", Some(("readyz", 1, false)));
+        check("/livez/serializable_read", Some(("livez", 1, false)));
+        check("/livez/non_learner", None);
+        check("/livez/", None);
+        check("/readyz/non_learner/x", None);
+        check("/health", None);
+        check("livez", None);
+    }
+}

@@ -1,0 +1,197 @@
+//! What `/metrics` shows of the parts that the front end does not know: the engine, the node, the peers.
+
+use bytes::Bytes;
+use engine::{Batch, Engine, Family, Fault, Read, Visit};
+use machine::Shared;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets};
+use std::sync::Arc;
+use std::time::Instant;
+use transport::Transport;
+
+/// An engine whose writes are timed: a group of entries each, which is what etcd calls a commit of its backend.
+pub(crate) struct Timed {
+    engine: Arc<dyn Engine>,
+    commits: Histogram,
+}
+
+impl Timed {
+    pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
+        let name = "etcd_disk_backend_commit_duration_seconds";
+        let options = HistogramOpts::new(name, "The latency distributions of commit called by backend.")
+            .buckets(exponential_buckets(0.001, 2.0, 14).expect("constant, valid buckets"));
+        let commits = Histogram::with_opts(options).expect("a constant, valid metric name");
+        Self { engine, commits }
+    }
+}
+
+impl Engine for Timed {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.engine.get(family, key)
+    }
+
+    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
+        self.engine.multi_get(family, keys)
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
+        self.engine.scan(family, from, to, visit)
+    }
+
+    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
+        self.engine.at_one_moment(read)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Fault> {
+        let start = Instant::now();
+        let result = self.engine.write(batch);
+        self.commits.observe(start.elapsed().as_secs_f64());
+        result
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        self.engine.flush()
+    }
+
+    fn compact(&self) -> Result<(), Fault> {
+        self.engine.compact()
+    }
+}
+
+/// What is known of the peers, read when somebody asks.
+struct Peers {
+    transport: Arc<Transport>,
+    shared: Arc<Shared>,
+    /// This member, as labels name it.
+    local: String,
+    known: IntGaugeVec,
+    active: IntGaugeVec,
+    disconnected: IntCounterVec,
+    sent: IntCounterVec,
+    received: IntCounterVec,
+    sent_failures: IntCounterVec,
+    received_failures: IntCounterVec,
+}
+
+impl Peers {
+    fn new(transport: Arc<Transport>, shared: Arc<Shared>, member: u64) -> Self {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels).expect("constant, valid labels")
+        };
+        let gauges = |name: &str, help: &str| {
+            IntGaugeVec::new(Opts::new(name, help), &["Local", "Remote"]).expect("constant, valid labels")
+        };
+        Self {
+            transport,
+            shared,
+            local: format!("{member:x}"),
+            known: gauges("etcd_network_known_peers", "The current number of known peers."),
+            active: gauges("etcd_network_active_peers", "The current number of active peer connections."),
+            disconnected: counters(
+                "etcd_network_disconnected_peers_total",
+                "The total number of disconnected peers.",
+                &["Local", "Remote"],
+            ),
+            sent: counters(
+                "etcd_network_peer_sent_bytes_total",
+                "The total number of bytes sent to peers.",
+                &["To"],
+            ),
+            received: counters(
+                "etcd_network_peer_received_bytes_total",
+                "The total number of bytes received from peers.",
+                &["From"],
+            ),
+            sent_failures: counters(
+                "etcd_network_peer_sent_failures_total",
+                "The total number of send failures from peers.",
+                &["To"],
+            ),
+            received_failures: counters(
+                "etcd_network_peer_received_failures_total",
+                "The total number of receive failures from peers.",
+                &["From"],
+            ),
+        }
+    }
+
+    fn all(&self) -> [&dyn Collector; 7] {
+        [
+            &self.known,
+            &self.active,
+            &self.disconnected,
+            &self.sent,
+            &self.received,
+            &self.sent_failures,
+            &self.received_failures,
+        ]
+    }
+
+    fn refresh(&self) {
+        let membership = self.shared.membership();
+        self.known.reset();
+        let known = membership.members.keys().map(|id| (id, 1));
+        for (id, value) in known.chain(membership.removed.iter().map(|id| (id, 0))) {
+            self.known.with_label_values(&[&*self.local, &format!("{id:x}")]).set(value);
+        }
+        self.active.reset();
+        for peer in self.transport.stats() {
+            let remote = format!("{:x}", peer.member);
+            let pair = [&*self.local, &*remote];
+            self.active.with_label_values(&pair).set(i64::from(peer.is_active));
+            raise(&self.disconnected, &pair, peer.disconnects);
+            raise(&self.sent, &[&remote], peer.sent_bytes);
+            raise(&self.received, &[&remote], peer.received_bytes);
+            raise(&self.sent_failures, &[&remote], peer.sent_failures);
+            raise(&self.received_failures, &[&remote], peer.received_failures);
+        }
+    }
+}
+
+/// Brings a counter up to a total, which may have started anew: a peer that was removed and added again.
+fn raise(counters: &IntCounterVec, labels: &[&str], total: u64) {
+    // As in etcd there is no series before there was something to count.
+    if total > 0 {
+        let counter = counters.with_label_values(labels);
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+}
+
+impl Collector for Peers {
+    fn desc(&self) -> Vec<&Desc> {
+        self.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.refresh();
+        self.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+/// Adds everything to what is shown.
+///
+/// # Panics
+/// Where a name is taken, which the first start would show.
+pub(crate) fn register(
+    registry: &Registry,
+    engine: &Timed,
+    node: &raft_node::Meters,
+    transport: &Arc<Transport>,
+    shared: &Arc<Shared>,
+    member: u64,
+) {
+    node.register(registry);
+    let peers = Peers::new(Arc::clone(transport), Arc::clone(shared), member);
+    let collectors: [Box<dyn Collector>; 3] =
+        [Box::new(engine.commits.clone()), Box::new(transport.round_trips()), Box::new(peers)];
+    for collector in collectors {
+        registry.register(collector).expect("metric names are registered once");
+    }
+}
