@@ -1,6 +1,6 @@
 //! One kept-alive HTTP/1.1 connection for small requests: POST `/raft`, probes, fetches.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -8,8 +8,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
+    net::{TcpStream, lookup_host},
+    time::{Instant, error::Elapsed, timeout, timeout_at},
 };
 
 use crate::{
@@ -100,16 +100,20 @@ impl Client {
     }
 }
 
-/// Connects to a peer URL, `TCP_NODELAY` on.
+/// Connects to a peer URL, `TCP_NODELAY` on. An error says whether the name or the address did not answer.
 pub(crate) async fn dial(address: &urls::Address) -> io::Result<TcpStream> {
-    let stream = timeout(DIAL, TcpStream::connect(&address.authority))
-        .await
-        .map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("dial {}: timed out", address.authority))
-        })?
-        .map_err(|e| io::Error::new(e.kind(), format!("dial {}: {e}", address.authority)))?;
+    let deadline = Instant::now() + DIAL;
+    let authority = &address.authority;
+    let found = timeout_at(deadline, lookup_host(authority)).await;
+    let found: Vec<SocketAddr> = named("look up", authority, found)?.collect();
+    let stream = named("dial", authority, timeout_at(deadline, TcpStream::connect(&found[..])).await)?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+fn named<T>(what: &str, authority: &str, outcome: Result<io::Result<T>, Elapsed>) -> io::Result<T> {
+    let outcome = outcome.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")));
+    outcome.map_err(|e| io::Error::new(e.kind(), format!("{what} {authority}: {e}")))
 }
 
 async fn connect(url: &str) -> io::Result<Open> {
