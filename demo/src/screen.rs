@@ -11,9 +11,8 @@ use std::{
 
 use harness::Figures;
 
-/// Columns of the writes-over-time strip; a column is [`COLUMN`] long, so it shows the last 15 s.
+/// Columns of the writes-over-time strip; a column is [`COLUMN_MS`] long, so it shows the last 15 s.
 const COLUMNS: usize = 60;
-const COLUMN: Duration = Duration::from_millis(COLUMN_MS);
 const COLUMN_MS: u64 = 250;
 
 /// Between two plain lines.
@@ -133,18 +132,22 @@ impl Screen {
 
     /// Files what was acknowledged since the last column began.
     fn count(&mut self, acked: u64) {
-        if self.column_begun.elapsed() < COLUMN {
+        // More than one where nobody looked for a while: what came is spread over them.
+        let passed = self.column_begun.elapsed().as_millis() / u128::from(COLUMN_MS);
+        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
+        if passed == 0 {
             return;
         }
         if self.columns.is_empty() && self.column_acked == 0 {
             // The first look: what came before is not one column's.
             self.columns.push_back(0);
         } else {
-            self.columns.push_back(acked - self.column_acked);
+            let each = (acked - self.column_acked) / passed;
+            (0..passed.min(COLUMNS as u64)).for_each(|_| self.columns.push_back(each));
         }
         self.column_acked = acked;
         self.column_begun = Instant::now();
-        if self.columns.len() > COLUMNS {
+        while self.columns.len() > COLUMNS {
             self.columns.pop_front();
         }
     }
