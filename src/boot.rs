@@ -64,7 +64,9 @@ pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<
     } else {
         let identity = first_identity(config, &member_dir, log).await?;
         let metadata = bootstrap::metadata(identity.member, identity.cluster);
-        (Wal::create(disk, &metadata)?, identity.member, identity.cluster)
+        let wal = Wal::create(disk, &metadata)
+            .with_context(|| format!("cannot create the log in {}", config.wal_dir.display()))?;
+        (wal, identity.member, identity.cluster)
     };
     let described = Identity::derive(&config.name, &config.cluster);
     if wal.last_index() == 0 {

@@ -49,6 +49,10 @@ fn serve() -> ExitCode {
         Ok(log) => log,
         Err(error) => return refuse(&Refusal::Invalid(format!("cannot open the log output: {error}"))),
     };
+    for (name, value) in &raw.used {
+        slog::info!(log, "recognized and used environment variable";
+            "variable-name" => name, "variable-value" => value);
+    }
     for warning in &raw.warnings {
         slog::warn!(log, "{warning}");
     }

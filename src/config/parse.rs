@@ -29,7 +29,9 @@ impl std::error::Error for Refusal {}
 #[derive(Debug, Default)]
 pub(crate) struct Raw {
     values: BTreeMap<&'static str, String>,
-    /// Lines for the log: variables used, flags without effect.
+    /// Variables that are flags, with their values.
+    pub(crate) used: Vec<(String, String)>,
+    /// Lines for the log: variables that are none, flags without effect.
     pub(crate) warnings: Vec<String>,
     /// `--help` was asked for.
     pub(crate) help: bool,
@@ -110,7 +112,7 @@ fn read_variables(raw: &mut Raw, vars: impl IntoIterator<Item = (String, String)
                 raw.set(flag, value.clone()).map_err(|_| {
                     Refusal::Invalid(format!("invalid value {value:?} for {name}: parse error"))
                 })?;
-                raw.warnings.push(format!("recognized and used environment variable {name}={value}"));
+                raw.used.push((name, value));
             }
             None if rest == "UNSUPPORTED_ARCH" => {}
             None => raw.warnings.push(format!("unrecognized environment variable {name}={value}")),
@@ -246,6 +248,9 @@ mod tests {
         );
         let raw = read_line("", &[("ETCD_NO_SUCH_THING", "1")]).expect("a warning only");
         assert_eq!(raw.warnings, ["unrecognized environment variable ETCD_NO_SUCH_THING=1"]);
+        assert!(raw.used.is_empty());
+        let raw = read_line("", &[("ETCD_NAME", "m")]).expect("a flag");
+        assert_eq!((raw.used, raw.warnings), (vec![("ETCD_NAME".to_owned(), "m".to_owned())], vec![]));
     }
 
     #[test]
