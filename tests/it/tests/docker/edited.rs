@@ -14,8 +14,8 @@ struct Mistake {
     edit: String,
     /// Who tells of it.
     told_by: usize,
-    /// What the line must have in it.
-    words: &'static [&'static str],
+    /// For each line it tells: what must stand in it.
+    lines: &'static [&'static [&'static str]],
     /// Whether the member ends (and is started again by docker), or waits for better days.
     ends: bool,
 }
@@ -43,8 +43,9 @@ impl Mistake {
         run(|| async move {
             let compose = Compose::edited(&self.edit)?;
             compose.up()?;
-            let line = said(&compose, self.told_by, self.words).await?;
-            println!("{line}");
+            for words in self.lines {
+                println!("{}", said(&compose, self.told_by, words).await?);
+            }
             let client = compose.client();
             for member in [0, 1] {
                 put(&client, member, "others are unharmed").await?;
@@ -64,7 +65,7 @@ fn a_member_that_its_own_cluster_does_not_list_says_so() {
             "quorate1=http://quorate1:2380,quorate2=http://quorate2:2380",
         )]),
         told_by: THIRD,
-        words: &["couldn't find local name \\\"quorate3\\\" in the initial cluster"],
+        lines: &[&["couldn't find local name \\\"quorate3\\\" in the initial cluster"]],
         ends: true,
     }
     .check();
@@ -78,7 +79,7 @@ fn a_member_whose_list_has_a_name_that_does_not_exist_is_kept_out_and_told_why()
             "quorate1=http://quorate1:2380,quorate2=http://quorate-two:2380,quorate3=http://quorate3:2380",
         )]),
         told_by: THIRD,
-        words: &[r#""error":"#, "quorate-two"],
+        lines: &[&[r#""error":"#, "quorate-two"], &[r#""error":"#, "cluster ID mismatch"]],
         ends: false,
     }
     .check();
@@ -89,7 +90,7 @@ fn a_name_that_nobody_has_is_named_by_those_who_look_for_it() {
     Mistake {
         edit: Mistake::third_everywhere("http://quorate-three:2380"),
         told_by: 0,
-        words: &[r#""error":"#, "quorate-three"],
+        lines: &[&[r#""error":"#, "quorate-three"]],
         ends: false,
     }
     .check();
@@ -100,7 +101,7 @@ fn a_port_where_nobody_listens_is_named_by_those_who_knock() {
     Mistake {
         edit: Mistake::third_everywhere("http://quorate3:2830"),
         told_by: 0,
-        words: &[r#""error":"#, "quorate3:2830", "refused"],
+        lines: &[&[r#""error":"#, "quorate3:2830", "refused"]],
         ends: false,
     }
     .check();
