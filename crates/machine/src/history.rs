@@ -95,7 +95,9 @@ fn written(event: &mvcc::Event, buffer: &mut BytesMut) -> Event {
     event.kv.encode_to(buffer);
     let bytes = buffer.split().freeze();
     let key = bytes.slice(key_at..key_at + event.kv.key.len());
-    Event { at: event.at, delete, key, previous: event.previous, bytes }
+    // To etcd a put is a creation in all of the revision that created the key.
+    let creates = !delete && event.kv.create_revision == event.kv.mod_revision;
+    Event { at: event.at, delete, key, previous: event.previous.filter(|_| !creates), bytes }
 }
 
 /// The event with the version before it: its own fields, then one more.
@@ -180,6 +182,7 @@ mod tests {
         txn.put("new".into(), "1".into(), 0).unwrap();
         txn.delete(&KeyRange::all()).unwrap();
         txn.put("k".into(), "4".into(), 0).unwrap();
+        txn.put("k".into(), "5".into(), 0).unwrap();
         txn.delete(&KeyRange::all()).unwrap();
         txn.end();
         group.commit().unwrap();
@@ -191,6 +194,7 @@ mod tests {
             "DELETE k= c0 m4 v0 l0 before k=2 c2 m3 v2 l7",
             "DELETE new= c0 m4 v0 l0 before -",
             "PUT k=4 c4 m4 v1 l0 before -",
+            "PUT k=5 c4 m4 v2 l0 before -",
             "DELETE k= c0 m4 v0 l0 before k=2 c2 m3 v2 l7",
         ];
         assert_eq!(all(&store), expected);
@@ -206,6 +210,35 @@ mod tests {
         group.commit().unwrap();
         let at_compacted = all(&store);
         assert!(at_compacted.iter().all(|event| event.ends_with("before -")), "{at_compacted:?}");
+    }
+
+    #[test]
+    fn what_a_creation_followed_may_be_compacted() {
+        let mut store = Store::open(Arc::new(MemoryEngine::default())).unwrap();
+        let mut group = store.begin();
+        let mut write = |puts: &[&'static str], delete: bool| {
+            let mut txn = group.txn();
+            for key in puts {
+                txn.put((*key).into(), "1".into(), 0).unwrap();
+            }
+            if delete {
+                txn.delete(&KeyRange::point("k")).unwrap();
+            }
+            txn.end();
+        };
+        write(&["k"], false);
+        write(&[], true); // 3
+        write(&["other"], false);
+        write(&["k"], true); // 5: created and deleted
+        group.compact(4).unwrap();
+        group.commit().unwrap();
+        while store.compact_step(1_000).unwrap() {}
+        let expected = [
+            "PUT other=1 c4 m4 v1 l0 before -",
+            "PUT k=1 c5 m5 v1 l0 before -",
+            "DELETE k= c0 m5 v0 l0 before -",
+        ];
+        assert_eq!(all(&store), expected);
     }
 
     #[test]

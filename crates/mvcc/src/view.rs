@@ -236,7 +236,10 @@ impl View {
             if revision.main < at.main {
                 return Ok((!version.tail.tombstone).then_some(version.key_value()?));
             }
-            found = version.tail.previous.map(|known| known.revision);
+            // What a creation follows is a tombstone, which compaction may have taken: it leads on only where this revision
+            // made it.
+            let leads_on = |known: &Revision| !version.tail.create || known.main == at.main;
+            found = version.tail.previous.map(|known| known.revision).filter(leads_on);
         }
         Ok(None)
     }

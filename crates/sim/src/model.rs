@@ -24,6 +24,8 @@ pub(crate) struct Model {
     history: Vec<Keys>,
     /// Every change of every key, in order.
     changes: Vec<Change>,
+    /// Every revision that was compacted.
+    compactions: BTreeSet<i64>,
 }
 
 /// What a watcher is told of: a key as it is after; of a deleted one only key and mod revision.
@@ -42,6 +44,7 @@ impl Model {
             leases: BTreeSet::new(),
             history: vec![Keys::new()],
             changes: Vec::new(),
+            compactions: BTreeSet::new(),
         }
     }
 
@@ -119,12 +122,21 @@ impl Model {
             return Err(Refusal::FutureRevision);
         }
         self.compact = revision;
+        self.compactions.insert(revision);
         Ok(Response::Compaction(pb::CompactionResponse { header: header(self.revision) }))
     }
 
-    /// The changes from a revision on.
-    pub(crate) fn changes_from(&self, revision: i64) -> &[Change] {
-        &self.changes[self.changes.partition_point(|change| change.kv.mod_revision < revision)..]
+    /// The changes from a revision on, and whether each must still be there: compaction may have taken all but the last
+    /// change of a key in a revision that was compacted.
+    pub(crate) fn changes_from(&self, revision: i64) -> impl Iterator<Item = (&Change, bool)> {
+        let from = self.changes.partition_point(|change| change.kv.mod_revision < revision);
+        let changes = &self.changes[from..];
+        changes.iter().enumerate().map(|(at, change)| {
+            let main = change.kv.mod_revision;
+            let mut later = changes[at + 1..].iter().take_while(|later| later.kv.mod_revision == main);
+            let is_last = later.all(|later| later.kv.key != change.kv.key);
+            (change, is_last || !self.compactions.contains(&main))
+        })
     }
 
     /// A key as it was before the revision at which it changed.

@@ -137,9 +137,17 @@ impl Watcher {
             && if change.delete { self.spec.deletes } else { self.spec.puts }
     }
 
-    fn missing<'m>(&self, model: &'m Model, up_to: i64) -> impl Iterator<Item = &'m Change> {
-        let wanted = model.changes_from(self.next).iter().filter(|change| self.wants(change));
-        wanted.take_while(|change| change.kv.mod_revision <= up_to).collect::<Vec<_>>().into_iter()
+    /// What it has not been told of up to a revision, and whether it must be.
+    fn open<'m>(&self, model: &'m Model, up_to: i64) -> Vec<(&'m Change, bool)> {
+        let open = model.changes_from(self.next);
+        open.take_while(|(change, _)| change.kv.mod_revision <= up_to)
+            .filter(|(change, _)| self.wants(change))
+            .collect()
+    }
+
+    /// The first of what it must still be told of.
+    fn missing<'m>(&self, model: &'m Model, up_to: i64) -> Option<&'m Change> {
+        self.open(model, up_to).into_iter().find(|(_, must)| *must).map(|(change, _)| change)
     }
 
     fn take(&mut self, response: &Response, model: &Model) -> Result<(), Violation> {
@@ -175,11 +183,13 @@ impl Watcher {
         if first <= self.promised {
             return Err(format!("a watcher is told of revision {first}, {} was promised", self.promised));
         }
-        let expected: Vec<Change> = self.missing(model, last).cloned().collect();
-        if got != expected {
-            return Err(format!("a watcher at {} is told {got:?}, there is {expected:?}", self.next));
+        let open = self.open(model, last);
+        let mut left = got.iter().peekable();
+        let holds = open.iter().all(|(change, must)| left.next_if(|got| got == change).is_some() || !must);
+        if !holds || left.next().is_some() {
+            return Err(format!("a watcher at {} is told {got:?}, there is {open:?}", self.next));
         }
-        for (event, change) in response.events.iter().zip(&expected) {
+        for (event, change) in response.events.iter().zip(&got) {
             // To etcd a put is a creation where the key was not there, also if the same transaction had just deleted it.
             let creates = change.kv.create_revision == change.kv.mod_revision;
             let before = model.before(change).filter(|_| self.spec.previous && !creates);
@@ -195,7 +205,7 @@ impl Watcher {
     }
 
     fn promise(&mut self, revision: i64, model: &Model) -> Result<(), Violation> {
-        if let Some(missing) = self.missing(model, revision).next() {
+        if let Some(missing) = self.missing(model, revision) {
             return Err(format!("{revision} was promised to a watcher that was not told {missing:?}"));
         }
         self.promised = self.promised.max(revision);
@@ -291,21 +301,28 @@ impl Cluster {
     /// In peace every watcher must be told of everything, by whomever.
     pub(crate) fn watch_to_the_end(&mut self) -> Result<(), Violation> {
         let newest = self.oracle.model().revision();
-        let alive: Vec<u64> =
-            self.members.iter().filter(|(_, member)| member.life.is_some()).map(|(id, _)| *id).collect();
+        let membership = self.membership().ok_or("nobody is there at the end")?;
+        let current: Vec<u64> =
+            self.members.keys().copied().filter(|id| membership.members.contains_key(id)).collect();
+        for number in 0..self.watchers.len() {
+            // Who was removed without knowing it has no news.
+            if self.watchers.all[number].at.is_some_and(|(member, ..)| !current.contains(&member)) {
+                self.detach(number);
+            }
+        }
         for number in 0..self.watchers.len() {
             for _ in 0..STEPS_MAX {
                 if self.stream(number).is_none() {
-                    let member = *self.watchers.rng.pick(&alive);
+                    let member = *self.watchers.rng.pick(&current);
                     self.attach(number, member);
                 }
                 self.look(number, 100)?;
-                if self.watchers.all[number].missing(self.oracle.model(), newest).next().is_none() {
+                if self.watchers.all[number].missing(self.oracle.model(), newest).is_none() {
                     break;
                 }
             }
             let watcher = &self.watchers.all[number];
-            if let Some(missing) = watcher.missing(self.oracle.model(), newest).next() {
+            if let Some(missing) = watcher.missing(self.oracle.model(), newest) {
                 return Err(format!("watcher {number} at {:?} is never told of {missing:?}", watcher.next));
             }
         }
