@@ -90,7 +90,7 @@ impl<'m> Applying<'m> {
         let answer = match request.body {
             Body::Put(put) => self.put(&put, &mut over_quota),
             Body::Other(other) => {
-                if is_question(&other) && !self.proposed_here(request.id) {
+                if (is_question(&other) && !self.proposed_here(request.id)) || codec::is_idle_auth(&other) {
                     return Ok(outcome(index, request.id, Effect::Nothing));
                 }
                 self.other(request.id, *other, &mut over_quota)

@@ -90,10 +90,15 @@ mod tests {
             Some("attributes are missing"),
         );
         let auth = pb::InternalRaftRequest {
+            auth_user_add: Some(pb::AuthUserAddRequest::default()),
+            ..Default::default()
+        };
+        check_normal(auth, Some("auth_user_add is not supported"));
+        let question = pb::InternalRaftRequest {
             auth_status: Some(pb::AuthStatusRequest::default()),
             ..Default::default()
         };
-        check_normal(auth, Some("auth_status is not supported"));
+        check_normal(question, None);
         check_normal(
             pb::InternalRaftRequest { put: Some(pb::PutRequest::default()), ..Default::default() },
             None,

@@ -25,7 +25,8 @@
 //! What it does not do: static checks of requests (empty keys, duplicate keys in a txn, sort options: `api`), waiting
 //! for a physical compaction, proposing the NOSPACE alarm ([`Outcome::over_quota`] asks the node to), deadlines of
 //! leases (the leader's), deciding how long a reader may hold compaction up ([`Machine::expire_views`] is for whoever
-//! has a clock). Auth entries are faults until there is an auth store: the API refuses those calls by name.
+//! has a clock). A first user or role is a fault until there is an auth store: the API refuses those calls by name,
+//! and what etcd members log of the others has no effect without users and roles.
 
 mod alarms;
 mod apply;

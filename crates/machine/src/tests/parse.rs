@@ -81,6 +81,12 @@ pub(super) fn entry(index: u64, command: &str) -> (EntryKind, Bytes) {
             request.put = Some(pb::PutRequest::default());
         }
         "auth_enable" => request.auth_enable = Some(pb::AuthEnableRequest {}),
+        "auth_status" => request.auth_status = Some(pb::AuthStatusRequest {}),
+        "user_get" => request.auth_user_get = Some(pb::AuthUserGetRequest { name: "root".to_owned() }),
+        "user_add" => {
+            request.auth_user_add =
+                Some(pb::AuthUserAddRequest { name: "root".to_owned(), ..Default::default() });
+        }
         "elsewhere" => {
             tokens.next();
             let header = pb::RequestHeader { id: (MEMBER + 1) << 48 | index, ..Default::default() };
