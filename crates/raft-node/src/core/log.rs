@@ -11,7 +11,8 @@ use crate::convert::{log_entry_ref, raft_entry};
 use crate::limits::CACHE_BYTES_MAX;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use types::{ConfState, Entry, HardState, Index, Term};
 use wal::{Disk, Wal, WalError};
 
@@ -87,17 +88,33 @@ pub(crate) struct LogStore {
     start: RaftState,
     /// Bytes of payload written since the start: what flushes are counted in.
     written_bytes: u64,
+    /// Members that need what the log no longer has, and where it began when that was told. raft-rs asks with `&self`.
+    lagging: RefCell<BTreeMap<u64, Index>>,
+    logger: slog::Logger,
 }
 
 impl LogStore {
     /// `hard_state` and `conf` are what raft starts from; the hard state's commit may have been raised.
-    pub(super) fn new(log: Box<dyn Log>, hard_state: HardState, conf: &ConfState) -> Self {
+    pub(super) fn new(
+        log: Box<dyn Log>,
+        hard_state: HardState,
+        conf: &ConfState,
+        logger: slog::Logger,
+    ) -> Self {
         let mut hs = eraftpb::HardState::default();
         (hs.term, hs.vote, hs.commit) = (hard_state.term, hard_state.vote, hard_state.commit);
         let mut cs = eraftpb::ConfState::default();
         cs.set_voters(conf.voters.clone());
         cs.set_learners(conf.learners.clone());
-        Self { log, cache: VecDeque::new(), cache_bytes: 0, start: RaftState::new(hs, cs), written_bytes: 0 }
+        Self {
+            log,
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            start: RaftState::new(hs, cs),
+            written_bytes: 0,
+            lagging: RefCell::default(),
+            logger,
+        }
     }
 
     pub(super) fn log(&self) -> &dyn Log {
@@ -218,8 +235,15 @@ impl Storage for LogStore {
         Ok(self.log.last_index())
     }
 
-    /// There are no snapshots between members yet: the log is kept for those who lag instead.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+    /// There are no snapshots between members yet: the log is kept for those who lag instead. raft-rs asks again with
+    /// every heartbeat's answer; one line says whom that leaves behind.
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        let first = self.log.first_index();
+        if self.lagging.borrow_mut().insert(to, first) != Some(first) {
+            slog::warn!(self.logger, "a member lags behind the log's start, and snapshots between members are not \
+                supported yet: it stays behind until it is removed and added again";
+                "member" => format!("{to:x}"), "first-index" => first);
+        }
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -179,7 +179,7 @@ impl Core {
             max_committed_size_per_ready: GROUP_BYTES_MAX,
             ..Config::default()
         };
-        let store = LogStore::new(log, hard_state, &settings.conf);
+        let store = LogStore::new(log, hard_state, &settings.conf, logger.clone());
         let node =
             RawNode::new(&config, store, &logger).map_err(|error| StartError::Raft(error.to_string()))?;
         let ids = RequestIds::new(settings.member, settings.unix_millis);

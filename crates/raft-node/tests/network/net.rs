@@ -9,7 +9,7 @@ use raft_node::convert::{Incoming, incoming};
 use raft_node::core::{Core, Input, Proposal, ReadsDone, Settings};
 use raft_node::{ProposeError, bootstrap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use types::{EntryKind, MemberId};
 use wal::{MemDisk, Wal};
@@ -19,8 +19,29 @@ pub(crate) const ELECTION_TICKS: usize = 10;
 const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20 };
 const TICK: Duration = Duration::from_millis(100);
 
+/// What members log, message by message.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    pub(crate) fn with(&self, words: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(words)).cloned().collect()
+    }
+}
+
+impl slog::Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        self.0.lock().unwrap().push(record.msg().to_string());
+        Ok(())
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) id: u64,
+    pub(crate) lines: Lines,
     pub(crate) core: Core,
     pub(crate) machine: Machine,
     pub(crate) disk: MemDisk,
@@ -46,10 +67,12 @@ impl Node {
             applied: machine.applied().0,
             conf: machine.conf_state(),
         };
-        let core =
-            Core::new(&settings, Box::new(wal), slog::Logger::root(slog::Discard, slog::o!())).unwrap();
+        let lines = Lines::default();
+        let logger = slog::Logger::root(lines.clone(), slog::o!());
+        let core = Core::new(&settings, Box::new(wal), logger).unwrap();
         Self {
             id,
+            lines,
             core,
             machine,
             disk,
