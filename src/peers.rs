@@ -2,12 +2,12 @@
 
 use machine::{Membership, Shared};
 use proto::raftpb;
-use raft_node::{Handle, Outbound};
+use raft_node::{Handle, Outbound, promote};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::Notify;
-use transport::{Answer, HashError, HashKv, Host, Transport};
+use transport::{Answer, HashError, HashKv, Host, PromoteError, Transport};
 
 /// The node's way out.
 pub(crate) struct Out {
@@ -111,6 +111,19 @@ impl Host for Member {
                 compact_revision: hashed.compact_revision,
                 hash_revision: hashed.hash_revision,
             })
+        })
+    }
+
+    fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>> {
+        let (node, shared) = (self.node.clone(), Arc::clone(&self.shared));
+        Box::pin(async move {
+            promote::promote(&node, member).await.map_err(|error| match error {
+                promote::PromoteError::NotFound => PromoteError::NotFound,
+                promote::PromoteError::NotLearner => PromoteError::NotLearner,
+                promote::PromoteError::NotReady => PromoteError::NotReady,
+                error => PromoteError::Other(error.to_string()),
+            })?;
+            Ok(shared.membership().members_json())
         })
     }
 

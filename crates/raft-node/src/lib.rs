@@ -16,7 +16,7 @@
 //! * `driver`: the consensus thread, the only owner of core, log and machine.
 //! * [`Handle`]: the way in, for any number of tasks.
 //! * [`bootstrap`]: identities and the first entries of a fresh cluster. [`publish`]: what a member tells the others
-//!   through the log about itself, and the cluster version.
+//!   through the log about itself, and the cluster version. [`promote`]: what a leader checks before a learner votes.
 //!
 //! Invariants:
 //! * No answer before commit *and* apply; no message that raft wants persisted leaves before the sync returned.
@@ -39,6 +39,7 @@ mod handle;
 pub mod limits;
 mod meters;
 mod options;
+pub mod promote;
 pub mod publish;
 mod request_id;
 mod status;

@@ -7,6 +7,8 @@ use proto::raftpb;
 use slog::Logger;
 use std::{sync::Arc, time::Duration};
 
+use crate::complaint::Complaints;
+
 /// Who this member is, as its headers say it.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -42,6 +44,9 @@ pub trait Host: Send + Sync + 'static {
     fn downgrade_enabled(&self) -> Answer<Result<bool, String>>;
     /// The hash of the key space at a revision (0 = current).
     fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>>;
+    /// Makes a learner a voter, if this member leads and the learner is in step. The answer is the member list as of then,
+    /// as in [`Host::members_json`].
+    fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>>;
     /// A peer says that this member was removed (403 on a POST, 410 on a stream). Called once. etcd stops its process.
     fn peer_rejected_us(&self);
 }
@@ -73,11 +78,29 @@ pub enum HashError {
     Other(String),
 }
 
+/// Why a member was not promoted. The texts are etcd's, which the asking member looks for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PromoteError {
+    /// There is no such member.
+    #[error("membership: ID not found")]
+    NotFound,
+    /// It has a vote already.
+    #[error("membership: can only promote a learner member")]
+    NotLearner,
+    /// Its log is too far behind.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    NotReady,
+    /// Anything else, as text for the log: the asking member tries again until its request times out.
+    #[error("{0}")]
+    Other(String),
+}
+
 /// What every task of the transport shares.
 pub(crate) struct Context {
     pub(crate) identity: Identity,
     pub(crate) log: Logger,
     round_trips: HistogramVec,
+    complaints: Complaints,
     host: OnceLock<Arc<dyn Host>>,
     rejected: std::sync::atomic::AtomicBool,
 }
@@ -89,7 +112,14 @@ impl Context {
         let buckets = exponential_buckets(0.0001, 2.0, 16).expect("constant, valid buckets");
         let round_trips = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &["To"])
             .expect("a constant, valid metric name");
-        Self { identity, log, round_trips, host: OnceLock::new(), rejected: false.into() }
+        Self {
+            identity,
+            log,
+            round_trips,
+            complaints: Complaints::default(),
+            host: OnceLock::new(),
+            rejected: false.into(),
+        }
     }
 
     /// A probe was answered.
@@ -112,6 +142,14 @@ impl Context {
 
     pub(crate) fn is_started(&self) -> bool {
         self.host.get().is_some()
+    }
+
+    /// One line about what a sender does wrong, and no more of the same for a while. `what` is the line's message.
+    pub(crate) fn complain(&self, who: &str, what: &'static str, error: &str) {
+        if let Some(before) = self.complaints.due(who, what, std::time::Instant::now()) {
+            slog::warn!(self.log, "{}", what; "local-member-id" => hex(self.identity.member),
+                "remote-peer" => who, "error" => error, "times-since-last-told" => before);
+        }
     }
 
     /// Tells the host once, however many connections are turned away.

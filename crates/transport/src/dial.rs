@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     chunk::ChunkDecoder,
     codec::{Decoder, Frame, Kind},
+    complaint::Reasons,
     context::hex,
     headers,
     limits::{
@@ -48,21 +49,20 @@ impl Limiter {
 /// Dials and reads for ever; ends by abort.
 pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
     let mut limiter = Limiter { next: Instant::now() };
-    let mut reported = String::new();
+    let (mut reported, mut fruitless) = (Reasons::default(), Reasons::default());
     loop {
         match open(&peer, kind).await {
             Ok(stream) => {
-                reported.clear();
-                follow(&peer, kind, stream).await;
+                reported.forget();
+                follow(&peer, kind, stream, &mut fruitless).await;
             }
             Err(e) => {
                 let reason = e.to_string();
                 peer.deactivate(kind.name(), "dial", &reason);
                 // One line per reason, not per attempt: there are ten attempts a second.
-                if reason != reported {
+                if reported.is_new(&reason) {
                     slog::warn!(peer.context().log, "failed to dial stream of remote peer";
                         "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => &reason);
-                    reported = reason;
                 }
             }
         }
@@ -77,14 +77,25 @@ struct Stream {
     rest: BytesMut,
 }
 
-async fn follow(peer: &Peer, kind: Kind, stream: Stream) {
+/// `fruitless`: why streams before this one ended without a single frame. After one that did, the next counts, and is
+/// told of, only with its first frame: a peer that answers and then speaks garbage does so ten times a second.
+async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons) {
     let log = &peer.context().log;
-    peer.activate();
-    slog::info!(log, "established TCP streaming connection with remote peer";
-        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id));
-    let error = read(peer, kind, stream).await;
-    slog::warn!(log, "lost TCP streaming connection with remote peer";
-        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => %error);
+    let mut receiver = Receiver::new(kind, peer.context().identity.member, peer.id);
+    let mut is_told = false;
+    if fruitless.is_empty() {
+        is_told = true;
+        established(peer, kind);
+    }
+    let error = read(peer, kind, stream, &mut receiver, &mut is_told).await;
+    let bore_fruit = receiver.frames > 0;
+    if bore_fruit {
+        fruitless.forget();
+    }
+    if bore_fruit || fruitless.is_new(&error.to_string()) {
+        slog::warn!(log, "lost TCP streaming connection with remote peer";
+            "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => %error);
+    }
     // A peer that closes in order is about to be dialled again; only other ends count against it, as in etcd.
     if error.kind() != io::ErrorKind::UnexpectedEof {
         peer.counters.broke();
@@ -92,15 +103,29 @@ async fn follow(peer: &Peer, kind: Kind, stream: Stream) {
     }
 }
 
+fn established(peer: &Peer, kind: Kind) {
+    peer.activate();
+    slog::info!(peer.context().log, "established TCP streaming connection with remote peer";
+        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id));
+}
+
 /// Reads until the stream ends; says why it ended.
-async fn read(peer: &Peer, kind: Kind, mut stream: Stream) -> io::Error {
-    let mut receiver = Receiver::new(kind, peer.context().identity.member, peer.id);
+async fn read(
+    peer: &Peer,
+    kind: Kind,
+    mut stream: Stream,
+    receiver: &mut Receiver,
+    is_told: &mut bool,
+) -> io::Error {
     let mut raw = stream.rest;
     let silence = tokio::time::sleep(DEADLINE);
     tokio::pin!(silence);
     let mut heard = Instant::now();
     loop {
-        let outcome = drain(&mut receiver, &mut raw, &stream.socket, &peer.counters);
+        let outcome = drain(receiver, &mut raw, &stream.socket, &peer.counters);
+        if receiver.frames > 0 && !mem::replace(is_told, true) {
+            established(peer, kind);
+        }
         // What was whole before the end counts, whatever the end was.
         let messages = receiver.take();
         if !messages.is_empty() {
@@ -165,6 +190,8 @@ pub(crate) struct Receiver {
     payload: BytesMut,
     decoder: Decoder,
     messages: Vec<raftpb::Message>,
+    /// Frames decoded so far, link heartbeats among them.
+    frames: u64,
 }
 
 impl Receiver {
@@ -175,6 +202,7 @@ impl Receiver {
             payload: BytesMut::with_capacity(READ_BYTES),
             decoder: Decoder::new(kind, local, remote),
             messages: Vec::new(),
+            frames: 0,
         }
     }
 
@@ -189,6 +217,7 @@ impl Receiver {
         }
         self.chunks.feed(raw, &mut self.payload).map_err(|e| garbage(&e))?;
         while let Some(frame) = self.decoder.decode(&mut self.payload).map_err(|e| garbage(&e))? {
+            self.frames += 1;
             if let Frame::Message(message) = frame {
                 self.messages.push(message);
             }

@@ -49,11 +49,11 @@
 //! ## What it does not do
 //!
 //! No TLS (an `https` peer URL fails to dial, by name). No snapshots between members: `/raft/snapshot` is refused by
-//! name, an outgoing `MsgSnap` is reported as failed. `/leases`, `/leases/internal` and `/members/promote/<id>` are
-//! refused by name. It does not judge raft messages beyond sender and addressee: the node validates what it is given.
+//! name, an outgoing `MsgSnap` is reported as failed. `/leases` and `/leases/internal` are refused by name. It does not judge raft messages beyond sender and addressee: the node validates what it is given.
 
 pub mod chunk;
 pub mod codec;
+mod complaint;
 mod context;
 mod dial;
 pub mod fetch;
@@ -74,7 +74,7 @@ mod urls;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Answer, HashError, HashKv, Host, Identity};
+pub use context::{Answer, HashError, HashKv, Host, Identity, PromoteError};
 pub use fetch::{
     FetchError, MemberJson, RemoteCluster, Versions, fetch_downgrade_enabled, fetch_members, fetch_version,
 };

@@ -9,6 +9,12 @@ pub(crate) const LANE_MESSAGES_MAX: usize = 4096;
 pub(crate) const LANE_BYTES_MAX: usize = 128 << 20;
 /// Messages between `send` and the router: the lanes of eight peers. Only a runtime that stands still fills it.
 pub(crate) const INBOX_MESSAGES_MAX: usize = 65_536;
+/// The same fault of the same sender is told once in this time: it may show ten times a second, for days.
+pub(crate) const COMPLAINT: Duration = Duration::from_mins(1);
+/// Faults remembered for that: every member of a large cluster with all it can do wrong, and strangers.
+pub(crate) const COMPLAINTS_MAX: usize = 256;
+/// A peer's clock that differs by more is told of (etcd's bound).
+pub(crate) const CLOCK_DRIFT_MAX: Duration = Duration::from_secs(1);
 /// Messages waiting for a POST to one peer (etcd `pipelineBufSize`).
 pub(crate) const POST_MESSAGES_MAX: usize = 64;
 /// POSTs in flight to one peer (etcd `connPerPipeline`).

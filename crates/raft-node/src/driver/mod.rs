@@ -397,6 +397,8 @@ impl Driver {
         self.retry_changes = true;
         let learners = self.core.conf_state().learners;
         self.shared.cells.is_learner.store(learners.contains(&self.shared.options.member), Relaxed);
+        // Whoever was told that a learner was added may ask for its promotion at once.
+        *lock(&self.shared.cells.peers) = self.core.peers();
         self.shared.outbound.members_changed(self.machine.shared().membership());
     }
 

@@ -6,7 +6,8 @@
 //! POST /raft/snapshot                     raft.rs     refused by name
 //! GET  /raft/probing                      plain.rs    are you there
 //! GET  /members, /version, /members/hashkv, /downgrade/enabled   plain.rs
-//! POST /members/promote/<id>, /leases, /leases/internal          plain.rs, refused by name
+//! POST /members/promote/<id>                                     plain.rs    makes a learner a voter
+//! POST /leases, /leases/internal                                 plain.rs    refused by name
 //! ```
 //!
 //! Statuses, headers and texts are etcd's (`rafthttp/http.go`, `etcdhttp/peer.go`); what is refused by name answers 501.
@@ -25,6 +26,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
+    net::IpAddr,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -60,8 +62,8 @@ pub(crate) async fn serve(
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(transport.clone(), stream));
+                Ok((stream, from)) => {
+                    connections.spawn(connection(transport.clone(), stream, from.ip()));
                 }
                 Err(e) => pause(&transport, &e).await,
             }
@@ -75,25 +77,39 @@ async fn pause(transport: &Transport, error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn connection(transport: Arc<Transport>, stream: TcpStream) {
+async fn connection(transport: Arc<Transport>, stream: TcpStream, from: IpAddr) {
     let _ = stream.set_nodelay(true); // an error here shows at the first read
     let busy = Arc::new(AtomicUsize::new(0));
     let io = TokioIo::new(PeerIo::new(stream, busy.clone()));
+    let context = transport.context().clone();
     let service = service_fn(move |request| {
         let (transport, busy) = (transport.clone(), busy.clone());
-        async move { Ok::<_, Infallible>(route(&transport, &busy, request).await) }
+        async move { Ok::<_, Infallible>(route(&transport, &busy, request, from).await) }
     });
-    // How a peer's connection ends is seen where it matters: by the stream's body, and by the sender.
-    let _ = http1::Builder::new().serve_connection(io, service).await;
+    // How else a peer's connection ends is seen where it matters: by the stream's body, and by the sender.
+    if let Err(error) = http1::Builder::new().serve_connection(io, service).await
+        && error.is_parse()
+    {
+        context.complain(
+            &from.to_string(),
+            "a connection to the peer port spoke no HTTP",
+            &error.to_string(),
+        );
+    }
 }
 
 type Answered = Response<Reply>;
 
-async fn route(transport: &Arc<Transport>, busy: &Arc<AtomicUsize>, request: Request<Incoming>) -> Answered {
+async fn route(
+    transport: &Arc<Transport>,
+    busy: &Arc<AtomicUsize>,
+    request: Request<Incoming>,
+    from: IpAddr,
+) -> Answered {
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/raft" => raft::message(transport, request).await,
-        "/raft/snapshot" => raft::snapshot(transport, request).await,
+        "/raft" => raft::message(transport, request, from).await,
+        "/raft/snapshot" => raft::snapshot(transport, request, from).await,
         "/raft/probing" => plain::probing(),
         "/members" => plain::members(transport, &request),
         "/version" => plain::version(transport, &request),
@@ -102,9 +118,9 @@ async fn route(transport: &Arc<Transport>, busy: &Arc<AtomicUsize>, request: Req
         "/leases" | "/leases/internal" => plain::leases(request).await,
         path => {
             if path.starts_with("/raft/stream/") {
-                raft::stream(transport, Busy::new(busy), &request)
+                raft::stream(transport, Busy::new(busy), &request, from)
             } else if let Some(id) = path.strip_prefix("/members/promote/") {
-                plain::promote(transport, &request, id)
+                plain::promote(transport, busy, &request, id).await
             } else {
                 reply::not_found()
             }

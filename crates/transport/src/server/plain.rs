@@ -15,7 +15,7 @@ use super::{
     reply::{error, not_allowed, ok, with},
 };
 use crate::{
-    context::{HashKv, hex},
+    context::{HashKv, PromoteError, hex},
     headers::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH},
     io::Busy,
     limits::SMALL_BODY_BYTES_MAX,
@@ -168,15 +168,45 @@ pub(super) async fn leases(request: Request<Incoming>) -> Answered {
     }
 }
 
-pub(super) fn promote(transport: &Transport, request: &Request<Incoming>, id: &str) -> Answered {
+pub(super) async fn promote(
+    transport: &Transport,
+    busy: &Arc<AtomicUsize>,
+    request: &Request<Incoming>,
+    id: &str,
+) -> Answered {
     if request.method() != Method::POST {
         return not_allowed(Some("POST"));
     }
-    let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-    let answer = if digits && id.parse::<u64>().is_ok() {
-        error(StatusCode::NOT_IMPLEMENTED, "promoting a member over the peer port is not supported yet")
-    } else {
-        error(StatusCode::NOT_FOUND, &format!("member {id} not found in cluster"))
+    let answer = match id.parse::<u64>() {
+        // Go's ParseUint takes no sign.
+        Ok(member) if !id.starts_with('+') => {
+            let question = transport.context().host().promote(member);
+            let _busy = Busy::new(busy);
+            promoted(transport, member, question.await)
+        }
+        _ => error(StatusCode::NOT_FOUND, &format!("member {id} not found in cluster")),
     };
     with(answer, CLUSTER_ID, &cluster(transport))
+}
+
+fn promoted(transport: &Transport, member: u64, outcome: Result<String, PromoteError>) -> Answered {
+    let refusal = match outcome {
+        Ok(mut list) => {
+            list.push('\n');
+            return ok(JSON, list);
+        }
+        Err(refusal) => refusal,
+    };
+    transport.context().complain(&hex(member), "failed to promote a member", &refusal.to_string());
+    match refusal {
+        PromoteError::NotFound => error(StatusCode::NOT_FOUND, &refusal.to_string()),
+        PromoteError::NotLearner | PromoteError::NotReady => {
+            error(StatusCode::PRECONDITION_FAILED, &refusal.to_string())
+        }
+        PromoteError::Other(_) => {
+            let mut answer = ok(JSON, r#"{"message":"Internal Server Error"}"#.to_owned());
+            *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            answer
+        }
+    }
 }

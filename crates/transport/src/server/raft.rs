@@ -1,6 +1,6 @@
 //! `/raft`, `/raft/stream/…`, `/raft/snapshot`: etcd `rafthttp/http.go`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -33,21 +33,64 @@ fn is_local(message: &raftpb::Message) -> bool {
 /// A refusal's status and text.
 type Refusal = (StatusCode, &'static str);
 
+/// Who sends, for the log: the address, and who it says it is.
+struct Caller(String);
+
+impl Caller {
+    fn new(from: IpAddr, headers: &HeaderMap) -> Self {
+        match headers::parse_id(headers::text(headers, &SERVER_FROM)) {
+            Some(id) => Self(format!("{} at {from}", hex(id))),
+            None => Self(from.to_string()),
+        }
+    }
+
+    fn complain(&self, transport: &Transport, what: &'static str, error: &str) {
+        transport.context().complain(&self.0, what, error);
+    }
+
+    /// Why a request is refused, in etcd's words where it has some.
+    fn refused(&self, transport: &Transport, headers: &HeaderMap, text: &'static str) {
+        match text {
+            headers::CLUSTER_ID_MISMATCH => {
+                let theirs = headers::text(headers, &CLUSTER_ID);
+                let error = format!("{text}: theirs is {theirs}");
+                self.complain(transport, "request cluster ID mismatch", &error);
+            }
+            headers::INCOMPATIBLE_VERSION => {
+                let version = headers::text(headers, &SERVER_VERSION);
+                let min = headers::text(headers, &headers::MIN_CLUSTER_VERSION);
+                let error = format!("{text}: theirs is {version:?}, at least {min:?} wanted");
+                self.complain(transport, "failed version compatibility check", &error);
+            }
+            "removed member" => {
+                self.complain(transport, "rejected stream from remote peer because it was removed", text);
+            }
+            // A member that was added a moment ago, in most cases.
+            "error sender not found" => {
+                self.complain(transport, "failed to find remote peer in cluster", text);
+            }
+            _ => self.complain(transport, "refused a peer's request", text),
+        }
+    }
+}
+
 /// POST `/raft`: one message.
-pub(super) async fn message(transport: &Transport, request: Request<Incoming>) -> Answered {
+pub(super) async fn message(transport: &Transport, request: Request<Incoming>, from: IpAddr) -> Answered {
     if request.method() != Method::POST {
         return not_allowed(Some("POST"));
     }
-    let answer = match accept(transport, request.headers()) {
-        Ok(()) => receive(transport, request.into_body()).await,
+    let caller = Caller::new(from, request.headers());
+    let answer = match accept(transport, &caller, request.headers()) {
+        Ok(()) => receive(transport, &caller, request.into_body()).await,
         Err((status, text)) => error(status, text),
     };
     with(answer, CLUSTER_ID, &hex(transport.context().identity.cluster))
 }
 
 /// The checks that POSTs share. A sender that we do not know is remembered, so that it can be answered.
-fn accept(transport: &Transport, headers: &HeaderMap) -> Result<(), Refusal> {
+fn accept(transport: &Transport, caller: &Caller, headers: &HeaderMap) -> Result<(), Refusal> {
     headers::check(headers, &transport.context().identity)
+        .inspect_err(|text| caller.refused(transport, headers, text))
         .map_err(|text| (StatusCode::PRECONDITION_FAILED, text))?;
     if let Some(from) = headers::parse_id(headers::text(headers, &SERVER_FROM)) {
         let urls = headers::text(headers, &PEER_URLS);
@@ -58,14 +101,21 @@ fn accept(transport: &Transport, headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn receive(transport: &Transport, body: Incoming) -> Answered {
-    let Ok(body) = Limited::new(body, POST_BYTES_MAX).collect().await else {
-        return error(StatusCode::BAD_REQUEST, "error reading raft message");
+async fn receive(transport: &Transport, caller: &Caller, body: Incoming) -> Answered {
+    let body = match Limited::new(body, POST_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(e) => {
+            caller.complain(transport, "failed to read Raft message", &e.to_string());
+            return error(StatusCode::BAD_REQUEST, "error reading raft message");
+        }
     };
-    let body = body.to_bytes();
     let size = body.len();
-    let Ok(message) = raftpb::Message::decode(body) else {
-        return error(StatusCode::BAD_REQUEST, "error unmarshalling raft message");
+    let message = match raftpb::Message::decode(body) {
+        Ok(message) => message,
+        Err(e) => {
+            caller.complain(transport, "failed to unmarshal Raft message", &e.to_string());
+            return error(StatusCode::BAD_REQUEST, "error unmarshalling raft message");
+        }
     };
     let context = transport.context();
     if let Some(peer) = transport.member(message.from()) {
@@ -73,6 +123,9 @@ async fn receive(transport: &Transport, body: Incoming) -> Answered {
     }
     // etcd: 500 and the connection cut, not 403, which would tell the sender that it was removed.
     if message.to() != context.identity.member || context.host().is_removed(message.from()) {
+        let (from, to) = (hex(message.from()), hex(message.to()));
+        let why = format!("from {from} to {to}: for another member, or from a removed one");
+        caller.complain(transport, "failed to process Raft message", &why);
         let refusal = error(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message");
         return with(refusal, header::CONNECTION, "close");
     }
@@ -87,12 +140,20 @@ async fn receive(transport: &Transport, body: Incoming) -> Answered {
 }
 
 /// GET `/raft/stream/<kind>/<id>`: the asker becomes the receiver of that stream.
-pub(super) fn stream(transport: &Arc<Transport>, busy: Busy, request: &Request<Incoming>) -> Answered {
+pub(super) fn stream(
+    transport: &Arc<Transport>,
+    busy: Busy,
+    request: &Request<Incoming>,
+    from: IpAddr,
+) -> Answered {
     if request.method() != Method::GET {
         return not_allowed(Some("GET"));
     }
     let me = &transport.context().identity;
-    let answer = attach(transport, busy, request).unwrap_or_else(|(status, text)| error(status, text));
+    let answer = attach(transport, busy, request).unwrap_or_else(|(status, text)| {
+        Caller::new(from, request.headers()).refused(transport, request.headers(), text);
+        error(status, text)
+    });
     with(with(answer, SERVER_VERSION, &me.version), CLUSTER_ID, &hex(me.cluster))
 }
 
@@ -128,29 +189,39 @@ pub(crate) fn stream_path(path: &str) -> Result<(Kind, u64), &'static str> {
 }
 
 /// POST `/raft/snapshot`: read as etcd reads it, and refused by name.
-pub(super) async fn snapshot(transport: &Transport, request: Request<Incoming>) -> Answered {
+pub(super) async fn snapshot(transport: &Transport, request: Request<Incoming>, from: IpAddr) -> Answered {
     if request.method() != Method::POST {
         return not_allowed(Some("POST"));
     }
-    let answer = match accept(transport, request.headers()) {
-        Ok(()) => refuse_snapshot(transport, request.into_body()).await,
+    let caller = Caller::new(from, request.headers());
+    let answer = match accept(transport, &caller, request.headers()) {
+        Ok(()) => refuse_snapshot(transport, &caller, request.into_body()).await,
         Err((status, text)) => error(status, text),
     };
     with(answer, CLUSTER_ID, &hex(transport.context().identity.cluster))
 }
 
-async fn refuse_snapshot(transport: &Transport, mut body: Incoming) -> Answered {
+async fn refuse_snapshot(transport: &Transport, caller: &Caller, mut body: Incoming) -> Answered {
     let message = match snapshot_message(&mut body).await {
         Ok(message) => message,
         Err(e) => {
+            caller.complain(transport, "failed to decode Raft message", &e);
             return closing(error(StatusCode::BAD_REQUEST, &format!("failed to decode raft message ({e})")));
         }
     };
     if message.r#type() != raftpb::MessageType::MsgSnap {
+        caller.complain(transport, "unexpected Raft message type", message.r#type().as_str_name());
         return closing(error(StatusCode::BAD_REQUEST, "wrong raft message type"));
     }
-    slog::warn!(transport.context().log, "refused a snapshot: snapshots between members are not supported yet";
-        "remote-snapshot-sender-id" => hex(message.from()));
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    let index = metadata.map_or(0, raftpb::SnapshotMetadata::index);
+    caller.complain(
+        transport,
+        "refused a snapshot: snapshots between members are not supported yet",
+        &format!(
+            "the leader's log no longer has what this member lacks; it follows, and stays behind index {index}"
+        ),
+    );
     // The sender looks for an answer only after its last byte.
     while let Ok(Some(Ok(_))) = tokio::time::timeout(DEADLINE, body.frame()).await {}
     error(

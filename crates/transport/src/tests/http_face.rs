@@ -81,9 +81,26 @@ async fn what_is_not_supported_is_refused_by_name() {
         assert!(!answer.contains("\r\nallow:"));
         check(n, &format!("POST {path}"), "", &vec![0; 65_537], 413, "request body too large\n").await;
     }
-    let text = "promoting a member over the peer port is not supported yet\n";
-    check(n, "POST /members/promote/12", "", b"", 501, text).await;
-    check(n, "POST /members/promote/x", "", b"", 404, "member x not found in cluster\n").await;
+}
+
+#[tokio::test]
+async fn promotions_answer_as_etcd() {
+    let node = Node::new(0xa1).await;
+    let n = &node;
+    let members = "[{\"id\":161,\"peerURLs\":[\"http://127.0.0.1:1\"],\"name\":\"a\"}]\n";
+    let answer = check(n, "POST /members/promote/12", "", b"", 200, members).await;
+    assert!(answer.contains("\r\nx-etcd-cluster-id: c1\r\n"));
+    assert!(answer.contains("\r\ncontent-type: application/json\r\n"));
+    check(n, "POST /members/promote/1", "", b"", 404, "membership: ID not found\n").await;
+    let learners = "membership: can only promote a learner member\n";
+    check(n, "POST /members/promote/2", "", b"", 412, learners).await;
+    let in_step = "etcdserver: can only promote a learner member which is in sync with leader\n";
+    check(n, "POST /members/promote/3", "", b"", 412, in_step).await;
+    check(n, "POST /members/promote/4", "", b"", 500, r#"{"message":"Internal Server Error"}"#).await;
+    for id in ["x", "", "+12", "-1", "18446744073709551616"] {
+        let text = format!("member {id} not found in cluster\n");
+        check(n, &format!("POST /members/promote/{id}"), "", b"", 404, &text).await;
+    }
     check(n, "GET /members/promote/12", "", b"", 405, "Method Not Allowed\n").await;
 }
 

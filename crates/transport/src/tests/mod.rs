@@ -1,6 +1,7 @@
 //! Tests of the transport: pure parts by values, whole transports over loopback.
 
 mod chunks;
+mod faults;
 mod golden;
 mod http_face;
 mod loopback;

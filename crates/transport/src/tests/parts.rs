@@ -170,6 +170,22 @@ fn times_are_gos() {
 }
 
 #[test]
+fn times_of_peers_are_read_at_any_offset() {
+    let read = crate::probe::since_epoch;
+    for time in [Duration::ZERO, Duration::new(951_782_400, 0), Duration::new(1_795_414_287, 961_691_154)] {
+        assert_eq!(read(&rfc3339(time)), Some(time));
+    }
+    let noon = read("2026-11-23T12:00:00Z");
+    assert!(noon.is_some());
+    assert_eq!(read("2026-11-23T14:30:00.000+02:30"), noon);
+    assert_eq!(read("2026-11-23T09:00:00-03:00"), noon);
+    for nonsense in ["", "2026-11-23", "2026-11-23T12:00:00", "2026-11-23T12:00:00+x", "20é6-11-23T12:00:00Z"]
+    {
+        assert_eq!(read(nonsense), None, "{nonsense}");
+    }
+}
+
+#[test]
 fn response_heads_are_read_in_any_pieces() {
     let wire = b"HTTP/1.1 200 OK\r\nX-Server-Version: 3.7.3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n";
     let mut input = BytesMut::new();

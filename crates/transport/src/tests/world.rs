@@ -11,7 +11,7 @@ use std::{
 };
 
 use proto::raftpb::{Entry, Message, MessageType};
-use slog::{Discard, Logger, o};
+use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Answer, HashError, HashKv, Host, Identity, Transport};
+use crate::{Answer, HashError, HashKv, Host, Identity, PromoteError, Transport};
 
 pub(super) const CLUSTER: u64 = 0xc1;
 
@@ -73,6 +73,19 @@ impl Host for TestHost {
         })
     }
 
+    fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>> {
+        let members = self.members_json();
+        Box::pin(async move {
+            match member {
+                1 => Err(PromoteError::NotFound),
+                2 => Err(PromoteError::NotLearner),
+                3 => Err(PromoteError::NotReady),
+                4 => Err(PromoteError::Other("etcdserver: not leader".to_owned())),
+                _ => Ok(members),
+            }
+        })
+    }
+
     fn peer_rejected_us(&self) {
         self.rejected.fetch_add(1, Ordering::Relaxed);
     }
@@ -88,12 +101,48 @@ impl TestHost {
     }
 }
 
+/// What a member logs at level info and above: "message key=value …".
+#[derive(Clone, Default)]
+pub(super) struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// The lines that hold this.
+    pub(super) fn with(&self, words: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(words)).cloned().collect()
+    }
+}
+
+impl Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), slog::Never> {
+        if record.level().is_at_least(slog::Level::Info) {
+            let mut line = Line(record.msg().to_string());
+            slog::KV::serialize(&record.kv(), record, &mut line).unwrap();
+            self.0.lock().unwrap().push(line.0);
+        }
+        Ok(())
+    }
+}
+
+struct Line(String);
+
+impl slog::Serializer for Line {
+    fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+        use std::fmt::Write as _;
+        write!(self.0, " {key}={value}").unwrap();
+        Ok(())
+    }
+}
+
 /// One member.
 pub(super) struct Node {
     pub(super) id: u64,
     pub(super) url: String,
     pub(super) host: Arc<TestHost>,
     pub(super) transport: Arc<Transport>,
+    pub(super) lines: Lines,
     serving: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -105,12 +154,13 @@ impl Node {
     pub(super) async fn of_cluster(id: u64, cluster: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let lines = Lines::default();
         let identity =
             Identity { member: id, cluster, peer_urls: vec![url.clone()], version: "3.7.3".into() };
-        let transport = Transport::new(identity, Logger::root(Discard, o!()));
+        let transport = Transport::new(identity, Logger::root(lines.clone(), o!()));
         let host = Arc::new(TestHost::default());
         transport.start(host.clone());
-        let mut node = Self { id, url, host, transport, serving: None };
+        let mut node = Self { id, url, host, transport, lines, serving: None };
         node.serve(listener);
         node
     }
