@@ -16,8 +16,9 @@ IMAGE_FILE := $(CARGO_TARGET_DIR)/quorate-image.tar
 
 SEED ?= 1
 IT_KILLS ?= 20
+MIXED_RUNS ?= 1
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +53,7 @@ verify: deps ## What is fast: format, lints, unit and style tests. Writes no fil
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --exclude it
 
-test-rust: build judges ## kill -9 under load, bad input, faults: real processes.
+test-rust: build judges ## kill -9 under load, bad input, faults, clusters mixed with etcd: real processes.
 	cargo test --locked -p wal --test etcd
 	IT_KILLS=$(IT_KILLS) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2
 
@@ -74,8 +75,16 @@ clients: build ## The same, and Java and Rust.
 test-suite: build judges ## etcd's own common suite against our binary, three-member cases included.
 	tests/etcd-suite/run.sh $(QUORATE_BIN)
 
-test-mixed: build judges ## etcd's suite on mixed clusters: two of ours and one etcd, one of ours and two etcd.
+test-mixed: test-mixed-it ## Two of ours and one etcd, and the reverse: 10,000 requests, kills, faults; then etcd's suite on both.
 	tests/etcd-suite/run.sh $(QUORATE_BIN) $(ETCD_BIN)
+
+# The first half of it, MIXED_RUNS times in a row.
+test-mixed-it: build judges
+	for run in $$(seq $(MIXED_RUNS)); do \
+	    echo "mixed clusters, run $$run of $(MIXED_RUNS)"; \
+	    IT_MIXED_REQUESTS=10000 IT_MIXED_KILLS=6 \
+	        cargo test --locked --release -p it --test it -- mixed:: --nocapture --test-threads=2 || exit 1; \
+	done
 
 test-docker: build ## Containers: a compose file edited badly, docker stop, and the demo on it.
 	@scripts/deps.sh docker
@@ -93,8 +102,9 @@ bench: build judges ## Side by side with etcd: throughput, CPU a request, memory
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills on one member and on three, containers, 5,000 simulator seeds.
+soak: build judges ## The long counts: 100 kills on one member and on three, 20 runs of mixed clusters, containers, 5,000 simulator seeds.
 	$(MAKE) --no-print-directory test-rust IT_KILLS=100
+	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	cargo run --locked --release -p sim -- 1..5000
 	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what `make demo` and `make test` need beside Rust, or names it in one line.
 #   deps.sh build    a C++ compiler, libclang, ccache
-#   deps.sh test     the same, Go 1.26, docker compose, Python with venv, Node.js with npm
+#   deps.sh test     the same, Go 1.26, faketime, docker compose, Python with venv, Node.js with npm
 #   deps.sh docker   docker compose, and a Docker engine where none answers
 #   deps.sh clients  Python with venv, Node.js with npm, a JDK with Maven, protoc
 set -eu
@@ -27,6 +27,7 @@ have make || missing="$missing make"
 if [ "$want" = test ]; then
     have git || missing="$missing git"
     have go || missing="$missing golang-go"
+    have faketime || missing="$missing faketime"
 fi
 if [ "$want" = test ] || [ "$want" = clients ]; then
     have_venv || missing="$missing python3-venv"

@@ -49,7 +49,8 @@
 //! ## What it does not do
 //!
 //! No TLS (an `https` peer URL fails to dial, by name). No snapshots between members: `/raft/snapshot` is refused by
-//! name, an outgoing `MsgSnap` is reported as failed. `/leases` and `/leases/internal` are refused by name. It does not judge raft messages beyond sender and addressee: the node validates what it is given.
+//! name, an outgoing `MsgSnap` is reported as failed. `/leases` and `/leases/internal` are refused by name. It does not
+//! judge raft messages beyond sender and addressee: the node validates what it is given.
 
 pub mod chunk;
 pub mod codec;

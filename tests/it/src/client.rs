@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use proto::etcdserverpb::{
-    HashKvRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse,
-    TxnRequest, TxnResponse, kv_client::KvClient, maintenance_client::MaintenanceClient,
+    HashKvRequest, MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest,
+    StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient, maintenance_client::MaintenanceClient,
 };
 use tonic::{
     Code, Response, Status,
@@ -40,6 +40,7 @@ pub struct Client {
 
 #[derive(Debug, Clone)]
 struct Connection {
+    channel: Channel,
     kv: KvClient<Channel>,
     maintenance: MaintenanceClient<Channel>,
 }
@@ -55,7 +56,8 @@ impl Client {
                 .connect_lazy();
             Connection {
                 kv: KvClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
-                maintenance: MaintenanceClient::new(channel),
+                maintenance: MaintenanceClient::new(channel.clone()),
+                channel,
             }
         });
         Self { members: members.collect() }
@@ -74,6 +76,11 @@ impl Client {
     /// The maintenance service of one member.
     pub fn maintenance(&self, member: usize) -> MaintenanceClient<Channel> {
         self.members[member].maintenance.clone()
+    }
+
+    /// The connection to one member, for the services that have no method of their own here.
+    pub fn channel(&self, member: usize) -> Channel {
+        self.members[member].channel.clone()
     }
 
     /// Put at one member.
@@ -127,6 +134,28 @@ impl Client {
             newest = newest.max((status.raft_term, status.leader));
         }
         ids.get(&newest.1).copied()
+    }
+
+    /// Hands leadership to one member, from whoever has it, and waits until it leads.
+    pub async fn make_leader(&self, to: usize, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        let id = self.status(to).await?.header.map_or(0, |header| header.member_id);
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            match self.leader().await {
+                Some(leader) if leader == to => return Ok(()),
+                Some(leader) => {
+                    let mut maintenance = self.maintenance(leader);
+                    let ask = MoveLeaderRequest { target_id: id };
+                    if let Err(error) = within(PATIENT, maintenance.move_leader(ask)).await {
+                        error.message().clone_into(&mut last);
+                    }
+                }
+                None => {}
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        bail!("member {to} does not lead after {limit:?}: {last:?}")
     }
 
     /// Waits until some member leads.

@@ -10,7 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{Addresses, Client, Member, server_binary};
+use crate::{Addresses, Client, Member, etcd_binary, server_binary};
+
+/// A follower that lags is to get entries, not a snapshot: etcd keeps this many of them in memory.
+const CATCH_UP: &str = "--snapshot-catchup-entries=1000000";
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -25,13 +28,34 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// Where data directories go; `None` = a new temporary folder.
     pub folder: Option<PathBuf>,
+    /// Members, by number, that run stock etcd ([`etcd_binary`]) instead.
+    pub etcd: Vec<usize>,
+    /// Flags of those beyond `flags`.
+    pub etcd_flags: Vec<String>,
+    /// Each member listens at one peer address and tells the others another one, [`Addresses::via`]: somebody in
+    /// between can do to their connections what networks do.
+    pub indirect: bool,
 }
 
 impl Options {
     /// `size` members with default flags.
     pub fn new(size: usize) -> Self {
         let token = "quorate-it".to_owned();
-        Self { size, flags: Vec::new(), token, binary: None, folder: None }
+        Self {
+            size,
+            flags: Vec::new(),
+            token,
+            binary: None,
+            folder: None,
+            etcd: Vec::new(),
+            etcd_flags: vec![CATCH_UP.to_owned()],
+            indirect: false,
+        }
+    }
+
+    /// Three members, those of the given numbers stock etcd.
+    pub fn mixed(etcd: &[usize]) -> Self {
+        Self { etcd: etcd.to_vec(), ..Self::new(3) }
     }
 }
 
@@ -76,7 +100,10 @@ impl Cluster {
             Some(folder) => Folder::Given(folder.clone()),
             None => Folder::Temporary(Some(tempfile::Builder::new().prefix("quorate-").tempdir()?)),
         };
-        let addresses = (0..options.size).map(|_| Addresses::free()).collect::<anyhow::Result<Vec<_>>>()?;
+        let etcd = if options.etcd.is_empty() { None } else { Some(etcd_binary()?) };
+        let addresses = (0..options.size)
+            .map(|_| if options.indirect { Addresses::indirect() } else { Addresses::free() })
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let peers: Vec<String> =
             addresses.iter().enumerate().map(|(i, a)| format!("m{i}={}", a.peer_url())).collect();
         let mut flags = vec![
@@ -88,7 +115,13 @@ impl Cluster {
         let members = addresses
             .into_iter()
             .enumerate()
-            .map(|(i, a)| Member::new(&format!("m{i}"), &binary, folder.path(), a, &flags))
+            .map(|(i, a)| match etcd.as_ref().filter(|_| options.etcd.contains(&i)) {
+                None => Member::new(&format!("m{i}"), &binary, folder.path(), a, &flags),
+                Some(etcd) => {
+                    let flags = [&flags[..], &options.etcd_flags].concat();
+                    Member::new(&format!("m{i}"), etcd, folder.path(), a, &flags)
+                }
+            })
             .collect();
         Ok(Self { members, folder })
     }

@@ -28,6 +28,7 @@
 //! It injects no faults into the network or the disk's contents: that is `sim`'s and
 //! `tests/chaos`' work.
 
+mod between;
 mod client;
 mod cluster;
 mod compose;
@@ -40,6 +41,7 @@ pub mod usage;
 
 use std::path::{Path, PathBuf};
 
+pub use between::Between;
 pub use client::{Client, end_of_prefix};
 pub use cluster::{Cluster, Options};
 pub use compose::{Compose, SERVICES};
@@ -71,6 +73,26 @@ pub fn server_binary() -> anyhow::Result<PathBuf> {
             "there is no server at {}: run `cargo build --release` first, or set QUORATE_BIN",
             path.display()
         ),
+    }
+}
+
+/// Stock etcd, the judge of what we say to members: `$ETCD_BIN`, or what `tests/etcd-suite/build.sh` built.
+///
+/// The error says how to get one.
+pub fn etcd_binary() -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("ETCD_BIN").map_or_else(
+        || {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+            cache.unwrap_or_else(home).join("quorate/go/etcd")
+        },
+        PathBuf::from,
+    );
+    match path.canonicalize() {
+        Ok(path) if path.is_file() => Ok(path),
+        _ => {
+            anyhow::bail!("there is no etcd at {}: run `make judges` first, or set ETCD_BIN", path.display())
+        }
     }
 }
 

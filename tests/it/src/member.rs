@@ -24,12 +24,19 @@ pub struct Addresses {
     pub client: Port,
     /// The peer port.
     pub peer: Port,
+    /// What the peers are told instead of the peer port, if anything.
+    pub via: Option<Port>,
 }
 
 impl Addresses {
     /// Two free ports.
     pub fn free() -> anyhow::Result<Self> {
-        Ok(Self { client: Port::free()?, peer: Port::free()? })
+        Ok(Self { client: Port::free()?, peer: Port::free()?, via: None })
+    }
+
+    /// Three free ports: the peers are told another one than the member listens at.
+    pub fn indirect() -> anyhow::Result<Self> {
+        Ok(Self { via: Some(Port::free()?), ..Self::free()? })
     }
 
     /// `http://127.0.0.1:…` for clients.
@@ -39,7 +46,7 @@ impl Addresses {
 
     /// `http://127.0.0.1:…` for peers.
     pub fn peer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.peer)
+        format!("http://127.0.0.1:{}", self.via.as_ref().unwrap_or(&self.peer))
     }
 
     /// etcd's flags for them.
@@ -48,7 +55,7 @@ impl Addresses {
         vec![
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{}", self.peer),
             format!("--initial-advertise-peer-urls={peer}"),
         ]
     }
@@ -65,6 +72,7 @@ pub struct Member {
     pub data: PathBuf,
     binary: PathBuf,
     flags: Vec<String>,
+    variables: Vec<(String, String)>,
     log: PathBuf,
     process: Option<Process>,
 }
@@ -82,6 +90,7 @@ impl Member {
             data,
             binary: binary.to_path_buf(),
             flags: all,
+            variables: Vec::new(),
             log: folder.join(format!("{name}.log")),
             process: None,
         }
@@ -90,8 +99,13 @@ impl Member {
     /// Starts its process; [`Self::wait_ready`] waits for it to serve.
     pub fn start(&mut self) -> anyhow::Result<()> {
         assert!(!self.is_running(), "{} is started once at a time", self.name);
-        self.process = Some(Process::start(&self.binary, &self.flags, &self.log)?);
+        self.process = Some(Process::start_with(&self.binary, &self.flags, &self.variables, &self.log)?);
         Ok(())
+    }
+
+    /// Its next run finds this in its environment.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Waits until this run has said that it serves; returns how long that took from now.

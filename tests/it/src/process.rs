@@ -32,6 +32,16 @@ impl Process {
     /// Variables named `ETCD_*` are kept from it: they are flags. Call this from a thread that
     /// outlives the child: Linux ends the child with the thread that started it.
     pub fn start<S: AsRef<OsStr>>(binary: &Path, args: &[S], log: &Path) -> anyhow::Result<Self> {
+        Self::start_with(binary, args, &[], log)
+    }
+
+    /// [`Self::start`] with variables more in its environment.
+    pub fn start_with<S: AsRef<OsStr>>(
+        binary: &Path,
+        args: &[S],
+        variables: &[(String, String)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let out = OpenOptions::new()
             .create(true)
             .append(true)
@@ -45,6 +55,7 @@ impl Process {
                 command.env_remove(name);
             }
         }
+        command.envs(variables.iter().cloned());
         die_with_parent(&mut command);
         let child =
             command.spawn().with_context(|| format!("cannot start the server {}", binary.display()))?;
@@ -122,6 +133,13 @@ impl Process {
             Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => format!("(cannot read {}: {error})", self.log.display()),
         }
+    }
+
+    /// The lines of [`Self::output`] that hold all of these words.
+    pub fn lines_with(&self, words: &[&str]) -> Vec<String> {
+        let output = self.output();
+        let holds_all = |line: &&str| words.iter().all(|word| line.contains(word));
+        output.lines().filter(holds_all).map(str::to_owned).collect()
     }
 
     /// The last lines of [`Self::output`].

@@ -3,43 +3,45 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use harness::{Client, Cluster, Load, Shape, history};
+use harness::{Client, Cluster, Load, Options, Shape, history};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::support::{number, run, seed};
 
 /// Who is killed.
 #[derive(Debug, Clone, Copy)]
-enum Victim {
+pub(crate) enum Victim {
     Leader,
     /// Any member; every fifth time all of them.
     Any,
+    /// Each member in turn, made the leader first.
+    EachAsLeader,
 }
 
 /// Writes that must be acknowledged between two kills: a cluster that only restarts proves nothing.
 const ACKED_MIN: u64 = 50;
 
 /// How long a cluster may take to acknowledge them: an election, and a slow machine.
-const PROGRESS_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const PROGRESS_LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn one_member_killed_under_load_keeps_every_acknowledged_write() {
-    run(kills(1, Victim::Any));
+    run(kills(&Options::new(1), Victim::Any, number("IT_KILLS", 20)));
 }
 
 #[test]
 fn three_members_killed_at_random_under_load_keep_every_acknowledged_write() {
-    run(kills(3, Victim::Any));
+    run(kills(&Options::new(3), Victim::Any, number("IT_KILLS", 20)));
 }
 
 #[test]
 fn three_members_whose_leader_is_killed_under_load_keep_every_acknowledged_write() {
-    run(kills(3, Victim::Leader));
+    run(kills(&Options::new(3), Victim::Leader, number("IT_KILLS", 20)));
 }
 
 #[test]
 fn a_leader_that_sleeps_through_an_election_serves_nothing_stale() {
-    run(pauses(3, number("IT_KILLS", 20).div_ceil(5)));
+    run(pauses(&Options::new(3), number("IT_KILLS", 20).div_ceil(5)));
 }
 
 #[test]
@@ -48,11 +50,11 @@ fn members_that_are_terminated_and_restarted_keep_everything() {
     run(terminations(1));
 }
 
-async fn kills(size: usize, victim: Victim) -> anyhow::Result<()> {
-    let (kills, seed) = (number("IT_KILLS", 20), seed());
-    println!("{size} member(s), {kills} kills of {victim:?}, IT_SEED={seed}");
+pub(crate) async fn kills(options: &Options, victim: Victim, kills: u64) -> anyhow::Result<()> {
+    let (size, seed) = (options.size, seed());
+    println!("{size} member(s), etcd: {:?}, {kills} kills of {victim:?}, IT_SEED={seed}", options.etcd);
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start(size)?;
+    let mut cluster = Cluster::start_with(options)?;
     let client = cluster.client();
     let load = begin(&client, seed).await?;
     let (mut checked, mut seen, mut restarts) = (0, 0, Duration::ZERO);
@@ -61,6 +63,11 @@ async fn kills(size: usize, victim: Victim) -> anyhow::Result<()> {
         progress(&load, &format!("kill {round}")).await?;
         let victims: Vec<usize> = match victim {
             Victim::Leader => vec![client.wait_leader(PROGRESS_LIMIT).await?],
+            Victim::EachAsLeader => {
+                let next = usize::try_from(round)? % size;
+                client.make_leader(next, PROGRESS_LIMIT).await?;
+                vec![next]
+            }
             Victim::Any if round % 5 == 4 => (0..size).collect(),
             Victim::Any => vec![random.random_range(0..size)],
         };
@@ -88,10 +95,13 @@ async fn kills(size: usize, victim: Victim) -> anyhow::Result<()> {
     finish(&client, load).await
 }
 
-async fn pauses(size: usize, rounds: u64) -> anyhow::Result<()> {
+pub(crate) async fn pauses(options: &Options, rounds: u64) -> anyhow::Result<()> {
     let seed = seed();
-    println!("{size} members, {rounds} pauses of the leader, IT_SEED={seed}");
-    let mut cluster = Cluster::start(size)?;
+    println!(
+        "{} members, etcd: {:?}, {rounds} pauses of the leader, IT_SEED={seed}",
+        options.size, options.etcd
+    );
+    let mut cluster = Cluster::start_with(options)?;
     let client = cluster.client();
     let load = begin(&client, seed).await?;
     for round in 0..rounds {
@@ -125,13 +135,13 @@ async fn terminations(size: usize) -> anyhow::Result<()> {
     finish(&client, load).await
 }
 
-async fn begin(client: &Client, seed: u64) -> anyhow::Result<Load> {
+pub(crate) async fn begin(client: &Client, seed: u64) -> anyhow::Result<Load> {
     let base = client.revision(PROGRESS_LIMIT).await?;
     Ok(Load::start(client, Shape { seed, ..Shape::default() }, base))
 }
 
 /// Waits until the load has been acknowledged some more writes.
-async fn progress(load: &Load, before: &str) -> anyhow::Result<()> {
+pub(crate) async fn progress(load: &Load, before: &str) -> anyhow::Result<()> {
     let (acked, begun) = (load.figures().acked, Instant::now());
     while load.figures().acked < acked + ACKED_MIN {
         ensure!(
@@ -145,7 +155,7 @@ async fn progress(load: &Load, before: &str) -> anyhow::Result<()> {
 }
 
 /// Stops the load, waits for all members to agree, and holds each to the record.
-async fn finish(client: &Client, load: Load) -> anyhow::Result<()> {
+pub(crate) async fn finish(client: &Client, load: Load) -> anyhow::Result<()> {
     let record = load.stop().await;
     let revision = client.revision(PROGRESS_LIMIT).await?;
     let hash = client.same_hash(revision, PROGRESS_LIMIT).await?;

@@ -15,6 +15,7 @@ mod folders;
 mod full_disk;
 mod kill;
 mod maintenance;
+mod mixed;
 mod requests;
 mod rubbish;
 mod support;

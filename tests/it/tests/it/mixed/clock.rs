@@ -1,0 +1,83 @@
+//! A member whose wall clock jumps, under libfaketime (Debian's package `faketime`).
+//!
+//! Only the wall clock: the monotonic one cannot jump. What a stopped process sees of it, a leap ahead, is the business
+//! of [`super::kills`]'s pauses.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use harness::{Cluster, Options};
+
+use super::{ELECTION, ETCD, ONE_ETCD, OURS, unharmed};
+use crate::{
+    kill::{begin, finish, progress},
+    support::{cannot, run, seed},
+};
+
+/// How long the clock stays where it jumped to: longer than a probe takes to come round.
+const STAY: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_member_whose_clock_jumps_harms_nobody() {
+    let Some(library) = library() else {
+        return cannot("libfaketime is not installed (Debian: apt-get install faketime)");
+    };
+    run(async {
+        let mut cluster = Cluster::prepare(&Options::mixed(ONE_ETCD))?;
+        let clock = cluster.folder().join("clock");
+        set(&clock, "+0")?;
+        let member = cluster.member(OURS);
+        member.set_variable("LD_PRELOAD", &library.display().to_string());
+        member.set_variable("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string());
+        member.set_variable("FAKETIME_NO_CACHE", "1");
+        member.set_variable("DONT_FAKE_MONOTONIC", "1");
+        for at in 0..cluster.size() {
+            cluster.member(at).start()?;
+        }
+        for at in 0..cluster.size() {
+            cluster.member(at).wait_ready()?;
+        }
+        let client = cluster.client();
+        let load = begin(&client, seed()).await?;
+        for leader in [OURS, ETCD] {
+            client.make_leader(leader, ELECTION).await?;
+            let term = client.status(leader).await?.raft_term;
+            for jump in ["+3600", "-7200", "+0"] {
+                set(&clock, jump)?;
+                progress(&load, &format!("the end of a jump to {jump} s")).await?;
+                tokio::time::sleep(if jump == "+3600" { STAY } else { Duration::from_millis(500) }).await;
+                progress(&load, &format!("the jump after {jump} s")).await?;
+            }
+            let after = client.status(leader).await?.raft_term;
+            ensure!(
+                after == term,
+                "a jump of m{OURS}'s clock led to an election: term {term} became {after}"
+            );
+        }
+        finish(&client, load).await?;
+        drift_is_told_once(&mut cluster)?;
+        unharmed(&mut cluster, &client).await
+    });
+}
+
+/// The member whose clock is right says what it sees of the other's; so does etcd.
+fn drift_is_told_once(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let ours = cluster.member(1).process()?.lines_with(&["prober found high clock drift"]);
+    println!("m1: {ours:#?}");
+    ensure!((1..=4).contains(&ours.len()), "two jumps of an hour, {} lines: {ours:#?}", ours.len());
+    Ok(())
+}
+
+fn set(clock: &Path, offset: &str) -> anyhow::Result<()> {
+    fs::write(clock, offset).with_context(|| format!("cannot write {}", clock.display()))
+}
+
+fn library() -> Option<PathBuf> {
+    let folders =
+        ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime"];
+    folders.iter().map(|folder| Path::new(folder).join("libfaketimeMT.so.1")).find(|path| path.exists())
+}
