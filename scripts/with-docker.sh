@@ -42,6 +42,7 @@ stop() {
     docker network prune --force >/dev/null 2>&1 || true
     kill "$engine" 2>/dev/null || true
     wait "$engine" || true
+    umount "$folder"/run/netns/* 2>/dev/null || true # of containers in the host's network
     rm -rf "$folder"
 }
 trap stop EXIT
