@@ -230,6 +230,7 @@ impl Applying<'_> {
         *over_quota = !self.fits(LEASE_COST);
         let mut leases = self.shared.leases_table().write();
         let lease = leases.grant(request.id, request.ttl).map_err(Refusal::from)?;
+        self.state.lease_changes.push(lease::Change::Granted { id: lease.id, ttl: lease.ttl });
         rows::put_lease(self.group.batch(), lease);
         let header = kv::header(self.group.revision());
         Ok(Response::LeaseGrant(pb::LeaseGrantResponse {
@@ -250,6 +251,7 @@ impl Applying<'_> {
         writing.end();
         deleted?;
         rows::delete_lease(self.group.batch(), request.id);
+        self.state.lease_changes.push(lease::Change::Revoked { id: request.id });
         let header = kv::header(self.group.revision());
         Ok(Response::LeaseRevoke(pb::LeaseRevokeResponse { header }))
     }
@@ -260,9 +262,12 @@ impl Applying<'_> {
         let mut leases = self.shared.leases_table().write();
         for checkpoint in &request.checkpoints {
             let lease = leases.checkpoint(checkpoint.id, checkpoint.remaining_ttl);
-            if let (Some(lease), true) = (lease, stored) {
+            let Some(lease) = lease else { continue };
+            if stored {
                 rows::put_lease(self.group.batch(), lease);
             }
+            let (id, remaining_ttl) = (lease.id, lease.remaining_ttl);
+            self.state.lease_changes.push(lease::Change::Checkpointed { id, remaining_ttl });
         }
         let header = kv::header(self.group.revision());
         Response::LeaseCheckpoint(pb::LeaseCheckpointResponse { header })

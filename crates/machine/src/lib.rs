@@ -49,13 +49,14 @@ mod version;
 pub use alarms::Alarms;
 pub use check::check;
 pub use fault::{Fault, Stop};
+pub use lease::Info as LeaseInfo;
 pub use machine::{Machine, Settings};
 pub use membership::{Downgrade, Member, Membership};
 pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response};
 pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, cost, put_cost, txn_cost};
 pub use refusal::Refusal;
 pub use restore::{RestoreError, Summary, begin_anew};
-pub use shared::{LeaseInfo, Shared};
+pub use shared::Shared;
 pub use version::ClusterVersion;
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) alarms: Alarms,
     /// See [`Machine::replays_up_to`].
     pub(crate) replay_end: Index,
+    /// See [`Machine::lease_changes`].
+    pub(crate) lease_changes: Vec<lease::Change>,
 }
 
 impl Machine {
@@ -61,6 +63,7 @@ impl Machine {
             membership: stored.membership,
             alarms: stored.alarms,
             replay_end: 0,
+            lease_changes: Vec::new(),
         };
         let shared = Shared::new(
             store.published(),
@@ -95,9 +98,15 @@ impl Machine {
         self.state.conf.clone()
     }
 
+    /// What the last [`Machine::apply`] did to the leases, in order.
+    pub fn lease_changes(&self) -> &[lease::Change] {
+        &self.state.lease_changes
+    }
+
     /// Applies committed entries, in one engine batch, and publishes the result. Entries at or below the applied index
     /// are skipped and have no outcome; the others have one each.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, Fault> {
+        self.state.lease_changes.clear();
         let known = entries.partition_point(|entry| entry.index <= self.state.applied.0);
         let entries = &entries[known..];
         let mut outcomes = Vec::with_capacity(entries.len());

@@ -4,6 +4,7 @@ use crate::kv::{self, Leases, Reading};
 use crate::{Alarms, Membership, Quota, Stop};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use lease::Info as LeaseInfo;
 use mvcc::{Published, Sizes, Tap, View};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use std::sync::Arc;
@@ -21,17 +22,6 @@ pub struct Shared {
     quota: Quota,
     applied_index: AtomicU64,
     applied_term: AtomicU64,
-}
-
-/// A lease, as it was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseInfo {
-    /// Its identity.
-    pub id: LeaseId,
-    /// What was granted, in seconds.
-    pub ttl: i64,
-    /// What the last checkpoint left of it, in seconds; 0 = all of it.
-    pub remaining_ttl: i64,
 }
 
 impl Shared {

@@ -1,0 +1,483 @@
+//! The leader's clockwork: when which lease ends, as a function of what happened and of the time given.
+//!
+//! ```text
+//! promote (first entry of the own term applied) ─▶ deadlines: what is left + an election timeout, spread out
+//! granted · revoked · checkpointed (applied) ────▶ one entry a lease in a queue of times, renewals leave it alone
+//! renew ─▶ confirmed lately? live? nothing logged of what is left? ─▶ a later deadline, no log entry
+//!
+//! deadline passed ─▶ expired ─▶ leadership confirmed after it ─▶ revokes, a few at a time ─▶ applied: gone
+//! not renewed for long ─▶ checkpoints: what is left, for the next leader
+//! ```
+//!
+//! Invariants:
+//! * There are deadlines only between [`Expirer::promote`] and [`Expirer::demote`], and they belong to one term. What is
+//!   handed out is to be logged by that term's leader or by nobody: whoever forwards it breaks the promise.
+//! * A deadline only ever moves back. Once it has passed, the lease is not renewed any more: it is gone, or this member
+//!   is not the leader.
+//! * A lease is revoked only after a confirmation that began after its deadline, and renewed only within
+//!   [`Pace::confirmed_for`] of one: a leader that comes after adds an election timeout, which covers the difference.
+//! * A lease of which the log knows a remainder is renewed only after that is cleared through the log, or the next
+//!   leader would end it early.
+
+use crate::{Change, Checkpoint, Info};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+use types::{LeaseId, Term};
+
+/// Revokes proposed within a second: a hundred thousand leases that end together are gone in ten seconds, and the log
+/// stays free for the clients. etcd allows itself 1,000.
+pub const REVOKES_PER_SECOND: u32 = 10_000;
+/// Revokes proposed and not applied yet: what one commit may carry besides the clients' entries. So they never come
+/// faster than they are applied here.
+pub const REVOKES_IN_FLIGHT_MAX: usize = 256;
+/// A lease whose revoke was proposed and which is still there is tried again after this long (etcd:
+/// `defaultExpiredleaseRetryInterval`).
+pub const REVOKE_RETRY: Duration = Duration::from_secs(3);
+/// Revokes handed out at once: few enough that what a client sends meanwhile hardly waits for them.
+pub const REVOKE_BATCH_MAX: usize = 64;
+/// Leases in one checkpoint entry (etcd: `maxLeaseCheckpointBatchSize`).
+pub const CHECKPOINTS_MAX: usize = 1_000;
+/// A lease that was granted or renewed is not checkpointed before this long: one that is kept alive mostly never is.
+pub const CHECKPOINT_FIRST: Duration = Duration::from_mins(1);
+/// The longest time between two checkpoints of one lease (etcd: `defaultLeaseCheckpointInterval`).
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(5);
+/// The shortest time between two checkpoints of one lease; what is closer to its end needs none.
+pub const CHECKPOINT_SHORTEST: Duration = Duration::from_secs(1);
+
+/// How a member's settings bear on leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Added to every deadline by a new leader: an election timeout. The leader before may have renewed that long after
+    /// it was last confirmed.
+    pub extension: Duration,
+    /// How long after the begin of a confirmation leases may still be renewed; less than `extension`.
+    pub confirmed_for: Duration,
+}
+
+impl Pace {
+    /// Of a member with this election timeout.
+    pub fn of(election_timeout: Duration) -> Self {
+        Self { extension: election_timeout, confirmed_for: election_timeout / 4 * 3 }
+    }
+}
+
+/// Whether what is left of leases is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoints {
+    /// Nobody knows yet who might lead next: nothing is logged, and what is there stays.
+    Undecided,
+    /// Every member that may lead clears the remainder of a lease that it renews.
+    Allowed,
+    /// A member that may lead does not (etcd's, by default) and would end leases early: remainders are cleared.
+    Forbidden,
+}
+
+/// What came of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It lasts for its whole TTL (seconds) again.
+    Renewed(i64),
+    /// This member does not lead, or has not applied its term's first entry yet.
+    NotPrimary,
+    /// There is no such lease among what is applied here.
+    Unknown,
+    /// Its time is over: it is gone soon, or somebody else leads.
+    Expired,
+    /// Leadership must be confirmed in this term first; then ask again.
+    Unconfirmed(Term),
+    /// A checkpoint with nothing left must be logged in this term first; then ask again. Until that is applied, or
+    /// [`Expirer::not_cleared`] is called, the lease is not checkpointed.
+    Checkpointed(Term),
+}
+
+/// One lease's clock.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    ttl: i64,
+    deadline: Instant,
+    checkpoint_at: Option<Instant>,
+    /// The time under which it stands in the queue: its only valid entry. Never later than what it waits for.
+    queued: Instant,
+    state: State,
+    /// The log knows, or is about to know, a remainder.
+    logged: bool,
+    /// A renewal clears the remainder.
+    clearing: bool,
+}
+
+impl Clock {
+    /// What a live lease waits for.
+    fn next(&self) -> Instant {
+        self.checkpoint_at.map_or(self.deadline, |due| due.min(self.deadline))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Live,
+    Expired,
+    Revoking,
+}
+
+/// The deadlines of one term.
+#[derive(Debug)]
+struct Primary {
+    term: Term,
+    clocks: HashMap<LeaseId, Clock>,
+    queue: BinaryHeap<Reverse<(Instant, LeaseId)>>,
+    /// Past their deadlines, in the order of these, and not proposed yet.
+    expired: VecDeque<(Instant, LeaseId)>,
+    checkpoints: VecDeque<LeaseId>,
+    revoking: usize,
+    /// When the last confirmation began.
+    confirmed: Option<Instant>,
+    /// No revokes before this: they keep their distance.
+    next_revoke: Instant,
+}
+
+/// When which lease ends.
+#[derive(Debug)]
+pub struct Expirer {
+    pace: Pace,
+    checkpoints: Checkpoints,
+    primary: Option<Primary>,
+}
+
+impl Expirer {
+    /// One that knows of no lease. Checkpoints wait for [`Expirer::set_checkpoints`].
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, checkpoints: Checkpoints::Undecided, primary: None }
+    }
+
+    /// This member leads the term, and has applied all of the terms before: every lease gets what was left of it when
+    /// that was last logged, else all of its time, and an election timeout. Where many would end together they are set
+    /// apart, so that the revokes keep up.
+    pub fn promote(&mut self, now: Instant, term: Term, leases: impl IntoIterator<Item = Info>) {
+        let extension = self.pace.extension;
+        let end = |lease: &Info| later(now, seconds(left_of(lease)).saturating_add(extension));
+        let mut order: Vec<(Instant, Info)> = leases.into_iter().map(|lease| (end(&lease), lease)).collect();
+        order.sort_unstable_by_key(|(deadline, lease)| (*deadline, lease.id));
+        // Three quarters of what revokes allow for, as etcd: new ones have their share.
+        let distance = Duration::from_secs(1) / (REVOKES_PER_SECOND / 4 * 3);
+        let mut primary = Primary::new(now, term);
+        let mut free = now;
+        for (deadline, lease) in order {
+            let deadline = deadline.max(free);
+            free = deadline + distance;
+            primary.insert(&lease, deadline, first_after_promotion(now, deadline));
+        }
+        self.primary = Some(primary);
+        self.clear_if_forbidden();
+    }
+
+    /// This member does not lead any more: there are no deadlines.
+    pub fn demote(&mut self) {
+        self.primary = None;
+    }
+
+    /// The term of the deadlines, while there are any.
+    pub fn term(&self) -> Option<Term> {
+        self.primary.as_ref().map(|primary| primary.term)
+    }
+
+    /// Says who might lead next.
+    pub fn set_checkpoints(&mut self, checkpoints: Checkpoints) {
+        if self.checkpoints != checkpoints {
+            self.checkpoints = checkpoints;
+            self.clear_if_forbidden();
+        }
+    }
+
+    fn clear_if_forbidden(&mut self) {
+        let is_forbidden = self.checkpoints == Checkpoints::Forbidden;
+        let Some(primary) = self.primary.as_mut().filter(|_| is_forbidden) else { return };
+        let logged = primary.clocks.iter().filter(|(_, clock)| clock.logged && !clock.clearing);
+        let mut ids: Vec<LeaseId> = logged.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        primary.checkpoints = ids.into();
+    }
+
+    /// An entry changed the table. Says whether that was the end of a lease whose time was over.
+    pub fn applied(&mut self, now: Instant, change: &Change) -> bool {
+        let Some(primary) = &mut self.primary else { return false };
+        match *change {
+            Change::Granted { id, ttl } => {
+                let deadline = later(now, seconds(ttl));
+                let lease = Info { id, ttl, remaining_ttl: 0 };
+                primary.insert(&lease, deadline, first_after_renewal(now, deadline));
+            }
+            Change::Revoked { id } => {
+                let Some(clock) = primary.clocks.remove(&id) else { return false };
+                primary.revoking -= usize::from(clock.state == State::Revoking);
+                return clock.state == State::Revoking;
+            }
+            Change::Checkpointed { id, remaining_ttl } => {
+                if let Some(clock) = primary.clocks.get_mut(&id) {
+                    clock.logged = remaining_ttl > 0;
+                    clock.clearing &= clock.logged;
+                }
+            }
+        }
+        false
+    }
+
+    /// Leadership of this term was confirmed by a round that began then.
+    pub fn confirm(&mut self, term: Term, began: Instant) {
+        if let Some(primary) = self.primary.as_mut().filter(|primary| primary.term == term) {
+            primary.confirmed = primary.confirmed.max(Some(began));
+        }
+    }
+
+    /// Whether leases wait for a confirmation that begins now; only while there is nothing to revoke without.
+    pub fn wants_confirmation(&self) -> bool {
+        let Some(primary) = &self.primary else { return false };
+        primary.expired.front().is_some_and(|(deadline, _)| !primary.is_confirmed(*deadline))
+    }
+
+    /// Renews a lease, without an entry in the log.
+    pub fn renew(&mut self, now: Instant, id: LeaseId) -> Renewal {
+        let Some(primary) = &mut self.primary else { return Renewal::NotPrimary };
+        let confirmed_for = self.pace.confirmed_for;
+        if primary.confirmed.is_none_or(|began| now.duration_since(began) > confirmed_for) {
+            return Renewal::Unconfirmed(primary.term);
+        }
+        let Some(clock) = primary.clocks.get_mut(&id) else { return Renewal::Unknown };
+        if clock.state != State::Live || clock.deadline <= now {
+            return Renewal::Expired;
+        }
+        if clock.logged {
+            clock.clearing = true;
+            return Renewal::Checkpointed(primary.term);
+        }
+        // Not earlier than it was: the deadline may hold an extension.
+        clock.deadline = clock.deadline.max(later(now, seconds(clock.ttl)));
+        clock.checkpoint_at = first_after_renewal(now, clock.deadline);
+        // Mostly both are later than before. After a checkpoint the next one may be sooner.
+        if clock.next() < clock.queued {
+            clock.queued = clock.next();
+            primary.queue.push(Reverse((clock.queued, id)));
+        }
+        Renewal::Renewed(clock.ttl)
+    }
+
+    /// What [`Renewal::Checkpointed`] asked for was not logged.
+    pub fn not_cleared(&mut self, term: Term, id: LeaseId) {
+        let primary = self.primary.as_mut().filter(|primary| primary.term == term);
+        if let Some(clock) = primary.and_then(|primary| primary.clocks.get_mut(&id)) {
+            clock.clearing = false;
+        }
+    }
+
+    /// Seconds until the lease ends, cut off towards zero; below zero while it waits for its revoke. `None` without
+    /// such a lease here, or without deadlines.
+    pub fn remaining(&self, now: Instant, id: LeaseId) -> Option<i64> {
+        let clock = self.primary.as_ref()?.clocks.get(&id)?;
+        let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        Some(match clock.deadline.checked_duration_since(now) {
+            Some(left) => whole(left),
+            None => -whole(now.duration_since(clock.deadline)),
+        })
+    }
+
+    /// The deadline of a lease, if it is known here.
+    pub fn deadline(&self, id: LeaseId) -> Option<Instant> {
+        Some(self.primary.as_ref()?.clocks.get(&id)?.deadline)
+    }
+
+    /// Looks at the time: deadlines that passed, checkpoints that are due.
+    pub fn tick(&mut self, now: Instant) {
+        let Some(primary) = &mut self.primary else { return };
+        while let Some(Reverse((at, id))) = primary.queue.peek().copied()
+            && at <= now
+        {
+            primary.queue.pop();
+            primary.look_at(now, at, id, self.checkpoints == Checkpoints::Allowed);
+        }
+    }
+
+    /// The next leases to revoke in this term, if any may go now. They are taken as proposed.
+    pub fn take_revokes(&mut self, now: Instant) -> Vec<LeaseId> {
+        let mut ids = Vec::new();
+        let Some(primary) = &mut self.primary else { return ids };
+        if now < primary.next_revoke {
+            return ids;
+        }
+        while ids.len() < REVOKE_BATCH_MAX
+            && primary.revoking < REVOKES_IN_FLIGHT_MAX
+            && let Some((deadline, id)) = primary.expired.front().copied()
+            && primary.is_confirmed(deadline)
+        {
+            primary.expired.pop_front();
+            if primary.revoke(now, id) {
+                ids.push(id);
+            }
+        }
+        let per_batch = |count: usize| {
+            Duration::from_secs(1) * u32::try_from(count).unwrap_or(u32::MAX) / REVOKES_PER_SECOND
+        };
+        // Who comes late for a batch may make up for it, but not for more than that.
+        let due = primary.next_revoke.max(now.checked_sub(per_batch(REVOKE_BATCH_MAX)).unwrap_or(now));
+        primary.next_revoke = due + per_batch(ids.len());
+        ids
+    }
+
+    /// One entry's worth of checkpoints to log in this term; empty when none is due.
+    pub fn take_checkpoints(&mut self, now: Instant) -> Vec<Checkpoint> {
+        let mut taken = Vec::new();
+        let Some(primary) = &mut self.primary else { return taken };
+        while taken.len() < CHECKPOINTS_MAX
+            && let Some(id) = primary.checkpoints.pop_front()
+        {
+            let Some(clock) = primary.clocks.get_mut(&id) else { continue };
+            if clock.clearing || clock.state != State::Live {
+                continue;
+            }
+            if self.checkpoints == Checkpoints::Forbidden {
+                clock.clearing = true;
+                taken.push(Checkpoint { id, remaining_ttl: 0 });
+                continue;
+            }
+            // As etcd, rounded up: a second more is a promise kept.
+            let left = clock.deadline.saturating_duration_since(now);
+            let remaining_ttl = i64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(i64::MAX);
+            if remaining_ttl > 0 && remaining_ttl < clock.ttl {
+                clock.logged = true;
+                taken.push(Checkpoint { id, remaining_ttl });
+            }
+        }
+        taken
+    }
+
+    /// When there is something to do next, if nothing else happens. Not while a confirmation is awaited.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let primary = self.primary.as_ref()?;
+        let next = primary.queue.peek().map(|Reverse((at, _))| *at);
+        let can_revoke = primary.expired.front().is_some_and(|(deadline, _)| primary.is_confirmed(*deadline))
+            && primary.revoking < REVOKES_IN_FLIGHT_MAX;
+        let revoke = can_revoke.then_some(primary.next_revoke);
+        [next, revoke].into_iter().flatten().min()
+    }
+
+    /// How many leases have deadlines.
+    pub fn len(&self) -> usize {
+        self.primary.as_ref().map_or(0, |primary| primary.clocks.len())
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Primary {
+    fn new(now: Instant, term: Term) -> Self {
+        Self {
+            term,
+            clocks: HashMap::new(),
+            queue: BinaryHeap::new(),
+            expired: VecDeque::new(),
+            checkpoints: VecDeque::new(),
+            revoking: 0,
+            confirmed: None,
+            next_revoke: now,
+        }
+    }
+
+    fn insert(&mut self, lease: &Info, deadline: Instant, checkpoint_at: Option<Instant>) {
+        let logged = lease.remaining_ttl > 0;
+        let (ttl, state) = (lease.ttl, State::Live);
+        let mut clock =
+            Clock { ttl, deadline, checkpoint_at, queued: deadline, state, logged, clearing: false };
+        clock.queued = clock.next();
+        self.queue.push(Reverse((clock.queued, lease.id)));
+        self.clocks.insert(lease.id, clock);
+    }
+
+    fn is_confirmed(&self, deadline: Instant) -> bool {
+        self.confirmed.is_some_and(|began| began >= deadline)
+    }
+
+    /// An entry of the queue came up: what its lease waits for may have moved since.
+    fn look_at(&mut self, now: Instant, at: Instant, id: LeaseId, checkpoints: bool) {
+        let Some(clock) = self.clocks.get_mut(&id).filter(|clock| clock.queued == at) else { return };
+        match clock.state {
+            State::Live if clock.deadline <= now => {
+                clock.state = State::Expired;
+                self.expired.push_back((clock.deadline, id));
+                return;
+            }
+            State::Live => {}
+            State::Revoking => {
+                // It was not applied for long: once more, confirmed anew.
+                clock.state = State::Expired;
+                self.revoking -= 1;
+                self.expired.push_back((now, id));
+                return;
+            }
+            State::Expired => return,
+        }
+        if clock.checkpoint_at.is_some_and(|due| due <= now) {
+            clock.checkpoint_at = next_checkpoint(now, clock.deadline);
+            if checkpoints && !clock.clearing {
+                self.checkpoints.push_back(id);
+            }
+        }
+        clock.queued = clock.next();
+        self.queue.push(Reverse((clock.queued, id)));
+    }
+
+    /// Takes the lease as proposed to be revoked, if it is still there.
+    fn revoke(&mut self, now: Instant, id: LeaseId) -> bool {
+        let Some(clock) = self.clocks.get_mut(&id).filter(|clock| clock.state == State::Expired) else {
+            return false;
+        };
+        clock.state = State::Revoking;
+        clock.queued = now + REVOKE_RETRY;
+        self.revoking += 1;
+        self.queue.push(Reverse((clock.queued, id)));
+        true
+    }
+}
+
+/// What a new leader must take as left of a lease, in seconds.
+fn left_of(lease: &Info) -> i64 {
+    if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl }
+}
+
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(0))
+}
+
+/// A time later by this much, or as late as the clock goes.
+fn later(now: Instant, by: Duration) -> Instant {
+    /// Longer than any lease, and within what the clock of every system can say.
+    const LONGEST: Duration = Duration::from_secs(10_000_000_000);
+    now.checked_add(by.min(LONGEST)).unwrap_or(now + CHECKPOINT_INTERVAL)
+}
+
+/// A checkpoint must come well before the end, or it is worth nothing.
+fn if_before(deadline: Instant, at: Instant) -> Option<Instant> {
+    (at + CHECKPOINT_SHORTEST <= deadline).then_some(at)
+}
+
+fn first_after_renewal(now: Instant, deadline: Instant) -> Option<Instant> {
+    if_before(deadline, now + CHECKPOINT_FIRST)
+}
+
+/// A client that is alive renews after a third of the time: who has not by two fifths is checkpointed, so that leases
+/// end however often leaders change.
+fn first_after_promotion(now: Instant, deadline: Instant) -> Option<Instant> {
+    let wait = deadline.duration_since(now) * 2 / 5;
+    if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_FIRST))
+}
+
+/// After a first checkpoint the lease counts as left alone: the shorter its time, the closer they come.
+fn next_checkpoint(now: Instant, deadline: Instant) -> Option<Instant> {
+    let wait = deadline.duration_since(now) / 2;
+    if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_INTERVAL))
+}
+
+#[cfg(test)]
+#[path = "tests/expirer.rs"]
+mod tests;

@@ -1,0 +1,430 @@
+//! The clockwork, by scripts (a line a step, with the time before it) and against a naive model.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const PACE: Pace = Pace { extension: Duration::from_secs(1), confirmed_for: Duration::from_millis(750) };
+
+/// Runs `seconds command -> expected` lines:
+///
+/// `lead TERM [ID:TTL[/REMAINDER]]…`, `demote`, `allow`, `forbid`, `grant ID TTL`, `revoked ID`, `logged ID REMAINDER`,
+/// `confirm [SECONDS]` (began then), `renew ID`, `lost ID`, `left ID`, `tick` (what is handed out, and what is waited for).
+fn check(script: &str) {
+    let start = Instant::now();
+    let mut expirer = Expirer::new(PACE);
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (command, expected) = line.split_once(" -> ").unwrap_or((line, ""));
+        let mut words = command.split_whitespace();
+        let at: f64 = words.next().and_then(|word| word.parse().ok()).expect("a time");
+        let found = step(&mut expirer, start, at, &words.collect::<Vec<_>>());
+        assert_eq!(found, expected, "{line}");
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "scripts are short")]
+fn from_seconds(seconds: f64) -> Duration {
+    Duration::from_millis((seconds * 1_000.0).round() as u64)
+}
+
+fn step(expirer: &mut Expirer, start: Instant, at: f64, words: &[&str]) -> String {
+    let now = start + from_seconds(at);
+    let number = |at: usize| words[at].parse::<i64>().expect("a number");
+    match words[0] {
+        "lead" => {
+            let leases = words[2..].iter().map(|word| {
+                let (id, rest) = word.split_once(':').expect("id:ttl");
+                let (ttl, remaining) = rest.split_once('/').unwrap_or((rest, "0"));
+                let number = |word: &str| word.parse().expect("a number");
+                Info { id: number(id), ttl: number(ttl), remaining_ttl: number(remaining) }
+            });
+            expirer.promote(now, words[1].parse().expect("a term"), leases.collect::<Vec<_>>());
+        }
+        "demote" => expirer.demote(),
+        "allow" => expirer.set_checkpoints(Checkpoints::Allowed),
+        "forbid" => expirer.set_checkpoints(Checkpoints::Forbidden),
+        "grant" => {
+            expirer.applied(now, &Change::Granted { id: number(1), ttl: number(2) });
+        }
+        "revoked" => {
+            return format!("expired={}", expirer.applied(now, &Change::Revoked { id: number(1) }));
+        }
+        "logged" => {
+            let change = Change::Checkpointed { id: number(1), remaining_ttl: number(2) };
+            expirer.applied(now, &change);
+        }
+        "confirm" => {
+            let began = words.get(1).map_or(at, |word| word.parse().expect("a time"));
+            expirer.confirm(expirer.term().unwrap_or(0), start + from_seconds(began));
+        }
+        "renew" => return format!("{:?}", expirer.renew(now, number(1))),
+        "lost" => expirer.not_cleared(expirer.term().unwrap_or(0), number(1)),
+        "left" => return format!("{:?}", expirer.remaining(now, number(1))),
+        "tick" => {
+            expirer.tick(now);
+            let revokes = expirer.take_revokes(now);
+            let checkpoints: Vec<_> =
+                expirer.take_checkpoints(now).into_iter().map(|c| (c.id, c.remaining_ttl)).collect();
+            let asks = if expirer.wants_confirmation() { " confirm?" } else { "" };
+            return format!("revoke {revokes:?} log {checkpoints:?}{asks}");
+        }
+        other => panic!("no command {other}"),
+    }
+    String::new()
+}
+
+#[test]
+fn a_lease_is_revoked_after_its_time_and_a_confirmation_that_began_later() {
+    check(
+        "
+        0 lead 1
+        0 grant 7 10
+        9.9 tick -> revoke [] log []
+        10 tick -> revoke [] log [] confirm?
+        10.1 confirm 9.9
+        10.1 tick -> revoke [] log [] confirm?
+        10.2 confirm
+        10.3 renew 7 -> Expired
+        10.3 tick -> revoke [7] log []
+        10.4 tick -> revoke [] log []
+        10.5 left 7 -> Some(0)
+        11.5 left 7 -> Some(-1)
+        11.6 revoked 7 -> expired=true
+        11.7 confirm
+        11.7 renew 7 -> Unknown
+        11.7 left 7 -> None
+        ",
+    );
+}
+
+#[test]
+fn a_renewal_needs_a_leader_confirmed_lately_and_moves_the_end() {
+    check(
+        "
+        0 renew 7 -> NotPrimary
+        0 lead 3 7:10
+        0 renew 7 -> Unconfirmed(3)
+        0.1 confirm 0
+        0.75 renew 7 -> Renewed(10)
+        0.76 renew 7 -> Unconfirmed(3)
+        5 confirm
+        5 renew 7 -> Renewed(10)
+        12 tick -> revoke [] log []
+        14.9 left 7 -> Some(0)
+        15 tick -> revoke [] log [] confirm?
+        15 demote
+        15 renew 7 -> NotPrimary
+        15 tick -> revoke [] log []
+        ",
+    );
+}
+
+#[test]
+fn a_new_leader_gives_an_election_timeout_more_and_what_was_left() {
+    check(
+        "
+        0 lead 1 7:10 8:600/30
+        0 left 7 -> Some(11)
+        0 left 8 -> Some(31)
+        11 confirm
+        11 tick -> revoke [7] log []
+        20 lead 2 7:10 8:600/30
+        20 left 7 -> Some(11)
+        20 confirm
+        20 tick -> revoke [] log []
+        ",
+    );
+}
+
+#[test]
+fn a_revoke_that_is_not_applied_is_proposed_again_with_a_new_confirmation() {
+    check(
+        "
+        0 lead 1
+        0 grant 7 2
+        2 confirm
+        2 tick -> revoke [7] log []
+        4.9 tick -> revoke [] log []
+        5 tick -> revoke [] log [] confirm?
+        5.1 confirm
+        5.1 tick -> revoke [7] log []
+        5.2 revoked 7 -> expired=true
+        9 tick -> revoke [] log []
+        ",
+    );
+}
+
+#[test]
+fn a_lease_left_alone_is_checkpointed_and_cleared_before_it_is_renewed() {
+    check(
+        "
+        0 allow
+        0 lead 1
+        0 grant 7 600
+        59.9 tick -> revoke [] log []
+        60 tick -> revoke [] log [(7, 540)]
+        60.1 confirm
+        60.1 renew 7 -> Checkpointed(1)
+        60.2 lost 7
+        60.3 renew 7 -> Checkpointed(1)
+        60.4 logged 7 540
+        60.4 renew 7 -> Checkpointed(1)
+        60.5 logged 7 0
+        60.6 renew 7 -> Renewed(600)
+        120 tick -> revoke [] log []
+        120.6 tick -> revoke [] log [(7, 540)]
+        390.5 tick -> revoke [] log []
+        390.6 tick -> revoke [] log [(7, 270)]
+        525.6 tick -> revoke [] log [(7, 135)]
+        ",
+    );
+}
+
+/// Leases end although leaders change all the time: what is left is logged before a client that is alive would be late.
+#[test]
+fn a_lease_ends_however_often_leaders_change() {
+    let (mut now, mut table) = (Instant::now(), Info { id: 7, ttl: 10, remaining_ttl: 0 });
+    let mut expirer = Expirer::new(PACE);
+    expirer.set_checkpoints(Checkpoints::Allowed);
+    for term in 1..=20 {
+        expirer.promote(now, term, [table]);
+        for _ in 0..50 {
+            now += Duration::from_millis(100);
+            expirer.confirm(term, now);
+            expirer.tick(now);
+            if expirer.take_revokes(now) == [7] {
+                // Five seconds a term: the longest it could have lasted is the sum of what the terms added.
+                assert!((3..=6).contains(&term), "gone in term {term}");
+                return;
+            }
+            for checkpoint in expirer.take_checkpoints(now) {
+                table.remaining_ttl = checkpoint.remaining_ttl;
+            }
+        }
+    }
+    panic!("the lease never ends");
+}
+
+#[test]
+fn nothing_is_logged_while_a_member_may_lead_that_would_not_clear_it() {
+    check(
+        "
+        0 lead 1 7:600/100
+        0 grant 8 600
+        70 tick -> revoke [] log []
+        70 allow
+        71 forbid
+        71 tick -> revoke [] log [(7, 0)]
+        71 tick -> revoke [] log []
+        71.1 logged 7 0
+        71.1 confirm
+        71.1 renew 7 -> Renewed(600)
+        ",
+    );
+}
+
+#[test]
+fn a_hundred_thousand_that_end_together_go_in_seconds_and_never_too_many_at_once() {
+    let start = Instant::now();
+    let mut expirer = Expirer::new(PACE);
+    expirer.promote(start, 1, []);
+    for id in 1..=100_000 {
+        expirer.applied(start, &Change::Granted { id, ttl: 10 });
+    }
+    let (mut now, mut in_flight, mut gone) = (start + Duration::from_secs(10), BTreeSet::new(), 0);
+    while gone < 100_000 {
+        expirer.confirm(1, now);
+        expirer.tick(now);
+        let taken = expirer.take_revokes(now);
+        assert!(taken.len() <= REVOKE_BATCH_MAX);
+        in_flight.extend(taken);
+        assert!(in_flight.len() <= REVOKES_IN_FLIGHT_MAX);
+        now += Duration::from_millis(3);
+        if in_flight.len() > REVOKES_IN_FLIGHT_MAX / 2 {
+            gone += in_flight.len();
+            for id in std::mem::take(&mut in_flight) {
+                expirer.applied(now, &Change::Revoked { id });
+            }
+        } else if gone + in_flight.len() == 100_000 {
+            break;
+        }
+    }
+    let took = now.duration_since(start).as_secs_f64() - 10.0;
+    assert!((9.0..12.0).contains(&took), "{took} s");
+}
+
+#[test]
+fn what_would_end_together_under_a_new_leader_is_set_apart() {
+    let start = Instant::now();
+    let mut expirer = Expirer::new(PACE);
+    expirer.promote(start, 1, (1..=30_000).map(|id| Info { id, ttl: 10, remaining_ttl: 0 }));
+    let mut ends: Vec<f64> = (1..=30_000)
+        .map(|id| expirer.deadline(id).expect("promoted").duration_since(start).as_secs_f64())
+        .collect();
+    ends.sort_unstable_by(f64::total_cmp);
+    assert!(ends[0] >= 11.0 && (14.5..15.5).contains(&ends[29_999]), "{} to {}", ends[0], ends[29_999]);
+    assert!(ends.windows(7_502).all(|window| window[7_501] - window[0] > 0.999));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Grant(LeaseId, i64),
+    Revoke(LeaseId),
+    Renew(LeaseId),
+    Confirm(u64),
+    Lead,
+    Demote,
+    Take,
+    Apply,
+    Log,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u64..4_000).prop_map(Step::Pass),
+        2 => (1i64..6, 1i64..200).prop_map(|(id, ttl)| Step::Grant(id, ttl)),
+        1 => (1i64..6).prop_map(Step::Revoke),
+        4 => (1i64..6).prop_map(Step::Renew),
+        4 => (0u64..300).prop_map(Step::Confirm),
+        1 => Just(Step::Lead),
+        1 => Just(Step::Demote),
+        4 => Just(Step::Take),
+        4 => Just(Step::Apply),
+        3 => Just(Step::Log),
+    ]
+}
+
+/// The naive model: what the table holds, what clients were promised, and when leadership was confirmed.
+#[derive(Default)]
+struct Naive {
+    table: BTreeMap<LeaseId, Info>,
+    promised: BTreeMap<LeaseId, Instant>,
+    confirmed: Option<Instant>,
+    /// Entries on their way to the table, in order; of the term that is over, none.
+    log: Vec<Change>,
+    clearing: BTreeSet<LeaseId>,
+}
+
+impl Naive {
+    fn promise(&mut self, id: LeaseId, until: Instant) {
+        let promised = self.promised.entry(id).or_insert(until);
+        *promised = (*promised).max(until);
+    }
+
+    fn apply(&mut self, expirer: &mut Expirer, now: Instant) {
+        for change in std::mem::take(&mut self.log) {
+            self.apply_one(expirer, now, change);
+        }
+    }
+
+    fn apply_one(&mut self, expirer: &mut Expirer, now: Instant, change: Change) {
+        match change {
+            Change::Granted { id, ttl } => {
+                if self.table.contains_key(&id) {
+                    return;
+                }
+                self.table.insert(id, Info { id, ttl, remaining_ttl: 0 });
+                self.promised.insert(id, now + seconds(ttl));
+            }
+            Change::Revoked { id } => {
+                if self.table.remove(&id).is_none() {
+                    return;
+                }
+                self.clearing.remove(&id);
+            }
+            Change::Checkpointed { id, remaining_ttl } => {
+                let Some(info) = self.table.get_mut(&id) else { return };
+                info.remaining_ttl = remaining_ttl;
+                if remaining_ttl == 0 {
+                    self.clearing.remove(&id);
+                }
+            }
+        }
+        expirer.applied(now, &change);
+    }
+}
+
+proptest! {
+    /// Whatever happens: no lease is revoked before what was promised, nor without a confirmation after its end; what a
+    /// new leader gives covers what the one before promised; and in the end all of them go.
+    #[test]
+    fn no_lease_ends_early_and_every_lease_ends(steps in prop::collection::vec(steps(), 1..120)) {
+        let (mut now, mut term, mut leads) = (Instant::now(), 0, false);
+        let (mut expirer, mut naive) = (Expirer::new(PACE), Naive::default());
+        expirer.set_checkpoints(Checkpoints::Allowed);
+        for step in steps {
+            match step {
+                Step::Pass(millis) => now += Duration::from_millis(millis),
+                Step::Grant(id, ttl) => naive.log.push(Change::Granted { id, ttl }),
+                Step::Revoke(id) => naive.log.push(Change::Revoked { id }),
+                Step::Confirm(ago) if leads => {
+                    let began = now.checked_sub(Duration::from_millis(ago)).expect("not that long ago");
+                    naive.confirmed = naive.confirmed.max(Some(began));
+                    expirer.confirm(term, began);
+                }
+                Step::Renew(id) => match expirer.renew(now, id) {
+                    Renewal::Renewed(ttl) => {
+                        prop_assert_eq!(naive.table[&id].ttl, ttl);
+                        prop_assert_eq!(naive.table[&id].remaining_ttl, 0);
+                        let fresh = naive.confirmed.is_some_and(|began| began + PACE.confirmed_for >= now);
+                        prop_assert!(leads && fresh);
+                        naive.promise(id, now + seconds(ttl));
+                    }
+                    Renewal::Checkpointed(of) => {
+                        prop_assert_eq!(of, term);
+                        if naive.clearing.insert(id) {
+                            naive.log.push(Change::Checkpointed { id, remaining_ttl: 0 });
+                        }
+                    }
+                    Renewal::Unknown => prop_assert!(!naive.table.contains_key(&id)),
+                    Renewal::Expired => prop_assert!(naive.promised[&id] <= now),
+                    Renewal::Unconfirmed(_) | Renewal::NotPrimary => {}
+                },
+                Step::Lead => {
+                    naive.apply(&mut expirer, now);
+                    (term, leads) = (term + 1, true);
+                    (naive.confirmed, naive.clearing) = (None, BTreeSet::new());
+                    expirer.promote(now, term, naive.table.values().copied());
+                    for (id, promised) in &naive.promised {
+                        let deadline = expirer.deadline(*id);
+                        prop_assert!(deadline.is_none_or(|at| at >= *promised), "{} ends early", id);
+                    }
+                }
+                Step::Demote => {
+                    naive.apply(&mut expirer, now);
+                    leads = false;
+                    expirer.demote();
+                }
+                Step::Take => {
+                    expirer.tick(now);
+                    for id in expirer.take_revokes(now) {
+                        let promised = naive.promised[&id];
+                        prop_assert!(promised <= now, "{} is revoked early", id);
+                        prop_assert!(naive.confirmed.is_some_and(|began| began >= promised));
+                        naive.log.push(Change::Revoked { id });
+                    }
+                }
+                Step::Apply => naive.apply(&mut expirer, now),
+                Step::Log => {
+                    for Checkpoint { id, remaining_ttl } in expirer.take_checkpoints(now) {
+                        prop_assert!(!naive.clearing.contains(&id), "a checkpoint overtakes a clearing");
+                        naive.log.push(Change::Checkpointed { id, remaining_ttl });
+                    }
+                }
+                Step::Confirm(_) => {}
+            }
+        }
+        naive.apply(&mut expirer, now);
+        expirer.promote(now, term + 1, naive.table.values().copied());
+        for _ in 0..220 {
+            now += Duration::from_secs(1);
+            expirer.confirm(term + 1, now);
+            expirer.tick(now);
+            let revokes = expirer.take_revokes(now);
+            naive.log.extend(revokes.into_iter().map(|id| Change::Revoked { id }));
+            naive.apply(&mut expirer, now);
+        }
+        prop_assert!(naive.table.is_empty() && expirer.is_empty());
+    }
+}
