@@ -58,6 +58,38 @@ pub enum ReadError {
     Stopped,
 }
 
+/// Why a lease was not renewed, or its time not told. The texts are etcd's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LeaseError {
+    /// There is no such lease, or not any more.
+    #[error("lease not found")]
+    NotFound,
+    /// This member does not lead, or has not applied what came before its term: somebody else is to be asked.
+    #[error("not a primary lessor")]
+    NotPrimary,
+    /// This member leads as far as it knows, but the others did not confirm it.
+    #[error("not a primary lessor")]
+    Unconfirmed,
+    /// What is committed was not applied here in time: whether there is such a lease is not known.
+    #[error("waiting for node to catch up its applied index has timed out")]
+    Behind,
+    /// Leadership went while the lease was looked at.
+    #[error("etcdserver: leader changed")]
+    LeaderChanged,
+    /// No leader came in time.
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    /// The leader did not answer in time.
+    #[error("etcdserver: request timed out")]
+    Timeout,
+    /// The leader's answer over the peers' port was no answer.
+    #[error("the leader did not answer")]
+    NoAnswer,
+    /// The member is stopping, or has been removed from the cluster.
+    #[error("etcdserver: server stopped")]
+    Stopped,
+}
+
 /// Why leadership was not handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TransferError {

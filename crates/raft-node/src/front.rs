@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
+use types::Term;
 
 /// Locks, whatever a panic elsewhere may have left: every critical section here leaves whole values behind.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -25,9 +26,21 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) enum Command {
     Unreachable(u64),
-    SnapshotDone { member: u64, ok: bool },
-    Transfer { to: u64, deadline: Instant, reply: oneshot::Sender<Result<(), TransferError>> },
+    SnapshotDone {
+        member: u64,
+        ok: bool,
+    },
+    Transfer {
+        to: u64,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<(), TransferError>>,
+    },
     AdvanceTicks(usize),
+    /// An entry for the log of this term's leader, which is to be this member, or for nobody's.
+    ProposeInTerm {
+        term: Term,
+        proposal: Proposal,
+    },
     Flushed(Result<u64, String>),
     Stop,
 }

@@ -5,6 +5,7 @@
 use crate::convert::{Incoming, incoming};
 use crate::core::Proposal;
 use crate::front::{Command, Front, Inbox, Load, Outbox, Waiter, lock};
+use crate::leases::Lessor;
 use crate::limits::{INBOX_BYTES_MAX, INBOX_ENTRIES_MAX, INBOX_MESSAGE_BYTES_MAX, INBOX_MESSAGES_MAX};
 use crate::status::StatusCells;
 use crate::{
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub inbox: Inbox,
     pub outbox: Outbox,
     pub load: Load,
+    pub lessor: Lessor,
     pub cells: StatusCells,
     pub flush: Notify,
     pub deadlines: Notify,
@@ -80,19 +82,16 @@ impl Handle {
 
     fn submit_request(
         &self,
-        mut request: pb::InternalRaftRequest,
+        request: pb::InternalRaftRequest,
         deadline: Option<Instant>,
     ) -> Result<(u64, Answer), ProposeError> {
-        let id = self.shared.ids.next_id();
-        request.header.get_or_insert_default().id = id;
-        let bytes = request.encoded_len();
-        if bytes > self.shared.options.max_request_bytes {
+        let (since, deadline) = self.shared.times(deadline);
+        let proposal = self.shared.entry(request, deadline);
+        if proposal.data.len() > self.shared.options.max_request_bytes {
             return Err(ProposeError::TooLarge);
         }
-        let (since, deadline) = self.shared.times(deadline);
         let (reply, answer) = oneshot::channel();
-        let proposal =
-            Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline };
+        let id = proposal.id;
         self.shared.submit(proposal, Waiter::Request { reply, since, deadline })?;
         Ok((id, answer))
     }
@@ -257,22 +256,43 @@ impl Shared {
         (now, deadline.map_or(latest, |deadline| deadline.min(latest)))
     }
 
-    fn submit(&self, proposal: Proposal, waiter: Waiter) -> Result<(), ProposeError> {
-        let bytes = proposal.data.len();
-        if self.is_full() {
-            return Err(ProposeError::TooManyRequests);
-        }
-        let (id, deadline) = (proposal.id, proposal.deadline);
+    /// An entry to be, with a request ID of its own.
+    pub(crate) fn entry(&self, mut request: pb::InternalRaftRequest, deadline: Instant) -> Proposal {
+        let id = self.ids.next_id();
+        request.header.get_or_insert_default().id = id;
+        Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline }
+    }
+
+    /// Registers who waits for an entry that goes its own way to the log.
+    pub(crate) fn watch_for(&self, id: u64, waiter: Waiter) -> Result<(), ProposeError> {
         let mut front = lock(&self.front);
         if let Some(error) = &front.ended {
             return Err(error.clone());
         }
-        self.load.add(bytes);
+        self.register(&mut front, id, waiter);
+        Ok(())
+    }
+
+    fn register(&self, front: &mut Front, id: u64, waiter: Waiter) {
+        let deadline = waiter.deadline();
         front.waiters.insert(id, waiter);
         if front.first_deadline.is_none_or(|first| deadline < first) {
             front.first_deadline = Some(deadline);
             self.deadlines.notify_one();
         }
+    }
+
+    fn submit(&self, proposal: Proposal, waiter: Waiter) -> Result<(), ProposeError> {
+        let bytes = proposal.data.len();
+        if self.is_full() {
+            return Err(ProposeError::TooManyRequests);
+        }
+        let mut front = lock(&self.front);
+        if let Some(error) = &front.ended {
+            return Err(error.clone());
+        }
+        self.load.add(bytes);
+        self.register(&mut front, proposal.id, waiter);
         front.gathered.proposals.push(proposal);
         self.flush_later(&mut front);
         Ok(())
@@ -303,7 +323,7 @@ impl Shared {
         self.flush_later(&mut front);
     }
 
-    fn command(&self, command: Command) {
+    pub(crate) fn command(&self, command: Command) {
         let mut front = lock(&self.front);
         // After the end nobody reads it: dropping a transfer's reply answers it.
         if front.ended.is_none() {
@@ -312,7 +332,7 @@ impl Shared {
         }
     }
 
-    async fn answer<T>(
+    pub(crate) async fn answer<T>(
         &self,
         id: u64,
         answer: oneshot::Receiver<Result<T, ProposeError>>,

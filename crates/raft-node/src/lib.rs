@@ -22,10 +22,11 @@
 //! * No answer before commit *and* apply; no message that raft wants persisted leaves before the sync returned.
 //! * The log's bytes are etcd's. Members' changes never pass raft-rs's own decoder, whose numbers differ.
 //! * A waiter is keyed by the request ID in its entry. What was handed to raft once is never proposed again.
+//! * What leases ask for (revokes, checkpoints) is logged by the leader of the term that decided it, or by nobody.
 //! * A refusal goes to the client; a [`NodeFault`] ends the consensus thread, fails all waiters and must end the process.
 //!
 //! What it does not do: snapshots between members (a `MsgSnap` is refused by name in the log, and the log is kept for
-//! members that lag), joint membership changes, leases' clocks, authorisation, and everything about HTTP.
+//! members that lag), joint membership changes, authorisation, and everything about HTTP.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -36,6 +37,7 @@ mod driver;
 mod error;
 mod front;
 mod handle;
+mod leases;
 pub mod limits;
 mod meters;
 mod options;
@@ -46,9 +48,11 @@ mod status;
 mod tasks;
 
 pub use driver::start;
-pub use error::{NodeFault, ProposeError, ReadError, StartError, TransferError};
+pub use error::{LeaseError, NodeFault, ProposeError, ReadError, StartError, TransferError};
 pub use handle::Handle;
+pub use lease::Checkpoints;
+pub use leases::{Behind, LeaseCounts, LeaseStatus, TTL_BUCKETS};
 pub use meters::Meters;
-pub use options::{Options, Outbound};
+pub use options::{Asked, Options, Outbound};
 pub use request_id::RequestIds;
 pub use status::{Leadership, PeerProgress, Status};

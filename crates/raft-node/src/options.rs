@@ -1,9 +1,12 @@
 //! What a node is told at its start, and what it needs of the world.
 
+use crate::{LeaseError, LeaseStatus};
 use machine::Membership;
 use proto::raftpb;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use types::LeaseId;
 
 /// How a node behaves. Times must agree over the cluster.
 #[derive(Clone, Debug)]
@@ -51,6 +54,9 @@ impl Options {
     }
 }
 
+/// A question on its way to the leader.
+pub type Asked<T> = Pin<Box<dyn Future<Output = Result<T, LeaseError>> + Send>>;
+
 /// The way out, to the peers. Called on the consensus thread: nothing here may block.
 pub trait Outbound: Send + Sync + 'static {
     /// Sends messages, in order for each receiver. What cannot be sent is dropped and reported with
@@ -59,6 +65,16 @@ pub trait Outbound: Send + Sync + 'static {
 
     /// The members changed: add, move and remove peers.
     fn members_changed(&self, membership: Arc<Membership>);
+
+    /// Asks the leader, at this URL of its, to renew a lease: its TTL in seconds. Called in the runtime.
+    fn renew_lease(&self, _url: String, _id: LeaseId) -> Asked<i64> {
+        Box::pin(async { Err(LeaseError::NoAnswer) })
+    }
+
+    /// Asks the leader, at this URL of its, what is left of a lease and what hangs on it. Called in the runtime.
+    fn lease_status(&self, _url: String, _id: LeaseId, _with_keys: bool) -> Asked<LeaseStatus> {
+        Box::pin(async { Err(LeaseError::NoAnswer) })
+    }
 
     /// Since when the member has been in reach without a break; `None` = it is not. Tells timeouts apart.
     fn active_since(&self, _member: u64) -> Option<Instant> {

@@ -5,7 +5,9 @@
 use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Response, Settings};
 use proto::{etcdserverpb as pb, raftpb};
-use raft_node::{Handle, NodeFault, Options, Outbound, ProposeError, ReadError, TransferError, bootstrap};
+use raft_node::{
+    Handle, LeaseError, NodeFault, Options, Outbound, ProposeError, ReadError, TransferError, bootstrap,
+};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -191,6 +193,49 @@ async fn without_a_quorum_a_proposal_waits_until_its_deadline() {
     assert!(matches!(answer, Err(ProposeError::TimeoutConnectionLost)), "{answer:?}");
     assert!(begun.elapsed() >= Duration::from_millis(300));
     assert_eq!(handle.read_barrier(deadline).await, Err(ReadError::Timeout));
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
+
+async fn grant(handle: &Handle, id: i64, ttl: i64) {
+    let grant = pb::LeaseGrantRequest { id, ttl };
+    let request = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
+    handle.propose(request, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_renews_ends_with_its_keys_and_no_earlier() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    grant(&handle, 7, 2).await;
+    assert_eq!(handle.renew_lease(9).await, Err(LeaseError::NotFound));
+    grant(&handle, 8, 2).await;
+    let mut hung = put("k", "v");
+    hung.put.as_mut().unwrap().lease = 7;
+    handle.propose(hung, None).await.unwrap();
+    let (begun, last) = (Instant::now(), handle.status().last);
+    let mut kept = 0;
+    while handle.machine().lease(7).is_some() {
+        assert_eq!(handle.renew_lease(8).await, Ok(2));
+        kept += 1;
+        if kept == 1 {
+            assert_eq!(handle.lease_remaining(7), Some(1));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let took = begun.elapsed();
+    assert!((1_990..2_600).contains(&took.as_millis()), "gone after {took:?}");
+    assert_eq!(value(&handle, "k"), None);
+    assert_eq!(handle.status().last, last + 1, "renewals make no entries");
+    assert!(handle.machine().lease(8).is_some());
+    // Who asks for one whose time is over waits until it is gone.
+    tokio::time::sleep(Duration::from_millis(1_960)).await;
+    let renewed = handle.renew_lease(8).await;
+    assert_eq!(renewed.is_ok(), handle.machine().lease(8).is_some(), "{renewed:?}");
+    let counts = handle.lease_counts();
+    assert_eq!((counts.granted, counts.ttl_sum, counts.ttl_buckets[1]), (2, 4, 2));
+    assert!(counts.renewed >= kept && counts.expired == counts.revoked);
     handle.stop().await;
     thread.join().unwrap().unwrap();
 }

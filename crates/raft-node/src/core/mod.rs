@@ -27,7 +27,7 @@ use raft::eraftpb::MessageType;
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use reads::{Reads, SeenReads};
 use std::time::{Duration, Instant};
-use types::{ConfState, Entry, EntryKind, HardState, Index};
+use types::{ConfState, Entry, EntryKind, HardState, Index, Term};
 
 /// How a core is made.
 #[derive(Clone, Debug)]
@@ -70,6 +70,8 @@ pub enum Input {
     Message(Checked),
     /// Entries for the log. Only while [`Core::takes_proposals`]; what cannot be taken comes back in the effects.
     Propose(Vec<Proposal>),
+    /// Entries that this member logs as the leader of the term, or that nobody does: where it is not, they are refused.
+    ProposeInTerm(Term, Vec<Proposal>),
     /// Somebody wants to read what is newest; the token comes back in [`Effects::reads`].
     Read(u64),
     /// Messages to this member do not arrive.
@@ -207,6 +209,7 @@ impl Core {
             Input::Tick => drop(self.node.tick()),
             Input::Message(message) => self.step_message(message),
             Input::Propose(proposals) => self.propose(proposals),
+            Input::ProposeInTerm(term, proposals) => self.propose_in_term(term, proposals),
             Input::Read(token) => self.reads.ask(token),
             Input::Unreachable(member) => self.node.report_unreachable(member),
             Input::SnapshotDone { member, ok } => {

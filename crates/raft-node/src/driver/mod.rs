@@ -10,10 +10,12 @@
 
 mod background;
 mod flush;
+mod leases;
 
 use crate::core::{Core, Effects, Input, Proposal, Settings};
 use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, lock};
 use crate::handle::Shared;
+use crate::leases::Lessor;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use crate::meters::{Applies, Timed};
 use crate::status::StatusCells;
@@ -25,6 +27,7 @@ use crate::{
 use background::Background;
 use engine::Engine;
 use flush::Flusher;
+use leases::{Leases, ROUND};
 use machine::{Effect, Machine, Outcome, Response};
 use slog::Drain as _;
 use std::collections::VecDeque;
@@ -77,6 +80,7 @@ where
         inbox: Inbox::default(),
         outbox: Outbox::default(),
         load: Load::default(),
+        lessor: Lessor::new(options.election_timeout()),
         cells: StatusCells::default(),
         flush: Notify::new(),
         deadlines: Notify::new(),
@@ -123,6 +127,7 @@ struct Driver {
     retry_changes: bool,
     background: Background,
     applies: Applies,
+    leases: Leases,
     stopping: bool,
 }
 
@@ -143,6 +148,7 @@ impl Driver {
             transfer: None,
             retry_changes: false,
             background,
+            leases: Leases::new(),
             stopping: false,
         }
     }
@@ -171,6 +177,7 @@ impl Driver {
             self.take_inbox(now)?;
             self.tick(now);
             self.propose(now);
+            self.keep_leases(now);
             self.process(now)?;
             self.watch_transfer(now);
             self.flusher.flush_if_due(now, &mut self.core)?;
@@ -232,6 +239,9 @@ impl Driver {
             Command::SnapshotDone { member, ok } => self.core.step(now, Input::SnapshotDone { member, ok }),
             Command::AdvanceTicks(ticks) => (0..ticks).for_each(|_| self.core.step(now, Input::Tick)),
             Command::Transfer { to, deadline, reply } => self.transfer(now, Transfer { to, deadline, reply }),
+            Command::ProposeInTerm { term, proposal } => {
+                self.core.step(now, Input::ProposeInTerm(term, vec![proposal]));
+            }
             Command::Flushed(result) => self.flusher.flushed(result, &mut self.core)?,
             Command::Stop => self.stopping = true,
         }
@@ -259,7 +269,9 @@ impl Driver {
         }
         self.background.wake();
         self.retry_changes = true;
-        *lock(&self.shared.cells.peers) = self.core.peers();
+        let peers = self.core.peers();
+        self.leases.tick(now, self.core.indexes().2, &peers);
+        *lock(&self.shared.cells.peers) = peers;
     }
 
     fn propose(&mut self, now: Instant) {
@@ -350,6 +362,7 @@ impl Driver {
         if outcomes.iter().any(|o| matches!(o.effect, Effect::Answer(Ok(Response::Compaction(_))))) {
             self.background.wake();
         }
+        self.leases_applied();
         let ids = &self.shared.ids;
         outcomes.retain(|outcome| ids.is_own(outcome.request_id) || outcome.over_quota);
         self.done.push(Done::Outcomes(outcomes));
@@ -370,7 +383,12 @@ impl Driver {
             }
         }
         self.done.extend(refused.into_iter().map(|(id, error)| Done::Failed(id, error)));
-        self.done.extend(reads.into_iter().map(|read| Done::Reads(read.tokens, read.result)));
+        for read in reads {
+            if read.tokens.contains(&ROUND) {
+                self.leases_confirmed(read.result);
+            }
+            self.done.push(Done::Reads(read.tokens, read.result));
+        }
         if let Some(leadership) = leadership {
             self.retry_changes = true;
             self.note_leadership(leadership);
@@ -389,6 +407,7 @@ impl Driver {
             }
             *lock(&self.shared.cells.peers) = self.core.peers();
         }
+        self.leases_lead(now);
         self.publish_status();
         self.shared.leadership.send_replace(now);
     }
@@ -458,7 +477,8 @@ impl Driver {
         {
             return Ok(());
         }
-        let wake_at = self.core.wake_at().map_or(self.next_tick, |at| at.min(self.next_tick));
+        let wakes = [self.core.wake_at(), self.leases.wake_at()].into_iter().flatten();
+        let wake_at = wakes.fold(self.next_tick, Instant::min);
         std::thread::park_timeout(
             wake_at.saturating_duration_since(Instant::now()).max(Duration::from_micros(50)),
         );

@@ -330,3 +330,37 @@ fn a_member_behind_the_logs_start_is_told_of_once_and_the_others_go_on() {
     assert!(net.has(1, "late") && net.has(2, "late") && net.has(3, "early") && !net.has(3, "late"));
     assert_eq!(net.nodes[&1].lines.with("lags behind the log's start").len(), 1);
 }
+
+/// What a leader decided by its own clock is never decided by another.
+#[test]
+fn entries_of_a_term_are_logged_by_its_leader_or_by_nobody() {
+    let mut net = Net::led_by(3, 1);
+    let term = net.nodes[&1].core.leadership().term;
+    let entry = |net: &mut Net, node: u64| {
+        net.put(node, "k");
+        net.node(node).waiting.drain(..).collect::<Vec<_>>()
+    };
+    for (node, term) in [(2, term), (1, term - 1), (1, term + 1)] {
+        let entries = entry(&mut net, node);
+        let id = entries[0].id;
+        net.step(node, Input::ProposeInTerm(term, entries));
+        net.settle();
+        assert!(net.nodes[&node].refused.iter().any(|(refused, _)| *refused == id), "{node} {term}");
+        assert!(!net.has(1, "k") && net.nodes[&node].waiting.is_empty());
+    }
+    assert!(net.sent.iter().all(|message| message.r#type() != MessageType::MsgProp));
+    // While leadership is handed over it is too late, too.
+    let entries = entry(&mut net, 1);
+    net.cut.insert((1, 2));
+    net.step(1, Input::Transfer(2));
+    net.step(1, Input::ProposeInTerm(term, entries));
+    net.settle();
+    assert!(!net.has(1, "k"));
+    net.cut.clear();
+    let mut net = Net::led_by(3, 1);
+    let term = net.nodes[&1].core.leadership().term;
+    let entries = entry(&mut net, 1);
+    net.step(1, Input::ProposeInTerm(term, entries));
+    net.settle();
+    assert!(net.has(1, "k") && net.has(2, "k"));
+}

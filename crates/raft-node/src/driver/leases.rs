@@ -1,0 +1,149 @@
+//! Leases, on the consensus thread: what the log did goes into the clockwork, what is over comes out as entries.
+//!
+//! ```text
+//! the own term's first entry applied ─▶ promote      another leader, another term ─▶ demote
+//! a tick ─▶ expired? ─▶ a round of reads confirms that this member still leads ─▶ revokes, checkpoints into the log
+//! ```
+//!
+//! Entries made here are logged by this member as the leader of the deadlines' term, or not at all: what cannot be
+//! logged now stays in the clockwork, and what raft refuses is tried again by it.
+
+use super::Driver;
+use crate::core::{Input, Proposal};
+use crate::limits::FOLLOWER_LAG_MAX;
+use crate::{Leadership, PeerProgress, ReadError};
+use lease::Checkpoint;
+use proto::etcdserverpb as pb;
+use std::time::{Duration, Instant};
+use types::{LeaseId, Term};
+
+/// The token of this thread's own reads; those of the runtime count from 1.
+pub(super) const ROUND: u64 = u64::MAX;
+
+/// A confirmation that failed is not asked for again before this.
+const ROUND_RETRY: Duration = Duration::from_millis(500);
+
+/// What the consensus thread remembers of the leases.
+#[derive(Debug)]
+pub(super) struct Leases {
+    /// The term of the deadlines; 0 = there are none.
+    term: Term,
+    /// When to look at the clockwork again.
+    look_at: Option<Instant>,
+    /// A confirmation is under way: of which term, since when.
+    round: Option<(Term, Instant)>,
+    /// A follower is too far behind for entries that can wait.
+    is_held: bool,
+}
+
+impl Leases {
+    pub(super) fn new() -> Self {
+        Self { term: 0, look_at: None, round: None, is_held: false }
+    }
+
+    /// A tick passed. The leader knows how far the others are.
+    pub(super) fn tick(&mut self, now: Instant, last: u64, peers: &[PeerProgress]) {
+        if self.term != 0 {
+            self.look_at = Some(now);
+            let lags = |peer: &PeerProgress| peer.active && peer.matched + FOLLOWER_LAG_MAX < last;
+            self.is_held = peers.iter().any(lags);
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+}
+
+impl Driver {
+    /// A group was applied.
+    pub(super) fn leases_applied(&mut self) {
+        let Leadership { term, is_leader, .. } = self.core.leadership();
+        let changes = self.machine.lease_changes();
+        let is_new = is_leader && self.leases.term != term && self.machine.applied().1 == term;
+        if changes.is_empty() && !is_new {
+            return;
+        }
+        // The clock of now, not of the turn's begin: a sync may have taken long.
+        let (now, lessor) = (Instant::now(), &self.shared.lessor);
+        lessor.applied(now, changes);
+        if is_new {
+            let leases = self.shared.machine.leases();
+            slog::debug!(self.shared.log, "keeping the time of leases"; "term" => term, "leases" => leases.len());
+            lessor.with(|expirer| expirer.promote(now, term, leases));
+            self.leases = Leases { term, ..Leases::new() };
+        }
+        if self.leases.term != 0 {
+            self.leases.look_at = Some(now);
+        }
+    }
+
+    /// Somebody else leads, or in another term.
+    pub(super) fn leases_lead(&mut self, now: Leadership) {
+        if self.leases.term != 0 && (!now.is_leader || now.term != self.leases.term) {
+            self.leases = Leases::new();
+            self.shared.lessor.demote();
+        }
+    }
+
+    /// The round ended.
+    pub(super) fn leases_confirmed(&mut self, result: Result<(), ReadError>) {
+        let Some((term, began)) = self.leases.round.take().filter(|(term, _)| *term == self.leases.term)
+        else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.shared.lessor.with(|expirer| expirer.confirm(term, began));
+                self.leases.look_at = Some(began);
+            }
+            Err(_) => self.leases.look_at = Some(began + ROUND_RETRY),
+        }
+    }
+
+    /// Looks at the clockwork when that is due, and logs what comes out of it.
+    pub(super) fn keep_leases(&mut self, now: Instant) {
+        if self.leases.look_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let term = self.leases.term;
+        let can_log = self.core.takes_proposals() && !self.leases.is_held;
+        let (revokes, checkpoints, wants_round, wake_at) = self.shared.lessor.with(|expirer| {
+            expirer.tick(now);
+            let revokes = if can_log { expirer.take_revokes(now) } else { Vec::new() };
+            let checkpoints = if can_log { expirer.take_checkpoints(now) } else { Vec::new() };
+            (revokes, checkpoints, expirer.wants_confirmation(), expirer.wake_at())
+        });
+        // What cannot be logged now is looked at again with the next tick.
+        self.leases.look_at = wake_at.filter(|_| can_log);
+        if wants_round && self.leases.round.is_none() {
+            self.leases.round = Some((term, now));
+            self.core.step(now, Input::Read(ROUND));
+        }
+        let mut entries: Vec<Proposal> = revokes.into_iter().map(|id| self.revoke(now, id)).collect();
+        if !checkpoints.is_empty() {
+            entries.push(self.checkpoint(now, checkpoints));
+        }
+        if !entries.is_empty() {
+            self.core.step(now, Input::ProposeInTerm(term, entries));
+        }
+    }
+
+    fn revoke(&self, now: Instant, id: LeaseId) -> Proposal {
+        let request = pb::LeaseRevokeRequest { id };
+        self.lease_entry(now, pb::InternalRaftRequest { lease_revoke: Some(request), ..Default::default() })
+    }
+
+    fn checkpoint(&self, now: Instant, checkpoints: Vec<Checkpoint>) -> Proposal {
+        let wire = |c: Checkpoint| pb::LeaseCheckpoint { id: c.id, remaining_ttl: c.remaining_ttl };
+        let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.into_iter().map(wire).collect() };
+        self.lease_entry(
+            now,
+            pb::InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() },
+        )
+    }
+
+    fn lease_entry(&self, now: Instant, request: pb::InternalRaftRequest) -> Proposal {
+        self.shared.entry(request, now + self.shared.options.request_timeout)
+    }
+}
