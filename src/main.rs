@@ -1,6 +1,7 @@
 //! The `quorate` server: parse → build → run → drain; and the prompt, which is all `ctl`'s.
 
 mod boot;
+mod checkpoints;
 mod config;
 mod duties;
 mod logging;

@@ -1,13 +1,13 @@
 //! The two adaptors between consensus and transport: what the node sends, and what the peers ask of the member.
 
 use machine::{Membership, Shared};
-use proto::raftpb;
-use raft_node::{Handle, Outbound, promote};
+use proto::{etcdserverpb as pb, raftpb};
+use raft_node::{Asked, Handle, LeaseError, LeaseStatus, Outbound, promote};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::Notify;
-use transport::{Answer, HashError, HashKv, Host, PromoteError, Transport};
+use transport::{Answer, HashError, HashKv, Host, LeaseRefusal, PromoteError, Transport};
 
 /// The node's way out.
 pub(crate) struct Out {
@@ -40,8 +40,40 @@ impl Outbound for Out {
         }
     }
 
+    fn renew_lease(&self, url: String, id: i64) -> Asked<i64> {
+        let transport = Arc::clone(&self.transport);
+        Box::pin(
+            async move { transport.renew_lease(&url, id).await.map_err(|refusal| lease_error(&refusal)) },
+        )
+    }
+
+    fn lease_status(&self, url: String, id: i64, with_keys: bool) -> Asked<LeaseStatus> {
+        let transport = Arc::clone(&self.transport);
+        Box::pin(async move {
+            let answer = transport.lease_time_to_live(&url, id, with_keys).await;
+            let answer = answer.map_err(|refusal| lease_error(&refusal))?;
+            Ok(LeaseStatus { ttl: answer.ttl, granted_ttl: answer.granted_ttl, keys: answer.keys })
+        })
+    }
+
     fn active_since(&self, member: u64) -> Option<Instant> {
         self.transport.active_since(member)
+    }
+}
+
+fn lease_error(refusal: &LeaseRefusal) -> LeaseError {
+    match refusal {
+        LeaseRefusal::NotFound => LeaseError::NotFound,
+        LeaseRefusal::Behind => LeaseError::Behind,
+        LeaseRefusal::Other(_) => LeaseError::NoAnswer,
+    }
+}
+
+fn lease_refusal(error: LeaseError) -> LeaseRefusal {
+    match error {
+        LeaseError::NotFound => LeaseRefusal::NotFound,
+        LeaseError::Behind => LeaseRefusal::Behind,
+        other => LeaseRefusal::Other(other.to_string()),
     }
 }
 
@@ -124,6 +156,25 @@ impl Host for Member {
                 error => PromoteError::Other(error.to_string()),
             })?;
             Ok(shared.membership().members_json())
+        })
+    }
+
+    fn renew_lease(&self, id: i64) -> Answer<Result<i64, LeaseRefusal>> {
+        let node = self.node.clone();
+        Box::pin(async move { node.renew_lease(id).await.map_err(lease_refusal) })
+    }
+
+    fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Answer<Result<pb::LeaseTimeToLiveResponse, LeaseRefusal>> {
+        let node = self.node.clone();
+        Box::pin(async move {
+            let LeaseStatus { ttl, granted_ttl, keys } =
+                node.own_lease_status(id, keys).await.map_err(lease_refusal)?;
+            let header = Some(pb::ResponseHeader::default());
+            Ok(pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
         })
     }
 

@@ -10,7 +10,7 @@ use crate::metrics::{self, Timed};
 use crate::peers::{Member, Out, peers_of};
 use crate::signals::{Ended, Signals};
 use crate::space::{self, Space};
-use crate::{ETCD_VERSION, boot, duties};
+use crate::{ETCD_VERSION, boot, checkpoints, duties};
 use anyhow::Context as _;
 use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
@@ -169,6 +169,7 @@ async fn serve(
     log: &slog::Logger,
 ) -> anyhow::Result<Never> {
     let (node, shared) = (&parts.node, &parts.shared);
+    tokio::spawn(checkpoints::decide(node.clone(), Arc::clone(shared), log.clone()));
     tokio::spawn(duties::agree_on_version(node.clone(), Arc::clone(shared), log.clone()));
     if !config.downgrade_check.is_zero() {
         let every = config.downgrade_check;

@@ -3,11 +3,12 @@
 use std::{future::Future, pin::Pin, sync::OnceLock};
 
 use prometheus::{HistogramOpts, HistogramVec, exponential_buckets};
-use proto::raftpb;
+use proto::{etcdserverpb as pb, raftpb};
 use slog::Logger;
 use std::{sync::Arc, time::Duration};
 
 use crate::complaint::Complaints;
+use crate::leases::LeaseRefusal;
 
 /// Who this member is, as its headers say it.
 #[derive(Clone, Debug)]
@@ -47,6 +48,14 @@ pub trait Host: Send + Sync + 'static {
     /// Makes a learner a voter, if this member leads and the learner is in step. The answer is the member list as of then,
     /// as in [`Host::members_json`].
     fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>>;
+    /// Renews a lease, as the leader: its TTL in seconds.
+    fn renew_lease(&self, id: i64) -> Answer<Result<i64, LeaseRefusal>>;
+    /// What is left of a lease, as the leader, and its keys if asked for. The header is not filled in, as in etcd.
+    fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Answer<Result<pb::LeaseTimeToLiveResponse, LeaseRefusal>>;
     /// A peer says that this member was removed (403 on a POST, 410 on a stream). Called once. etcd stops its process.
     fn peer_rejected_us(&self);
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    headers::{CLUSTER_ID, parse_id, text},
+    headers::{CLEARED, CLUSTER_ID, LEASE_CHECKPOINTS, parse_id, text},
     post::{Call, Client, Reply},
 };
 
@@ -116,6 +116,12 @@ async fn members_of(url: &str, limit: Duration) -> Result<RemoteCluster, FetchEr
 pub async fn fetch_version(url: &str, limit: Duration) -> Result<Versions, FetchError> {
     let reply = get(url, "/version", limit).await?;
     parse(url, &reply)
+}
+
+/// Whether this member, when it renews a lease, clears what a checkpoint left of it.
+pub async fn fetch_clears_checkpoints(url: &str, limit: Duration) -> Result<bool, FetchError> {
+    let reply = get(url, "/version", limit).await?;
+    Ok(text(&reply.headers, &LEASE_CHECKPOINTS) == CLEARED)
 }
 
 /// Whether this member says that a downgrade is in progress.

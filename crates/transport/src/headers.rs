@@ -10,6 +10,11 @@ pub(crate) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluste
 pub(crate) const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 pub(crate) const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 
+/// Ours, on `/version`: the member clears a lease's remainder when it renews it. etcd's members do only with a feature gate.
+pub(crate) const LEASE_CHECKPOINTS: HeaderName = HeaderName::from_static("x-lease-checkpoints");
+/// Its only value.
+pub(crate) const CLEARED: &str = "cleared";
+
 /// The lowest cluster version this member works with, etcd's `MinClusterVersion`.
 pub(crate) const MIN_CLUSTER: &str = "3.0.0";
 /// What a missing version header means: etcd 2.0 had none.

@@ -23,6 +23,7 @@
 //!   task once; that task, inside the runtime, hands the messages to the lanes and wakes each lane once. A lane's batch is
 //!   encoded into one buffer and leaves in one `writev`.
 //! * [`Host`] is what the transport asks of the member it serves.
+//! * Keepalives and times to live of leases are posted to the leader ([`Transport::renew_lease`]).
 //! * [`fetch`] asks other members for their member list and version (bootstrap, cluster version loop).
 //!
 //! ## Order of calls
@@ -49,8 +50,8 @@
 //! ## What it does not do
 //!
 //! No TLS (an `https` peer URL fails to dial, by name). No snapshots between members: `/raft/snapshot` is refused by
-//! name, an outgoing `MsgSnap` is reported as failed. `/leases` and `/leases/internal` are refused by name. It does not
-//! judge raft messages beyond sender and addressee: the node validates what it is given.
+//! name, an outgoing `MsgSnap` is reported as failed. It does not judge raft messages beyond sender and addressee: the
+//! node validates what it is given.
 
 pub mod chunk;
 pub mod codec;
@@ -61,6 +62,7 @@ pub mod fetch;
 mod headers;
 mod io;
 mod lane;
+mod leases;
 mod limits;
 mod peer;
 mod pipeline;
@@ -77,7 +79,9 @@ mod tests;
 
 pub use context::{Answer, HashError, HashKv, Host, Identity, PromoteError};
 pub use fetch::{
-    FetchError, MemberJson, RemoteCluster, Versions, fetch_downgrade_enabled, fetch_members, fetch_version,
+    FetchError, MemberJson, RemoteCluster, Versions, fetch_clears_checkpoints, fetch_downgrade_enabled,
+    fetch_members, fetch_version,
 };
+pub use leases::LeaseRefusal;
 pub use peer::PeerStats;
 pub use transport::Transport;

@@ -48,12 +48,24 @@ struct Open {
 }
 
 /// Opens its connection when first used, and again when it has been idle for too long or has failed.
-#[derive(Default)]
 pub(crate) struct Client {
     open: Option<Open>,
+    /// The longest answer it reads, in bytes.
+    answer_bytes_max: usize,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::reading(FETCH_BYTES_MAX)
+    }
 }
 
 impl Client {
+    /// A client for answers of up to this many bytes.
+    pub(crate) fn reading(answer_bytes_max: usize) -> Self {
+        Self { open: None, answer_bytes_max }
+    }
+
     /// Sends one request to `url` + path and reads the whole answer. The connection is kept on success.
     ///
     /// Sent at most once: a kept connection that turns out to be closed is replaced only when hyper knows that nothing
@@ -67,8 +79,9 @@ impl Client {
     }
 
     async fn attempt(&mut self, url: &str, call: &Call<'_>) -> io::Result<Reply> {
+        let max = self.answer_bytes_max;
         if let Some(open) = self.reusable(url) {
-            match exchange(open, call).await {
+            match exchange(open, call, max).await {
                 Ok(reply) => return Ok(self.keep(reply)),
                 Err(e) if e.is_canceled() => {} // not sent
                 Err(e) => {
@@ -79,7 +92,7 @@ impl Client {
         }
         self.open = None;
         let open = self.open.insert(connect(url).await?);
-        match exchange(open, call).await {
+        match exchange(open, call, max).await {
             Ok(reply) => Ok(self.keep(reply)),
             Err(e) => {
                 self.open = None;
@@ -127,7 +140,7 @@ async fn connect(url: &str) -> io::Result<Open> {
     Ok(Open { url: url.to_owned(), authority: address.authority, sender, used: Instant::now() })
 }
 
-async fn exchange(open: &mut Open, call: &Call<'_>) -> Result<Reply, ExchangeError> {
+async fn exchange(open: &mut Open, call: &Call<'_>, answer_bytes_max: usize) -> Result<Reply, ExchangeError> {
     open.sender.ready().await.map_err(|e| ExchangeError { canceled: true, text: e.to_string() })?;
     let mut request = Request::new(Full::new(call.body.clone()));
     *request.method_mut() = call.method.clone();
@@ -141,7 +154,7 @@ async fn exchange(open: &mut Open, call: &Call<'_>) -> Result<Reply, ExchangeErr
         .await
         .map_err(|e| ExchangeError { canceled: e.is_canceled(), text: e.to_string() })?;
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, FETCH_BYTES_MAX)
+    let body = Limited::new(body, answer_bytes_max)
         .collect()
         .await
         .map_err(|e| ExchangeError::of(&format!("reading the answer: {e}")))?

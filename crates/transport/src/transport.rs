@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use proto::raftpb;
+use proto::{etcdserverpb as pb, raftpb};
 use slog::Logger;
 use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
 
@@ -15,7 +15,8 @@ use crate::{
     codec::Kind,
     context::{Context, Host, Identity, hex},
     dial,
-    limits::REMOTES_MAX,
+    leases::{LeaseRefusal, Leases},
+    limits::{REMOTES_MAX, REQUEST},
     peer::{Peer, PeerStats, Standing},
     pipeline::{self, PostQueue},
     probe, router, server, urls,
@@ -45,6 +46,7 @@ pub struct Transport {
     changing: Mutex<()>,
     runtime: OnceLock<Handle>,
     router: Mutex<Option<AbortHandle>>,
+    leases: Leases,
 }
 
 impl Transport {
@@ -57,6 +59,7 @@ impl Transport {
             changing: Mutex::new(()),
             runtime: OnceLock::new(),
             router: Mutex::new(None),
+            leases: Leases::default(),
         })
     }
 
@@ -124,6 +127,21 @@ impl Transport {
     /// `etcd_network_peer_round_trip_time_seconds`: of every probe, by peer.
     pub fn round_trips(&self) -> prometheus::HistogramVec {
         self.context.round_trips().clone()
+    }
+
+    /// Asks the leader, at one of its peer URLs, to renew a lease: its TTL in seconds. In the runtime.
+    pub async fn renew_lease(&self, url: &str, id: i64) -> Result<i64, LeaseRefusal> {
+        self.leases.renew(url, id, REQUEST).await
+    }
+
+    /// Asks the leader, at one of its peer URLs, what is left of a lease and what hangs on it. In the runtime.
+    pub async fn lease_time_to_live(
+        &self,
+        url: &str,
+        id: i64,
+        keys: bool,
+    ) -> Result<pb::LeaseTimeToLiveResponse, LeaseRefusal> {
+        self.leases.time_to_live(url, id, keys, REQUEST).await
     }
 
     /// Counters of all members, by ID.

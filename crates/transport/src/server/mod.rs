@@ -7,11 +7,12 @@
 //! GET  /raft/probing                      plain.rs    are you there
 //! GET  /members, /version, /members/hashkv, /downgrade/enabled   plain.rs
 //! POST /members/promote/<id>                                     plain.rs    makes a learner a voter
-//! POST /leases, /leases/internal                                 plain.rs    refused by name
+//! POST /leases, /leases/internal                                 leases.rs   questions that clients asked of another
 //! ```
 //!
 //! Statuses, headers and texts are etcd's (`rafthttp/http.go`, `etcdhttp/peer.go`); what is refused by name answers 501.
 
+mod leases;
 mod plain;
 mod raft;
 mod reply;
@@ -115,7 +116,8 @@ async fn route(
         "/version" => plain::version(transport, &request),
         "/members/hashkv" => plain::hash_kv(transport, busy, request).await,
         "/downgrade/enabled" => plain::downgrade_enabled(transport, busy, &request).await,
-        "/leases" | "/leases/internal" => plain::leases(request).await,
+        "/leases" => leases::keep_alive(transport, busy, request).await,
+        "/leases/internal" => leases::time_to_live(transport, busy, request).await,
         path => {
             if path.starts_with("/raft/stream/") {
                 raft::stream(transport, Busy::new(busy), &request, from)

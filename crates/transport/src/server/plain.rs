@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     context::{HashKv, PromoteError, hex},
-    headers::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH},
+    headers::{self, CLEARED, CLUSTER_ID, CLUSTER_ID_MISMATCH, LEASE_CHECKPOINTS},
     io::Busy,
     limits::SMALL_BODY_BYTES_MAX,
     transport::Transport,
@@ -68,7 +68,7 @@ pub(super) fn version(transport: &Transport, request: &Request<Incoming>) -> Ans
     if request.method() != Method::GET {
         return not_allowed(Some("GET"));
     }
-    ok(JSON, transport.context().host().version_json())
+    with(ok(JSON, transport.context().host().version_json()), LEASE_CHECKPOINTS, CLEARED)
 }
 
 pub(super) async fn downgrade_enabled(
@@ -150,21 +150,6 @@ pub(super) async fn hash_kv(
     match question.await {
         Ok(hash) => with(ok(JSON, hash_json(&hash)), CLUSTER_ID, &cluster(transport)),
         Err(e) => error(StatusCode::BAD_REQUEST, &e.to_string()),
-    }
-}
-
-/// Refused by name. Not 404, which a member would take for "no such lease", nor 400, "not the leader"; it retries until
-/// its request times out.
-pub(super) async fn leases(request: Request<Incoming>) -> Answered {
-    if request.method() != Method::POST {
-        return not_allowed(None);
-    }
-    match Limited::new(request.into_body(), SMALL_BODY_BYTES_MAX).collect().await {
-        Ok(_) => error(StatusCode::NOT_IMPLEMENTED, "lease requests between members are not supported yet"),
-        Err(e) if e.is::<LengthLimitError>() => {
-            error(StatusCode::PAYLOAD_TOO_LARGE, "request body too large")
-        }
-        Err(_) => error(StatusCode::BAD_REQUEST, "error reading body"),
     }
 }
 

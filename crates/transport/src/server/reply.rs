@@ -55,7 +55,12 @@ pub(crate) fn empty(status: StatusCode) -> Response<Reply> {
 
 /// 200 with a body of this type.
 pub(crate) fn ok(content_type: &'static str, body: String) -> Response<Reply> {
-    let body = (!body.is_empty()).then(|| Bytes::from(body));
+    ok_bytes(content_type, body.into())
+}
+
+/// 200 with a body of this type.
+pub(crate) fn ok_bytes(content_type: &'static str, body: Bytes) -> Response<Reply> {
+    let body = (!body.is_empty()).then_some(body);
     let mut response = Response::new(Reply::Whole(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -7,6 +7,7 @@ use proto::raftpb::{Message, MessageType};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::world::{Node, heartbeat, raw, within};
+use crate::LeaseRefusal;
 
 const CHECKED: &str = "X-Server-From: b2\r\nX-Server-Version: 3.7.3\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: c1\r\n";
 
@@ -71,19 +72,6 @@ async fn hashes_answer_as_etcd() {
 }
 
 #[tokio::test]
-async fn what_is_not_supported_is_refused_by_name() {
-    let node = Node::new(0xa1).await;
-    let n = &node;
-    for path in ["/leases", "/leases/internal"] {
-        let text = "lease requests between members are not supported yet\n";
-        check(n, &format!("POST {path}"), "", b"\x08\x01", 501, text).await;
-        let answer = check(n, &format!("GET {path}"), "", b"", 405, "Method Not Allowed\n").await;
-        assert!(!answer.contains("\r\nallow:"));
-        check(n, &format!("POST {path}"), "", &vec![0; 65_537], 413, "request body too large\n").await;
-    }
-}
-
-#[tokio::test]
 async fn promotions_answer_as_etcd() {
     let node = Node::new(0xa1).await;
     let n = &node;
@@ -102,6 +90,41 @@ async fn promotions_answer_as_etcd() {
         check(n, &format!("POST /members/promote/{id}"), "", b"", 404, &text).await;
     }
     check(n, "GET /members/promote/12", "", b"", 405, "Method Not Allowed\n").await;
+}
+
+#[tokio::test]
+async fn lease_questions_answer_as_etcd() {
+    let node = Node::new(0xa1).await;
+    let n = &node;
+    for (path, other) in [("/leases", 400), ("/leases/internal", 500)] {
+        let post = &format!("POST {path}");
+        let question = |id: u8| if other == 400 { vec![0x08, id] } else { vec![0x0a, 2, 0x08, id] };
+        let answer = check(n, &format!("GET {path}"), "", b"", 405, "Method Not Allowed\n").await;
+        assert!(!answer.contains("\r\nallow:"));
+        check(n, post, "", &vec![0; 65_537], 413, "request body too large\n").await;
+        check(n, post, "", b"\xff", 400, "error unmarshalling request\n").await;
+        check(n, post, "", &question(8), 404, "lease not found\n").await;
+        let behind = "waiting for node to catch up its applied index has timed out\n";
+        check(n, post, "", &question(9), 408, behind).await;
+        check(n, post, "", &question(1), other, "not a primary lessor\n").await;
+    }
+    let answer = check(n, "POST /leases", "", b"\x08\x07", 200, "\x10\x07\x18\x3c").await;
+    assert!(answer.contains("\r\ncontent-type: application/protobuf\r\n"));
+    check(n, "POST /leases/internal", "", b"", 400, "error unmarshalling request\n").await;
+}
+
+#[tokio::test]
+async fn lease_questions_go_from_member_to_member() {
+    let (asking, leader) = (Node::new(0xa1).await, Node::new(0xb2).await);
+    let ask = |id| asking.transport.renew_lease(&leader.url, id);
+    assert_eq!(ask(7).await, Ok(60));
+    assert_eq!(ask(8).await, Err(LeaseRefusal::NotFound));
+    assert_eq!(ask(9).await, Err(LeaseRefusal::Behind));
+    assert!(matches!(ask(1).await, Err(LeaseRefusal::Other(text)) if text.contains("not a primary lessor")));
+    let answer = asking.transport.lease_time_to_live(&leader.url, 7, true).await.unwrap();
+    assert_eq!((answer.ttl, answer.granted_ttl, answer.keys), (-1, 60, vec!["k".into()]));
+    let nobody = asking.transport.renew_lease("http://127.0.0.1:1", 7).await;
+    assert!(matches!(nobody, Err(LeaseRefusal::Other(_))), "{nobody:?}");
 }
 
 #[tokio::test]

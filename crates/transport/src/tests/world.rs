@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use proto::etcdserverpb as pb;
 use proto::raftpb::{Entry, Message, MessageType};
 use slog::{Drain, Logger, OwnedKVList, Record, o};
 use tokio::{
@@ -19,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Answer, HashError, HashKv, Host, Identity, PromoteError, Transport};
+use crate::{Answer, HashError, HashKv, Host, Identity, LeaseRefusal, PromoteError, Transport};
 
 pub(super) const CLUSTER: u64 = 0xc1;
 
@@ -83,6 +84,30 @@ impl Host for TestHost {
                 4 => Err(PromoteError::Other("etcdserver: not leader".to_owned())),
                 _ => Ok(members),
             }
+        })
+    }
+
+    fn renew_lease(&self, id: i64) -> Answer<Result<i64, LeaseRefusal>> {
+        Box::pin(async move {
+            match id {
+                7 => Ok(60),
+                8 => Err(LeaseRefusal::NotFound),
+                9 => Err(LeaseRefusal::Behind),
+                _ => Err(LeaseRefusal::Other("not a primary lessor".into())),
+            }
+        })
+    }
+
+    fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Answer<Result<pb::LeaseTimeToLiveResponse, LeaseRefusal>> {
+        let renewed = self.renew_lease(id);
+        Box::pin(async move {
+            let keys = if keys { vec!["k".into()] } else { Vec::new() };
+            let granted_ttl = renewed.await?;
+            Ok(pb::LeaseTimeToLiveResponse { id, ttl: -1, granted_ttl, keys, ..Default::default() })
         })
     }
 
