@@ -220,7 +220,7 @@ impl Drop for Pending<'_> {
 
 /// Refuses what does not fit this member's quota, and raises the alarm for the whole cluster (etcd's `quotaAlarmer`;
 /// there too it comes before every other check).
-async fn afford(api: &Api, cost: u64, deadline: Deadline) -> Result<(), Status> {
+pub(crate) async fn afford(api: &Api, cost: u64, deadline: Deadline) -> Result<(), Status> {
     if api.shared.has_room_for(cost) {
         return Ok(());
     }

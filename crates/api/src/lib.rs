@@ -6,11 +6,12 @@
 //! ```text
 //!            ┌ socket (writes of one tick become one write)
 //! TcpStream ─┤
-//!            └ server: the preface? ─┬─ yes ─▶ HTTP/2 ─▶ router ─▶ kv · watch · maintenance · cluster · health
+//!            └ server: the preface? ─┬─ yes ─▶ HTTP/2 ─▶ router ─▶ kv · watch · lease · concurrency · maintenance · …
 //!                                    │                    ▲
 //!                                    └─ no ──▶ HTTP/1 ─▶ front ─┬─ /v3/… ─▶ gateway
 //!                                              host, CORS       └─ pages · probes: /health /readyz /version /metrics
 //! router: learner rule, client version, leader wanted, deadline, counters
+//! lease:  the log (grant, revoke) | the leader's clock, over the peers' port where another leads
 //! kv:     parse (static checks) ─▶ node.propose | node.read_barrier + shared.range ─▶ status (etcd's code and text)
 //! ```
 //!
@@ -21,18 +22,20 @@
 //!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
 //! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
 //!
-//! Deliberately not here: Lease, Auth, Lock and Election services. A call of theirs gets
+//! Deliberately not here: the Auth service. A call of its gets
 //! gRPC's own answer for a service that is not registered (`Unimplemented`, naming it). Client keepalive pings are
 //! answered, but a client that pings too often is not sent away: h2 does not show us pings.
 
 mod access;
 mod cluster;
+mod concurrency;
 mod downgrade;
 mod front;
 mod grpc;
 mod health;
 mod intervals;
 mod kv;
+mod lease;
 mod maintenance;
 mod methods;
 mod metrics;

@@ -77,6 +77,18 @@ methods! {
     Compact = "etcdserverpb.KV" "Compact" Unary;
     RangeStream = "etcdserverpb.KV" "RangeStream" ServerStream;
     Watch = "etcdserverpb.Watch" "Watch" BidiStream;
+    Lock = "v3lockpb.Lock" "Lock" Unary;
+    Unlock = "v3lockpb.Lock" "Unlock" Unary;
+    Campaign = "v3electionpb.Election" "Campaign" Unary;
+    Proclaim = "v3electionpb.Election" "Proclaim" Unary;
+    Leader = "v3electionpb.Election" "Leader" Unary;
+    Observe = "v3electionpb.Election" "Observe" ServerStream;
+    Resign = "v3electionpb.Election" "Resign" Unary;
+    LeaseGrant = "etcdserverpb.Lease" "LeaseGrant" Unary;
+    LeaseRevoke = "etcdserverpb.Lease" "LeaseRevoke" Unary;
+    LeaseKeepAlive = "etcdserverpb.Lease" "LeaseKeepAlive" BidiStream;
+    LeaseTimeToLive = "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
+    LeaseLeases = "etcdserverpb.Lease" "LeaseLeases" Unary;
     MemberAdd = "etcdserverpb.Cluster" "MemberAdd" Unary;
     MemberRemove = "etcdserverpb.Cluster" "MemberRemove" Unary;
     MemberUpdate = "etcdserverpb.Cluster" "MemberUpdate" Unary;
@@ -126,7 +138,7 @@ mod tests {
             assert_eq!(unknown(path), expected);
         };
         check("/etcdserverpb.Auth/AuthEnable", "unknown service etcdserverpb.Auth");
-        check("/v3lockpb.Lock/Lock", "unknown service v3lockpb.Lock");
+        check("/v3lockpb.Lock/Look", "unknown method Look for service v3lockpb.Lock");
         check("/etcdserverpb.KV/Gut", "unknown method Gut for service etcdserverpb.KV");
         check("Range", "malformed method name: \"Range\"");
     }

@@ -7,6 +7,7 @@
 
 mod calls;
 mod durations;
+mod leases;
 mod prefixes;
 mod probes;
 mod process;
@@ -19,6 +20,7 @@ use crate::{Api, Identity, Shown};
 use calls::Calls;
 use durations::Durations;
 use http::HeaderValue;
+use leases::Leases;
 use machine::Quota;
 use prefixes::Prefixes;
 use probes::Probes;
@@ -53,6 +55,7 @@ pub(crate) struct Metrics {
     prefixes: Prefixes,
     scrapes: IntCounterVec,
     state: State,
+    leases: Leases,
     process: Process,
 }
 
@@ -127,6 +130,7 @@ impl Metrics {
             prefixes: Prefixes::new(&registry, &options.prefixes),
             scrapes: scrapes(&registry),
             state: State::new(&registry, identity, quota),
+            leases: Leases::new(&registry),
             process: Process::new(&registry),
             registry,
         }
@@ -163,6 +167,7 @@ impl Metrics {
         self.prefixes.refresh(api).await;
         self.state.refresh(api);
         self.watch.refresh(api.watches.counts());
+        self.leases.refresh(api.node.lease_counts());
         self.process.refresh();
         let mut page = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {

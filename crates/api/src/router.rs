@@ -1,9 +1,9 @@
 //! From a request's head to its handler, by way of what etcd's interceptors check.
 
 use crate::{
-    Api, OVERHEAD_BYTES, cluster, downgrade,
+    Api, OVERHEAD_BYTES, cluster, concurrency, downgrade,
     grpc::{self, PREFIX_BYTES, Reply, Requests},
-    health, kv, maintenance,
+    health, kv, lease, maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
     range_stream,
@@ -138,7 +138,7 @@ impl Open<'_> {
     /// of its own, the server going down.
     fn ending(&self) -> Option<Ending> {
         let losses = wants_leader(&self.parts.headers).then(|| self.api().leader_losses.subscribe());
-        let endless = self.method.kind() == Kind::BidiStream;
+        let endless = self.method.kind() == Kind::BidiStream || self.method == Method::Observe;
         let phase = endless.then(|| self.connection.phase.clone());
         match (losses, phase) {
             (None, None) => None,
@@ -227,6 +227,21 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
     let deadline = grpc::deadline(&open.parts.headers);
     match open.method {
         Method::Compact => kv::compact(api, deadline, open.read(body, |_| false).await?).await,
+        Method::Lock => concurrency::lock(api, deadline, open.read(body, |_| false).await?).await,
+        Method::Unlock => concurrency::unlock(api, deadline, open.read(body, |_| false).await?).await,
+        Method::Campaign => concurrency::campaign(api, deadline, open.read(body, |_| false).await?).await,
+        Method::Proclaim => concurrency::proclaim(api, deadline, open.read(body, |_| false).await?).await,
+        Method::Leader => concurrency::leader(api, deadline, open.read(body, |_| false).await?).await,
+        Method::Resign => concurrency::resign(api, deadline, open.read(body, |_| false).await?).await,
+        Method::LeaseGrant => lease::grant(api, deadline, open.read(body, |_| false).await?).await,
+        Method::LeaseRevoke => lease::revoke(api, deadline, open.read(body, |_| false).await?).await,
+        Method::LeaseTimeToLive => {
+            lease::time_to_live(api, deadline, open.read(body, |_| false).await?).await
+        }
+        Method::LeaseLeases => {
+            let _: pb::LeaseLeasesRequest = open.read(body, |_| false).await?;
+            Ok(lease::leases(api))
+        }
         Method::MemberList => cluster::member_list(api, deadline, open.read(body, |_| false).await?).await,
         Method::Status => {
             let _: pb::StatusRequest = open.read(body, |_| true).await?;
@@ -258,6 +273,8 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
         | Method::DeleteRange
         | Method::RangeStream
         | Method::Watch
+        | Method::LeaseKeepAlive
+        | Method::Observe
         | Method::Snapshot
         | Method::HealthWatch => Err(Status::internal("a method was routed to the wrong handler")),
     }
@@ -288,6 +305,12 @@ async fn start(
             let request = open.read(body, |_| false).await?;
             let deadline = grpc::deadline(&open.parts.headers);
             range_stream::start(open.api(), deadline, request, sender).await
+        }
+        Method::Observe => {
+            let request = open.read(body, |_| false).await?;
+            let deadline = grpc::deadline(&open.parts.headers);
+            tokio::spawn(concurrency::observe(Arc::clone(open.api()), deadline, request, sender));
+            Ok(())
         }
         Method::HealthWatch => {
             let request = open.read(body, |_| false).await?;
@@ -327,6 +350,11 @@ fn converse(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
 fn begin(open: &Open<'_>, requests: Inbound) -> Result<Box<dyn Feed>, Status> {
     match open.method {
         Method::Watch => Ok(crate::watch::start(open.api(), requests)),
+        Method::LeaseKeepAlive => {
+            let (answers, receiver) = mpsc::channel(lease::ANSWERS_AHEAD_MAX);
+            tokio::spawn(lease::keep_alive(Arc::clone(open.api()), requests, answers));
+            Ok(Box::new(Channel::new(receiver)))
+        }
         _ => Err(Status::internal("a method was routed to the wrong handler")),
     }
 }

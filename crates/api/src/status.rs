@@ -7,7 +7,7 @@
 //! errors that it has no code for.
 
 use machine::{Refusal, Stop};
-use raft_node::{ProposeError, ReadError};
+use raft_node::{LeaseError, ProposeError, ReadError};
 use tonic::{Code, Status};
 
 macro_rules! known {
@@ -112,6 +112,8 @@ known! {
     TimeoutConnectionLost = Unavailable, "etcdserver: request timed out, possibly due to connection lost";
     /// A stream of watches whose client went away or cancelled it.
     WatchCanceled = Cancelled, "etcdserver: watch canceled";
+    /// What is committed was not applied here in time.
+    TimeoutWaitAppliedIndex = Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
     /// A CORRUPT alarm is raised.
     Corrupt = DataLoss, "etcdserver: corrupt cluster";
     /// A learner serves only serializable ranges and its status.
@@ -172,6 +174,20 @@ pub fn read(error: &ReadError, client_deadline_passed: bool) -> Status {
         ReadError::LeaderChanged => Known::LeaderChanged.into(),
         ReadError::TooManyRequests => Known::TooManyRequests.into(),
         ReadError::Stopped => Known::Stopped.into(),
+    }
+}
+
+/// Why a lease was not renewed, or its time not told. An unknown lease is answered, not refused, by both; etcd has no code
+/// for a leader that the others do not confirm.
+pub fn lease(error: LeaseError) -> Status {
+    match error {
+        LeaseError::NotFound => Known::LeaseNotFound.into(),
+        LeaseError::NotPrimary | LeaseError::Unconfirmed => Status::unknown(error.to_string()),
+        LeaseError::Behind => Known::TimeoutWaitAppliedIndex.into(),
+        LeaseError::LeaderChanged => Known::LeaderChanged.into(),
+        LeaseError::NoLeader => Known::NoLeader.into(),
+        LeaseError::Timeout | LeaseError::NoAnswer => Known::Timeout.into(),
+        LeaseError::Stopped => Known::Stopped.into(),
     }
 }
 

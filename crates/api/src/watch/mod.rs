@@ -11,9 +11,11 @@
 //! client is behind a watcher that the client creates next.
 
 mod feed;
+mod local;
 mod requests;
 mod wire;
 
+pub(crate) use local::Local;
 pub(crate) use requests::{PROGRESS_INTERVAL_MIN, start};
 
 use crate::Api;

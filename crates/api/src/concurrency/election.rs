@@ -1,0 +1,203 @@
+//! `v3electionpb.Election`, with the steps of clientv3's `Election`.
+
+use super::{
+    Caller, Candidate, at, by_creation, created_at, delete, get, key_of, prefix, put, ranged, revision_of,
+    within,
+};
+use crate::{Api, grpc, kv::Deadline, watch::Local};
+use bytes::Bytes;
+use proto::{
+    etcdserverpb::{InternalRaftRequest, ResponseHeader, TxnRequest},
+    mvccpb::{KeyValue, event::EventType},
+    v3electionpb::{
+        CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
+        ProclaimResponse, ResignRequest, ResignResponse,
+    },
+};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tonic::Status;
+use types::KeyRange;
+
+/// `Campaign`: answers when the caller leads.
+pub(crate) async fn campaign(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: CampaignRequest,
+) -> Result<Bytes, Status> {
+    within(deadline, run(Caller { api, deadline }, request)).await
+}
+
+async fn run(caller: Caller<'_>, request: CampaignRequest) -> Result<Bytes, Status> {
+    let lease = caller.session(request.lease).await?;
+    let prefix = prefix(&request.name);
+    let key = key_of(&prefix, lease);
+    let txn = TxnRequest {
+        compare: vec![created_at(&key, 0)],
+        success: vec![put(&key, request.value.clone(), lease)],
+        failure: vec![get(at(&key))],
+    };
+    let answer = caller.txn(txn).await?;
+    let known = ranged(&answer, 0);
+    let rev = known.map_or_else(|| revision_of(answer.header.as_ref()), |kv| kv.create_revision);
+    let candidate = Candidate::new(caller.api, withdrawal(&key, rev));
+    if known.is_some_and(|kv| kv.value != request.value) {
+        replace(&caller, &key, rev, request.value, lease).await?;
+    }
+    if let Err(status) = caller.wait_deletes(&prefix, rev - 1).await {
+        // Only who goes away withdraws.
+        candidate.stays();
+        return Err(status);
+    }
+    candidate.stays();
+    let leader = Some(LeaderKey { name: request.name, key, rev, lease });
+    Ok(grpc::encode(&CampaignResponse { header: answer.header, leader }))
+}
+
+/// `Proclaim`.
+pub(crate) async fn proclaim(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: ProclaimRequest,
+) -> Result<Bytes, Status> {
+    let leader = request.leader.ok_or_else(no_leader_field)?;
+    let caller = Caller { api, deadline };
+    within(deadline, async {
+        let lease = caller.session(leader.lease).await?;
+        let header = replace(&caller, &leader.key, leader.rev, request.value, lease).await?;
+        Ok(grpc::encode(&ProclaimResponse { header }))
+    })
+    .await
+}
+
+/// Puts another value, if the key is still the one that was created then.
+async fn replace(
+    caller: &Caller<'_>,
+    key: &Bytes,
+    rev: i64,
+    value: Bytes,
+    lease: i64,
+) -> Result<Option<ResponseHeader>, Status> {
+    let compare = vec![created_at(key, rev)];
+    let txn = TxnRequest { compare, success: vec![put(key, value, lease)], failure: Vec::new() };
+    let answer = caller.txn(txn).await?;
+    if answer.succeeded { Ok(answer.header) } else { Err(Status::unknown("election: not leader")) }
+}
+
+/// `Resign`. Who does not lead any more is told nothing else.
+pub(crate) async fn resign(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: ResignRequest,
+) -> Result<Bytes, Status> {
+    let leader = request.leader.ok_or_else(no_leader_field)?;
+    let caller = Caller { api, deadline };
+    within(deadline, async {
+        caller.session(leader.lease).await?;
+        let answer = caller.txn(resignation(&leader.key, leader.rev)).await?;
+        Ok(grpc::encode(&ResignResponse { header: answer.header }))
+    })
+    .await
+}
+
+fn resignation(key: &Bytes, rev: i64) -> TxnRequest {
+    TxnRequest { compare: vec![created_at(key, rev)], success: vec![delete(key)], failure: Vec::new() }
+}
+
+fn withdrawal(key: &Bytes, rev: i64) -> InternalRaftRequest {
+    InternalRaftRequest { txn: Some(resignation(key, rev)), ..Default::default() }
+}
+
+fn no_leader_field() -> Status {
+    Status::unknown("\"leader\" field must be provided")
+}
+
+/// `Leader`: who leads now.
+pub(crate) async fn leader(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: LeaderRequest,
+) -> Result<Bytes, Status> {
+    let caller = Caller { api, deadline };
+    let answer = within(deadline, caller.range(&by_creation(&prefix(&request.name)))).await?;
+    match answer.kvs.into_iter().next() {
+        Some(kv) => Ok(grpc::encode(&LeaderResponse { header: answer.header, kv: Some(kv) })),
+        None => Err(Status::unknown("election: no leader")),
+    }
+}
+
+/// `Observe`: every leader, and what each proclaims, as long as the client listens. An error of the store ends it without
+/// one, as in etcd.
+pub(crate) async fn observe(
+    api: Arc<Api>,
+    deadline: Deadline,
+    request: LeaderRequest,
+    sender: mpsc::Sender<Result<Bytes, Status>>,
+) {
+    let prefix = prefix(&request.name);
+    let listens = sender.clone();
+    let following = within(deadline, async {
+        let caller = Caller { api: &api, deadline: None };
+        while let Ok(()) = follow(&caller, &prefix, &sender).await {}
+        Ok(())
+    });
+    tokio::select! {
+        ended = following => if let Err(status) = ended {
+            // The client may be gone.
+            let _ = listens.send(Err(status)).await;
+        },
+        () = listens.closed() => {}
+    }
+}
+
+/// One leader, to its end.
+async fn follow(
+    caller: &Caller<'_>,
+    prefix: &Bytes,
+    sender: &mpsc::Sender<Result<Bytes, Status>>,
+) -> Result<(), Status> {
+    let answer = caller.range(&by_creation(prefix)).await?;
+    let revision = revision_of(answer.header.as_ref());
+    let (header, kv) = match answer.kvs.into_iter().next() {
+        Some(kv) => (caller.api.header(revision), kv),
+        None => first_put(caller, prefix, revision).await?,
+    };
+    let (key, from) = (kv.key.clone(), header.revision + 1);
+    tell(sender, header, kv).await?;
+    let mut watcher = Local::open(caller.api, KeyRange::point(key), from);
+    loop {
+        let (revision, events) = watcher.next().await?;
+        for event in events {
+            if event.r#type() == EventType::Delete {
+                return Ok(());
+            }
+            tell(sender, caller.api.header(revision), event.kv.unwrap_or_default()).await?;
+        }
+    }
+}
+
+/// Waits for somebody to campaign.
+async fn first_put(
+    caller: &Caller<'_>,
+    prefix: &Bytes,
+    revision: i64,
+) -> Result<(ResponseHeader, KeyValue), Status> {
+    let range = by_creation(prefix);
+    let mut watcher = Local::open(caller.api, KeyRange::from_wire(range.key, range.range_end), revision);
+    loop {
+        let (_, events) = watcher.next().await?;
+        if let Some(put) = events.into_iter().find(|event| event.r#type() == EventType::Put) {
+            let kv = put.kv.unwrap_or_default();
+            return Ok((caller.api.header(kv.mod_revision), kv));
+        }
+    }
+}
+
+async fn tell(
+    sender: &mpsc::Sender<Result<Bytes, Status>>,
+    header: ResponseHeader,
+    kv: KeyValue,
+) -> Result<(), Status> {
+    let answer = LeaderResponse { header: Some(header), kv: Some(kv) };
+    sender.send(Ok(grpc::encode(&answer))).await.map_err(|_| Status::cancelled("context canceled"))
+}

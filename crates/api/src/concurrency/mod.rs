@@ -1,0 +1,225 @@
+//! Locks and elections: recipes over keys and leases that the server carries out for its client, with the steps of
+//! clientv3's `concurrency` package, so that both kinds of clients meet on the same keys.
+//!
+//! ```text
+//! name/<lease in hex> ─ created with the lease, if it is not there; the oldest key of `name/` holds the lock, or leads
+//! others wait until the youngest key before theirs is deleted, then look again
+//! ```
+//!
+//! A lock is advice: whoever holds one may have lost it without knowing. The key's create revision is the token that
+//! guards what is done under it (compare it in the transaction that writes).
+//!
+//! Who goes away while waiting leaves no key behind ([`Candidate`]). Errors of etcd's table reach the client as
+//! `Unknown` with their texts, as they do there: its own client's errors are no gRPC statuses.
+
+mod election;
+mod lock;
+
+pub(crate) use election::{campaign, leader, observe, proclaim, resign};
+pub(crate) use lock::{lock, unlock};
+
+use crate::{
+    Api,
+    kv::{Deadline, afford, barrier, mismatch, propose},
+    status,
+    watch::Local,
+};
+use bytes::Bytes;
+use machine::{LEASE_COST, Response};
+use proto::etcdserverpb::{
+    Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest, RangeRequest,
+    RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
+    compare::{CompareResult, CompareTarget, TargetUnion},
+    range_request::{SortOrder, SortTarget},
+    request_op::Request,
+    response_op,
+};
+use proto::mvccpb::{KeyValue, event::EventType};
+use std::sync::Arc;
+use tokio::time::timeout_at;
+use tonic::{Code, Status};
+use types::KeyRange;
+
+/// What a session lasts whose client named no lease, in seconds: clientv3's `defaultSessionTTL`.
+const SESSION_TTL: i64 = 60;
+
+/// One call, as clientv3 inside etcd would make it.
+struct Caller<'a> {
+    api: &'a Arc<Api>,
+    deadline: Deadline,
+}
+
+impl Caller<'_> {
+    /// The client's lease, or a new one.
+    async fn session(&self, lease: i64) -> Result<i64, Status> {
+        if lease != 0 {
+            return Ok(lease);
+        }
+        afford(self.api, LEASE_COST, self.deadline).await?;
+        let id = self.api.node.next_id().cast_signed() & i64::MAX;
+        let request = LeaseGrantRequest { id, ttl: SESSION_TTL };
+        let request = InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
+        match propose(self.api, self.deadline, request).await? {
+            Response::LeaseGrant(answer) => Ok(answer.id),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        afford(self.api, machine::txn_cost(&request), self.deadline).await?;
+        let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
+        match propose(self.api, self.deadline, request).await? {
+            Response::Txn(mut answer) => {
+                self.api.complete(&mut answer.header);
+                Ok(answer)
+            }
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    async fn delete(&self, key: Bytes) -> Result<Option<ResponseHeader>, Status> {
+        let request = DeleteRangeRequest { key, ..Default::default() };
+        let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
+        match propose(self.api, self.deadline, request).await? {
+            Response::DeleteRange(mut answer) => {
+                self.api.complete(&mut answer.header);
+                Ok(answer.header)
+            }
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// A linearizable read.
+    async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Status> {
+        barrier(self.api, self.deadline).await?;
+        let mut answer = self.api.shared.range(request).map_err(|e| status::stop(&e))?;
+        self.api.complete(&mut answer.header);
+        Ok(answer)
+    }
+
+    /// Waits until no key of the prefix is left that was created at or before the revision: only the youngest of them is
+    /// looked at, so that one delete wakes one waiter.
+    async fn wait_deletes(&self, prefix: &Bytes, max_create_revision: i64) -> Result<(), Status> {
+        loop {
+            let request = RangeRequest {
+                sort_order: SortOrder::Descend.into(),
+                max_create_revision,
+                ..by_creation(prefix)
+            };
+            let answer = self.range(&request).await?;
+            let Some(last) = answer.kvs.into_iter().next() else { return Ok(()) };
+            let revision = answer.header.map_or(0, |header| header.revision);
+            let mut watcher = Local::open(self.api, KeyRange::point(last.key), revision);
+            while !watcher.next().await?.1.iter().any(|event| event.r#type() == EventType::Delete) {}
+        }
+    }
+}
+
+/// A key that waits, deleted when its client goes away or its time is over.
+struct Candidate {
+    api: Arc<Api>,
+    withdrawal: Option<InternalRaftRequest>,
+}
+
+impl Candidate {
+    fn new(api: &Arc<Api>, withdrawal: InternalRaftRequest) -> Self {
+        Self { api: Arc::clone(api), withdrawal: Some(withdrawal) }
+    }
+
+    /// It has what it waited for.
+    fn stays(mut self) {
+        self.withdrawal = None;
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        let Some(request) = self.withdrawal.take() else { return };
+        let api = Arc::clone(&self.api);
+        tokio::spawn(async move {
+            // Without success the lease will see to it.
+            let _ = api.node.propose(request, None).await;
+        });
+    }
+}
+
+/// Runs a call to its end, or to the client's deadline; and gives its errors etcd's codes.
+async fn within<T>(deadline: Deadline, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = match deadline {
+        None => call.await,
+        Some(deadline) => match timeout_at(deadline.into(), call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
+        },
+    };
+    answer.map_err(|status| {
+        let is_etcds = status.message().starts_with("etcdserver: ");
+        if is_etcds { Status::new(Code::Unknown, status.message()) } else { status }
+    })
+}
+
+/// The name as a prefix of keys.
+fn prefix(name: &Bytes) -> Bytes {
+    [name, &b"/"[..]].concat().into()
+}
+
+/// The key of a session: Go's `%x` of a signed number.
+fn key_of(prefix: &Bytes, lease: i64) -> Bytes {
+    let sign = if lease < 0 { "-" } else { "" };
+    [prefix, format!("{sign}{:x}", lease.unsigned_abs()).as_bytes()].concat().into()
+}
+
+/// The oldest key of a prefix; the youngest where the order is turned.
+fn by_creation(prefix: &Bytes) -> RangeRequest {
+    let mut range_end = prefix.to_vec();
+    // A prefix ends in '/': the next byte up ends the range.
+    *range_end.last_mut().expect("a prefix ends in a slash") += 1;
+    RangeRequest {
+        key: prefix.clone(),
+        range_end: range_end.into(),
+        limit: 1,
+        sort_order: SortOrder::Ascend.into(),
+        sort_target: SortTarget::Create.into(),
+        ..Default::default()
+    }
+}
+
+fn created_at(key: &Bytes, revision: i64) -> Compare {
+    Compare {
+        result: CompareResult::Equal.into(),
+        target: CompareTarget::Create.into(),
+        key: key.clone(),
+        target_union: Some(TargetUnion::CreateRevision(revision)),
+        ..Default::default()
+    }
+}
+
+fn put(key: &Bytes, value: Bytes, lease: i64) -> RequestOp {
+    let put = PutRequest { key: key.clone(), value, lease, ..Default::default() };
+    RequestOp { request: Some(Request::RequestPut(put)) }
+}
+
+fn get(request: RangeRequest) -> RequestOp {
+    RequestOp { request: Some(Request::RequestRange(request)) }
+}
+
+fn delete(key: &Bytes) -> RequestOp {
+    let delete = DeleteRangeRequest { key: key.clone(), ..Default::default() };
+    RequestOp { request: Some(Request::RequestDeleteRange(delete)) }
+}
+
+fn at(key: &Bytes) -> RangeRequest {
+    RangeRequest { key: key.clone(), ..Default::default() }
+}
+
+/// The first key of a range inside a transaction's answer.
+fn ranged(answer: &TxnResponse, operation: usize) -> Option<&KeyValue> {
+    match answer.responses.get(operation)?.response.as_ref()? {
+        response_op::Response::ResponseRange(range) => range.kvs.first(),
+        _ => None,
+    }
+}
+
+fn revision_of(header: Option<&ResponseHeader>) -> i64 {
+    header.map_or(0, |header| header.revision)
+}
