@@ -8,6 +8,8 @@ use proto::raftpb;
 
 /// Leases that the clients know of.
 const LEASES: u64 = 4;
+/// What they are granted for, in seconds: shorter and longer than what goes wrong.
+const TTLS: [i64; 4] = [2, 3, 8, 30];
 /// How deep transactions nest.
 const DEPTH_MAX: u64 = 2;
 
@@ -18,6 +20,8 @@ pub(crate) enum Ask {
     Write(Box<pb::InternalRaftRequest>),
     /// A change of members.
     Change(raftpb::ConfChange),
+    /// A lease is to go on.
+    KeepAlive(i64),
     /// What is newest, from any member.
     Read(pb::RangeRequest),
     /// What the member has.
@@ -31,6 +35,9 @@ pub(crate) struct Workload {
     values: u64,
     value_bytes_max: u64,
     writes_per_mille: u64,
+    keepalives_per_mille: u64,
+    kept: i64,
+    grants_percent: u64,
 }
 
 impl Workload {
@@ -40,13 +47,28 @@ impl Workload {
             values: 0,
             value_bytes_max: *rng.pick(&[16, 16, 200, 3000]),
             writes_per_mille: *rng.pick(&[300, 600, 800]),
+            keepalives_per_mille: *rng.pick(&[100, 500, 900]),
+            kept: 1,
+            grants_percent: 4,
         }
+    }
+
+    /// Turns the workload to leases.
+    pub(crate) fn of_leases(self) -> Self {
+        Self { writes_per_mille: 300, keepalives_per_mille: 900, grants_percent: 60, ..self }
     }
 
     /// The next request of somebody who has seen this revision.
     pub(crate) fn ask(&mut self, rng: &mut Rng, seen: i64) -> Ask {
         if rng.per_mille(self.writes_per_mille) {
             return Ask::Write(Box::new(self.write(rng, seen)));
+        }
+        if rng.per_mille(self.keepalives_per_mille) {
+            // One is kept alive for a while, the others are left to end.
+            if rng.one_in(30) {
+                self.kept = lease(rng);
+            }
+            return Ask::KeepAlive(self.kept);
         }
         let (key, range_end) = self.range(rng);
         let revision = if rng.one_in(5) { old(rng, seen) } else { 0 };
@@ -60,13 +82,16 @@ impl Workload {
 
     fn write(&mut self, rng: &mut Rng, seen: i64) -> pb::InternalRaftRequest {
         let mut request = pb::InternalRaftRequest::default();
-        match rng.below(100) {
+        // Of a hundred, the last but one kind's share is the grants'.
+        let kind = rng.below(100);
+        let kind = if kind < self.grants_percent.saturating_sub(4) { 90 } else { kind };
+        match kind {
             0..50 => request.put = Some(self.put(rng)),
             50..60 => request.delete_range = Some(self.delete(rng)),
             60..88 => request.txn = Some(self.txn(rng, seen, 0)),
             88..92 => {
                 let id = lease(rng);
-                request.lease_grant = Some(pb::LeaseGrantRequest { id, ttl: 60 });
+                request.lease_grant = Some(pb::LeaseGrantRequest { id, ttl: *rng.pick(&TTLS) });
             }
             92..94 => request.lease_revoke = Some(pb::LeaseRevokeRequest { id: lease(rng) }),
             _ => {

@@ -24,6 +24,8 @@ use wal::{MemDisk, Wal};
 const CHAOS: Micros = 40_000_000;
 /// How long a cluster may take to agree once everything is healed: several elections, each with a few rounds.
 const CONVERGE: Micros = 60_000_000;
+/// How long the longest lease may last once nobody renews it: its time, an election timeout, and a few rounds.
+const LAST_LEASE: Micros = 40_000_000;
 /// Events after which a run has gone astray: a hundred times the usual.
 const EVENTS_MAX: u64 = 10_000_000;
 
@@ -111,6 +113,7 @@ impl Cluster {
             sync_micros: *rng.pick(&[100, 1_000, 20_000]),
             keep_entries: *rng.pick(&[0, 5, 50]),
             group_split_per_mille: *rng.pick(&[0, 100, 500, 1000]),
+            checkpoints: rng.one_in(2),
             mutation: options.mutation,
         };
         let spares = if options.members.is_none() && rng.one_in(3) { SPARES } else { 0 };
@@ -135,6 +138,10 @@ impl Cluster {
             chaos: true,
             rng,
         };
+        if options.leases {
+            cluster.workload = cluster.workload.of_leases();
+            cluster.faults.sleeps_per_mille = 600;
+        }
         trace!(cluster.trace, "seed {seed}: {count} members, {weather:?}, segments {}", rules.segment_bytes);
         for id in 1..=count + spares {
             cluster.schedule(0, Event::Start(id));
@@ -167,6 +174,17 @@ impl Cluster {
         while !self.has_converged() {
             if self.now > CHAOS + CONVERGE {
                 return Err(self.how_far());
+            }
+            self.step()?;
+        }
+        // Nobody keeps a lease alive any more.
+        let until = self.now + LAST_LEASE;
+        while self.holds_leases() || !self.has_converged() {
+            if self.now > until {
+                return Err(format!(
+                    "leases are left {} s after the last was renewed",
+                    LAST_LEASE / 1_000_000
+                ));
             }
             self.step()?;
         }
@@ -289,7 +307,7 @@ impl Cluster {
         let number = self.clients[client].number + 1;
         self.clients[client] = Client { number, waits: true };
         let read = match &ask {
-            Ask::Write(_) | Ask::Change(_) => None,
+            Ask::Write(_) | Ask::Change(_) | Ask::KeepAlive(_) => None,
             Ask::Read(range) => Some((range.clone(), floor)),
             Ask::Serializable(range) => Some((range.clone(), 0)),
         };
@@ -483,6 +501,14 @@ impl Cluster {
         }) && !self.events.values().any(|event| matches!(event, Event::Answer(_)))
     }
 
+    fn holds_leases(&self) -> bool {
+        let membership = self.membership();
+        let is_current = |id: &u64| membership.as_ref().is_some_and(|known| known.members.contains_key(id));
+        let current = self.members.iter().filter(|(id, _)| is_current(id));
+        let mut lives = current.filter_map(|(_, member)| member.life.as_ref());
+        lives.any(|life| !life.machine.shared().leases().is_empty())
+    }
+
     fn how_far(&self) -> Violation {
         let seconds = CONVERGE / 1_000_000;
         let members = self.members.iter().map(|(id, member)| {
@@ -530,6 +556,8 @@ impl Cluster {
             writes: self.oracle.writes_acknowledged() as u64,
             reads: self.oracle.reads,
             events: self.watchers.events(),
+            renewed: self.oracle.promises.renewed,
+            expired: self.oracle.promises.expired,
             trace_hash: self.trace.hash(),
         }
     }

@@ -15,6 +15,8 @@ pub(crate) struct Faults {
     flush_every: Micros,
     start_fails_per_mille: u64,
     pub(crate) crashes: u64,
+    /// How often it is the leader that sleeps.
+    pub(crate) sleeps_per_mille: u64,
 }
 
 impl Faults {
@@ -25,6 +27,7 @@ impl Faults {
             flush_every: *rng.pick(&[300_000, 2_000_000, 20_000_000]),
             start_fails_per_mille: *rng.pick(&[0, 100, 300]),
             crashes: 0,
+            sleeps_per_mille: 0,
         }
     }
 
@@ -50,6 +53,10 @@ impl Fault {
         let ids: Vec<u64> = cluster.members.keys().copied().collect();
         let id = *cluster.rng.pick(&ids);
         let other = *cluster.rng.pick(&ids);
+        let sleeps = cluster.faults.sleeps_per_mille;
+        if sleeps > 0 && cluster.rng.per_mille(sleeps) {
+            return leader_sleeps(cluster, &ids);
+        }
         match cluster.rng.below(100) {
             0..10 => {
                 if cluster.member(id).life.is_some() {
@@ -70,7 +77,8 @@ impl Fault {
                 }
             }
             44..60 => partition(cluster, &ids),
-            60..70 => {
+            60..64 => leader_sleeps(cluster, &ids),
+            64..70 => {
                 let until = cluster.now + pause(cluster);
                 trace!(cluster.trace, "member {id} pauses until {until}");
                 cluster.member(id).paused_until = until;
@@ -86,6 +94,18 @@ impl Fault {
             }
         }
     }
+}
+
+/// Longer than an election, so that it wakes up and believes to lead.
+fn leader_sleeps(cluster: &mut Cluster, ids: &[u64]) {
+    let leads = |cluster: &mut Cluster, id: u64| {
+        cluster.member(id).life.as_ref().is_some_and(|life| life.core.leadership().is_leader)
+    };
+    let Some(leader) = ids.iter().copied().find(|id| leads(cluster, *id)) else { return };
+    let until = cluster.now + cluster.rng.between(2_000_000, 7_000_000);
+    trace!(cluster.trace, "member {leader}, the leader, pauses until {until}");
+    cluster.member(leader).paused_until = until;
+    cluster.schedule(until, Event::Resume(leader));
 }
 
 /// Mostly short, now and then longer than an election.

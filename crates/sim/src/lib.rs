@@ -17,15 +17,16 @@
 //! have the same rows; a term has one leader, who has all that was committed before; commit never goes back within a
 //! life; what a member promised is on its disk when it comes back; a linearizable read sees all that anybody was told
 //! before it began, and every read is exactly the model's state at the member's applied index; every watcher is told exactly
-//! the model's changes from its cursor on, whole revisions at a time, and nothing that it was promised not to be.
+//! the model's changes from its cursor on, whole revisions at a time, and nothing that it was promised not to be; no lease
+//! ends before its client was promised, whatever leaders came and went.
 //!
 //! At the end everything is healed: the members must agree within a minute, every acknowledged write must be there on each
-//! of them, and every watcher must have been told of everything.
+//! of them, every watcher must have been told of everything, and every lease must end.
 //!
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.
 //!
-//! What it does not do yet: snapshots between members (who joins gets the whole log), leases that end, bits that rot on
+//! What it does not do yet: snapshots between members (who joins gets the whole log), bits that rot on
 //! disk, time that runs differently by more than a few per cent, and the real driver's threads (its loop is repeated in
 //! `member`).
 
@@ -40,6 +41,7 @@ mod model;
 mod mutation;
 mod network;
 mod oracle;
+mod promises;
 mod rng;
 mod trace;
 mod warnings;
@@ -62,6 +64,8 @@ pub struct Options {
     pub members: Option<u64>,
     /// Called with every line of the trace.
     pub print: Option<fn(&str)>,
+    /// Much of leases: many grants and keepalives, and leaders that sleep past elections.
+    pub leases: bool,
     /// Members that are broken on purpose.
     pub mutation: Option<Mutation>,
 }
@@ -85,17 +89,22 @@ pub struct Report {
     pub reads: u64,
     /// Events that watchers were told of.
     pub events: u64,
+    /// Leases that were kept alive, counted by keepalive.
+    pub renewed: u64,
+    /// Leases that ended because their time was over.
+    pub expired: u64,
     /// A hash over every line of the trace.
     pub trace_hash: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { members, steps, crashes, elections, entries, writes, reads, events, trace_hash } = self;
+        let Self { members, steps, crashes, elections, entries, .. } = self;
+        let Self { writes, reads, events, renewed, expired, trace_hash, .. } = self;
         write!(
             f,
             "members {members} steps {steps} crashes {crashes} elections {elections} entries {entries} \
-             writes {writes} reads {reads} events {events} trace {trace_hash:016x}"
+             writes {writes} reads {reads} events {events} renewed {renewed} expired {expired} trace {trace_hash:016x}"
         )
     }
 }

@@ -86,6 +86,9 @@ impl Model {
             writing.wrote = !gone.is_empty();
             writing.deleted(gone);
             Response::LeaseRevoke(pb::LeaseRevokeResponse { header: header(writing.revision()) })
+        } else if request.lease_checkpoint.is_some() {
+            let header = header(self.revision);
+            return Ok(Response::LeaseCheckpoint(pb::LeaseCheckpointResponse { header }));
         } else {
             unreachable!("no client asks it: {request:?}")
         };

@@ -25,11 +25,15 @@ pub enum Mutation {
     ResumeTooLate,
     /// Progress is announced to watchers that have not been told everything.
     PromiseTooEarly,
+    /// Leases are renewed by whoever believes to lead.
+    RenewWithoutQuorum,
+    /// Revokes of leases whose time is over are proposed by whoever believes to lead, and forwarded.
+    ExpireOnFormerLeader,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::SendBeforeSync,
         Self::LoseHardState,
         Self::SkipEntry,
@@ -39,6 +43,8 @@ impl Mutation {
         Self::ForwardTwice,
         Self::ResumeTooLate,
         Self::PromiseTooEarly,
+        Self::RenewWithoutQuorum,
+        Self::ExpireOnFormerLeader,
     ];
 }
 

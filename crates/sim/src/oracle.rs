@@ -52,6 +52,7 @@ pub(crate) struct Oracle {
     /// The newest revision that anybody was told of.
     floor: i64,
     pub(crate) reads: u64,
+    pub(crate) promises: crate::promises::Promises,
 }
 
 macro_rules! must {
@@ -73,6 +74,7 @@ impl Oracle {
             acknowledged: Vec::new(),
             floor: 0,
             reads: 0,
+            promises: crate::promises::Promises::default(),
         }
     }
 
@@ -118,7 +120,13 @@ impl Oracle {
     }
 
     /// A member applied an entry.
-    pub(crate) fn applied(&mut self, id: u64, entry: &Entry, outcome: &Outcome) -> Result<(), Violation> {
+    pub(crate) fn applied(
+        &mut self,
+        id: u64,
+        entry: &Entry,
+        outcome: &Outcome,
+        now: crate::Micros,
+    ) -> Result<(), Violation> {
         let index = entry.index;
         must!(
             outcome.index == index,
@@ -126,7 +134,7 @@ impl Oracle {
             outcome.index
         );
         if index == self.last_index() + 1 {
-            self.first_applied(entry, outcome)?;
+            self.first_applied(entry, outcome, now)?;
         }
         let record = self.record(index);
         let record =
@@ -164,7 +172,12 @@ impl Oracle {
         Ok(())
     }
 
-    fn first_applied(&mut self, entry: &Entry, outcome: &Outcome) -> Result<(), Violation> {
+    fn first_applied(
+        &mut self,
+        entry: &Entry,
+        outcome: &Outcome,
+        now: crate::Micros,
+    ) -> Result<(), Violation> {
         let (mut request_id, mut answer) = (0, None);
         if entry.kind == EntryKind::Normal && !entry.data.is_empty() {
             let request = pb::InternalRaftRequest::decode(entry.data.clone())
@@ -176,6 +189,9 @@ impl Oracle {
                 entry.index
             );
             answer = Some(self.model.apply(&request));
+            if matches!(answer, Some(Ok(_))) {
+                self.promises.applied(entry.index, request_id, &request, now)?;
+            }
         }
         let mut conf = None;
         if let Effect::Conf { .. } = outcome.effect {

@@ -6,19 +6,28 @@ use sim::{Mutation, Options};
 const SEEDS: u64 = 20;
 /// Seeds within which every broken member must be found.
 const SEEDS_TO_FIND: u64 = 12;
+/// The same for leases, which take a rare course of things.
+const LEASE_SEEDS_TO_FIND: u64 = 60;
 
 #[test]
 fn seeds_hold() {
     let options = Options::default();
     let (mut writes, mut events) = (0, 0);
+    let (mut renewed, mut expired) = (0, 0);
     for seed in 0..SEEDS {
         match sim::run(seed, &options) {
-            Ok(report) => (writes, events) = (writes + report.writes, events + report.events),
+            Ok(report) => {
+                writes += report.writes;
+                events += report.events;
+                renewed += report.renewed;
+                expired += report.expired;
+            }
             Err(failure) => panic!("seed {seed}: {}\n{}", failure.violation, failure.tail.join("\n")),
         }
     }
     assert!(events > 100 * SEEDS, "the watchers were told nearly nothing: {events} events");
     assert!(writes > 10 * SEEDS, "the clusters did nearly nothing: {writes} writes");
+    assert!(renewed > SEEDS && expired > SEEDS, "{renewed} keepalives, {expired} leases over");
 }
 
 #[test]
@@ -34,6 +43,24 @@ fn check(mutation: Mutation, expected: &str) {
     let found = (0..SEEDS_TO_FIND).find_map(|seed| sim::run(seed, &options).err());
     let failure = found.unwrap_or_else(|| panic!("{mutation:?} was not found in {SEEDS_TO_FIND} seeds"));
     assert!(failure.violation.contains(expected), "{mutation:?} was found as: {}", failure.violation);
+}
+
+/// Leases end and go on under leaders that come, sleep and wake up; a member that is careless with them is found.
+#[test]
+fn no_lease_ends_early_and_who_breaks_that_is_found() {
+    let run = |seed, mutation| {
+        sim::run(seed, &Options { members: Some(3), leases: true, mutation, ..Options::default() })
+    };
+    for seed in 0..SEEDS {
+        let report = run(seed, None).unwrap_or_else(|failure| panic!("seed {seed}: {}", failure.violation));
+        assert!(report.renewed > 10, "seed {seed}: {} keepalives", report.renewed);
+    }
+    for mutation in [Mutation::RenewWithoutQuorum, Mutation::ExpireOnFormerLeader] {
+        let found = (0..LEASE_SEEDS_TO_FIND).find_map(|seed| run(seed, Some(mutation)).err());
+        let failure =
+            found.unwrap_or_else(|| panic!("{mutation:?} was not found in {LEASE_SEEDS_TO_FIND} seeds"));
+        assert!(failure.violation.contains("it was promised until"), "{mutation:?}: {}", failure.violation);
+    }
 }
 
 #[test]

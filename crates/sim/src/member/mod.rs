@@ -3,6 +3,7 @@
 //! Where the driver has threads, this has virtual time: a turn begins when the member is free, a sync takes as long as
 //! the seed says, and a crash may come between any two steps of the contract on [`Core`].
 
+mod leases;
 mod work;
 
 use crate::Micros;
@@ -14,6 +15,7 @@ use crate::trace::{Trace, trace};
 use crate::watching::Watching;
 use bytes::Bytes;
 use engine::MemoryEngine;
+use leases::Leases;
 use machine::{Machine, Settings as MachineSettings};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
@@ -65,6 +67,8 @@ pub(crate) struct Rules {
     pub(crate) sync_micros: Micros,
     pub(crate) keep_entries: u64,
     pub(crate) group_split_per_mille: u64,
+    /// Whether what is left of leases is logged.
+    pub(crate) checkpoints: bool,
     pub(crate) mutation: Option<Mutation>,
 }
 
@@ -138,6 +142,7 @@ pub(crate) struct Life {
     waiters: BTreeMap<u64, Waiter>,
     reads: BTreeMap<u64, Waiter>,
     next_read: u64,
+    leases: Leases,
     flushed: Index,
     idle_due: bool,
     tick: Micros,
@@ -215,6 +220,7 @@ impl Life {
             waiters: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_read: 0,
+            leases: Leases::new(Duration::from_micros(TICK * ELECTION_TICKS as u64), rules.checkpoints),
             flushed: applied,
             idle_due: true,
             tick,
@@ -250,6 +256,7 @@ impl Life {
             self.tick(now, around);
         }
         self.propose(now, around);
+        self.keep_leases(now, around);
         self.process(around)?;
         if self.core.is_removed() {
             return Err(End::Removed);
@@ -300,7 +307,12 @@ impl Life {
     }
 
     fn take_inbox(&mut self, now: Instant, around: &mut Around<'_>) -> Result<(), End> {
-        let inbox = std::mem::take(&mut self.inbox);
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let is_keepalive = |(ask, _): &mut (Ask, Waiter)| matches!(ask, Ask::KeepAlive(_));
+        for (ask, waiter) in inbox.requests.extract_if(.., is_keepalive).collect::<Vec<_>>() {
+            let Ask::KeepAlive(id) = ask else { unreachable!("only keepalives were taken out") };
+            self.keep_alive(now, id, waiter, around);
+        }
         let removed = &self.machine.shared().membership().removed;
         for bytes in inbox.messages {
             let message = raftpb::Message::decode(bytes).expect("these bytes were encoded here");
@@ -377,6 +389,7 @@ impl Life {
                 self.core.step(now, Input::Read(self.next_read));
             }
             Ask::Read(_) | Ask::Serializable(_) => self.answer_read(waiter, around)?,
+            Ask::KeepAlive(id) => self.keep_alive(now, id, waiter, around),
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What comes of a turn: messages, the log, the machine, answers; the driver's `process`, `apply` and `flush`.
 
+use super::leases::ROUND;
 use super::{Answer, Around, End, Life, Waiter};
 use crate::mutation::Mutation;
 use crate::oracle::{Oracle, Violation};
@@ -68,7 +69,7 @@ impl Life {
         let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
         let applied = entries.len() - outcomes.len();
         for (entry, outcome) in entries[applied..].iter().zip(&outcomes) {
-            around.oracle.applied(self.id, entry, outcome)?;
+            around.oracle.applied(self.id, entry, outcome, self.clock)?;
         }
         let (rows, history) = around.oracle.group_ended(self.id, &self.machine, &self.engine)?;
         trace!(around.trace, "member {} applies {first}..={last}: {rows:016x} {history:08x}", self.id);
@@ -77,6 +78,7 @@ impl Life {
         let now = around.rules.instant(self.clock);
         self.core.applied(now, last, &outcomes).map_err(|fault| self.fault(&fault))?;
         self.retry_changes |= outcomes.iter().any(|outcome| matches!(outcome.effect, Effect::Conf { .. }));
+        self.leases_applied(around);
         self.complete(&outcomes, around);
         self.act_on_effects(around)
     }
@@ -106,7 +108,8 @@ impl Life {
         }
         for (id, error) in refused {
             trace!(around.trace, "member {}: request {id:x} refused: {error}", self.id);
-            if !matches!(error, ProposeError::NotEnoughMembers) {
+            // Entries for one term's leader alone come too late now and then.
+            if !matches!(error, ProposeError::NotEnoughMembers | ProposeError::NoLeader) {
                 return Err(format!("member {}: request {id:x} refused: {error}", self.id).into());
             }
         }
@@ -114,9 +117,14 @@ impl Life {
             self.retry_changes = true;
             trace!(around.trace, "member {}: term {}, leader {}", self.id, now.term, now.leader);
             self.draw_election(around);
+            self.leases_lead(now, around);
         }
         for done in reads {
             for token in done.tokens {
+                if token == ROUND {
+                    self.leases_confirmed(done.result, around);
+                    continue;
+                }
                 let Some(waiter) = self.reads.remove(&token) else {
                     return Err(format!("member {}: read {token} ended twice", self.id).into());
                 };
