@@ -3,7 +3,7 @@
 //! CRC-32C over `key` (the name of etcd's bucket), then for every row with main ≤ revision, in order, the revision's 17
 //! bytes (and `t` for a tombstone) and the marshalled `KeyValue`. Left out are
 //! * rows at or before the compacted revision that are not the newest of a key that lives at the *requested* revision,
-//!   unless no key lives then;
+//!   unless no key lives then (one that was deleted and put again at this very revision does not, to etcd);
 //! * tombstones exactly at the compacted revision. (No tombstone is of a key that lives, so the first rule covers them.)
 //!
 //! Where no key lives at the requested revision etcd hashes what its compaction has left, so its answer moves while one
@@ -76,27 +76,29 @@ fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
     if compact < 0 {
         return Ok(Vec::new());
     }
-    let live_at =
-        |revision: i64| {
-            let (mut kept, mut any, mut failed) = (Vec::new(), false, None);
-            view.index.visit(&KeyRange::all(), &[], &mut |_, record| match reader
-                .live_revision(record, revision)
-            {
-                Ok(found) => {
-                    any |= found.is_some();
-                    kept.extend(found.filter(|at| at.main <= compact));
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            });
-            failed.map_or(Ok((kept, any)), Err)
+    let live_at = |revision: i64, unless_deleted: bool| {
+        let (mut kept, mut any, mut failed) = (Vec::new(), false, None);
+        let live = |record: &[u8]| -> Result<_, ReadError> {
+            let found = reader.live_revision(record, revision)?;
+            let Some(at) = found.filter(|_| unless_deleted) else { return Ok(found) };
+            Ok(if reader.was_deleted(at, revision)? { None } else { found })
         };
-    let (mut kept, any) = live_at(revision)?;
+        view.index.visit(&KeyRange::all(), &[], &mut |_, record| match live(record) {
+            Ok(found) => {
+                any |= found.is_some();
+                kept.extend(found.filter(|at| at.main <= compact));
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        failed.map_or(Ok((kept, any)), Err)
+    };
+    let (mut kept, any) = live_at(revision, true)?;
     if !any {
-        kept = live_at(compact)?.0;
+        kept = live_at(compact, false)?.0;
     }
     kept.sort_unstable();
     Ok(kept)
