@@ -83,6 +83,9 @@ impl Generator {
                 format!("--key-space-size={KEYS}"),
                 "--sequential-keys=false".to_owned(),
             ]),
+            Work::LeaseKeepalive => {
+                args.extend(["lease-keepalive".to_owned(), format!("--total={requests}")]);
+            }
             Work::GetLinearizable | Work::GetSerializable => args.extend([
                 "range".to_owned(),
                 GET_KEY.to_owned(),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   for 1 member, 3 members:          start etcd and quorate, both stay up
-//!     for put, get l, get s × 1, 100, 1000 clients:
+//!     for put, get l, get s, keepalive × 1, 100, 1000 clients:
 //!       etcd:    warm up · measure    CPU, peak memory, bytes written: /proc of all members
 //!       quorate: warm up · measure    rate, p50, p99: what `benchmark` prints
 //!   limits: the same load against a bare tonic server that only answers; a loop of fdatasync
@@ -18,8 +18,8 @@
 //! | variable | what |
 //! | --- | --- |
 //! | `BENCH_SECONDS` | length of one measurement (10) |
-//! | `BENCH_QUICK=1` | 2 s each: the whole run takes under 3 minutes, the figures are rougher |
-//! | `BENCH_MEMBERS`, `BENCH_CLIENTS`, `BENCH_WORK` | only these, e.g. `3`, `100,1000`, `put` (`get-l`, `get-s`) |
+//! | `BENCH_QUICK=1` | 2 s each: the whole run takes under 4 minutes, the figures are rougher |
+//! | `BENCH_MEMBERS`, `BENCH_CLIENTS`, `BENCH_WORK` | only these, e.g. `3`, `100,1000`, `put` (`get-l`, `get-s`, `keepalive`) |
 //! | `QUORATE_BIN`, `QUORATE_GO_DIR` | where the server, and etcd and `benchmark`, are |
 //! | `TMPDIR` | the file system that all of them write to |
 
@@ -38,7 +38,7 @@ use anyhow::Context as _;
 
 use crate::{
     generator::Generator,
-    plan::{Case, Plan},
+    plan::{Case, Plan, Work},
     report::{Report, Row},
     servers::Servers,
 };
@@ -106,7 +106,8 @@ fn bench() -> anyhow::Result<bool> {
 /// The same load against the bare answerer; one column for both sizes, as it has no members.
 fn limits(plan: &Plan, generator: &Generator, report: &mut Report) -> anyhow::Result<()> {
     let mut echo = Servers::echo()?;
-    for case in plan.cases(1) {
+    // It serves no leases.
+    for case in plan.cases(1).into_iter().filter(|case| case.work != Work::LeaseKeepalive) {
         let reading = echo.run(generator, plan, case)?;
         for row in report.rows.iter_mut().filter(|row| Case { members: 1, ..row.case } == case) {
             row.echo = Some(reading.clone());
