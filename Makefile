@@ -19,6 +19,7 @@ IT_KILLS ?= 20
 MIXED_RUNS ?= 1
 # Mixed clusters wait more than they work: for elections, for etcd's five healthy seconds, for leases to end.
 MIXED_THREADS ?= 4
+IT_LEASES ?= 5000
 
 .PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
 
@@ -57,7 +58,7 @@ verify: deps ## What is fast: format, lints, unit and style tests. Writes no fil
 
 test-rust: build judges ## kill -9 under load, bad input, faults, clusters mixed with etcd: real processes.
 	cargo test --locked -p wal --test etcd
-	IT_KILLS=$(IT_KILLS) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
+	IT_KILLS=$(IT_KILLS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
 	cargo test --locked --release -p it --test it -- mixed:: --nocapture --test-threads=$(MIXED_THREADS)
 
 judges: ## Build etcd, its tools and its test suite from their Go modules.
@@ -105,12 +106,12 @@ bench: build judges ## Side by side with etcd: throughput, CPU a request, memory
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills on one member and on three, 20 runs of mixed clusters, containers, 5,000 simulator seeds.
-	$(MAKE) --no-print-directory test-rust IT_KILLS=100
+soak: build judges ## The long counts: 100 kills on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds.
+	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_LEASES=100000
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	cargo run --locked --release -p sim -- 1..5000
-	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway
+	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway -p lease
 	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .
 
 clean: ## Remove what was built here.

@@ -125,6 +125,10 @@ func (s *side) call(ctx context.Context, req any) outcome {
 		resp, err = lease.LeaseGrant(ctx, r)
 	case *pb.LeaseRevokeRequest:
 		resp, err = lease.LeaseRevoke(ctx, r)
+	case *pb.LeaseTimeToLiveRequest:
+		resp, err = lease.LeaseTimeToLive(ctx, r)
+	case *pb.LeaseLeasesRequest:
+		resp, err = lease.LeaseLeases(ctx, r)
 	case stream:
 		resp, err = s.rangeStream(ctx, r.RangeRequest)
 	default:

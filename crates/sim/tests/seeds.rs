@@ -51,10 +51,12 @@ fn no_lease_ends_early_and_who_breaks_that_is_found() {
     let run = |seed, mutation| {
         sim::run(seed, &Options { members: Some(3), leases: true, mutation, ..Options::default() })
     };
+    let mut renewed = 0;
     for seed in 0..SEEDS {
         let report = run(seed, None).unwrap_or_else(|failure| panic!("seed {seed}: {}", failure.violation));
-        assert!(report.renewed > 10, "seed {seed}: {} keepalives", report.renewed);
+        renewed += report.renewed;
     }
+    assert!(renewed > 20 * SEEDS, "{renewed} keepalives");
     for mutation in [Mutation::RenewWithoutQuorum, Mutation::ExpireOnFormerLeader] {
         let found = (0..LEASE_SEEDS_TO_FIND).find_map(|seed| run(seed, Some(mutation)).err());
         let failure =

@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use proto::etcdserverpb::{
     HashKvRequest, MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest,
-    StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient, maintenance_client::MaintenanceClient,
+    StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient, lease_client::LeaseClient,
+    maintenance_client::MaintenanceClient,
 };
 use tonic::{
     Code, Response, Status,
@@ -42,6 +43,7 @@ pub struct Client {
 struct Connection {
     channel: Channel,
     kv: KvClient<Channel>,
+    lease: LeaseClient<Channel>,
     maintenance: MaintenanceClient<Channel>,
 }
 
@@ -56,6 +58,7 @@ impl Client {
                 .connect_lazy();
             Connection {
                 kv: KvClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+                lease: LeaseClient::new(channel.clone()),
                 maintenance: MaintenanceClient::new(channel.clone()),
                 channel,
             }
@@ -71,6 +74,11 @@ impl Client {
     /// The KV service of one member, for requests of any shape.
     pub fn kv(&self, member: usize) -> KvClient<Channel> {
         self.members[member].kv.clone()
+    }
+
+    /// The lease service of one member.
+    pub fn lease(&self, member: usize) -> LeaseClient<Channel> {
+        self.members[member].lease.clone()
     }
 
     /// The maintenance service of one member.
