@@ -272,6 +272,8 @@ pub(crate) fn event(at: Revision, row: &Bytes) -> Result<Event, ReadError> {
         (false, false) => EventKind::Modify,
     };
     kv.mod_revision = at.main;
-    let previous = tail.previous.filter(|_| !tail.create).map(|previous| previous.revision);
+    // A put of a key that its own transaction created, however often it put it since, has nothing before it to etcd.
+    let is_new = tail.create || (!tail.tombstone && kv.create_revision == at.main);
+    let previous = tail.previous.filter(|_| !is_new).map(|previous| previous.revision);
     Ok(Event { at, kind, kv, previous })
 }
