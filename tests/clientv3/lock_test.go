@@ -17,7 +17,7 @@ import (
 )
 
 // ask sends a lock or election request to one server.
-func (s *side) ask(ctx context.Context, req any) outcome {
+func (s *side) concur(ctx context.Context, req any) outcome {
 	lock, election := lpb.NewLockClient(s.conn), epb.NewElectionClient(s.conn)
 	var resp proto.Message
 	var err error
@@ -48,7 +48,7 @@ func (s *side) ask(ctx context.Context, req any) outcome {
 func (p *pair) sameAsked(what string, req any) outcome {
 	p.t.Helper()
 	ctx := testContext(p.t, 20*time.Second)
-	etcd, ours := p.etcd.ask(ctx, req), p.ours.ask(ctx, req)
+	etcd, ours := p.etcd.concur(ctx, req), p.ours.concur(ctx, req)
 	p.judge(what, req, etcd, ours)
 	return ours
 }
@@ -59,7 +59,7 @@ func (p *pair) later(ctx context.Context, req any) <-chan [2]outcome {
 	var each [2]chan outcome
 	for i, s := range []*side{&p.etcd, &p.ours} {
 		each[i] = make(chan outcome, 1)
-		go func() { each[i] <- s.ask(ctx, req) }()
+		go func() { each[i] <- s.concur(ctx, req) }()
 	}
 	go func() { answers <- [2]outcome{<-each[0], <-each[1]} }()
 	return answers
@@ -174,7 +174,7 @@ func (p *pair) lockOfTheServersLease() {
 	p.t.Helper()
 	for _, s := range []*side{&p.etcd, &p.ours} {
 		ctx := testContext(p.t, 10*time.Second)
-		o := s.ask(ctx, lockOf("own", 0))
+		o := s.concur(ctx, lockOf("own", 0))
 		r, ok := o.resp.(*lpb.LockResponse)
 		if !ok || !strings.HasPrefix(string(r.Key), "own/") {
 			p.t.Errorf("%s: %v", s.name, o)

@@ -530,8 +530,8 @@ func TestRequireLeader(t *testing.T) {
 	})
 }
 
-// identities matches what differs between two clusters in etcdctl's output.
-var identities = regexp.MustCompile(`("(?:ClusterID|MemberID|RaftTerm|cluster_id|member_id|raft_term)"\s*:)\s*\d+`)
+// printedIDs matches what differs between two clusters in etcdctl's output.
+var printedIDs = regexp.MustCompile(`("(?:ClusterID|MemberID|RaftTerm|cluster_id|member_id|raft_term)"\s*:)\s*\d+`)
 
 // quietBuffer keeps what is printed and knows when the last of it came.
 type quietBuffer struct {
@@ -617,7 +617,7 @@ func TestSameEtcdctlWatch(t *testing.T) {
 		var outputs [2]string
 		var wait sync.WaitGroup
 		for i, s := range []*side{&p.etcd, &p.ours} {
-			wait.Go(func() { outputs[i] = identities.ReplaceAllString(run(s, form.lines, form.args...), "$1 0") })
+			wait.Go(func() { outputs[i] = printedIDs.ReplaceAllString(run(s, form.lines, form.args...), "$1 0") })
 		}
 		wait.Wait()
 		if outputs[0] != outputs[1] {
