@@ -293,18 +293,10 @@ impl Handle {
         }
     }
 
-    /// Waits until this member has applied what it knows to be committed now, but not for long.
+    /// Waits until this member has applied all that was acknowledged anywhere before the call, but not for long. What it
+    /// knows to be committed is not enough: a follower may have applied, and answered, what the leader applies next.
     pub async fn wait_applied(&self) -> Result<(), Behind> {
-        let commit = self.status().commit;
-        if self.shared.machine.applied_index() >= commit {
-            return Ok(());
-        }
-        let mut applied = self.watch_applied();
-        let caught_up = applied.wait_for(|applied| *applied >= commit);
-        match tokio::time::timeout(APPLY_MAX, caught_up).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Behind),
-        }
+        self.read_barrier(Some(Instant::now() + APPLY_MAX)).await.map_err(|_| Behind)
     }
 
     async fn confirm_term(&self, term: Term) -> Result<(), LeaseError> {
