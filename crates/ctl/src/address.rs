@@ -8,12 +8,15 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
 /// grpc-go asks no connection more often whether it lives.
 const KEEPALIVE_MIN: Duration = Duration::from_secs(10);
+
+/// Metrics are some 100 KB.
+const PAGE_BYTES_MAX: u64 = 16 << 20;
 
 /// Where a server is.
 #[derive(Debug, Clone)]
@@ -91,6 +94,27 @@ impl Address {
             }
         };
         connected.map_err(|error| innermost(&error))
+    }
+}
+
+impl Address {
+    /// One page by HTTP, its body as text.
+    pub(crate) async fn http_get(&self, path: &str) -> Result<String, String> {
+        let Place::Tcp(authority) = &self.place else {
+            return Err("no pages behind a socket in the file system".to_owned());
+        };
+        let mut stream = TcpStream::connect(authority).await.map_err(|e| innermost(&e))?;
+        // HTTP/1.0: the body ends with the connection, in one piece.
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(|e| innermost(&e))?;
+        let mut answer = Vec::new();
+        stream.take(PAGE_BYTES_MAX).read_to_end(&mut answer).await.map_err(|e| innermost(&e))?;
+        let text = String::from_utf8_lossy(&answer);
+        let (head, body) = text.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
+        match head.split_ascii_whitespace().nth(1) {
+            Some("200") => Ok(body.to_owned()),
+            _ => Err(head.lines().next().unwrap_or_default().to_owned()),
+        }
     }
 }
 

@@ -49,6 +49,17 @@ impl RequestError {
         Self { text: said(status), why: None, code: status.code() }
     }
 
+    /// A failure that no server reported.
+    pub(crate) fn said(text: String) -> Self {
+        Self { text, why: None, code: Code::Aborted }
+    }
+
+    /// Whether trying again on another stream cannot help.
+    pub(crate) fn is_final(&self) -> bool {
+        !matches!(self.code, Code::Unavailable | Code::Internal | Code::Unknown)
+            || self.text == "etcdserver: no leader"
+    }
+
     fn deadline(why: Option<String>) -> Self {
         Self { text: "context deadline exceeded".to_owned(), why, code: Code::DeadlineExceeded }
     }

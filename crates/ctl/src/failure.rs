@@ -10,6 +10,8 @@ pub(crate) const BAD_CONNECTION: u8 = 2;
 pub(crate) const INVALID_INPUT: u8 = 3;
 /// A flag that exists with a value that does not.
 pub(crate) const BAD_FEATURE: u8 = 4;
+/// A stream ended before its end.
+pub(crate) const INTERRUPTED: u8 = 5;
 /// Arguments that make no command.
 pub(crate) const BAD_ARGS: u8 = 128;
 
@@ -43,6 +45,12 @@ impl Failure {
     /// An exit code after everything was said.
     pub(crate) fn silent(code: u8) -> Self {
         Self { code, text: None, hint: None }
+    }
+
+    /// Says what was being done.
+    pub(crate) fn within(mut self, what: &str) -> Self {
+        self.text = self.text.map(|text| format!("{what} ({text})"));
+        self
     }
 
     /// Adds lines that follow the error.

@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     Text,
     /// A signed number.
     Int,
+    /// A number that is not negative.
+    Uint,
     /// Go's durations.
     Duration,
     /// Values between commas; given again, it grows.
@@ -44,6 +46,7 @@ enum Value {
     Bool(bool),
     Text(Vec<u8>),
     Int(i64),
+    Uint(u64),
     Duration(Duration),
     List(Vec<Vec<u8>>),
 }
@@ -58,8 +61,8 @@ pub(crate) struct Flags {
 /// What was found on a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// The arguments that are no flags.
-    Arguments(Vec<Vec<u8>>),
+    /// The arguments that are no flags, and how many of them stand before `--`, if it is there.
+    Arguments(Vec<Vec<u8>>, Option<usize>),
     /// `--help` or `-h`.
     Help,
 }
@@ -82,10 +85,12 @@ impl Flags {
     /// Reads a command line.
     pub(crate) fn parse(&mut self, args: &[Vec<u8>]) -> Result<Parsed, String> {
         let mut arguments = Vec::new();
+        let mut before_dashes = None;
         let mut rest = args.iter();
         while let Some(arg) = rest.next() {
             let done = match &arg[..] {
                 b"--" => {
+                    before_dashes = Some(arguments.len());
                     arguments.extend(rest.by_ref().cloned());
                     Ok(true)
                 }
@@ -100,7 +105,7 @@ impl Flags {
                 return Ok(Parsed::Help);
             }
         }
-        Ok(Parsed::Arguments(arguments))
+        Ok(Parsed::Arguments(arguments, before_dashes))
     }
 
     /// `false` = help is asked for.
@@ -118,11 +123,12 @@ impl Flags {
             None => (text, None),
         };
         let Some(flag) = self.known.iter().copied().find(|flag| flag.name.as_bytes() == name) else {
-            let asks = name == b"help";
-            return if asks {
-                Ok(false)
-            } else {
-                Err(format!("unknown flag: --{}", String::from_utf8_lossy(name)))
+            return match (name, value) {
+                (b"help", None) => Ok(false),
+                (b"help", Some(value)) => number::boolean(value).map(|asks| !asks).map_err(|why| {
+                    format!("invalid argument {} for \"-h, --help\" flag: {why}", quote(value))
+                }),
+                _ => Err(format!("unknown flag: --{}", String::from_utf8_lossy(name))),
             };
         };
         let value = match value {
@@ -213,6 +219,14 @@ impl Flags {
         }
     }
 
+    /// A number that is not negative.
+    pub(crate) fn uint(&self, name: &str) -> u64 {
+        match self.value(name) {
+            Value::Uint(number) => *number,
+            other => panic!("--{name} holds {other:?}, no number"),
+        }
+    }
+
     /// A duration.
     pub(crate) fn duration(&self, name: &str) -> Duration {
         match self.value(name) {
@@ -235,6 +249,7 @@ impl Flags {
             Value::Bool(value) => value.to_string(),
             Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
             Value::Int(number) => number.to_string(),
+            Value::Uint(number) => number.to_string(),
             Value::Duration(value) => duration::show(*value),
             Value::List(all) => {
                 let items: Vec<_> = all.iter().map(|item| String::from_utf8_lossy(item)).collect();
@@ -250,6 +265,7 @@ fn read(kind: Kind, text: &[u8]) -> Result<Value, String> {
         Kind::Bool => Value::Bool(number::boolean(text)?),
         Kind::Text => Value::Text(text.to_vec()),
         Kind::Int => Value::Int(number::int(text, 0)?),
+        Kind::Uint => Value::Uint(number::uint(text, 0)?),
         Kind::Duration => Value::Duration(duration::parse(text)?),
         Kind::List if text.is_empty() => Value::List(Vec::new()),
         Kind::List => Value::List(text.split(|b| *b == b',').map(<[u8]>::to_vec).collect()),
@@ -277,7 +293,7 @@ mod tests {
         let args: Vec<Vec<u8>> = args.iter().map(|arg| arg.as_bytes().to_vec()).collect();
         match flags.parse(&args)? {
             Parsed::Help => Err("help".to_owned()),
-            Parsed::Arguments(found) => {
+            Parsed::Arguments(found, _) => {
                 Ok((flags, found.into_iter().map(|a| String::from_utf8(a).unwrap()).collect()))
             }
         }
@@ -321,6 +337,11 @@ mod tests {
             ),
             (&["-h"], "help"),
             (&["a", "--help"], "help"),
+            (&["a", "--help=true"], "help"),
+            (
+                &["--help=x"],
+                r#"invalid argument "x" for "-h, --help" flag: strconv.ParseBool: parsing "x": invalid syntax"#,
+            ),
         ] {
             assert_eq!(parse(args).unwrap_err(), words, "{args:?}");
         }

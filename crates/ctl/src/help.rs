@@ -65,7 +65,7 @@ fn flags(out: &mut String, flags: &[&Flag]) {
         let value = match flag.kind {
             Kind::Bool => "",
             Kind::Text => " <text>",
-            Kind::Int => " <number>",
+            Kind::Int | Kind::Uint => " <number>",
             Kind::Duration => " <duration>",
             Kind::List => " <a,b,...>",
         };

@@ -27,6 +27,7 @@
 mod address;
 mod client;
 mod commands;
+mod concurrency;
 mod failure;
 mod flags;
 mod help;
@@ -35,6 +36,7 @@ mod print;
 mod run;
 mod settings;
 mod text;
+mod watches;
 
 use commands::{Action, Command, ROOT};
 use failure::Failure;

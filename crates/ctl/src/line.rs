@@ -27,6 +27,8 @@ pub(crate) struct Invocation {
     pub(crate) flags: Flags,
     /// What is no flag and no command.
     pub(crate) args: Vec<Vec<u8>>,
+    /// How many of `args` stand before `--`, if it is there.
+    pub(crate) before_dashes: Option<usize>,
 }
 
 /// Reads a command line. `program` is what the user called.
@@ -50,8 +52,10 @@ pub(crate) fn read(program: &str, root: &'static Command, args: &[Vec<u8>]) -> R
         Failure::error(text).hint(format!("Run '{} --help' for usage.", title(program, &path)))
     })?;
     match (parsed, command.action) {
-        (Parsed::Help, _) | (Parsed::Arguments(_), None) => Ok(Line::Help(path)),
-        (Parsed::Arguments(args), Some(action)) => Ok(Line::Do(Invocation { action, path, flags, args })),
+        (Parsed::Help, _) | (Parsed::Arguments(..), None) => Ok(Line::Help(path)),
+        (Parsed::Arguments(args, before_dashes), Some(action)) => {
+            Ok(Line::Do(Invocation { action, path, flags, args, before_dashes }))
+        }
     }
 }
 

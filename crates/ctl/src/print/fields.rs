@@ -1,7 +1,8 @@
 //! `--write-out=fields`: a line a field, keys and values quoted as Go quotes them.
 
-use super::Answer;
+use super::{Answer, Unsupported};
 use crate::text::quote::quote;
+use crate::watches::is_delete;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::mvccpb::KeyValue;
@@ -14,13 +15,40 @@ struct Fields<'a> {
 }
 
 /// Writes an answer.
-pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) {
+pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) -> Result<(), Unsupported> {
     let mut fields = Fields { out, hex };
     match answer {
         Answer::Get(answer) => fields.get(answer),
         Answer::Put(answer) => fields.put(answer),
         Answer::Del(answer) => fields.del(answer),
         Answer::Txn(answer) => fields.txn(answer),
+        Answer::Watch(answer) => fields.watch(answer),
+        Answer::Grant(answer) => fields.life(answer.header.as_ref(), answer.id, answer.ttl),
+        Answer::KeepAlive(answer) => fields.life(answer.header.as_ref(), answer.id, answer.ttl),
+        Answer::Revoke(_, answer) => fields.header(answer.header.as_ref()),
+        Answer::TimeToLive(answer, _) => {
+            fields.life(answer.header.as_ref(), answer.id, answer.ttl);
+            fields.field("GrantedTTL", answer.granted_ttl);
+            answer.keys.iter().for_each(|key| fields.quoted("Key", key));
+        }
+        Answer::Leases(answer) => {
+            fields.header(answer.header.as_ref());
+            answer.leases.iter().for_each(|lease| fields.lease("ID", lease.id));
+        }
+        Answer::Alarm(answer) => {
+            fields.header(answer.header.as_ref());
+            for alarm in &answer.alarms {
+                fields.id("MemberID", alarm.member_id);
+                fields.field("AlarmType", super::alarm_name(alarm.alarm));
+                fields.blank();
+            }
+        }
+        Answer::MoveLeader { .. }
+        | Answer::Downgrade(..)
+        | Answer::MemberAdd(_)
+        | Answer::MemberRemove(..)
+        | Answer::MemberUpdate(..)
+        | Answer::MemberPromote(..) => return Err(Unsupported::Format),
         Answer::MemberList(list) => fields.members(list),
         Answer::Health(list) => {
             for health in *list {
@@ -42,6 +70,7 @@ pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) {
             }
         }
     }
+    Ok(())
 }
 
 impl Fields<'_> {
@@ -129,6 +158,24 @@ impl Fields<'_> {
                 None => self.quoted("Unknown", b"<nil>"),
             }
         }
+    }
+
+    fn watch(&mut self, answer: &pb::WatchResponse) {
+        self.header(answer.header.as_ref());
+        for event in &answer.events {
+            self.field("Type", if is_delete(event) { "DELETE" } else { "PUT" });
+            if let Some(kv) = &event.prev_kv {
+                self.pair("Prev", kv);
+            }
+            self.pair("", &event.kv.clone().unwrap_or_default());
+        }
+    }
+
+    /// What grants, renewals and questions about a lease begin with.
+    fn life(&mut self, header: Option<&pb::ResponseHeader>, id: i64, ttl: i64) {
+        self.header(header);
+        self.lease("ID", id);
+        self.field("TTL", ttl);
     }
 
     fn members(&mut self, list: &pb::MemberListResponse) {

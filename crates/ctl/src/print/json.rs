@@ -1,7 +1,7 @@
 //! `--write-out=json`: etcd's messages as Go's `encoding/json` writes them, which is not protobuf's JSON.
 
 use super::{Answer, Health};
-use crate::text::json::{Object, list, object};
+use crate::text::json::{Object, bytes, list, object};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::mvccpb::KeyValue;
@@ -14,10 +14,53 @@ pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) {
         Answer::Put(answer) => object(&mut text, |o| put(o, answer)),
         Answer::Del(answer) => object(&mut text, |o| del(o, answer)),
         Answer::Txn(answer) => object(&mut text, |o| txn(o, answer)),
-        Answer::MemberList(list) => object(&mut text, |o| {
-            header(o, hex, list.header.as_ref());
-            members(o, hex, &list.members);
+        Answer::Watch(answer) => object(&mut text, |o| watch(o, answer)),
+        Answer::Grant(answer) => object(&mut text, |o| {
+            embedded(o, answer.header.as_ref());
+            o.plain("ID", answer.id);
+            o.plain("TTL", answer.ttl);
+            o.string("Error", &answer.error);
         }),
+        Answer::KeepAlive(answer) => object(&mut text, |o| {
+            embedded(o, answer.header.as_ref());
+            o.plain("ID", answer.id);
+            o.plain("TTL", answer.ttl);
+        }),
+        Answer::TimeToLive(answer, _) => object(&mut text, |o| time_to_live(o, answer)),
+        Answer::Leases(answer) => object(&mut text, |o| {
+            embedded(o, answer.header.as_ref());
+            list(o.field("leases"), &answer.leases, |out, lease| object(out, |o| o.plain("id", lease.id)));
+        }),
+        Answer::Revoke(_, answer) => object(&mut text, |o| header(o, false, answer.header.as_ref())),
+        Answer::MoveLeader { answer, .. } => {
+            object(&mut text, |o| header(o, false, answer.header.as_ref()));
+        }
+        Answer::Downgrade(_, answer) => object(&mut text, |o| {
+            header(o, false, answer.header.as_ref());
+            o.string_or_omit("version", &answer.version);
+        }),
+        Answer::Alarm(answer) => object(&mut text, |o| alarms(o, answer)),
+        Answer::MemberAdd(answer) => object(&mut text, |o| {
+            header(o, hex, answer.header.as_ref());
+            match &answer.member {
+                Some(new) => object(o.field("member"), |o| member(o, hex, new)),
+                None if hex => o.plain("member", "null"),
+                None => {}
+            }
+            members(o, hex, &answer.members);
+        }),
+        Answer::MemberRemove(_, answer) => {
+            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
+        }
+        Answer::MemberUpdate(_, answer) => {
+            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
+        }
+        Answer::MemberPromote(_, answer) => {
+            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
+        }
+        Answer::MemberList(answer) => {
+            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
+        }
         Answer::Health(all) => list_or_null(&mut text, all, health),
         Answer::Status(all) => list_or_null(&mut text, all, |o, (endpoint, answer)| {
             o.string("Endpoint", endpoint);
@@ -138,6 +181,69 @@ fn members(o: &mut Object<'_>, hex: bool, members: &[pb::Member]) {
     if hex || !members.is_empty() {
         list(o.field("members"), members, |out, m| object(out, |o| member(o, hex, m)));
     }
+}
+
+fn cluster(o: &mut Object<'_>, hex: bool, head: Option<&pb::ResponseHeader>, all: &[pb::Member]) {
+    header(o, hex, head);
+    members(o, hex, all);
+}
+
+/// A header whose fields stand among the answer's own.
+fn embedded(o: &mut Object<'_>, header: Option<&pb::ResponseHeader>) {
+    if let Some(header) = header {
+        header_fields(o, false, header);
+    }
+}
+
+fn time_to_live(o: &mut Object<'_>, answer: &pb::LeaseTimeToLiveResponse) {
+    embedded(o, answer.header.as_ref());
+    o.plain("id", answer.id);
+    o.plain("ttl", answer.ttl);
+    o.plain("granted-ttl", answer.granted_ttl);
+    if answer.keys.is_empty() {
+        o.plain("keys", "null");
+    } else {
+        list(o.field("keys"), &answer.keys, |out, key| bytes(out, key));
+    }
+}
+
+fn alarms(o: &mut Object<'_>, answer: &pb::AlarmResponse) {
+    header(o, false, answer.header.as_ref());
+    if answer.alarms.is_empty() {
+        return;
+    }
+    list(o.field("alarms"), &answer.alarms, |out, alarm| {
+        object(out, |o| {
+            o.number_or_omit("memberID", alarm.member_id);
+            o.number_or_omit("alarm", alarm.alarm);
+        });
+    });
+}
+
+/// clientv3's own type: its fields have Go's names, and none is left out.
+fn watch(o: &mut Object<'_>, answer: &pb::WatchResponse) {
+    match &answer.header {
+        Some(header) => object(o.field("Header"), |o| header_fields(o, false, header)),
+        None => o.plain("Header", "null"),
+    }
+    if answer.events.is_empty() {
+        o.plain("Events", "null");
+    } else {
+        list(o.field("Events"), &answer.events, |out, event| {
+            object(out, |o| {
+                o.number_or_omit("type", event.r#type);
+                for (name, kv) in [("kv", &event.kv), ("prev_kv", &event.prev_kv)] {
+                    if let Some(kv) = kv {
+                        object(o.field(name), |o| pair(o, kv));
+                    }
+                }
+            });
+        });
+    }
+    o.plain("CompactRevision", answer.compact_revision);
+    o.plain("Canceled", answer.canceled);
+    o.plain("Created", answer.created);
+    o.string("CancelReason", &answer.cancel_reason);
 }
 
 fn health(o: &mut Object<'_>, health: &Health) {

@@ -2,6 +2,7 @@
 
 mod fields;
 mod json;
+pub(crate) mod progress;
 mod protobuf;
 mod simple;
 mod tables;
@@ -19,10 +20,36 @@ pub(crate) enum Answer<'a> {
     Put(&'a pb::PutResponse),
     Del(&'a pb::DeleteRangeResponse),
     Txn(&'a pb::TxnResponse),
+    Watch(&'a pb::WatchResponse),
+    Grant(&'a pb::LeaseGrantResponse),
+    Revoke(i64, &'a pb::LeaseRevokeResponse),
+    KeepAlive(&'a pb::LeaseKeepAliveResponse),
+    /// With or without the keys that were asked for.
+    TimeToLive(&'a pb::LeaseTimeToLiveResponse, bool),
+    Leases(&'a pb::LeaseLeasesResponse),
+    MemberAdd(&'a pb::MemberAddResponse),
+    MemberRemove(u64, &'a pb::MemberRemoveResponse),
+    MemberUpdate(u64, &'a pb::MemberUpdateResponse),
+    MemberPromote(u64, &'a pb::MemberPromoteResponse),
     MemberList(&'a pb::MemberListResponse),
+    Alarm(&'a pb::AlarmResponse),
+    MoveLeader {
+        from: u64,
+        to: u64,
+        answer: &'a pb::MoveLeaderResponse,
+    },
+    Downgrade(Downgrade, &'a pb::DowngradeResponse),
     Health(&'a [Health]),
     Status(&'a [(String, pb::StatusResponse)]),
     HashKv(&'a [(String, pb::HashKvResponse)]),
+}
+
+/// What `downgrade` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Downgrade {
+    Validate,
+    Enable,
+    Cancel,
 }
 
 /// What `endpoint health` found at one endpoint.
@@ -73,7 +100,12 @@ pub(crate) struct Printer {
 
 /// etcdctl has no such answer in this format.
 #[derive(Debug)]
-pub(crate) struct Unsupported;
+pub(crate) enum Unsupported {
+    /// As it says of most.
+    Format,
+    /// As it says of messages of its client library, which are no protobuf.
+    Message(&'static str),
+}
 
 impl Printer {
     /// From `--write-out` and `--hex`.
@@ -97,10 +129,7 @@ impl Printer {
                 simple::write(&mut out, self, answer);
                 Ok(())
             }
-            Format::Fields => {
-                fields::write(&mut out, self.hex, answer);
-                Ok(())
-            }
+            Format::Fields => fields::write(&mut out, self.hex, answer),
             Format::Json => {
                 json::write(&mut out, self.hex, answer);
                 Ok(())
@@ -108,8 +137,11 @@ impl Printer {
             Format::Protobuf => protobuf::write(&mut out, answer),
             Format::Table => write_table(&mut out, answer),
         };
-        let unsupported = |_| {
-            let text = format!("{} not supported as output format", self.format.name());
+        let unsupported = |why| {
+            let text = match why {
+                Unsupported::Format => format!("{} not supported as output format", self.format.name()),
+                Unsupported::Message(name) => format!("marshal unsupported for type *clientv3.{name}"),
+            };
             Failure::new(BAD_FEATURE, text)
         };
         written.map_err(unsupported).and_then(|()| stdout(&out))
@@ -122,12 +154,17 @@ fn write_table(out: &mut Vec<u8>, answer: &Answer<'_>) -> Result<(), Unsupported
         Answer::Health(list) => (tables::HEALTH, tables::health(list)),
         Answer::Status(list) => (tables::STATUS, tables::status(list)),
         Answer::HashKv(list) => (tables::HASHES, tables::hashes(list)),
-        _ => return Err(Unsupported),
+        _ => return Err(Unsupported::Format),
     };
     let mut text = String::new();
     table::draw(&mut text, headings, &rows);
     out.extend_from_slice(text.as_bytes());
     Ok(())
+}
+
+/// An alarm's name, or its number if it has none here.
+fn alarm_name(alarm: i32) -> String {
+    pb::AlarmType::try_from(alarm).map_or_else(|_| alarm.to_string(), |known| known.as_str_name().to_owned())
 }
 
 /// Writes to stdout at once. A reader who has gone away ends the program without a word.

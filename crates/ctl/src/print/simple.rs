@@ -1,6 +1,7 @@
 //! `--write-out=simple`: for people and for pipes.
 
-use super::{Answer, Printer, tables, warn};
+use super::{Answer, Downgrade, Printer, tables, warn};
+use crate::watches::is_delete;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::mvccpb::KeyValue;
@@ -13,6 +14,40 @@ pub(super) fn write(out: &mut Vec<u8>, printer: &Printer, answer: &Answer<'_>) {
         Answer::Put(answer) => put(out, printer, answer),
         Answer::Del(answer) => del(out, printer, answer),
         Answer::Txn(answer) => txn(out, printer, answer),
+        Answer::Watch(answer) => watch(out, printer, answer),
+        Answer::Grant(answer) => {
+            line(out, format_args!("lease {:016x} granted with TTL({}s)", answer.id, answer.ttl));
+        }
+        Answer::Revoke(id, _) => line(out, format_args!("lease {id:016x} revoked")),
+        Answer::KeepAlive(answer) => {
+            line(out, format_args!("lease {:016x} keepalived with TTL({})", answer.id, answer.ttl));
+        }
+        Answer::TimeToLive(answer, keys) => time_to_live(out, answer, *keys),
+        Answer::Leases(answer) => {
+            line(out, format_args!("found {} leases", answer.leases.len()));
+            answer.leases.iter().for_each(|lease| line(out, format_args!("{:016x}", lease.id)));
+        }
+        Answer::Alarm(answer) => answer.alarms.iter().for_each(|alarm| alarm_member(out, alarm)),
+        Answer::MoveLeader { from, to, .. } => {
+            line(out, format_args!("Leadership transferred from {from:x} to {to:x}"));
+        }
+        Answer::Downgrade(what, answer) => {
+            let what = match what {
+                Downgrade::Validate => "validate",
+                Downgrade::Enable => "enable",
+                Downgrade::Cancel => "cancel",
+            };
+            line(out, format_args!("Downgrade {what} success, cluster version {}", answer.version));
+        }
+        Answer::MemberAdd(answer) => {
+            let id = answer.member.as_ref().map_or(0, |member| member.id);
+            let is_learner = answer.member.as_ref().is_some_and(|member| member.is_learner);
+            let what = if is_learner { "added as learner to" } else { "added to" };
+            member(out, id, what, answer.header.as_ref());
+        }
+        Answer::MemberRemove(id, answer) => member(out, *id, "removed from", answer.header.as_ref()),
+        Answer::MemberUpdate(id, answer) => member(out, *id, "updated in", answer.header.as_ref()),
+        Answer::MemberPromote(id, answer) => member(out, *id, "promoted in", answer.header.as_ref()),
         Answer::MemberList(list) => rows(out, &tables::members(list)),
         Answer::Status(list) => rows(out, &tables::status(list)),
         Answer::HashKv(list) => rows(out, &tables::hashes(list)),
@@ -35,6 +70,47 @@ pub(super) fn write(out: &mut Vec<u8>, printer: &Printer, answer: &Answer<'_>) {
 
 fn line(out: &mut Vec<u8>, text: impl std::fmt::Display) {
     writeln!(out, "{text}").expect("a Vec takes everything");
+}
+
+fn member(out: &mut Vec<u8>, id: u64, what: &str, header: Option<&pb::ResponseHeader>) {
+    let cluster = header.map_or(0, |header| header.cluster_id);
+    line(out, format_args!("Member {id:16x} {what} cluster {cluster:16x}"));
+}
+
+/// `memberID:1 alarm:NOSPACE`: protobuf's text.
+fn alarm_member(out: &mut Vec<u8>, alarm: &pb::AlarmMember) {
+    let mut fields = Vec::new();
+    if alarm.member_id != 0 {
+        fields.push(format!("memberID:{}", alarm.member_id));
+    }
+    if alarm.alarm != 0 {
+        fields.push(format!("alarm:{}", super::alarm_name(alarm.alarm)));
+    }
+    line(out, fields.join(" "));
+}
+
+fn time_to_live(out: &mut Vec<u8>, answer: &pb::LeaseTimeToLiveResponse, keys: bool) {
+    let pb::LeaseTimeToLiveResponse { id, ttl, granted_ttl, .. } = answer;
+    if (*granted_ttl, *ttl) == (0, -1) {
+        return line(out, format_args!("lease {id:016x} already expired"));
+    }
+    let begin = format!("lease {id:016x} granted with TTL({granted_ttl}s), remaining({ttl}s)");
+    out.extend_from_slice(begin.as_bytes());
+    if keys {
+        out.extend_from_slice(b", attached keys([");
+        out.extend_from_slice(&answer.keys.join(&b' '));
+        out.extend_from_slice(b"])");
+    }
+    out.push(b'\n');
+}
+
+fn watch(out: &mut Vec<u8>, printer: &Printer, answer: &pb::WatchResponse) {
+    for event in &answer.events {
+        line(out, if is_delete(event) { "DELETE" } else { "PUT" });
+        for kv in event.prev_kv.iter().chain(&event.kv) {
+            pair(out, printer, kv);
+        }
+    }
 }
 
 fn rows(out: &mut Vec<u8>, rows: &[Vec<String>]) {

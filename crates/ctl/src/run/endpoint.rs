@@ -62,11 +62,7 @@ async fn examine(endpoint: &str, client: &Client) -> Health {
 }
 
 async fn alarms(client: &Client, deadline: Option<Instant>) -> String {
-    let request =
-        pb::AlarmRequest { action: pb::alarm_request::AlarmAction::Get.into(), ..Default::default() };
-    let answer = client
-        .call(deadline, Kind::Read, request, async |c, q| MaintenanceClient::new(c).alarm(q).await)
-        .await;
+    let answer = super::cluster::alarm(client, deadline, pb::AlarmRequest::default()).await;
     let Ok(answer) = answer else { return "Unable to fetch the alarm list".to_owned() };
     let mut text = String::new();
     for alarm in answer.alarms {

@@ -1,11 +1,18 @@
 //! What the commands do.
 
+mod check;
+mod cluster;
 mod endpoint;
-mod kv;
+pub(crate) mod kv;
+mod lease;
+mod lock;
 mod member;
+mod mirror;
 pub(crate) mod offline;
 mod ops;
+mod snapshot;
 mod txn;
+mod watch;
 
 use crate::client::Client;
 use crate::commands::Action;
@@ -13,6 +20,10 @@ use crate::failure::Failure;
 use crate::line::{Invocation, title};
 use crate::print::{Printer, warn};
 use crate::settings::{self, Settings};
+use crate::text::quote::quote;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 
 /// A command whose flags and environment were read.
 #[derive(Debug)]
@@ -29,7 +40,8 @@ impl Session {
     /// Reads environment and global flags. Commands look at their arguments before that, as etcdctl does.
     pub(crate) fn open(mut invocation: Invocation) -> Result<Self, Failure> {
         let variables = std::env::vars_os();
-        for warning in settings::read_environment(&mut invocation.flags, variables, false)? {
+        let watches = invocation.action == Action::Watch;
+        for warning in settings::read_environment(&mut invocation.flags, variables, watches)? {
             warn(format_args!("Warning: {warning}"));
         }
         let settings = Settings::new(&invocation.flags)?;
@@ -48,6 +60,65 @@ impl Session {
     }
 }
 
+/// How a program that we ran ended badly.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code, or 255 after a signal.
+    pub(crate) code: u8,
+    /// In Go's words.
+    pub(crate) text: String,
+}
+
+/// Runs a program to its end, while everything else goes on.
+pub(crate) async fn execute(mut process: std::process::Command) -> Result<(), Ended> {
+    let program = process.get_program().to_owned();
+    let failed = |text| Ended { code: crate::failure::ERROR, text };
+    let ended =
+        tokio::task::spawn_blocking(move || process.stdin(std::process::Stdio::null()).status()).await;
+    let status = match ended {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound && !program.as_bytes().contains(&b'/') => {
+            let program = quote(program.as_bytes());
+            return Err(failed(format!("exec: {program}: executable file not found in $PATH")));
+        }
+        Ok(Err(error)) => {
+            let program = program.to_string_lossy();
+            return Err(failed(format!("fork/exec {program}: {}", errno(&error))));
+        }
+        Err(error) => return Err(failed(error.to_string())),
+    };
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => {
+            Err(Ended { code: u8::try_from(code).unwrap_or(u8::MAX), text: format!("exit status {code}") })
+        }
+        (None, signal) => {
+            let signal = signal.unwrap_or(0);
+            Err(Ended { code: u8::MAX, text: format!("signal: {}", signal_name(signal)) })
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    match signal {
+        1 => "hangup".to_owned(),
+        2 => "interrupt".to_owned(),
+        3 => "quit".to_owned(),
+        6 => "aborted".to_owned(),
+        9 => "killed".to_owned(),
+        11 => "segmentation fault".to_owned(),
+        13 => "broken pipe".to_owned(),
+        15 => "terminated".to_owned(),
+        other => format!("signal {other}"),
+    }
+}
+
+/// The system's words for an error, as Go has them.
+pub(crate) fn errno(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 /// Does what was asked for.
 pub(crate) async fn run(program: &str, invocation: Invocation) -> Result<(), Failure> {
     match invocation.action {
@@ -59,7 +130,28 @@ pub(crate) async fn run(program: &str, invocation: Invocation) -> Result<(), Fai
         Action::EndpointHealth => endpoint::health(invocation).await,
         Action::EndpointStatus => endpoint::status(invocation).await,
         Action::EndpointHashKv => endpoint::hash_kv(invocation).await,
+        Action::MemberAdd => member::add(invocation).await,
         Action::MemberList => member::list(invocation).await,
+        Action::MemberPromote => member::promote(invocation).await,
+        Action::MemberRemove => member::remove(invocation).await,
+        Action::MemberUpdate => member::update(invocation).await,
+        Action::Watch => watch::run(invocation).await,
+        Action::LeaseGrant => lease::grant(invocation).await,
+        Action::LeaseRevoke => lease::revoke(invocation).await,
+        Action::LeaseTimeToLive => lease::time_to_live(invocation).await,
+        Action::LeaseList => lease::list(invocation).await,
+        Action::LeaseKeepAlive => lease::keep_alive(invocation).await,
+        Action::Lock => lock::lock(invocation).await,
+        Action::Elect => lock::elect(invocation).await,
+        Action::AlarmList => cluster::alarm_list(invocation).await,
+        Action::AlarmDisarm => cluster::alarm_disarm(invocation).await,
+        Action::Defrag => cluster::defrag(invocation).await,
+        Action::MoveLeader => cluster::move_leader(invocation).await,
+        Action::Downgrade(what) => cluster::downgrade(invocation, what).await,
+        Action::SnapshotSave => snapshot::save(invocation).await,
+        Action::CheckPerf => check::perf(invocation).await,
+        Action::CheckDatascale => check::datascale(invocation).await,
+        Action::MakeMirror => mirror::run(invocation).await,
         Action::NotThere
         | Action::Version
         | Action::Options

@@ -2,9 +2,9 @@
 
 use crate::failure::{BAD_ARGS, ERROR, Failure};
 use crate::line::Invocation;
-use crate::print::{Format, Printer, stdout};
+use crate::print::{Format, Printer, progress, stdout};
 use crate::text::{json, table, words};
-use snapshot::{Offline, Restore, Status};
+use snapshot::{Offline, Progress, Restore, Status};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn status(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
     let file = only_file(invocation, "status")?;
     let printer = Printer::new(&invocation.flags)?;
-    let status = offline.status(file, &mut |_, _| {}).map_err(|text| Failure::new(ERROR, text))?;
+    let status = drawn(|progress| offline.status(file, progress))?;
     stdout(render(printer.format, &status).as_bytes())
 }
 
@@ -39,7 +39,18 @@ pub(crate) fn restore(invocation: &Invocation, offline: &dyn Offline) -> Result<
         skip_hash_check: flags.is("skip-hash-check"),
         bump_revision: bump,
     };
-    offline.restore(&restore, &mut |_, _| {}).map_err(|text| Failure::new(ERROR, text))
+    drawn(|progress| offline.restore(&restore, progress))
+}
+
+/// Does something while a bar shows how far it has come.
+fn drawn<T>(work: impl FnOnce(&mut Progress<'_>) -> Result<T, String>) -> Result<T, Failure> {
+    let bar = progress::bytes();
+    let done = work(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done.map_err(|text| Failure::new(ERROR, text))
 }
 
 fn only_file<'a>(invocation: &'a Invocation, what: &str) -> Result<&'a Path, Failure> {

@@ -14,6 +14,11 @@ pub(crate) fn int(text: &[u8], base: u32) -> Result<i64, String> {
     i64::try_from(value).map_err(|_| error("ParseInt", text, OUT_OF_RANGE))
 }
 
+/// `strconv.ParseUint(text, base, 64)`.
+pub(crate) fn uint(text: &[u8], base: u32) -> Result<u64, String> {
+    magnitude(text, base).map_err(|why| error("ParseUint", text, why))
+}
+
 /// `strconv.ParseBool`.
 pub(crate) fn boolean(text: &[u8]) -> Result<bool, String> {
     match text {
@@ -55,7 +60,7 @@ fn magnitude(digits: &[u8], base: u32) -> Result<u64, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{boolean, int};
+    use super::{boolean, int, uint};
 
     #[test]
     fn numbers_as_go_reads_them() {
@@ -65,6 +70,7 @@ mod tests {
         assert_eq!(int(b"1_000", 0), Ok(1000));
         assert_eq!(int(b"0", 0), Ok(0));
         assert_eq!(int(b"7b", 16), Ok(123));
+        assert_eq!(uint(b"ffffffffffffffff", 16), Ok(u64::MAX));
     }
 
     #[test]
@@ -73,6 +79,7 @@ mod tests {
         assert_eq!(int(b"", 0).unwrap_err(), r#"strconv.ParseInt: parsing "": invalid syntax"#);
         let large = "strconv.ParseInt: parsing \"9223372036854775808\": value out of range";
         assert_eq!(int(b"9223372036854775808", 10).unwrap_err(), large);
+        assert_eq!(uint(b"-1", 16).unwrap_err(), r#"strconv.ParseUint: parsing "-1": invalid syntax"#);
         assert_eq!(boolean(b"yes").unwrap_err(), r#"strconv.ParseBool: parsing "yes": invalid syntax"#);
     }
 }
