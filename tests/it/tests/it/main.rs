@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod compose_file;
+mod ctl;
 mod flags;
 mod folders;
 mod full_disk;
