@@ -21,7 +21,7 @@ MIXED_RUNS ?= 1
 MIXED_THREADS ?= 4
 IT_LEASES ?= 5000
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ test-docker: build ## Containers: a compose file edited badly, docker stop, and 
 	@scripts/with-docker.sh $(if $(QUORATE_REQUIRE_ALL),,-t) sh -ec 'deploy/image.sh $(QUORATE_BIN) $(IMAGE_FILE); \
 	cargo test --locked --release -p it --test docker -- --nocapture --test-threads=2; $(CARGO_TARGET_DIR)/release/demo docker'
 
+test-ctl: build judges ## etcd's suite on stock etcd, with quorate ctl in etcdctl's place.
+	tests/etcd-suite/run.sh --etcdctl $(QUORATE_BIN) $(ETCD_BIN)
+
 fix: ## Format and apply the compiler's suggestions.
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -110,6 +113,7 @@ soak: build judges ## The long counts: 100 kills on one member and on three, 100
 	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_LEASES=100000
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
+	$(MAKE) --no-print-directory test-ctl
 	cargo run --locked --release -p sim -- 1..5000
 	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway -p lease
 	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .

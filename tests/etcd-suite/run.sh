@@ -9,6 +9,7 @@
 #               here, the clusters are mixed.
 #
 #   --run RE --skip RE   other tests than the default ones (the golden list then counts for what ran)
+#   --etcdctl BINARY     what the suite drives its servers with (default: etcdctl 3.7.3)
 #   --timeout D          give up after this time (default 40m)
 #   --log FILE           where the whole output goes (default: target/etcd-suite.log)
 #   --stock              stock etcd in both places: checks the suite and the golden list themselves
@@ -26,6 +27,7 @@ run=$default_run
 skip=$default_skip
 timeout=40m
 log=$here/../../target/etcd-suite.log
+etcdctl=
 stock=
 update=
 go_dir=${QUORATE_GO_DIR:-${HOME:?}/.cache/quorate/go}
@@ -38,6 +40,7 @@ while (($#)); do
     case $1 in
     --run) run=$2; shift 2 ;;
     --skip) skip=$2; shift 2 ;;
+    --etcdctl) etcdctl=$2; shift 2 ;;
     --timeout) timeout=$2; shift 2 ;;
     --log) log=$2; shift 2 ;;
     --stock) stock=1; shift ;;
@@ -56,7 +59,8 @@ fi
 [[ $# -ge 1 && $# -le 2 ]] || usage 2 >&2
 etcd=$1
 last=${2:-$1}
-for binary in "$etcd" "$last"; do
+etcdctl=${etcdctl:-$go_dir/etcdctl}
+for binary in "$etcd" "$last" "$etcdctl"; do
     [[ -x $binary && -f $binary ]] || { echo "run.sh: no program at $binary" >&2; exit 2; }
 done
 mkdir -p "$(dirname "$log")"
@@ -95,7 +99,8 @@ trap 'exit 143' TERM
 mkdir -p "$work/bin" "$work/common" "$work/tmp"
 cp "$etcd" "$work/bin/etcd"
 cp "$last" "$work/bin/etcd-last-release"
-cp "$go_dir/etcdctl" "$go_dir/etcdutl" "$go_dir/common.test" "$work/bin/"
+cp "$etcdctl" "$work/bin/etcdctl"
+cp "$go_dir/etcdutl" "$go_dir/common.test" "$work/bin/"
 cp -R "$go_dir/fixtures" "$work/fixtures"
 
 echo "etcd-suite: $("$work/bin/etcd" --version 2>&1 | head -n 1), last release: $("$work/bin/etcd-last-release" --version 2>&1 | head -n 1)"
