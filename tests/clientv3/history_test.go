@@ -243,18 +243,16 @@ func (h *history) putAndDelete() *pb.TxnRequest {
 // TestSameHistory runs random histories against etcd and the server under test. Every answer must be the
 // same, and so must HashKV at many revisions, while the history runs, after it, and after a restart.
 func TestSameHistory(t *testing.T) {
+	t.Parallel()
 	ops := envInt(t, "QUORATE_HISTORY_OPS", 1200)
 	seeds := envInt(t, "QUORATE_HISTORIES", 2)
 	for seed := 1; seed <= seeds; seed++ {
 		t.Run(fmt.Sprintf("seed-%d", seed), func(t *testing.T) {
 			p := startPair(t, 1)
 			h := &history{Rand: rand.New(rand.NewPCG(uint64(seed), 0)), p: p}
-			if p.servesLeases() {
-				h.leases = append(h.leases, 7_000_001)
-				for id := int64(7_000_002); id < 7_000_006; id++ {
-					p.same("grant", &pb.LeaseGrantRequest{ID: id, TTL: 100_000})
-					h.leases = append(h.leases, id)
-				}
+			for id := int64(7_000_001); id < 7_000_006; id++ {
+				p.same("grant", &pb.LeaseGrantRequest{ID: id, TTL: 100_000})
+				h.leases = append(h.leases, id)
 			}
 			refused, compactions, kinds := 0, 0, map[string]int{}
 			for i := range ops {
