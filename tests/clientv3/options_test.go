@@ -111,6 +111,7 @@ func getOptions() []option {
 // TestSameGetOptions asks both servers for every span with every option of Get, and for everything with
 // every pair of options, by Get and by GetStream.
 func TestSameGetOptions(t *testing.T) {
+	t.Parallel()
 	w := startTwins(t, 1)
 	w.fillForOptions()
 	options := getOptions()
@@ -143,6 +144,7 @@ func TestSameGetOptions(t *testing.T) {
 
 // TestSameWrites puts and deletes with every option on both servers.
 func TestSameWrites(t *testing.T) {
+	t.Parallel()
 	w := startTwins(t, 1)
 	w.fillForOptions()
 	all := func() { w.same("everything", get("", clientv3.WithPrefix())) }
@@ -195,6 +197,7 @@ func (w *twins) fillForDeletes(round int) {
 
 // TestSameTxns commits transactions made of clientv3's comparisons, nested by OpTxn, on both servers.
 func TestSameTxns(t *testing.T) {
+	t.Parallel()
 	w := startTwins(t, 1)
 	w.fillForOptions()
 	var cmps []clientv3.Cmp

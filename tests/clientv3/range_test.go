@@ -18,6 +18,7 @@ import (
 // TestSameRanges reads random data with every option of Range, in random combinations, from etcd and from
 // the server under test, and compares RangeStream with Range where the request allows it.
 func TestSameRanges(t *testing.T) {
+	t.Parallel()
 	requests := envInt(t, "QUORATE_RANGES", 1500)
 	seed := uint64(envInt(t, "QUORATE_RANGE_SEED", 1))
 	p := startPair(t, 1)

@@ -27,6 +27,7 @@ var isolations = []struct {
 // TestSameSTM runs transactions that others disturb between their reads, at every isolation level, and
 // compares what each attempt saw: what a level promises, and what it does not, is the same on both.
 func TestSameSTM(t *testing.T) {
+	t.Parallel()
 	w := startTwins(t, 1)
 	// Each script is what one attempt does. The disturbance happens in the first attempt only, at "!".
 	scripts := []string{

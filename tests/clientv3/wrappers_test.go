@@ -20,6 +20,7 @@ import (
 // TestSameNamespace runs programs within a part of the key space, and compares what they see there, and what
 // is there seen from outside.
 func TestSameNamespace(t *testing.T) {
+	t.Parallel()
 	w := startTwins(t, 1)
 	for _, prefix := range []string{"ns/", "\xff", "n\xff\xff"} {
 		within := func(what string, f func(ctx context.Context, kv clientv3.KV) (any, error)) {
