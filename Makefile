@@ -49,7 +49,7 @@ demo-docker: build ## The demo with the containers of deploy/compose.yaml and do
 
 test: ## Every suite in its short form (15 minutes warm): Rust, clientv3, etcd's own.
 	@scripts/deps.sh test
-	$(MAKE) --no-print-directory verify test-rust test-go test-suite test-docker
+	$(MAKE) --no-print-directory verify test-rust test-go test-clients test-suite test-docker
 
 verify: deps ## What is fast: format, lints, unit and style tests. Writes no file.
 	cargo fmt --all --check
@@ -66,7 +66,7 @@ judges: ## Build etcd, its tools and its test suite from their Go modules.
 	tests/etcd-suite/build.sh $(QUORATE_GO_DIR)
 
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
-	cd tests/clientv3 && go test -count=1 -parallel 6 -timeout 10m ./...
+	cd tests/clientv3 && go test -count=1 -parallel 8 -timeout 10m ./...
 
 test-clients: build ## Programs of other languages' etcd clients: Python (gRPC and JSON), JavaScript.
 	@scripts/deps.sh test
@@ -114,6 +114,7 @@ soak: build judges ## The long counts: 100 kills on one member and on three, 100
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	$(MAKE) --no-print-directory test-ctl
+	$(MAKE) --no-print-directory clients
 	cargo run --locked --release -p sim -- 1..5000
 	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway -p lease
 	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .
