@@ -1,11 +1,11 @@
 //! etcd's load generator, `benchmark` (go.etcd.io/etcd/v3/tools/benchmark v3.7.1), and its output.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
 
-use crate::plan::{Case, Work};
+use crate::plan::{Case, LATENCY_PUTS, Work};
 
 /// Key space and value size of the design's table (section 7).
 const KEYS: u64 = 100_000;
@@ -13,6 +13,9 @@ const VALUE_BYTES: u64 = 256;
 
 /// The key that gets read; `benchmark put` makes keys of its own, so this is put by the harness.
 pub(crate) const GET_KEY: &str = "bench-get";
+
+/// The keys that get listed begin with this.
+pub(crate) const LIST_PREFIX: &str = "bench-list/";
 
 /// What `benchmark` reported.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -56,17 +59,6 @@ impl Generator {
         Ok(Self { binary: go_tool("benchmark")? })
     }
 
-    /// The requests that take about `time` at `rate`; at least a few a client.
-    pub(crate) fn requests(case: Case, rate: f64, time: Duration) -> u64 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a positive rate times seconds"
-        )]
-        let requests = (rate * time.as_secs_f64()) as u64;
-        requests.max(case.clients * 5).max(200)
-    }
-
     /// Sends `requests` of them and waits until all are answered.
     pub(crate) fn run(&self, endpoints: &str, case: Case, requests: u64) -> anyhow::Result<Load> {
         let mut args = vec![
@@ -75,24 +67,7 @@ impl Generator {
             format!("--clients={}", case.clients),
             "--precise".to_owned(),
         ];
-        match case.work {
-            Work::Put => args.extend([
-                "put".to_owned(),
-                format!("--total={requests}"),
-                format!("--val-size={VALUE_BYTES}"),
-                format!("--key-space-size={KEYS}"),
-                "--sequential-keys=false".to_owned(),
-            ]),
-            Work::LeaseKeepalive => {
-                args.extend(["lease-keepalive".to_owned(), format!("--total={requests}")]);
-            }
-            Work::GetLinearizable | Work::GetSerializable => args.extend([
-                "range".to_owned(),
-                GET_KEY.to_owned(),
-                format!("--total={requests}"),
-                format!("--consistency={}", if case.work == Work::GetLinearizable { "l" } else { "s" }),
-            ]),
-        }
+        args.extend(command(case.work, requests));
         let output = Command::new(&self.binary)
             .args(&args)
             .output()
@@ -102,7 +77,8 @@ impl Generator {
         if !output.status.success() {
             bail!("benchmark {} failed: {complaints}", args.join(" "));
         }
-        parse(&text, requests).with_context(|| format!("benchmark {}:\n{text}{complaints}", args.join(" ")))
+        parse(&text, case.work, requests)
+            .with_context(|| format!("benchmark {}:\n{text}{complaints}", args.join(" ")))
     }
 
     /// A value of the size that is put.
@@ -111,24 +87,89 @@ impl Generator {
     }
 }
 
-/// Reads the summary that `pkg/report` prints; errors that it counted make the run worthless.
-fn parse(text: &str, requests: u64) -> anyhow::Result<Load> {
+/// `benchmark`'s command for the work.
+fn command(work: Work, requests: u64) -> Vec<String> {
+    let (streams, watchers) = work.watchers();
+    let total = format!("--total={requests}");
+    let puts = format!("--put-total={}", requests / work.events_a_put());
+    let value = format!("--val-size={VALUE_BYTES}");
+    let list = |how: &str| vec!["range".to_owned(), LIST_PREFIX.to_owned(), total.clone(), how.to_owned()];
+    let get = |consistency: &str| {
+        vec!["range".to_owned(), GET_KEY.to_owned(), total.clone(), format!("--consistency={consistency}")]
+    };
+    match work {
+        Work::Put => {
+            let keys = format!("--key-space-size={KEYS}");
+            vec!["put".to_owned(), total, value, keys, "--sequential-keys=false".to_owned()]
+        }
+        Work::GetLinearizable => get("l"),
+        Work::GetSerializable => get("s"),
+        Work::TxnMixed => {
+            let keys = format!("--key-space-size={KEYS}");
+            vec!["txn-mixed".to_owned(), total, value, keys, "--limit=10".to_owned()]
+        }
+        Work::List => list("--prefix"),
+        Work::ListPages => [list("--prefix"), vec!["--paginate".to_owned()]].concat(),
+        Work::ListStream => [list("--prefix"), vec!["--stream".to_owned()]].concat(),
+        Work::Keepalive => vec!["lease-keepalive".to_owned(), total],
+        Work::WatchFan => {
+            let each = format!("--watch-per-stream={watchers}");
+            vec!["watch".to_owned(), puts, format!("--streams={streams}"), each]
+        }
+        Work::WatchLatency => {
+            let each = format!("--watchers-per-stream={watchers}");
+            let rate = format!("--put-rate={LATENCY_PUTS}");
+            vec!["watch-latency".to_owned(), puts, value, rate, format!("--streams={streams}"), each]
+        }
+        Work::WatchCatchUp => {
+            let events = format!("--events={}", requests / watchers);
+            vec![
+                "watch-get".to_owned(),
+                format!("--streams={streams}"),
+                format!("--watchers={watchers}"),
+                events,
+            ]
+        }
+    }
+}
+
+/// Reads the summaries that `pkg/report` prints; errors that it counted make the run worthless. What reads and writes at
+/// once has two, which are added up; of any other, the last is what is measured.
+fn parse(text: &str, work: Work, requests: u64) -> anyhow::Result<Load> {
     if let Some((_, errors)) = text.split_once("Error distribution:") {
         bail!("requests failed: {}", errors.trim());
     }
-    let number_after = |label: &str| {
-        text.lines()
-            .find_map(|line| line.trim().strip_prefix(label))
-            .and_then(|rest| rest.split_whitespace().next())
-            .and_then(|word| word.trim_end_matches('.').parse::<f64>().ok())
-            .with_context(|| format!("no {label:?} in its output"))
-    };
+    let summaries: Vec<&str> = text.split("Summary:\n").skip(1).collect();
+    let last = *summaries.last().context("no summary in its output")?;
+    let load = summary(last, requests)?;
+    match (work, &summaries[..]) {
+        (Work::TxnMixed, [reads, _]) => {
+            let reads = summary(reads, requests)?;
+            let (p50_ms, p99_ms) = (load.p50_ms.max(reads.p50_ms), load.p99_ms.max(reads.p99_ms));
+            Ok(Load { rate: load.rate + reads.rate, p50_ms, p99_ms, ..load })
+        }
+        (Work::TxnMixed, _) => bail!("not two summaries in its output"),
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        (Work::WatchCatchUp, _) => Ok(Load { rate: requests as f64 / number_after(last, "Total:")?, ..load }),
+        _ => Ok(load),
+    }
+}
+
+fn summary(text: &str, requests: u64) -> anyhow::Result<Load> {
     Ok(Load {
         requests,
-        rate: number_after("Requests/sec:")?,
-        p50_ms: 1_000.0 * number_after("50% in")?,
-        p99_ms: 1_000.0 * number_after("99% in")?,
+        rate: number_after(text, "Requests/sec:")?,
+        p50_ms: 1_000.0 * number_after(text, "50% in")?,
+        p99_ms: 1_000.0 * number_after(text, "99% in")?,
     })
+}
+
+fn number_after(text: &str, label: &str) -> anyhow::Result<f64> {
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix(label))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|word| word.trim_end_matches('.').parse::<f64>().ok())
+        .with_context(|| format!("no {label:?} in its output"))
 }
 
 #[cfg(test)]
@@ -140,13 +181,26 @@ mod tests {
 
     #[test]
     fn reads_what_benchmark_prints() {
-        let load = parse(SUMMARY, 20_000).expect("a summary");
+        let load = parse(SUMMARY, Work::Put, 20_000).expect("a summary");
         assert_eq!(load, Load { requests: 20_000, rate: 19_912.287_1, p50_ms: 4.2, p99_ms: 9.9 });
+    }
+
+    #[test]
+    fn adds_up_what_reads_and_writes_and_takes_the_last_of_others() {
+        let slower = SUMMARY.replace("0.0099", "0.0300").replace("19912.2871", "87.7129");
+        let both = format!("Total Read Ops: 1\nDetails:{slower}\nTotal Write Ops: 2\nDetails:{SUMMARY}");
+        let load = parse(&both, Work::TxnMixed, 20_000).expect("two summaries");
+        assert_eq!(load, Load { requests: 20_000, rate: 20_000.0, p50_ms: 4.2, p99_ms: 30.0 });
+        assert!(parse(SUMMARY, Work::TxnMixed, 1).is_err());
+        let load = parse(&both, Work::WatchFan, 20_000).expect("the last summary");
+        assert_eq!(load, Load { requests: 20_000, rate: 19_912.287_1, p50_ms: 4.2, p99_ms: 9.9 });
+        let load = parse(SUMMARY, Work::WatchCatchUp, 10_044).expect("events by the time they took");
+        assert!((load.rate - 10_000.0).abs() < 1e-6, "{load:?}");
     }
 
     #[test]
     fn refuses_a_run_with_errors() {
         let text = format!("{SUMMARY}\nError distribution:\n  [3]\tetcdserver: too many requests\n");
-        assert!(parse(&text, 1).is_err());
+        assert!(parse(&text, Work::Put, 1).is_err());
     }
 }

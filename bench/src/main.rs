@@ -4,9 +4,10 @@
 //!
 //! ```text
 //!   for 1 member, 3 members:          start etcd and quorate, both stay up
-//!     for put, get l, get s, keepalive × 1, 100, 1000 clients:
+//!     for put, get l, get s × 1, 100, 1000 clients; transactions, lists, keepalives, watches:
 //!       etcd:    warm up · measure    CPU, peak memory, bytes written: /proc of all members
 //!       quorate: warm up · measure    rate, p50, p99: what `benchmark` prints
+//!     many leases end at once:        until all keys are gone, and what puts feel of it
 //!   limits: the same load against a bare tonic server that only answers; a loop of fdatasync
 //! ```
 //!
@@ -18,14 +19,16 @@
 //! | variable | what |
 //! | --- | --- |
 //! | `BENCH_SECONDS` | length of one measurement (10) |
-//! | `BENCH_QUICK=1` | 2 s each: the whole run takes under 4 minutes, the figures are rougher |
-//! | `BENCH_MEMBERS`, `BENCH_CLIENTS`, `BENCH_WORK` | only these, e.g. `3`, `100,1000`, `put` (`get-l`, `get-s`, `keepalive`) |
+//! | `BENCH_QUICK=1` | 2 s each: the whole run takes under 6 minutes, the figures are rougher |
+//! | `BENCH_MEMBERS`, `BENCH_CLIENTS` | only these, e.g. `3`, `100,1000` |
+//! | `BENCH_WORK` | only these of `put get-l get-s txn-mixed list list-pages list-stream keepalive watch-fan watch-latency watch-catch-up expiry` |
 //! | `QUORATE_BIN`, `QUORATE_GO_DIR` | where the server, and etcd and `benchmark`, are |
 //! | `TMPDIR` | the file system that all of them write to |
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "reporting is its purpose")]
 
 mod echo;
+mod expiry;
 mod fsync;
 mod generator;
 mod plan;
@@ -38,8 +41,8 @@ use anyhow::Context as _;
 
 use crate::{
     generator::Generator,
-    plan::{Case, Plan, Work},
-    report::{Report, Row},
+    plan::{Case, Plan},
+    report::{ExpiryRow, Report, Row},
     servers::Servers,
 };
 
@@ -93,6 +96,10 @@ fn bench() -> anyhow::Result<bool> {
             eprintln!("{}", report::progress(&row));
             report.rows.push(row);
         }
+        if plan.expiry {
+            let row = ExpiryRow { members: *members, etcd: etcd.expire()?, quorate: quorate.expire()? };
+            report.expiries.push(row);
+        }
     }
     limits(&plan, &generator, &mut report)?;
     report.took = begun.elapsed();
@@ -106,8 +113,7 @@ fn bench() -> anyhow::Result<bool> {
 /// The same load against the bare answerer; one column for both sizes, as it has no members.
 fn limits(plan: &Plan, generator: &Generator, report: &mut Report) -> anyhow::Result<()> {
     let mut echo = Servers::echo()?;
-    // It serves no leases.
-    for case in plan.cases(1).into_iter().filter(|case| case.work != Work::LeaseKeepalive) {
+    for case in plan.limit_cases() {
         let reading = echo.run(generator, plan, case)?;
         for row in report.rows.iter_mut().filter(|row| Case { members: 1, ..row.case } == case) {
             row.echo = Some(reading.clone());

@@ -12,8 +12,9 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::{
+    expiry::Expiry,
     fsync::Sync,
-    plan::{Case, Plan},
+    plan::{Case, Plan, Work},
     servers::Reading,
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Report {
     processor: String,
     pub(crate) syncs: Vec<Sync>,
     pub(crate) rows: Vec<Row>,
+    pub(crate) expiries: Vec<ExpiryRow>,
     pub(crate) took: Duration,
 }
 
@@ -36,6 +38,14 @@ pub(crate) struct Row {
     pub(crate) etcd: Reading,
     pub(crate) quorate: Reading,
     pub(crate) echo: Option<Reading>,
+}
+
+/// Many leases that ended at once, on both servers.
+#[derive(Debug, Serialize)]
+pub(crate) struct ExpiryRow {
+    pub(crate) members: usize,
+    pub(crate) etcd: Expiry,
+    pub(crate) quorate: Expiry,
 }
 
 impl Row {
@@ -76,6 +86,7 @@ impl Report {
             processor: processor.to_owned(),
             syncs: Vec::new(),
             rows: Vec::new(),
+            expiries: Vec::new(),
             took: Duration::ZERO,
         }
     }
@@ -89,7 +100,9 @@ impl Report {
         let mut text = format!(
             "# quorate and etcd 3.7.3, side by side\n\n{} cores ({}), shared by servers and load generator; 256 B values; \
              {} s a measurement; one run of {:.0} s.\nLeft quorate, right etcd. CPU is user+system of all members, a request; \
-             echo is a bare tonic server on one thread. \
+             echo is a bare tonic server on one thread. A list returns 10,000 keys of 100 B; where watchers are measured, a \
+             request is an event delivered (watch-latency: time from the put to its events; watch-catch-up: latency of gets \
+             meanwhile). \
              \"Written\" is the kernel's count for the processes: it counts whole folios, so small appends show more than \
              the device sees.\n\n",
             self.cores,
@@ -103,6 +116,7 @@ impl Report {
         for row in &self.rows {
             text += &line(row);
         }
+        text += &expiries(&self.expiries);
         text += "\n| durable append on this file system | p50, µs | p99, µs | a second |\n| --- | --- | --- | --- |\n";
         for sync in &self.syncs {
             // Writing to a String cannot fail, here and below.
@@ -136,6 +150,29 @@ impl Report {
     }
 }
 
+fn expiries(rows: &[ExpiryRow]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n| members | leases that end at once, a key each | all gone after, s | put p99 before, ms | put p99 meanwhile, ms |\n\
+                    | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for ExpiryRow { members, etcd, quorate } in rows {
+        let _ = writeln!(
+            text,
+            "| {members} | {} | {:.1} / {:.1} | {:.2} / {:.2} | {:.2} / {:.2} |",
+            quorate.leases,
+            quorate.gone_after_s,
+            etcd.gone_after_s,
+            quorate.quiet_p99_ms,
+            etcd.quiet_p99_ms,
+            quorate.p99_ms,
+            etcd.p99_ms
+        );
+    }
+    text
+}
+
 fn line(row: &Row) -> String {
     let (ours, theirs, case) = (&row.quorate, &row.etcd, &row.case);
     let limit = match (case.limit(), row.holds()) {
@@ -148,8 +185,13 @@ fn line(row: &Row) -> String {
         .as_ref()
         .map_or_else(|| "–".to_owned(), |echo| format!("{:.1} ({:.0})", echo.cpu_us, echo.load.rate));
     let megabytes = |bytes: u64| bytes / 1_000_000;
+    // `benchmark watch` takes no time of events.
+    let timed = |ours: f64, theirs: f64| match case.work {
+        Work::WatchFan => "–".to_owned(),
+        _ => format!("{ours:.2} / {theirs:.2}"),
+    };
     format!(
-        "| {} | {} | {} | {:.1} / {:.1} | **{:.2}** | {limit} | {echo} | {:.0} / {:.0} | {:.2} | {:.2} / {:.2} | {:.2} / {:.2} | {} / {} | {:.0} / {:.0} |\n",
+        "| {} | {} | {} | {:.1} / {:.1} | **{:.2}** | {limit} | {echo} | {:.0} / {:.0} | {:.2} | {} | {} | {} / {} | {:.0} / {:.0} |\n",
         case.members,
         case.work.name(),
         case.clients,
@@ -159,10 +201,8 @@ fn line(row: &Row) -> String {
         ours.load.rate,
         theirs.load.rate,
         ours.load.rate / theirs.load.rate,
-        ours.load.p50_ms,
-        theirs.load.p50_ms,
-        ours.load.p99_ms,
-        theirs.load.p99_ms,
+        timed(ours.load.p50_ms, theirs.load.p50_ms),
+        timed(ours.load.p99_ms, theirs.load.p99_ms),
         megabytes(ours.peak_bytes),
         megabytes(theirs.peak_bytes),
         ours.written_bytes,

@@ -2,8 +2,9 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use harness::{
     Client, Cluster, Options, Port, Process,
     usage::{self, Usage},
@@ -13,15 +14,19 @@ use serde::Serialize;
 
 use crate::{
     echo,
-    generator::{GET_KEY, Generator, Load},
-    plan::{Case, Plan},
+    expiry::{self, Expiry},
+    generator::{GET_KEY, Generator, LIST_PREFIX, Load},
+    plan::{Case, LISTED_KEYS, Plan},
 };
 
 /// Work that a request leaves behind (commits in the background, log writes of followers) is counted with it.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// The rate that the warm-up is sized for before anything is known.
-const FIRST_GUESS: f64 = 1_000.0;
+/// Puts under way while the keys that get listed are made.
+const PUTS_AHEAD: usize = 64;
+
+/// What a listed key holds, in bytes.
+const LISTED_BYTES: usize = 100;
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
@@ -48,7 +53,7 @@ enum Running {
 }
 
 impl Servers {
-    /// Starts `size` members and puts the key that gets read.
+    /// Starts `size` members and puts the keys that get read.
     pub(crate) fn start(name: &str, binary: &Path, size: usize) -> anyhow::Result<Self> {
         let options = Options {
             binary: Some(binary.to_path_buf()),
@@ -61,7 +66,7 @@ impl Servers {
         let endpoints: Vec<String> =
             cluster.members().iter().map(|m| format!("127.0.0.1:{}", m.addresses.client)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { put_key(&cluster.client()).await })?;
+        runtime.block_on(async { put_keys(&cluster.client()).await })?;
         Ok(Self { name: name.to_owned(), endpoints: endpoints.join(","), running: Running::Cluster(cluster) })
     }
 
@@ -85,11 +90,11 @@ impl Servers {
     fn measure(&mut self, generator: &Generator, plan: &Plan, case: Case) -> anyhow::Result<Reading> {
         let pids = self.pids();
         // Two warm-ups: the first to learn the rate, the second at that rate.
-        let first = Generator::requests(case, FIRST_GUESS, plan.warm_up / 2);
+        let first = case.requests(case.work.first_guess(), plan.warm_up / 2);
         let rate = generator.run(&self.endpoints, case, first)?.rate;
-        let warm = Generator::requests(case, rate, plan.warm_up / 2);
+        let warm = case.requests(rate, plan.warm_up / 2);
         let rate = generator.run(&self.endpoints, case, warm)?.rate;
-        let requests = Generator::requests(case, rate, plan.measure);
+        let requests = case.requests(rate, plan.measure);
         for pid in &pids {
             usage::forget_peak(*pid)?;
         }
@@ -108,6 +113,14 @@ impl Servers {
         })
     }
 
+    /// Lets many leases end at once; only for clusters.
+    pub(crate) fn expire(&self) -> anyhow::Result<Expiry> {
+        let Running::Cluster(cluster) = &self.running else { bail!("{} has no leases", self.name) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let url = format!("http://127.0.0.1:{}", cluster.members()[0].addresses.client);
+        runtime.block_on(expiry::measure(&url)).with_context(|| format!("{}: many leases", self.name))
+    }
+
     fn pids(&self) -> Vec<u32> {
         match &self.running {
             Running::Cluster(cluster) => cluster.members().iter().filter_map(harness::Member::pid).collect(),
@@ -116,10 +129,20 @@ impl Servers {
     }
 }
 
-async fn put_key(client: &Client) -> anyhow::Result<()> {
+async fn put_keys(client: &Client) -> anyhow::Result<()> {
     client.wait_leader(Duration::from_secs(20)).await?;
-    let key = Bytes::from_static(GET_KEY.as_bytes());
-    let put = PutRequest { key, value: Generator::value().into(), ..Default::default() };
+    put(client, GET_KEY.to_owned(), Generator::value()).await?;
+    let listed =
+        (0..LISTED_KEYS).map(|n| put(client, format!("{LIST_PREFIX}{n:08}"), vec![b'v'; LISTED_BYTES]));
+    let mut puts = stream::iter(listed).buffer_unordered(PUTS_AHEAD);
+    while let Some(done) = puts.next().await {
+        done?;
+    }
+    Ok(())
+}
+
+async fn put(client: &Client, key: String, value: Vec<u8>) -> anyhow::Result<()> {
+    let put = PutRequest { key: Bytes::from(key), value: value.into(), ..Default::default() };
     client.put(0, put, Duration::from_secs(10)).await?;
     Ok(())
 }

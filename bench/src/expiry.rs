@@ -1,0 +1,126 @@
+//! Many leases that end at the same moment, each with a key, while somebody puts: how long until all keys are gone, and
+//! what that does to the puts.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use futures::{TryStreamExt as _, stream};
+use proto::etcdserverpb::{
+    LeaseGrantRequest, PutRequest, RangeRequest, kv_client::KvClient, lease_client::LeaseClient,
+};
+use serde::Serialize;
+use tonic::transport::{Channel, Endpoint};
+
+/// Leases, each with one key.
+const LEASES: u32 = 20_000;
+
+/// What they are granted, in seconds: longer than granting all of them takes either server.
+const TTL: i64 = 15;
+
+/// Grants and puts under way.
+const AHEAD: usize = 64;
+
+/// Between two looks at what is left.
+const POLL: Duration = Duration::from_millis(20);
+
+/// etcd revokes 1,000 a second.
+const GONE_MAX: Duration = Duration::from_secs(90);
+
+/// Puts before the first lease ends, for comparison.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// All keys that hang on leases begin with this; `0` follows `/`.
+const PREFIX: &str = "bench-lease/";
+const PREFIX_END: &str = "bench-lease0";
+
+/// What was seen.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Expiry {
+    pub(crate) leases: u32,
+    /// From the end of the last lease to the end of the last key, in seconds.
+    pub(crate) gone_after_s: f64,
+    /// Of puts by one client before anything ended, in milliseconds.
+    pub(crate) quiet_p99_ms: f64,
+    /// Of puts by one client while leases ended, in milliseconds.
+    pub(crate) p99_ms: f64,
+}
+
+/// Grants, waits, watches.
+pub(crate) async fn measure(url: &str) -> anyhow::Result<Expiry> {
+    let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).connect().await?;
+    let (kv, lease) = (KvClient::new(channel.clone()), LeaseClient::new(channel));
+    let begun = Instant::now();
+    stream::iter((1..=LEASES).map(Ok::<_, anyhow::Error>))
+        .try_for_each_concurrent(AHEAD, |number| grant(kv.clone(), lease.clone(), number))
+        .await?;
+    let granted = Instant::now();
+    let ttl = Duration::from_secs(TTL.unsigned_abs());
+    let quiet = puts(kv.clone(), granted + QUIET).await?;
+    ensure!(Instant::now() < begun + ttl, "granting took too long: the first lease ended meanwhile");
+    tokio::time::sleep_until((begun + ttl).into()).await;
+    let putting = tokio::spawn(puts_until_gone(kv.clone()));
+    let last_end = granted + ttl;
+    while left(kv.clone()).await? > 0 {
+        ensure!(
+            last_end.elapsed() < GONE_MAX,
+            "{} keys are left after {GONE_MAX:?}",
+            left(kv.clone()).await?
+        );
+        tokio::time::sleep(POLL).await;
+    }
+    let gone_after_s = last_end.elapsed().as_secs_f64();
+    let during = putting.await.context("the putting task")??;
+    Ok(Expiry { leases: LEASES, gone_after_s, quiet_p99_ms: p99_ms(quiet), p99_ms: p99_ms(during) })
+}
+
+async fn grant(
+    mut kv: KvClient<Channel>,
+    mut lease: LeaseClient<Channel>,
+    number: u32,
+) -> anyhow::Result<()> {
+    let id = lease.lease_grant(LeaseGrantRequest { ttl: TTL, id: 0 }).await?.into_inner().id;
+    let key = format!("{PREFIX}{number:08}").into();
+    kv.put(PutRequest { key, value: "v".into(), lease: id, ..Default::default() }).await?;
+    Ok(())
+}
+
+async fn left(mut kv: KvClient<Channel>) -> anyhow::Result<i64> {
+    let (key, range_end) = (PREFIX.into(), PREFIX_END.into());
+    let count = RangeRequest { key, range_end, count_only: true, serializable: true, ..Default::default() };
+    Ok(kv.range(count).await?.into_inner().count)
+}
+
+async fn puts_until_gone(kv: KvClient<Channel>) -> anyhow::Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    while left(kv.clone()).await? > 0 {
+        took.extend(puts(kv.clone(), Instant::now() + POLL).await?);
+    }
+    Ok(took)
+}
+
+async fn puts(mut kv: KvClient<Channel>, until: Instant) -> anyhow::Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    while Instant::now() < until {
+        let begun = Instant::now();
+        kv.put(PutRequest { key: "bench-put".into(), value: "v".into(), ..Default::default() }).await?;
+        took.push(begun.elapsed());
+    }
+    Ok(took)
+}
+
+fn p99_ms(mut took: Vec<Duration>) -> f64 {
+    took.sort_unstable();
+    took.get(took.len() * 99 / 100).map_or(f64::NAN, |took| took.as_secs_f64() * 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_99th_of_a_hundred() {
+        let took = (1..=100).rev().map(Duration::from_millis).collect();
+        assert!((p99_ms(took) - 100.0).abs() < f64::EPSILON);
+        assert!(p99_ms(Vec::new()).is_nan());
+    }
+}
