@@ -13,14 +13,19 @@
 //! that, over another part of the history and with the compaction before as the compacted revision, even once it is
 //! itself compacted (`hashStorage.HashByRev`).
 
+use crate::keyvalue::Fields;
 use crate::query::ReadError;
 use crate::row::{Tail, broken};
 use crate::view::View;
-use engine::Family;
+use bytes::Bytes;
+use engine::{Family, Fault};
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use types::{KeyRange, Revision};
 
 pub(crate) const BUCKET: &[u8] = b"key";
+/// Where the history begins.
+const FIRST: Revision = Revision::new(0, 0);
 const TOMBSTONE_MARK: &[u8] = b"t";
 
 /// A hash of the history, and what it was taken over.
@@ -54,19 +59,24 @@ pub(crate) fn hash_up_to(view: &View, revision: i64) -> Result<HashKv, ReadError
     let mut keep = keep.iter().copied().peekable();
     let mut hash = crc32c::crc32c(BUCKET);
     let end = Revision::new(revision.max(-1) + 1, 0);
-    scan(view, end, &mut |at, tail, kv| {
+    scan(view, FIRST, end, &mut |at, tail, kv| {
         while keep.next_if(|kept| *kept < at).is_some() {}
         let compacted = at.main <= compact && keep.next_if_eq(&at).is_none();
         if !compacted {
             hash = append(hash, at, tail, kv);
         }
+        Ok(())
     })?;
     Ok(HashKv { hash, compact_revision: compact, hash_revision: revision })
 }
 
 pub(crate) fn hash_rows(view: &View) -> Result<u32, ReadError> {
     let mut hash = crc32c::crc32c(BUCKET);
-    scan(view, Revision::new(view.revision() + 1, 0), &mut |at, tail, kv| hash = append(hash, at, tail, kv))?;
+    let end = Revision::new(view.revision() + 1, 0);
+    scan(view, FIRST, end, &mut |at, tail, kv| {
+        hash = append(hash, at, tail, kv);
+        Ok(())
+    })?;
     Ok(hash)
 }
 
@@ -76,15 +86,13 @@ fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
     if compact < 0 {
         return Ok(Vec::new());
     }
-    let live_at = |revision: i64, unless_deleted: bool| {
+    let live_at = |revision: i64, gone: &HashSet<Bytes>| {
         let (mut kept, mut any, mut failed) = (Vec::new(), false, None);
-        let live = |record: &[u8]| -> Result<_, ReadError> {
-            let found = reader.live_revision(record, revision)?;
-            let Some(at) = found.filter(|_| unless_deleted) else { return Ok(found) };
-            Ok(if reader.was_deleted(at, revision)? { None } else { found })
-        };
-        view.index.visit(&KeyRange::all(), &[], &mut |_, record| match live(record) {
+        view.index.visit(&KeyRange::all(), &[], &mut |key, record| match reader
+            .live_revision(record, revision)
+        {
             Ok(found) => {
+                let found = found.filter(|at| at.main < revision || !gone.contains(key));
                 any |= found.is_some();
                 kept.extend(found.filter(|at| at.main <= compact));
                 ControlFlow::Continue(())
@@ -96,12 +104,27 @@ fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
         });
         failed.map_or(Ok((kept, any)), Err)
     };
-    let (mut kept, any) = live_at(revision, true)?;
+    let (mut kept, any) = live_at(revision, &deleted_at(view, revision)?)?;
     if !any {
-        kept = live_at(compact, false)?.0;
+        kept = live_at(compact, &HashSet::new())?.0;
     }
     kept.sort_unstable();
     Ok(kept)
+}
+
+/// The keys that the transaction at a revision deleted, whatever it did to them after. The tombstones of a revision that may
+/// be asked for are all there, while of its puts a compaction leaves only the newest.
+fn deleted_at(view: &View, revision: i64) -> Result<HashSet<Bytes>, ReadError> {
+    let mut keys = HashSet::new();
+    let (start, end) = (Revision::new(revision, 0), Revision::new(revision + 1, 0));
+    scan(view, start, end, &mut |_, tail, kv| {
+        if tail.tombstone {
+            let key = Fields::parse(kv).ok_or_else(|| broken("Revs", kv))?.key;
+            keys.insert(Bytes::copy_from_slice(&kv[key]));
+        }
+        Ok(())
+    })?;
+    Ok(keys)
 }
 
 /// Adds a row.
@@ -116,13 +139,15 @@ pub(crate) fn row_len(tail: &Tail, kv: &[u8]) -> usize {
     Revision::ENCODED_LEN + if tail.tombstone { TOMBSTONE_MARK.len() } else { 0 } + kv.len()
 }
 
-/// Visits the history before `end`.
-fn scan(view: &View, end: Revision, visit: &mut dyn FnMut(Revision, &Tail, &[u8])) -> Result<(), ReadError> {
-    crate::open::try_scan(&*view.engine, Family::Revs, &[], Some(&end.encode()), &mut |key, row| {
+type Visit<'a> = dyn FnMut(Revision, &Tail, &[u8]) -> Result<(), Fault> + 'a;
+
+/// Visits the history from `start` to before `end`.
+fn scan(view: &View, start: Revision, end: Revision, visit: &mut Visit<'_>) -> Result<(), ReadError> {
+    let (start, end) = (start.encode(), end.encode());
+    crate::open::try_scan(&*view.engine, Family::Revs, &start, Some(&end), &mut |key, row| {
         let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;
         let (kv, tail) = Tail::split(at, row).ok_or_else(|| broken("Revs", key))?;
-        visit(at, &tail, kv);
-        Ok(())
+        visit(at, &tail, kv)
     })?;
     if view.epoch.is_expired() { Err(ReadError::Compacted) } else { Ok(()) }
 }

@@ -342,20 +342,6 @@ impl Reader<'_> {
         Ok(self.before_newest(&head, record, revision)?.map(|(at, _)| at))
     }
 
-    /// Whether the key of the version at `at` was deleted in that version's own transaction, at `revision`, and put again.
-    pub(crate) fn was_deleted(&self, mut at: Revision, revision: i64) -> Result<bool, ReadError> {
-        while at.main == revision {
-            let tail = self.version(at)?.tail;
-            let Some(previous) = tail.previous else { return Ok(false) };
-            at = previous.revision;
-            if tail.create {
-                // What a creation follows is a tombstone.
-                return Ok(at.main == revision);
-            }
-        }
-        Ok(false)
-    }
-
     fn before_newest(
         &self,
         head: &Head,

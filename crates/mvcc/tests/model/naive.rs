@@ -132,13 +132,20 @@ impl Naive {
         newest.into_values().collect()
     }
 
-    /// `HashKV` as the contract words it.
+    /// `HashKV` as the contract words it; and a key that was deleted and put again at this very revision does not live then
+    /// (etcd's `keyIndex.keep` stops at the first generation that ends at or after it).
     pub(crate) fn hash_kv(&self, revision: i64) -> HashKv {
         if let Some(stored) = self.stored.iter().find(|hash| hash.hash_revision == revision) {
             return *stored;
         }
+        let now = self.rows.range(Revision::new(revision, 0)..Revision::new(revision + 1, 0));
+        let deleted: BTreeSet<&Bytes> =
+            now.filter(|(_, (_, kv))| kv.is_none()).map(|(_, (key, _))| key).collect();
         let mut keep = self.newest(revision);
-        keep.retain(|at| self.rows[at].1.is_some());
+        keep.retain(|at| {
+            let (key, kv) = &self.rows[at];
+            kv.is_some() && !deleted.contains(key)
+        });
         let hash = self.hash(self.compact, revision, &keep);
         HashKv { hash, compact_revision: self.compact, hash_revision: revision }
     }
