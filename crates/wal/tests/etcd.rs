@@ -11,18 +11,28 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use types::{Entry, EntryKind, HardState};
 use wal::{FsDisk, Options, Wal};
 
-/// The judge's path, if there is one.
-fn judge() -> Option<PathBuf> {
+/// The judge, asked by one test at a time: a program that is being started holds what the tests' process has open,
+/// locked files too, from its fork to its exec, and a log that another test has just closed would be in use that long.
+struct Judge {
+    path: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The judge, if there is one.
+fn judge() -> Option<Judge> {
     let path = std::env::var_os("QUORATE_WALCHECK").filter(|path| !path.is_empty()).map(PathBuf::from);
     if path.is_none() {
         let required = std::env::var("QUORATE_REQUIRE_JUDGES").is_ok_and(|value| value == "1");
         assert!(!required, "QUORATE_WALCHECK names no walcheck, and QUORATE_REQUIRE_JUDGES=1 asks for it");
         not_run();
     }
-    path
+    path.map(|path| Judge { path, _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) })
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is not run says so")]
@@ -30,9 +40,9 @@ fn not_run() {
     eprintln!("NOT RUN: QUORATE_WALCHECK is not set (tests/etcd-suite/build.sh --only walcheck)");
 }
 
-fn walcheck(judge: &Path, segment_bytes: u64, arguments: &[&str], dir: &Path, numbers: &[u64]) -> String {
+fn walcheck(judge: &Judge, segment_bytes: u64, arguments: &[&str], dir: &Path, numbers: &[u64]) -> String {
     let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
-    let output = Command::new(judge)
+    let output = Command::new(&judge.path)
         .arg(format!("-segment-bytes={segment_bytes}"))
         .args(arguments)
         .arg(dir)
@@ -123,7 +133,7 @@ fn while_we_hold_the_log_etcd_does_not_open_it() {
     let dir = dir.path().join("wal");
     walcheck(&judge, SMALL.segment_bytes, &["write"], &dir, &[5]);
     let held = open(&dir, SMALL);
-    let output = Command::new(&judge).arg("append").arg(&dir).output().expect("walcheck starts");
+    let output = Command::new(&judge.path).arg("append").arg(&dir).output().expect("walcheck starts");
     let problem = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && problem.contains("locked"), "{problem}");
     drop(held);
@@ -227,7 +237,7 @@ fn tear(dir: &Path) {
     std::fs::write(&last, bytes).expect("write");
 }
 
-fn release(judge: &Path, dir: &Path, options: Options, mut wal: Wal<FsDisk>) {
+fn release(judge: &Judge, dir: &Path, options: Options, mut wal: Wal<FsDisk>) {
     let commit = wal.hard_state().commit;
     wal.release(commit).expect("release");
     let first = wal.first_index();
