@@ -107,13 +107,18 @@ pub(crate) async fn watch(space: Space, node: Handle, shared: Arc<Shared>, log: 
     let space = Arc::new(space);
     let mut ended = node.watch_ended();
     let mut is_told = false;
+    let mut raising = tokio::task::JoinSet::new();
     loop {
         let own = Arc::clone(&space);
         let looked = tokio::task::spawn_blocking(move || own.look()).await.context("the look was cut short");
         match looked.and_then(|look| Ok(look?)) {
             Ok(look) => {
                 is_told = false;
-                act(&node, &shared, look, &log).await;
+                while raising.try_join_next().is_some() {}
+                // Without a quorum the alarm waits, and the disk does not.
+                if needs_alarm(&node, &shared, look, &log) && raising.is_empty() {
+                    raising.spawn(raise(node.clone(), look, log.clone()));
+                }
             }
             // Once, not every second.
             Err(error) if !std::mem::replace(&mut is_told, true) => {
@@ -128,19 +133,21 @@ pub(crate) async fn watch(space: Space, node: Handle, shared: Arc<Shared>, log: 
     }
 }
 
-async fn act(node: &Handle, shared: &Shared, look: Look, log: &slog::Logger) {
+/// Tells of a released ballast; whether the alarm is due.
+fn needs_alarm(node: &Handle, shared: &Shared, look: Look, log: &slog::Logger) -> bool {
     if look.ballast == Change::Released {
         slog::warn!(log, "the disk is nearly full: the ballast was released"; "free-bytes" => look.free_bytes);
     }
-    let (member_id, kind) = (node.options().member, pb::AlarmType::Nospace as i32);
-    let is_raised = shared.alarms().list(kind).iter().any(|alarm| alarm.member_id == member_id);
-    if look.free_bytes >= SPACE_MIN || is_raised {
-        return;
-    }
+    let alarms = shared.alarms().list(pb::AlarmType::Nospace as i32);
+    look.free_bytes < SPACE_MIN && !alarms.iter().any(|alarm| alarm.member_id == node.options().member)
+}
+
+async fn raise(node: Handle, look: Look, log: slog::Logger) {
     slog::warn!(log, "little disk space is left: raising the NOSPACE alarm";
         "free-bytes" => look.free_bytes, "least-bytes" => SPACE_MIN);
     let action = pb::alarm_request::AlarmAction::Activate.into();
-    let alarm = pb::AlarmRequest { action, member_id, alarm: kind };
+    let (member_id, alarm) = (node.options().member, pb::AlarmType::Nospace.into());
+    let alarm = pb::AlarmRequest { action, member_id, alarm };
     let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
     if let Err(error) = node.propose(request, None).await {
         slog::warn!(log, "could not raise the NOSPACE alarm"; "error" => %error);

@@ -216,6 +216,9 @@ func TestSameElections(t *testing.T) {
 			} {
 				p.sameAsked("elections", req)
 			}
+			noKey := &epb.LeaderKey{Name: []byte("e"), Lease: 1}
+			p.sameAsked("no key", &epb.ProclaimRequest{Leader: noKey, Value: []byte("x")})
+			p.sameAsked("no key", &epb.ResignRequest{Leader: noKey})
 			observed := p.observe("e")
 			first := leaderKey(p.sameAsked("the first", campaign("e", 1, "one")))
 			p.sameAsked("again", campaign("e", 1, "one"))

@@ -5,7 +5,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,10 +14,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
-    limits::{LEASE_ANSWER_BYTES_MAX, LEASE_CLIENTS_KEPT},
-    post::{Call, Client},
+    limits::{LEASE_ANSWER_BYTES_MAX, LEASE_QUESTIONS_MAX},
+    post::{Call, Client, Reply},
 };
 
 /// Where keepalives are posted to.
@@ -38,10 +43,25 @@ pub enum LeaseRefusal {
     Other(String),
 }
 
-/// The connections to one URL that nobody uses now.
+/// The ways to the members that lead or have led, by their peer URLs.
 #[derive(Default)]
 pub(crate) struct Leases {
-    idle: Mutex<HashMap<String, Vec<Client>>>,
+    ways: Mutex<HashMap<String, Arc<Way>>>,
+}
+
+/// The way to one URL.
+struct Way {
+    /// Who asks has a turn: clients that keep thousands of leases alive must not take the connections that the leader
+    /// accepts from raft.
+    turns: Semaphore,
+    /// The connections that nobody uses now, not more than turns.
+    idle: Mutex<Vec<Client>>,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self { turns: Semaphore::new(LEASE_QUESTIONS_MAX), idle: Mutex::default() }
+    }
 }
 
 impl Leases {
@@ -82,10 +102,11 @@ impl Leases {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
         let body = Bytes::from(question.encode_to_vec());
         let call = Call { method: Method::POST, path, headers, body };
-        let url = url.trim_end_matches('/');
-        let mut client = self.take(url);
-        let reply = client.call(url, &call, limit).await.map_err(|error| other(&error))?;
-        self.keep(url, client);
+        let reply = self
+            .way(url)
+            .call(url.trim_end_matches('/'), &call, limit)
+            .await
+            .map_err(|error| other(&error))?;
         match reply.status {
             StatusCode::OK => A::decode(reply.body).map_err(|error| other(&error)),
             StatusCode::NOT_FOUND => Err(LeaseRefusal::NotFound),
@@ -94,24 +115,91 @@ impl Leases {
         }
     }
 
-    fn take(&self, url: &str) -> Client {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle.get_mut(url).and_then(Vec::pop);
-        kept.unwrap_or_else(|| Client::reading(LEASE_ANSWER_BYTES_MAX))
+    fn way(&self, url: &str) -> Arc<Way> {
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(ways.entry(url.trim_end_matches('/').to_owned()).or_default())
+    }
+}
+
+impl Way {
+    /// Waits for a turn and asks, both within the limit.
+    async fn call(&self, url: &str, call: &Call<'_>, limit: Duration) -> io::Result<Reply> {
+        let deadline = Instant::now() + limit;
+        let turn = timeout_at(deadline, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no turn to ask"));
+        };
+        let mut client = self.idle().pop().unwrap_or_else(|| Client::reading(LEASE_ANSWER_BYTES_MAX));
+        let reply = client.call(url, call, deadline.saturating_duration_since(Instant::now())).await?;
+        self.idle().push(client);
+        Ok(reply)
     }
 
-    fn keep(&self, url: &str, client: Client) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        match idle.get_mut(url) {
-            Some(clients) if clients.len() < LEASE_CLIENTS_KEPT => clients.push(client),
-            Some(_) => {}
-            None => {
-                idle.insert(url.to_owned(), vec![client]);
-            }
-        }
+    fn idle(&self) -> MutexGuard<'_, Vec<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn other(error: &impl std::fmt::Display) -> LeaseRefusal {
     LeaseRefusal::Other(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    /// Answers every question of one connection with the TTL 7 of lease 1, after a moment.
+    async fn answer(mut stream: tokio::net::TcpStream) {
+        let body = pb::LeaseKeepAliveResponse { header: None, id: 1, ttl: 7 }.encode_to_vec();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut question = [0; 1024];
+        while stream.read(&mut question).await.is_ok_and(|length| length > 0) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            if stream.write_all(&[head.as_bytes(), &body].concat()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn questions_take_turns_so_that_they_leave_connections_to_raft() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(answer(stream));
+            }
+        });
+        let leases = Arc::new(Leases::default());
+        let questions: Vec<_> = (0..5 * LEASE_QUESTIONS_MAX)
+            .map(|_| {
+                let (leases, url) = (Arc::clone(&leases), url.clone());
+                tokio::spawn(async move { leases.renew(&url, 1, Duration::from_secs(10)).await })
+            })
+            .collect();
+        for question in questions {
+            assert_eq!(question.await.expect("it ends"), Ok(7));
+        }
+        let accepted = accepted.load(Ordering::Relaxed);
+        assert!(accepted <= LEASE_QUESTIONS_MAX, "{accepted} connections");
+        assert_eq!(leases.way(&url).idle().len(), accepted, "all are kept");
+    }
+
+    #[tokio::test]
+    async fn who_gets_no_turn_is_told_within_its_limit() {
+        let leases = Leases::default();
+        let way = leases.way("http://127.0.0.1:1");
+        let _all =
+            way.turns.acquire_many(u32::try_from(LEASE_QUESTIONS_MAX).expect("small")).await.expect("open");
+        let answer = leases.renew("http://127.0.0.1:1/", 1, Duration::from_millis(20)).await;
+        assert_eq!(answer, Err(LeaseRefusal::Other("no turn to ask".to_owned())));
+    }
 }

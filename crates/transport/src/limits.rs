@@ -55,9 +55,9 @@ pub(crate) const SNAPSHOT_MESSAGE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 /// The answer to a question about a lease: all keys that hang on it (etcd `maxLeaseHTTPResponseSize`).
 pub(crate) const LEASE_ANSWER_BYTES_MAX: usize = 100 << 20;
-/// Idle connections kept to one URL for questions about leases. As many keepalives may be on their way to the leader at
-/// once without a new connection; more than that wait for a handshake.
-pub(crate) const LEASE_CLIENTS_KEPT: usize = 64;
+/// Questions about leases on their way to one URL, each on a connection of its own: at a millisecond each, 64,000 in a
+/// second. The others wait for their turn.
+pub(crate) const LEASE_QUESTIONS_MAX: usize = 64;
 /// The head of an answer to a stream GET. etcd's is 200 bytes.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 /// The text of a refusal that we show in the log.

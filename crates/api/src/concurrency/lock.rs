@@ -57,9 +57,6 @@ pub(crate) async fn unlock(
     request: UnlockRequest,
 ) -> Result<Bytes, Status> {
     let caller = Caller { api, deadline };
-    if request.key.is_empty() {
-        return Err(Status::unknown(crate::status::Known::EmptyKey.text()));
-    }
     let header = within(deadline, caller.delete(request.key)).await?;
     Ok(grpc::encode(&UnlockResponse { header }))
 }

@@ -21,7 +21,7 @@ pub(crate) use lock::{lock, unlock};
 use crate::{
     Api,
     kv::{Deadline, afford, barrier, mismatch, propose},
-    status,
+    parse, status,
     watch::Local,
 };
 use bytes::Bytes;
@@ -67,6 +67,7 @@ impl Caller<'_> {
 
     async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
         afford(self.api, machine::txn_cost(&request), self.deadline).await?;
+        parse::txn(&request, self.api.limits.max_txn_ops)?;
         let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
         match propose(self.api, self.deadline, request).await? {
             Response::Txn(mut answer) => {
@@ -79,6 +80,7 @@ impl Caller<'_> {
 
     async fn delete(&self, key: Bytes) -> Result<Option<ResponseHeader>, Status> {
         let request = DeleteRangeRequest { key, ..Default::default() };
+        parse::delete(&request)?;
         let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
         match propose(self.api, self.deadline, request).await? {
             Response::DeleteRange(mut answer) => {

@@ -14,6 +14,7 @@ pub(crate) struct Watch {
     sent: Histogram,
     sent_per_event: Histogram,
     control: Histogram,
+    progress: Histogram,
 }
 
 impl Watch {
@@ -49,6 +50,10 @@ impl Watch {
                 "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
                 "The total duration in seconds of running through the send loop control stream response.",
             ),
+            progress: duration(
+                "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
+                "The total duration in seconds of running through the progress loop control stream response.",
+            ),
         }
     }
 
@@ -61,6 +66,11 @@ impl Watch {
         }
         self.sent.observe(seconds);
         self.sent_per_event.observe(seconds / f64::from(u32::try_from(events).unwrap_or(u32::MAX)));
+    }
+
+    /// A stream's watchers were told of their progress, or noted to be told, since `begun`.
+    pub(crate) fn observe_progress(&self, begun: Instant) {
+        self.progress.observe(begun.elapsed().as_secs_f64());
     }
 
     pub(super) fn refresh(&self, counts: Counts) {

@@ -40,7 +40,7 @@ async fn serve(line: Arc<Line>, mut requests: Inbound) {
         let answers = line.api.watches.lock().hub.controls(line.key);
         tokio::select! {
             biased;
-            _ = ticks.tick() => line.api.watches.call(&line.api.shared, |hub| hub.tick(line.key)),
+            _ = ticks.tick() => tick(&line),
             // A client that has sent its last request may go on to listen.
             request = requests.next(), if more && answers < ANSWERS_MAX => match request {
                 Ok(Some(request)) => take(&line, request),
@@ -69,6 +69,12 @@ fn interval(line: &Line) -> tokio::time::Interval {
     let mut ticks = interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+fn tick(line: &Line) {
+    let begun = Instant::now();
+    line.api.watches.call(&line.api.shared, |hub| hub.tick(line.key));
+    line.api.metrics.watch.observe_progress(begun.into_std());
 }
 
 fn take(line: &Line, request: WatchRequest) {

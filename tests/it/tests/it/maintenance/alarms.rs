@@ -1,6 +1,7 @@
 //! Alarms: what is refused and what is not while one is raised, here and at etcd.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use harness::{Client, Cluster, Options};
@@ -76,7 +77,9 @@ async fn scenario(binary: Option<std::path::PathBuf>) -> anyhow::Result<Vec<Stri
     client.wait_leader(PATIENT).await?;
     client.put(0, put("small", 64), PATIENT).await?;
     let mut refusal = None;
-    for _ in 0..20 {
+    // etcd compares with the size of its last commit to disk, which may be 100 ms old.
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
         if let Err(status) = client.put(0, put("large", 4096), PATIENT).await {
             refusal = Some(status);
             break;
