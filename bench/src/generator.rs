@@ -160,7 +160,8 @@ fn summary(text: &str, requests: u64) -> anyhow::Result<Load> {
         requests,
         rate: number_after(text, "Requests/sec:")?,
         p50_ms: 1_000.0 * number_after(text, "50% in")?,
-        p99_ms: 1_000.0 * number_after(text, "99% in")?,
+        // Of fewer than a hundred requests it prints none: then it is the slowest.
+        p99_ms: 1_000.0 * number_after(text, "99% in").or_else(|_| number_after(text, "Slowest:"))?,
     })
 }
 
@@ -183,6 +184,12 @@ mod tests {
     fn reads_what_benchmark_prints() {
         let load = parse(SUMMARY, Work::Put, 20_000).expect("a summary");
         assert_eq!(load, Load { requests: 20_000, rate: 19_912.287_1, p50_ms: 4.2, p99_ms: 9.9 });
+    }
+
+    #[test]
+    fn the_slowest_of_a_few_is_their_99th_percentile() {
+        let few = SUMMARY.replace("  99% in 0.0099 secs.\n", "");
+        assert_eq!(parse(&few, Work::List, 20).expect("a summary").p99_ms, 12.3);
     }
 
     #[test]
