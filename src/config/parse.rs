@@ -108,6 +108,10 @@ fn read_variables(raw: &mut Raw, vars: impl IntoIterator<Item = (String, String)
             Some(_) if flag_name == "version" => {
                 raw.warnings.push("ignored environment variable ETCD_VERSION".to_owned());
             }
+            // etcd takes an empty variable for none, and says so with these words.
+            Some(_) if value.is_empty() => {
+                raw.warnings.push(format!("unrecognized environment variable {name}="));
+            }
             Some(flag) => {
                 raw.set(flag, value.clone()).map_err(|_| {
                     Refusal::Invalid(format!("invalid value {value:?} for {name}: parse error"))
@@ -251,6 +255,14 @@ mod tests {
         assert!(raw.used.is_empty());
         let raw = read_line("", &[("ETCD_NAME", "m")]).expect("a flag");
         assert_eq!((raw.used, raw.warnings), (vec![("ETCD_NAME".to_owned(), "m".to_owned())], vec![]));
+    }
+
+    #[test]
+    fn an_empty_variable_is_none() {
+        check("", &[("ETCD_NAME", "")], "name", "default");
+        check("", &[("ETCD_PRE_VOTE", "")], "pre-vote", "true");
+        let raw = read_line("", &[("ETCD_NAME", "")]).expect("a warning only");
+        assert_eq!(raw.warnings, ["unrecognized environment variable ETCD_NAME="]);
     }
 
     #[test]
