@@ -4,6 +4,7 @@
 mod alarms;
 mod orders;
 mod snapshots;
+mod space;
 mod stalls;
 
 use std::{

@@ -8,8 +8,14 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use harness::{Client, Cluster, Load, Options, Shape};
-use proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, RangeRequest, SnapshotRequest};
+use proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest,
+    RangeRequest, SnapshotRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+    watch_client::WatchClient, watch_request::RequestUnion,
+};
 use proto::mvccpb::KeyValue;
+use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 
 use super::{Said, call, ctl, judge};
@@ -194,7 +200,60 @@ fn a_bumped_restore_never_gives_a_revision_twice() {
             );
         }
         ensure!(all(&client, 0, now).await?.1 == kvs, "the present can be asked for");
+        // An informer that watched the old cluster is told to list anew.
+        let told = watch_from(&client, seen + 1).await?;
+        ensure!(told.canceled && told.compact_revision == now, "{told:?}");
         ensure!(put(&client, 0, "key", "4").await? == now + 1, "it goes on there");
+        let told = watch_from(&client, now + 1).await?;
+        ensure!(!told.canceled && told.events.len() == 1, "{told:?}");
+        Ok(())
+    });
+}
+
+/// What a new watcher of all keys is told after that it exists.
+async fn watch_from(client: &Client, start_revision: i64) -> anyhow::Result<WatchResponse> {
+    let create =
+        WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), start_revision, ..Default::default() };
+    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    // The client's side stays open.
+    let requests = tokio_stream::once(request).chain(tokio_stream::pending());
+    let mut told = WatchClient::new(client.channel(0)).watch(requests).await?.into_inner();
+    let created = timeout(PATIENT, told.message()).await??.context("the stream ended")?;
+    ensure!(created.created, "{created:?}");
+    timeout(PATIENT, told.message()).await??.context("the stream ended")
+}
+
+#[test]
+fn restored_leases_hold_their_keys_and_end() {
+    const TTL: i64 = 3;
+    run(async {
+        let source = Cluster::start(1)?;
+        let client = source.client();
+        for (id, ttl) in [(7, TTL), (8, 1_000)] {
+            client.lease(0).lease_grant(LeaseGrantRequest { id, ttl }).await?;
+            let key = format!("on/{id}").into();
+            client.put(0, PutRequest { key, lease: id, ..Default::default() }, PATIENT).await?;
+        }
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("own.db");
+        fs::write(&file, stream(&client, 0).await?)?;
+        let cluster = restored(3, &file, &[])?;
+        let client = cluster.client();
+        let at = client.wait_leader(PATIENT).await?;
+        let question = LeaseTimeToLiveRequest { id: 8, keys: true };
+        let long = client.lease(at).lease_time_to_live(question).await?.into_inner();
+        ensure!(long.granted_ttl == 1_000 && long.keys == ["on/8"], "{long:?}");
+        let deadline = Instant::now() + Duration::from_secs(TTL.unsigned_abs()) + PATIENT;
+        loop {
+            let (_, kvs) = all(&client, at, 0).await?;
+            let keys: Vec<_> = kvs.iter().map(|kv| kv.key.clone()).collect();
+            if keys == ["on/8"] {
+                break;
+            }
+            ensure!(keys == ["on/7", "on/8"] && Instant::now() < deadline, "{keys:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        client.same_hash(client.revision(PATIENT).await?, PATIENT).await?;
         Ok(())
     });
 }
