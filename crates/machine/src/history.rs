@@ -4,7 +4,8 @@
 //! response is its head and its events' bytes one after the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mvcc::{EventKind, KeyValue, ReadError, View, Written};
+use mvcc::{EventKind, KeyValue, ReadError, View};
+pub use mvcc::{Taken, Written};
 use prost::encoding::{encode_varint, encoded_len_varint};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -198,7 +199,7 @@ mod tests {
             "DELETE k= c0 m4 v0 l0 before k=2 c2 m3 v2 l7",
         ];
         assert_eq!(all(&store), expected);
-        let taken = tap.take();
+        let taken = tap.take().written;
         assert_eq!((taken.len(), taken[0].first(), taken[0].last()), (1, 2, 4));
         let live: Vec<Event> = events(&taken[0]).unwrap();
         let history = History::new(store.view());
@@ -253,20 +254,25 @@ mod tests {
             group.commit().unwrap();
         };
         put(1);
-        assert!(tap.take().is_empty(), "closed");
+        assert!(tap.take().written.is_empty(), "closed");
         tap.open();
         put(1);
         put(1);
-        assert_eq!(tap.take().iter().map(Written::first).collect::<Vec<_>>(), [3, 4]);
-        assert!(tap.take().is_empty(), "taken");
-        for _ in 0..9 {
+        let firsts = |taken: &Taken| taken.written.iter().map(Written::first).collect::<Vec<_>>();
+        assert_eq!(firsts(&tap.take()), [3, 4]);
+        assert!(tap.take().written.is_empty(), "taken");
+        for _ in 5..=14 {
             put(1 << 20);
         }
-        let kept: usize = tap.take().iter().map(Written::len).sum();
-        assert!(kept < 8, "the limit is 8 MiB: {kept}");
+        let taken = tap.take();
+        assert_eq!((taken.dropped, firsts(&taken)), (Some(12), vec![13, 14]), "the limit is 8 MiB");
+        assert_eq!(tap.take().dropped, None, "told once");
+        put(9 << 20);
+        let taken = tap.take();
+        assert_eq!((taken.dropped, firsts(&taken)), (Some(15), vec![]), "the newest is dropped too");
         put(1);
         tap.close();
-        assert!(tap.take().is_empty(), "closed again");
+        assert!(tap.take().written.is_empty(), "closed again");
     }
 
     #[test]

@@ -58,5 +58,5 @@ pub use restore::{BumpError, Extent, bump};
 pub use row::META_PREFIX;
 pub use store::{Published, Store};
 pub use tally::Tally;
-pub use tap::{TAP_BYTES_MAX, Tap, Written};
+pub use tap::{TAP_BYTES_MAX, Taken, Tap, Written};
 pub use view::{Event, EventKind, Sizes, Usage, View};

@@ -1,7 +1,7 @@
 //! What groups write, for whoever follows the history as it grows.
 //!
-//! Closed, it costs a lock a group and keeps nothing. Open, it keeps the rows that each group wrote until they are taken;
-//! when nobody takes them they are dropped, and whoever follows sees the gap in the revisions and reads the history.
+//! Closed, it costs a lock a group and keeps nothing. Open, it keeps the rows that each group wrote until they are taken.
+//! What is too much to be kept is dropped, and who takes the rest is told up to where, to read it in the history.
 
 use crate::query::ReadError;
 use crate::view::{self, Event};
@@ -19,8 +19,17 @@ pub struct Tap(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     is_open: bool,
-    written: Vec<Written>,
+    taken: Taken,
     bytes: usize,
+}
+
+/// What was written since the tap was last asked.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Up to this main revision, there was too much to be kept. All that is kept is later.
+    pub dropped: Option<i64>,
+    /// What was kept, in order, without gaps.
+    pub written: Vec<Written>,
 }
 
 /// The rows of one group, ascending.
@@ -40,27 +49,25 @@ impl Tap {
         *self.lock() = Kept::default();
     }
 
-    /// What was written since the last call, in order. The newest View is at least as new.
-    pub fn take(&self) -> Vec<Written> {
+    /// What was written since the last call. The newest View is at least as new.
+    pub fn take(&self) -> Taken {
         let mut kept = self.lock();
         kept.bytes = 0;
-        std::mem::take(&mut kept.written)
+        std::mem::take(&mut kept.taken)
     }
 
     /// A group was published.
     pub(crate) fn push(&self, rows: Vec<(Revision, Bytes)>) {
-        if rows.is_empty() {
-            return;
-        }
+        let Some(&(last, _)) = rows.last() else { return };
         let mut kept = self.lock();
         if !kept.is_open {
             return;
         }
         kept.bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
-        kept.written.push(Written { rows });
+        kept.taken.written.push(Written { rows });
         if kept.bytes > TAP_BYTES_MAX {
             kept.bytes = 0;
-            kept.written.clear();
+            kept.taken = Taken { dropped: Some(last.main), written: Vec::new() };
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{Micros, member::Life};
 use bytes::Bytes;
 use machine::{
     Shared,
-    history::{self, History},
+    history::{self, History, Taken},
 };
 use prost::Message as _;
 use proto::{etcdserverpb::WatchResponse, mvccpb};
@@ -58,7 +58,11 @@ impl Watching {
     }
 
     fn publish(&mut self) {
-        for written in self.shared.tap().take() {
+        let Taken { dropped, written } = self.shared.tap().take();
+        if let Some(last) = dropped {
+            self.hub.skip(last);
+        }
+        for written in written {
             if written.last() <= self.hub.revision() {
                 continue;
             }

@@ -22,7 +22,7 @@ use crate::Api;
 use ::watch::{Counts, Event, Hub, Step, StreamKey};
 use machine::{
     Shared,
-    history::{self, History},
+    history::{self, History, Taken},
 };
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -111,7 +111,10 @@ impl Inner {
 
     /// Publishes what was written since the last time.
     fn publish(&mut self, shared: &Shared) {
-        let written = shared.tap().take();
+        let Taken { dropped, written } = shared.tap().take();
+        if let Some(last) = dropped {
+            self.hub.skip(last);
+        }
         if written.is_empty() {
             return;
         }

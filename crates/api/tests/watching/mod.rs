@@ -450,6 +450,25 @@ async fn a_group_of_more_events_than_are_matched_at_once_is_told_all_the_same() 
 }
 
 #[tokio::test]
+async fn a_group_of_more_bytes_than_are_kept_is_told_though_nothing_follows_it() {
+    // A delete's row is its key: 2,200 of them are more than the tap keeps.
+    const KEYS: usize = 2_200;
+    let server = Server::start().await;
+    let name = |at: usize| format!("{at:04}{}", "k".repeat(4_000));
+    for first in (0..KEYS).step_by(100) {
+        let puts = (first..first + 100).map(|at| pb::RequestOp {
+            request: Some(pb::request_op::Request::RequestPut(put(&name(at), "v"))),
+        });
+        let txn = pb::TxnRequest { success: puts.collect(), ..Default::default() };
+        server.kv().txn(txn).await.unwrap();
+    }
+    let mut watcher = Watcher::on(&server, everything()).await;
+    let all = pb::DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+    server.kv().delete_range(all).await.unwrap();
+    assert_eq!(watcher.next().await.events.len(), KEYS);
+}
+
+#[tokio::test]
 async fn streams_end_when_the_server_goes_down() {
     let server = Server::start().await;
     let mut watcher = Watcher::on(&server, key("k")).await;
