@@ -19,9 +19,9 @@
 //! * A lease of which the log knows a remainder is renewed only after that is cleared through the log, or the next
 //!   leader would end it early.
 
+use crate::clock::{Primary, State, first_after_promotion, first_after_renewal, later, left_of, seconds};
 use crate::{Change, Checkpoint, Info};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use types::{LeaseId, Term};
 
@@ -36,6 +36,8 @@ pub const REVOKES_IN_FLIGHT_MAX: usize = 256;
 pub const REVOKE_RETRY: Duration = Duration::from_secs(3);
 /// Revokes handed out at once: few enough that what a client sends meanwhile hardly waits for them.
 pub const REVOKE_BATCH_MAX: usize = 64;
+/// Leases looked at in one [`Expirer::tick`]: about a millisecond, in which no lease is renewed.
+pub(crate) const LOOKS_MAX: usize = 4_096;
 /// Leases in one checkpoint entry (etcd: `maxLeaseCheckpointBatchSize`).
 pub const CHECKPOINTS_MAX: usize = 1_000;
 /// A lease that was granted or renewed is not checkpointed before this long: one that is kept alive mostly never is.
@@ -89,51 +91,6 @@ pub enum Renewal {
     /// A checkpoint with nothing left must be logged in this term first; then ask again. Until that is applied, or
     /// [`Expirer::not_cleared`] is called, the lease is not checkpointed.
     Checkpointed(Term),
-}
-
-/// One lease's clock.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    ttl: i64,
-    deadline: Instant,
-    checkpoint_at: Option<Instant>,
-    /// The time under which it stands in the queue: its only valid entry. Never later than what it waits for.
-    queued: Instant,
-    state: State,
-    /// The log knows, or is about to know, a remainder.
-    logged: bool,
-    /// A renewal clears the remainder.
-    clearing: bool,
-}
-
-impl Clock {
-    /// What a live lease waits for.
-    fn next(&self) -> Instant {
-        self.checkpoint_at.map_or(self.deadline, |due| due.min(self.deadline))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Live,
-    Expired,
-    Revoking,
-}
-
-/// The deadlines of one term.
-#[derive(Debug)]
-struct Primary {
-    term: Term,
-    clocks: HashMap<LeaseId, Clock>,
-    queue: BinaryHeap<Reverse<(Instant, LeaseId)>>,
-    /// Past their deadlines, in the order of these, and not proposed yet.
-    expired: VecDeque<(Instant, LeaseId)>,
-    checkpoints: VecDeque<LeaseId>,
-    revoking: usize,
-    /// When the last confirmation began.
-    confirmed: Option<Instant>,
-    /// No revokes before this: they keep their distance.
-    next_revoke: Instant,
 }
 
 /// When which lease ends.
@@ -192,8 +149,11 @@ impl Expirer {
     fn clear_if_forbidden(&mut self) {
         let is_forbidden = self.checkpoints == Checkpoints::Forbidden;
         let Some(primary) = self.primary.as_mut().filter(|_| is_forbidden) else { return };
-        let logged = primary.clocks.iter().filter(|(_, clock)| clock.logged && !clock.clearing);
-        let mut ids: Vec<LeaseId> = logged.map(|(id, _)| *id).collect();
+        let mut ids = Vec::new();
+        for (id, clock) in &mut primary.clocks {
+            clock.due = clock.is_logged() && !clock.clearing;
+            ids.extend(clock.due.then_some(*id));
+        }
         ids.sort_unstable();
         primary.checkpoints = ids.into();
     }
@@ -214,8 +174,9 @@ impl Expirer {
             }
             Change::Checkpointed { id, remaining_ttl } => {
                 if let Some(clock) = primary.clocks.get_mut(&id) {
-                    clock.logged = remaining_ttl > 0;
-                    clock.clearing &= clock.logged;
+                    clock.stored = remaining_ttl > 0;
+                    clock.in_flight = clock.in_flight.saturating_sub(clock.stored.into());
+                    clock.clearing &= clock.is_logged();
                 }
             }
         }
@@ -246,7 +207,7 @@ impl Expirer {
         if clock.state != State::Live || clock.deadline <= now {
             return Renewal::Expired;
         }
-        if clock.logged {
+        if clock.is_logged() {
             clock.clearing = true;
             return Renewal::Checkpointed(primary.term);
         }
@@ -261,11 +222,25 @@ impl Expirer {
         Renewal::Renewed(clock.ttl)
     }
 
-    /// What [`Renewal::Checkpointed`] asked for was not logged.
+    /// What [`Renewal::Checkpointed`] asked for is not known to be logged.
     pub fn not_cleared(&mut self, term: Term, id: LeaseId) {
         let primary = self.primary.as_mut().filter(|primary| primary.term == term);
         if let Some(clock) = primary.and_then(|primary| primary.clocks.get_mut(&id)) {
             clock.clearing = false;
+        }
+    }
+
+    /// What [`Expirer::take_checkpoints`] handed out in this term was not logged, and never will be.
+    pub fn not_logged(&mut self, term: Term, checkpoints: &[Checkpoint]) {
+        let Some(primary) = self.primary.as_mut().filter(|primary| primary.term == term) else { return };
+        for checkpoint in checkpoints {
+            let Some(clock) = primary.clocks.get_mut(&checkpoint.id) else { continue };
+            if checkpoint.remaining_ttl > 0 {
+                clock.in_flight = clock.in_flight.saturating_sub(1);
+            } else {
+                clock.clearing = false;
+                primary.checkpoint(checkpoint.id);
+            }
         }
     }
 
@@ -285,12 +260,15 @@ impl Expirer {
         Some(self.primary.as_ref()?.clocks.get(&id)?.deadline)
     }
 
-    /// Looks at the time: deadlines that passed, checkpoints that are due.
+    /// Looks at the time: deadlines that passed, checkpoints that are due. Where many are due, some wait for the next
+    /// call, and [`Expirer::wake_at`] is past.
     pub fn tick(&mut self, now: Instant) {
         let Some(primary) = &mut self.primary else { return };
-        while let Some(Reverse((at, id))) = primary.queue.peek().copied()
-            && at <= now
-        {
+        for _ in 0..LOOKS_MAX {
+            let Some(Reverse((at, id))) = primary.queue.peek().copied().filter(|Reverse((at, _))| *at <= now)
+            else {
+                return;
+            };
             primary.queue.pop();
             primary.look_at(now, at, id, self.checkpoints == Checkpoints::Allowed);
         }
@@ -305,11 +283,11 @@ impl Expirer {
         }
         while ids.len() < REVOKE_BATCH_MAX
             && primary.revoking < REVOKES_IN_FLIGHT_MAX
-            && let Some((deadline, id)) = primary.expired.front().copied()
-            && primary.is_confirmed(deadline)
+            && let Some((since, id)) = primary.expired.front().copied()
+            && primary.is_confirmed(since)
         {
             primary.expired.pop_front();
-            if primary.revoke(now, id) {
+            if primary.revoke(now, since, id) {
                 ids.push(id);
             }
         }
@@ -330,6 +308,10 @@ impl Expirer {
             && let Some(id) = primary.checkpoints.pop_front()
         {
             let Some(clock) = primary.clocks.get_mut(&id) else { continue };
+            // A lease that was granted with the ID of one that was due is not.
+            if !std::mem::take(&mut clock.due) {
+                continue;
+            }
             if clock.clearing || clock.state != State::Live {
                 continue;
             }
@@ -342,7 +324,7 @@ impl Expirer {
             let left = clock.deadline.saturating_duration_since(now);
             let remaining_ttl = i64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(i64::MAX);
             if remaining_ttl > 0 && remaining_ttl < clock.ttl {
-                clock.logged = true;
+                clock.in_flight += 1;
                 taken.push(Checkpoint { id, remaining_ttl });
             }
         }
@@ -368,114 +350,6 @@ impl Expirer {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-impl Primary {
-    fn new(now: Instant, term: Term) -> Self {
-        Self {
-            term,
-            clocks: HashMap::new(),
-            queue: BinaryHeap::new(),
-            expired: VecDeque::new(),
-            checkpoints: VecDeque::new(),
-            revoking: 0,
-            confirmed: None,
-            next_revoke: now,
-        }
-    }
-
-    fn insert(&mut self, lease: &Info, deadline: Instant, checkpoint_at: Option<Instant>) {
-        let logged = lease.remaining_ttl > 0;
-        let (ttl, state) = (lease.ttl, State::Live);
-        let mut clock =
-            Clock { ttl, deadline, checkpoint_at, queued: deadline, state, logged, clearing: false };
-        clock.queued = clock.next();
-        self.queue.push(Reverse((clock.queued, lease.id)));
-        self.clocks.insert(lease.id, clock);
-    }
-
-    fn is_confirmed(&self, deadline: Instant) -> bool {
-        self.confirmed.is_some_and(|began| began >= deadline)
-    }
-
-    /// An entry of the queue came up: what its lease waits for may have moved since.
-    fn look_at(&mut self, now: Instant, at: Instant, id: LeaseId, checkpoints: bool) {
-        let Some(clock) = self.clocks.get_mut(&id).filter(|clock| clock.queued == at) else { return };
-        match clock.state {
-            State::Live if clock.deadline <= now => {
-                clock.state = State::Expired;
-                self.expired.push_back((clock.deadline, id));
-                return;
-            }
-            State::Live => {}
-            State::Revoking => {
-                // It was not applied for long: once more, confirmed anew.
-                clock.state = State::Expired;
-                self.revoking -= 1;
-                self.expired.push_back((now, id));
-                return;
-            }
-            State::Expired => return,
-        }
-        if clock.checkpoint_at.is_some_and(|due| due <= now) {
-            clock.checkpoint_at = next_checkpoint(now, clock.deadline);
-            if checkpoints && !clock.clearing {
-                self.checkpoints.push_back(id);
-            }
-        }
-        clock.queued = clock.next();
-        self.queue.push(Reverse((clock.queued, id)));
-    }
-
-    /// Takes the lease as proposed to be revoked, if it is still there.
-    fn revoke(&mut self, now: Instant, id: LeaseId) -> bool {
-        let Some(clock) = self.clocks.get_mut(&id).filter(|clock| clock.state == State::Expired) else {
-            return false;
-        };
-        clock.state = State::Revoking;
-        clock.queued = now + REVOKE_RETRY;
-        self.revoking += 1;
-        self.queue.push(Reverse((clock.queued, id)));
-        true
-    }
-}
-
-/// What a new leader must take as left of a lease, in seconds.
-fn left_of(lease: &Info) -> i64 {
-    if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl }
-}
-
-fn seconds(count: i64) -> Duration {
-    Duration::from_secs(u64::try_from(count).unwrap_or(0))
-}
-
-/// A time later by this much, or as late as the clock goes.
-fn later(now: Instant, by: Duration) -> Instant {
-    /// Longer than any lease, and within what the clock of every system can say.
-    const LONGEST: Duration = Duration::from_secs(10_000_000_000);
-    now.checked_add(by.min(LONGEST)).unwrap_or(now + CHECKPOINT_INTERVAL)
-}
-
-/// A checkpoint must come well before the end, or it is worth nothing.
-fn if_before(deadline: Instant, at: Instant) -> Option<Instant> {
-    (at + CHECKPOINT_SHORTEST <= deadline).then_some(at)
-}
-
-fn first_after_renewal(now: Instant, deadline: Instant) -> Option<Instant> {
-    if_before(deadline, now + CHECKPOINT_FIRST)
-}
-
-/// A client that is alive renews after a third of the time: who has not by two fifths is checkpointed, so that leases
-/// end however often leaders change.
-fn first_after_promotion(now: Instant, deadline: Instant) -> Option<Instant> {
-    let wait = deadline.duration_since(now) * 2 / 5;
-    if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_FIRST))
-}
-
-/// After a first checkpoint the lease counts as left alone: the shorter its time, the closer they come.
-fn next_checkpoint(now: Instant, deadline: Instant) -> Option<Instant> {
-    let wait = deadline.duration_since(now) / 2;
-    if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_INTERVAL))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //!
 //! What it does not do: no clock, no log, no thread. Proposing what the expirer asks for is `raft-node`'s.
 
+mod clock;
 mod expirer;
 mod row;
 mod table;

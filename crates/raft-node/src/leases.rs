@@ -116,7 +116,12 @@ impl Lessor {
             if inner.expirer.deadline(id).is_none() {
                 return;
             }
-            inner.waiting.entry(id).or_default().push(waits);
+            let waiting = inner.waiting.entry(id).or_default();
+            if waiting.len() == waiting.capacity() {
+                // Who gave up makes room.
+                waiting.retain(|waits| !waits.is_closed());
+            }
+            waiting.push(waits);
         }
         // Nothing is ever sent: the sender goes.
         let _ = gone.await;
@@ -232,7 +237,10 @@ impl Handle {
                     is_known_to_be_applied = true;
                 }
                 Renewal::Unconfirmed(term) => self.confirm_term(term).await?,
-                Renewal::Expired => lessor.gone(id).await,
+                Renewal::Expired => {
+                    // At its end the deadline is found to be over.
+                    let _ = tokio::time::timeout_at(deadline.into(), lessor.gone(id)).await;
+                }
                 Renewal::Checkpointed(term) => {
                     if self.clear_remainder(term, id).await.is_err() {
                         lessor.with(|expirer| expirer.not_cleared(term, id));

@@ -16,7 +16,7 @@ pub const BACKLOG_ENTRIES_MAX: u64 = 4_000;
 pub const UNCOMMITTED_ENTRIES_MAX: u64 = 16_384;
 /// The same in bytes.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
-/// While a follower in reach lacks more entries than this, leases whose time is over wait: they must not make it later.
+/// While a follower in reach lacks more entries than this, leases end a batch a tick: they must not make it much later.
 pub const FOLLOWER_LAG_MAX: u64 = 8_192;
 /// Entries proposed in one step of the consensus thread: bounds the size of one write and the wait of those behind.
 pub const BATCH_ENTRIES_MAX: usize = 8_192;

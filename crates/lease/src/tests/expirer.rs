@@ -182,6 +182,45 @@ fn a_lease_left_alone_is_checkpointed_and_cleared_before_it_is_renewed() {
 
 /// Leases end although leaders change all the time: what is left is logged before a client that is alive would be late.
 #[test]
+fn a_clearing_that_comes_late_does_not_hide_the_remainder_behind_it() {
+    check(
+        "0 allow
+        0 lead 1
+        0 grant 7 100
+        60 tick -> revoke [] log [(7, 40)]
+        60.1 logged 7 40
+        61 confirm
+        61 renew 7 -> Checkpointed(1)
+        66 lost 7
+        80 tick -> revoke [] log [(7, 20)]
+        80.1 logged 7 0
+        80.2 confirm
+        80.2 renew 7 -> Checkpointed(1)
+        80.3 logged 7 20
+        80.3 renew 7 -> Checkpointed(1)
+        80.4 logged 7 0
+        80.4 renew 7 -> Renewed(100)",
+    );
+}
+
+#[test]
+fn a_lease_granted_again_waits_for_a_confirmation_after_its_own_end() {
+    check(
+        "0 lead 1
+        0 grant 7 2
+        2 tick -> revoke [] log [] confirm?
+        2.1 revoked 7 -> expired=false
+        2.2 grant 7 2
+        3 tick -> revoke [] log [] confirm?
+        4.2 tick -> revoke [] log [] confirm?
+        4.2 confirm 3
+        4.3 tick -> revoke [] log [] confirm?
+        4.4 confirm
+        4.4 tick -> revoke [7] log []",
+    );
+}
+
+#[test]
 fn a_lease_ends_however_often_leaders_change() {
     let (mut now, mut table) = (Instant::now(), Info { id: 7, ttl: 10, remaining_ttl: 0 });
     let mut expirer = Expirer::new(PACE);
@@ -277,7 +316,12 @@ enum Step {
     Demote,
     Take,
     Apply,
+    ApplyOne,
     Log,
+    /// A checkpoint that raft does not take.
+    Refused,
+    /// Who waited for a clearing gives up; it stays in the log.
+    Lost(LeaseId),
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -290,8 +334,11 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => Just(Step::Lead),
         1 => Just(Step::Demote),
         4 => Just(Step::Take),
-        4 => Just(Step::Apply),
+        2 => Just(Step::Apply),
+        6 => Just(Step::ApplyOne),
         3 => Just(Step::Log),
+        1 => Just(Step::Refused),
+        1 => (1i64..6).prop_map(Step::Lost),
     ]
 }
 
@@ -406,13 +453,26 @@ proptest! {
                     }
                 }
                 Step::Apply => naive.apply(&mut expirer, now),
+                Step::ApplyOne if !naive.log.is_empty() => {
+                    let change = naive.log.remove(0);
+                    naive.apply_one(&mut expirer, now, change);
+                }
+                Step::Refused => {
+                    let checkpoints = expirer.take_checkpoints(now);
+                    expirer.not_logged(term, &checkpoints);
+                }
+                Step::Lost(id) => {
+                    if naive.clearing.remove(&id) {
+                        expirer.not_cleared(term, id);
+                    }
+                }
                 Step::Log => {
                     for Checkpoint { id, remaining_ttl } in expirer.take_checkpoints(now) {
                         prop_assert!(!naive.clearing.contains(&id), "a checkpoint overtakes a clearing");
                         naive.log.push(Change::Checkpointed { id, remaining_ttl });
                     }
                 }
-                Step::Confirm(_) => {}
+                Step::ApplyOne | Step::Confirm(_) => {}
             }
         }
         naive.apply(&mut expirer, now);

@@ -354,6 +354,11 @@ impl Core {
                     && raft.uncommitted_size() <= UNCOMMITTED_BYTES_MAX))
     }
 
+    /// Whether the effects that wait to be taken say that this proposal was not logged.
+    pub fn has_refused(&self, proposal: u64) -> bool {
+        self.effects.refused.iter().any(|(id, _)| *id == proposal)
+    }
+
     /// Whether this member has applied its own removal.
     pub fn is_removed(&self) -> bool {
         self.removed

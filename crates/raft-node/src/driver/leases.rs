@@ -32,13 +32,15 @@ pub(super) struct Leases {
     look_at: Option<Instant>,
     /// A confirmation is under way: of which term, since when.
     round: Option<(Term, Instant)>,
-    /// A follower is too far behind for entries that can wait.
-    is_held: bool,
+    /// A follower is far behind.
+    lags: bool,
+    /// Entries that can wait were logged since the last tick.
+    logged: bool,
 }
 
 impl Leases {
     pub(super) fn new() -> Self {
-        Self { term: 0, look_at: None, round: None, is_held: false }
+        Self { term: 0, look_at: None, round: None, lags: false, logged: false }
     }
 
     /// A tick passed. The leader knows how far the others are.
@@ -46,8 +48,15 @@ impl Leases {
         if self.term != 0 {
             self.look_at = Some(now);
             let lags = |peer: &PeerProgress| peer.active && peer.matched + FOLLOWER_LAG_MAX < last;
-            self.is_held = peers.iter().any(lags);
+            self.lags = peers.iter().any(|peer| !peer.is_learner && lags(peer));
+            self.logged = false;
         }
+    }
+
+    /// Whether entries that can wait may be logged. While a follower is far behind that is a batch a tick, in etcd's own
+    /// pace: the follower may stay behind for ever, and leases end all the same.
+    fn may_log(&self) -> bool {
+        !(self.lags && self.logged)
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
@@ -107,7 +116,7 @@ impl Driver {
             return;
         }
         let term = self.leases.term;
-        let can_log = self.core.takes_proposals() && !self.leases.is_held;
+        let can_log = self.core.takes_proposals() && self.leases.may_log();
         let (revokes, checkpoints, wants_round, wake_at) = self.shared.lessor.with(|expirer| {
             expirer.tick(now);
             let revokes = if can_log { expirer.take_revokes(now) } else { Vec::new() };
@@ -122,10 +131,14 @@ impl Driver {
         }
         let mut entries: Vec<Proposal> = revokes.into_iter().map(|id| self.revoke(now, id)).collect();
         if !checkpoints.is_empty() {
-            entries.push(self.checkpoint(now, checkpoints));
+            entries.push(self.checkpoint(now, &checkpoints));
         }
-        if !entries.is_empty() {
-            self.core.step(now, Input::ProposeInTerm(term, entries));
+        let Some(last) = entries.last().map(|entry| entry.id) else { return };
+        self.leases.logged = true;
+        self.core.step(now, Input::ProposeInTerm(term, entries));
+        // Revokes that were refused are tried again by the clockwork.
+        if self.core.has_refused(last) {
+            self.shared.lessor.with(|expirer| expirer.not_logged(term, &checkpoints));
         }
     }
 
@@ -134,9 +147,9 @@ impl Driver {
         self.lease_entry(now, pb::InternalRaftRequest { lease_revoke: Some(request), ..Default::default() })
     }
 
-    fn checkpoint(&self, now: Instant, checkpoints: Vec<Checkpoint>) -> Proposal {
-        let wire = |c: Checkpoint| pb::LeaseCheckpoint { id: c.id, remaining_ttl: c.remaining_ttl };
-        let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.into_iter().map(wire).collect() };
+    fn checkpoint(&self, now: Instant, checkpoints: &[Checkpoint]) -> Proposal {
+        let wire = |c: &Checkpoint| pb::LeaseCheckpoint { id: c.id, remaining_ttl: c.remaining_ttl };
+        let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.iter().map(wire).collect() };
         self.lease_entry(
             now,
             pb::InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() },
@@ -145,5 +158,29 @@ impl Driver {
 
     fn lease_entry(&self, now: Instant, request: pb::InternalRaftRequest) -> Proposal {
         self.shared.entry(request, now + self.shared.options.request_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_that_stays_behind_slows_the_end_of_leases_and_does_not_stop_it() {
+        let peer = |matched, is_learner| PeerProgress { member: 2, matched, active: true, is_learner };
+        let last = FOLLOWER_LAG_MAX + 100;
+        let check = |peers: &[PeerProgress], expected: [bool; 3]| {
+            let mut leases = Leases { term: 1, ..Leases::new() };
+            leases.tick(Instant::now(), last, peers);
+            let at_first = leases.may_log();
+            leases.logged = true;
+            let again = leases.may_log();
+            leases.tick(Instant::now(), last, peers);
+            assert_eq!([at_first, again, leases.may_log()], expected, "{peers:?}");
+        };
+        check(&[peer(100, false), peer(last, false)], [true, true, true]);
+        check(&[peer(99, false), peer(last, false)], [true, false, true]);
+        check(&[peer(0, true)], [true, true, true]);
+        check(&[PeerProgress { active: false, ..peer(0, false) }], [true, true, true]);
     }
 }
