@@ -2,7 +2,7 @@
 //!
 //! A member that renews a lease must clear the remainder that a checkpoint left, or the lease ends early under the leader
 //! after it. Ours do; etcd's do with the feature gate `LeaseCheckpoint`, which is off by default. So the leader asks every
-//! member once whether it is one of ours, and logs nothing while it does not know, or knows better.
+//! member whether it is one of ours, and logs nothing while it does not know, or knows better.
 
 use machine::{Membership, Shared};
 use raft_node::{Checkpoints, Handle};
@@ -18,18 +18,14 @@ const INTERVAL: Duration = Duration::from_secs(4);
 /// As long as this member leads, says whether checkpoints may be logged. Ends with the node.
 pub(crate) async fn decide(node: Handle, shared: Arc<Shared>, log: slog::Logger) {
     let mut leadership = node.watch_leader();
-    // A member's data directory is of one kind or the other: what a member is, it stays.
     let mut known = BTreeMap::from([(node.options().member, true)]);
-    let mut decided = Checkpoints::Undecided;
     loop {
         if node.status().is_leader {
-            let membership = shared.membership();
-            ask_the_unknown(&membership, &mut known).await;
-            let checkpoints = judge(&membership, &known);
-            if checkpoints != decided {
+            let members = shared.membership();
+            ask(&members, &mut known).await;
+            let checkpoints = judge(&members, &known);
+            if node.set_lease_checkpoints(&members.members.keys().copied().collect(), checkpoints) {
                 slog::info!(log, "lease checkpoints"; "decided" => ?checkpoints);
-                decided = checkpoints;
-                node.set_lease_checkpoints(checkpoints);
             }
         }
         tokio::select! {
@@ -39,9 +35,10 @@ pub(crate) async fn decide(node: Handle, shared: Arc<Shared>, log: slog::Logger)
     }
 }
 
-async fn ask_the_unknown(membership: &Membership, known: &mut BTreeMap<u64, bool>) {
+/// Asks who is not known to clear them. A member that does not may come back with the feature gate, or as one of ours.
+async fn ask(membership: &Membership, known: &mut BTreeMap<u64, bool>) {
     for member in membership.members.values() {
-        if known.contains_key(&member.id) {
+        if known.get(&member.id) == Some(&true) {
             continue;
         }
         for url in &member.peer_urls {

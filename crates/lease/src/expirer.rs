@@ -138,12 +138,14 @@ impl Expirer {
         self.primary.as_ref().map(|primary| primary.term)
     }
 
-    /// Says who might lead next.
-    pub fn set_checkpoints(&mut self, checkpoints: Checkpoints) {
-        if self.checkpoints != checkpoints {
+    /// Says who might lead next; whether that is news.
+    pub fn set_checkpoints(&mut self, checkpoints: Checkpoints) -> bool {
+        let is_new = self.checkpoints != checkpoints;
+        if is_new {
             self.checkpoints = checkpoints;
             self.clear_if_forbidden();
         }
+        is_new
     }
 
     fn clear_if_forbidden(&mut self) {

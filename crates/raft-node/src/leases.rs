@@ -12,7 +12,7 @@ use crate::{Asked, LeaseError, ProposeError};
 use bytes::Bytes;
 use lease::{Change, Checkpoints, Expirer, Pace, Renewal};
 use proto::etcdserverpb as pb;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -283,9 +283,14 @@ impl Handle {
         self.shared.lessor.with(|expirer| ids.iter().map(|id| expirer.deadline(*id)).collect())
     }
 
-    /// Says whether a member may lead next that would misunderstand checkpoints.
-    pub fn set_lease_checkpoints(&self, checkpoints: Checkpoints) {
-        self.shared.lessor.with(|expirer| expirer.set_checkpoints(checkpoints));
+    /// Says whether one of these members would misunderstand checkpoints; whether that is news. It is ignored where they
+    /// are not the cluster's members any more: a change of members makes it undecided.
+    pub fn set_lease_checkpoints(&self, members: &BTreeSet<u64>, checkpoints: Checkpoints) -> bool {
+        self.shared.lessor.with(|expirer| {
+            // Under the lock: the consensus thread publishes a change of members before it takes the lock for it.
+            let are_current = self.shared.machine.membership().members.keys().eq(members);
+            are_current && expirer.set_checkpoints(checkpoints)
+        })
     }
 
     /// How many leases came and went.

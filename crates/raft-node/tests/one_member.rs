@@ -6,8 +6,10 @@ use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Response, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{
-    Handle, LeaseError, NodeFault, Options, Outbound, ProposeError, ReadError, TransferError, bootstrap,
+    Checkpoints, Handle, LeaseError, NodeFault, Options, Outbound, ProposeError, ReadError, TransferError,
+    bootstrap,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -201,6 +203,31 @@ async fn grant(handle: &Handle, id: i64, ttl: i64) {
     let grant = pb::LeaseGrantRequest { id, ttl };
     let request = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
     handle.propose(request, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_decided_of_checkpoints_does_not_outlive_a_change_of_members() {
+    let disks = Disks::fresh();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    let own = BTreeSet::from([MEMBER]);
+    assert!(handle.set_lease_checkpoints(&own, Checkpoints::Allowed));
+    assert!(!handle.set_lease_checkpoints(&own, Checkpoints::Allowed), "known");
+    let change = raftpb::ConfChange {
+        r#type: Some(raftpb::ConfChangeType::ConfChangeAddLearnerNode.into()),
+        node_id: Some(2),
+        context: Some(r#"{"id":2,"peerURLs":["http://127.0.0.1:2"],"isLearner":true}"#.into()),
+        ..Default::default()
+    };
+    handle.propose_conf_change(change, None).await.unwrap();
+    assert!(
+        !handle.set_lease_checkpoints(&own, Checkpoints::Allowed),
+        "of members that are not the members any more"
+    );
+    let both = BTreeSet::from([MEMBER, 2]);
+    assert!(handle.set_lease_checkpoints(&both, Checkpoints::Allowed), "it was undecided again");
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -41,8 +41,8 @@ fn step(expirer: &mut Expirer, start: Instant, at: f64, words: &[&str]) -> Strin
             expirer.promote(now, words[1].parse().expect("a term"), leases.collect::<Vec<_>>());
         }
         "demote" => expirer.demote(),
-        "allow" => expirer.set_checkpoints(Checkpoints::Allowed),
-        "forbid" => expirer.set_checkpoints(Checkpoints::Forbidden),
+        "allow" => assert!(expirer.set_checkpoints(Checkpoints::Allowed)),
+        "forbid" => assert!(expirer.set_checkpoints(Checkpoints::Forbidden)),
         "grant" => {
             expirer.applied(now, &Change::Granted { id: number(1), ttl: number(2) });
         }

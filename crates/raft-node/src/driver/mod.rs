@@ -27,6 +27,7 @@ use crate::{
 use background::Background;
 use engine::Engine;
 use flush::Flusher;
+use lease::Checkpoints;
 use leases::{Leases, ROUND};
 use machine::{Effect, Machine, Outcome, Response};
 use slog::Drain as _;
@@ -414,6 +415,7 @@ impl Driver {
 
     fn note_members(&mut self) {
         self.retry_changes = true;
+        self.shared.lessor.with(|expirer| expirer.set_checkpoints(Checkpoints::Undecided));
         let learners = self.core.conf_state().learners;
         self.shared.cells.is_learner.store(learners.contains(&self.shared.options.member), Relaxed);
         // Whoever was told that a learner was added may ask for its promotion at once.
