@@ -6,7 +6,8 @@
 //! a blocking thread ─ a round's events ─────────▶ └─────────────────────┘
 //! ```
 //!
-//! Everything but the rounds runs on the runtime's thread, so the lock is never waited for by those who serve others. The
+//! Everything but the rounds runs on the runtime's thread, so the lock is never waited for by those who serve others: what
+//! a round found is given to the hub by the task that asked for it. The
 //! store's tap is open only while somebody watches. Before any call the hub is brought up to date: what was answered to a
 //! client is behind a watcher that the client creates next.
 
@@ -19,16 +20,19 @@ pub(crate) use local::Local;
 pub(crate) use requests::{PROGRESS_INTERVAL_MIN, start};
 
 use crate::Api;
-use ::watch::{Counts, Event, Hub, Step, StreamKey};
+use ::watch::{Chunk, Counts, Event, Gone, Hub, Round, Step, StreamKey};
 use machine::{
     Shared,
     history::{self, History, Taken},
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::Waker,
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinHandle, spawn_blocking},
+};
 
 /// Events of the newest groups that are matched here, in events: half a millisecond of the runtime's thread. A group with
 /// more of them (a delete of a large range) is read as history, on another thread.
@@ -67,8 +71,8 @@ impl Watches {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic in the hub ends its task, and its invariants with it; nobody watches any more then.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        // Better no watcher than one that is told wrong things: then their streams end, each with this panic.
+        self.inner.lock().expect("no call has left the hub halfway")
     }
 
     /// Calls the hub, up to date, and wakes whoever has responses now.
@@ -168,21 +172,52 @@ impl Inner {
 pub(crate) async fn follow(api: Arc<Api>) {
     let mut applied = api.node.watch_applied();
     let mut ended = api.node.watch_ended();
+    let mut reading = Reading::default();
     loop {
         let following = api.watches.lock().following;
         tokio::select! {
             () = api.watches.work.notified() => {}
             changed = applied.changed(), if following => if changed.is_err() { return },
+            (round, result) = reading.done() => api.watches.lock().hub.finish(&round, result),
             _ = ended.wait_for(|ended| *ended) => return,
         }
-        while turn(&api) {
+        while turn(&api, &mut reading) {
             tokio::task::yield_now().await;
         }
     }
 }
 
+/// What is read on another thread, if anything is.
+#[derive(Default)]
+struct Reading(Option<Read>);
+
+struct Read {
+    round: Arc<Round>,
+    result: JoinHandle<Result<Chunk, Gone>>,
+}
+
+impl Reading {
+    fn begin(&mut self, round: Round, history: History) {
+        let round = Arc::new(round);
+        let own = Arc::clone(&round);
+        // With the closure its View goes: compaction waits for those.
+        self.0 = Some(Read { round, result: spawn_blocking(move || own.read(&history)) });
+    }
+
+    /// The round and what it found; for ever where none is read. Nothing is lost when this is dropped.
+    async fn done(&mut self) -> (Arc<Round>, Result<Chunk, Gone>) {
+        let Some(read) = &mut self.0 else { return std::future::pending().await };
+        let result = (&mut read.result).await;
+        let round = Arc::clone(&read.round);
+        self.0 = None;
+        // Who waited for it has to begin anew; the others go on.
+        let failed = |error: JoinError| Err(Gone::Failed(format!("reading the history failed: {error}")));
+        (round, result.unwrap_or_else(failed))
+    }
+}
+
 /// A bounded piece of work; whether there may be more.
-fn turn(api: &Arc<Api>) -> bool {
+fn turn(api: &Arc<Api>, reading: &mut Reading) -> bool {
     let mut inner = api.watches.lock();
     inner.refresh(&api.shared);
     let history = History::new(api.shared.view());
@@ -193,18 +228,53 @@ fn turn(api: &Arc<Api>) -> bool {
                 inner.wake();
                 return false;
             }
-            Step::Read(round) => {
-                let (own, history) = (Arc::clone(api), history.clone());
-                tokio::task::spawn_blocking(move || {
-                    let result = round.read(&history);
-                    // Compaction waits for Views: not for longer than this.
-                    drop(history);
-                    own.watches.lock().hub.finish(&round, result);
-                    own.watches.work.notify_one();
-                });
-            }
+            Step::Read(round) => reading.begin(round, history.clone()),
         }
     }
     inner.wake();
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::watch::{Create, Spec};
+    use std::ops::ControlFlow;
+    use types::KeyRange;
+
+    struct Nothing;
+
+    impl ::watch::History for Nothing {
+        fn compact_revision(&self) -> i64 {
+            -1
+        }
+
+        fn events(&self, _: i64, _: i64, _: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), Gone> {
+            Ok(())
+        }
+
+        fn with_previous(&self, event: &Event) -> Result<bytes::Bytes, Gone> {
+            Ok(event.bytes.clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_round_that_panics_ends_those_who_waited_for_it_and_the_next_one_is_read() {
+        let mut hub = Hub::new(5);
+        let key = hub.open();
+        let spec = Spec { range: KeyRange::all(), puts: true, deletes: true, previous: false };
+        let create = Create { id: 0, spec, start: 2, fragment: false, notify: false };
+        hub.create(key, create.clone(), -1);
+        let Step::Read(round) = hub.step(&Nothing) else { panic!("there is history to be read") };
+        let result = spawn_blocking(|| panic!("as a defect of the store would"));
+        let mut reading = Reading(Some(Read { round: Arc::new(round), result }));
+        let (round, result) = reading.done().await;
+        assert!(matches!(&result, Err(Gone::Failed(reason)) if reason.contains("panicked")), "{result:?}");
+        hub.finish(&round, result);
+        assert!(matches!(hub.pop(key), Some(::watch::Response::Created { .. })));
+        assert!(matches!(hub.pop(key), Some(::watch::Response::Failed { .. })));
+        let key = hub.open();
+        hub.create(key, create, -1);
+        assert!(matches!(hub.step(&Nothing), Step::Read(_)), "others are caught up");
+    }
 }
