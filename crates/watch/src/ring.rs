@@ -66,6 +66,11 @@ impl Ring {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -20,10 +20,10 @@ pub(crate) use local::Local;
 pub(crate) use requests::{PROGRESS_INTERVAL_MIN, start};
 
 use crate::Api;
-use ::watch::{Chunk, Counts, Event, Gone, Hub, Round, Step, StreamKey};
+use ::watch::{Chunk, Counts, Gone, Hub, Round, Step, StreamKey};
 use machine::{
     Shared,
-    history::{self, History, Taken},
+    history::{self, History, Taken, Written},
 };
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -34,9 +34,11 @@ use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
 };
 
-/// Events of the newest groups that are matched here, in events: half a millisecond of the runtime's thread. A group with
-/// more of them (a delete of a large range) is read as history, on another thread.
+/// Events that are matched here in one go, in events: two milliseconds of the runtime's thread. What is more of them (a
+/// delete of a large range, groups that came while the thread was busy) is read as history, on another thread.
 const PUBLISH_EVENTS_MAX: usize = 4_096;
+/// The same where somebody wants the version before, which is read from the store: two or three microseconds each.
+const PUBLISH_PREVIOUS_MAX: usize = 1_024;
 
 /// Steps of catching up in one turn of the task, each some tens of microseconds.
 const STEPS_MAX: usize = 8;
@@ -119,28 +121,21 @@ impl Inner {
         if let Some(last) = dropped {
             self.hub.skip(last);
         }
-        if written.is_empty() {
-            return;
-        }
+        let Some(newest) = written.last().map(Written::last) else { return };
         let history = History::new(shared.view());
-        let mut to = self.hub.revision();
-        let mut events: Vec<Event> = Vec::new();
-        for group in written {
-            if group.last() <= to {
-                continue;
+        let max = if self.hub.wants_previous() { PUBLISH_PREVIOUS_MAX } else { PUBLISH_EVENTS_MAX };
+        let (mut to, mut events) = (self.hub.revision(), Vec::new());
+        for group in written.iter().filter(|group| group.last() > self.hub.revision()) {
+            if group.first() != to + 1 || events.len() + group.len() > max {
+                break;
             }
-            let follows = group.first() == to + 1 && group.len() <= PUBLISH_EVENTS_MAX;
-            let known = if follows { history::events(&group).ok() } else { None };
-            if known.is_none() || events.len() + group.len() > PUBLISH_EVENTS_MAX {
-                self.hub.publish(std::mem::take(&mut events), to, &history);
-            }
+            let Ok(known) = history::events(group) else { break };
             to = group.last();
-            match known {
-                Some(known) => events.extend(known),
-                None => self.hub.skip(to),
-            }
+            events.extend(known);
         }
         self.hub.publish(events, to, &history);
+        // The rest is history.
+        self.hub.skip(newest);
     }
 
     fn wake(&mut self) {
@@ -238,7 +233,7 @@ fn turn(api: &Arc<Api>, reading: &mut Reading) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::watch::{Create, Spec};
+    use ::watch::{Create, Event, Spec};
     use std::ops::ControlFlow;
     use types::KeyRange;
 

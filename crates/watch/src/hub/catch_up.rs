@@ -83,6 +83,8 @@ impl Hub {
         }
         let chunk = collector.finish(self.revision);
         self.take(&participants, &chunk);
+        // Versions before, which may be large, came into the ring.
+        self.ring.trim();
     }
 
     /// The watchers that take part in a round from this revision on.
@@ -147,5 +149,54 @@ impl Hub {
             self.push(stream, Response::Events { id, revision: chunk.end, fragment, count, events });
             self.advance(participant.watcher, chunk.end + 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Create, Event, RING_BYTES_MAX, ROUND_BYTES_MAX, Spec};
+    use types::{KeyRange, Revision};
+
+    /// What the version before an event takes.
+    const PREVIOUS_BYTES: usize = 100 << 10;
+
+    struct LargeBefore;
+
+    impl History for LargeBefore {
+        fn compact_revision(&self) -> i64 {
+            -1
+        }
+
+        fn events(&self, _: i64, _: i64, _: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), Gone> {
+            Ok(())
+        }
+
+        fn with_previous(&self, _: &Event) -> Result<Bytes, Gone> {
+            Ok(vec![0; PREVIOUS_BYTES].into())
+        }
+    }
+
+    #[test]
+    fn versions_before_do_not_outgrow_the_ring_while_nothing_is_published() {
+        let mut hub = Hub::new(0);
+        let event = |main| Event {
+            at: Revision::new(main, 0),
+            delete: true,
+            key: "k".into(),
+            previous: Some(Revision::new(1, 0)),
+            bytes: "event".into(),
+        };
+        hub.publish((1..=200).map(event).collect(), 200, &LargeBefore);
+        let key = hub.open();
+        let spec = Spec { range: KeyRange::all(), puts: true, deletes: true, previous: true };
+        hub.create(key, Create { id: 0, spec, start: 1, fragment: false, notify: false }, -1);
+        let mut steps = 0;
+        while matches!(hub.step(&LargeBefore), Step::Again) {
+            steps += 1;
+            while hub.pop(key).is_some() {}
+            assert!(hub.ring.bytes_held() <= RING_BYTES_MAX + ROUND_BYTES_MAX, "{}", hub.ring.bytes_held());
+        }
+        assert!(steps > 10, "{steps}");
     }
 }

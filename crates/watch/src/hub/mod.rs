@@ -74,6 +74,8 @@ pub struct Hub {
     ring: Ring,
     topics: Slab<Topic>,
     by_spec: HashMap<Spec, usize>,
+    /// Topics that want the version before.
+    wanting_previous: usize,
     index: Index,
     watchers: Slab<Watcher>,
     streams: Slab<Stream>,
@@ -171,6 +173,7 @@ impl Hub {
             ring: Ring::starting(revision + 1),
             topics: Slab::new(),
             by_spec: HashMap::new(),
+            wanting_previous: 0,
             index: Index::default(),
             watchers: Slab::new(),
             streams: Slab::new(),
@@ -188,6 +191,11 @@ impl Hub {
     /// The revision up to which events were published.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// Whether somebody wants the version before: then a published event may cost a read of the store.
+    pub fn wants_previous(&self) -> bool {
+        self.wanting_previous > 0
     }
 
     /// How much there is.
@@ -390,6 +398,7 @@ impl Hub {
             let topic = Topic { spec: spec.clone(), members: 0, synced: Vec::new(), matched: Vec::new() };
             let at = self.topics.insert(topic);
             self.index.insert(&spec.range, at);
+            self.wanting_previous += usize::from(spec.previous);
             self.by_spec.insert(spec, at);
             at
         });
@@ -403,6 +412,7 @@ impl Hub {
         if topic.members == 0 {
             let topic = self.topics.remove(at);
             self.index.remove(&topic.spec.range, at);
+            self.wanting_previous -= usize::from(topic.spec.previous);
             self.by_spec.remove(&topic.spec);
         }
     }
