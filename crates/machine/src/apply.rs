@@ -256,16 +256,14 @@ impl Applying<'_> {
         Ok(Response::LeaseRevoke(pb::LeaseRevokeResponse { header }))
     }
 
-    /// etcd stores checkpoints once the whole cluster is at 3.6; before, they live in memory.
+    /// What is left is stored whatever the cluster's version. etcd keeps it in memory until the whole cluster is at 3.6: a
+    /// member that forgot it would renew the lease and clear nothing, and the leader after it end the lease early.
     fn lease_checkpoint(&mut self, request: &pb::LeaseCheckpointRequest) -> Response {
-        let stored = version::stores_checkpoints(self.state.membership.cluster_version.as_deref());
         let mut leases = self.shared.leases_table().write();
         for checkpoint in &request.checkpoints {
             let lease = leases.checkpoint(checkpoint.id, checkpoint.remaining_ttl);
             let Some(lease) = lease else { continue };
-            if stored {
-                rows::put_lease(self.group.batch(), lease);
-            }
+            rows::put_lease(self.group.batch(), lease);
             let (id, remaining_ttl) = (lease.id, lease.remaining_ttl);
             self.state.lease_changes.push(lease::Change::Checkpointed { id, remaining_ttl });
         }

@@ -5,9 +5,6 @@ use std::fmt;
 /// The newest cluster version this member takes part in. etcd compares against its own major.minor.0.
 const OWN: Version = Version { major: 3, minor: 7, patch: 0 };
 
-/// The first cluster version at which lease checkpoints are stored (etcd: `shouldPersistCheckpoints`).
-const CHECKPOINTS_STORED: (u64, u64) = (3, 6);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
     major: u64,
@@ -74,13 +71,6 @@ pub(crate) fn check_cluster_version(text: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a cluster of this version stores lease checkpoints.
-pub(crate) fn stores_checkpoints(cluster_version: Option<&str>) -> bool {
-    cluster_version
-        .and_then(parse)
-        .is_some_and(|version| (version.major, version.minor) >= CHECKPOINTS_STORED)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,14 +103,5 @@ mod tests {
         let below =
             |text| ClusterVersion::parse(text).and_then(ClusterVersion::one_below).map(ClusterVersion::short);
         assert_eq!((below("3.7.0").as_deref(), below("3.0.0")), (Some("3.6"), None));
-    }
-
-    #[test]
-    fn checkpoints_are_stored_from_three_six_on() {
-        let check = |version, expected| assert_eq!(stores_checkpoints(version), expected, "{version:?}");
-        check(None, false);
-        check(Some("3.5.0"), false);
-        check(Some("3.6.0"), true);
-        check(Some("3.7.0"), true);
     }
 }
