@@ -16,12 +16,15 @@
 //!   is not the leader.
 //! * A lease is revoked only after a confirmation that began after its deadline, and renewed only within
 //!   [`Pace::confirmed_for`] of one: a leader that comes after adds an election timeout, which covers the difference.
+//! * Nothing is handed out for a lease whose revoke is in the log: what comes behind it would meet a lease granted with the
+//!   same ID.
 //! * A lease of which the log knows a remainder is renewed only after that is cleared through the log, or the next
 //!   leader would end it early.
 
 use crate::clock::{Primary, State, first_after_promotion, first_after_renewal, later, left_of, seconds};
 use crate::{Change, Checkpoint, Info};
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use types::{LeaseId, Term};
 
@@ -276,8 +279,15 @@ impl Expirer {
         }
     }
 
-    /// The next leases to revoke in this term, if any may go now. They are taken as proposed.
-    pub fn take_revokes(&mut self, now: Instant) -> Vec<LeaseId> {
+    /// Whether [`Expirer::take_revokes`] or [`Expirer::take_checkpoints`] may hand out something.
+    pub fn wants_to_log(&self) -> bool {
+        let Some(primary) = &self.primary else { return false };
+        !(primary.expired.is_empty() && primary.checkpoints.is_empty())
+    }
+
+    /// The next leases to revoke in this term, if any may go now. They are taken as proposed; so are those whose revokes
+    /// are `going` through the log already.
+    pub fn take_revokes(&mut self, now: Instant, going: &HashSet<LeaseId>) -> Vec<LeaseId> {
         let mut ids = Vec::new();
         let Some(primary) = &mut self.primary else { return ids };
         if now < primary.next_revoke {
@@ -289,7 +299,7 @@ impl Expirer {
             && primary.is_confirmed(since)
         {
             primary.expired.pop_front();
-            if primary.revoke(now, since, id) {
+            if primary.revoke(now, since, id) && !going.contains(&id) {
                 ids.push(id);
             }
         }
@@ -302,10 +312,12 @@ impl Expirer {
         ids
     }
 
-    /// One entry's worth of checkpoints to log in this term; empty when none is due.
-    pub fn take_checkpoints(&mut self, now: Instant) -> Vec<Checkpoint> {
+    /// One entry's worth of checkpoints to log in this term; empty when none is due, or may be logged. None for leases
+    /// whose revokes are `going` through the log.
+    pub fn take_checkpoints(&mut self, now: Instant, going: &HashSet<LeaseId>) -> Vec<Checkpoint> {
         let mut taken = Vec::new();
-        let Some(primary) = &mut self.primary else { return taken };
+        let may_log = self.checkpoints != Checkpoints::Undecided;
+        let Some(primary) = self.primary.as_mut().filter(|_| may_log) else { return taken };
         while taken.len() < CHECKPOINTS_MAX
             && let Some(id) = primary.checkpoints.pop_front()
         {
@@ -314,7 +326,7 @@ impl Expirer {
             if !std::mem::take(&mut clock.due) {
                 continue;
             }
-            if clock.clearing || clock.state != State::Live {
+            if clock.clearing || clock.state != State::Live || going.contains(&id) {
                 continue;
             }
             if self.checkpoints == Checkpoints::Forbidden {

@@ -38,6 +38,7 @@ pub(crate) struct Workload {
     keepalives_per_mille: u64,
     kept: i64,
     grants_percent: u64,
+    revokes_percent: u64,
 }
 
 impl Workload {
@@ -50,12 +51,19 @@ impl Workload {
             keepalives_per_mille: *rng.pick(&[100, 500, 900]),
             kept: 1,
             grants_percent: 4,
+            revokes_percent: 2,
         }
     }
 
     /// Turns the workload to leases.
     pub(crate) fn of_leases(self) -> Self {
-        Self { writes_per_mille: 300, keepalives_per_mille: 900, grants_percent: 60, ..self }
+        Self {
+            writes_per_mille: 300,
+            keepalives_per_mille: 900,
+            grants_percent: 50,
+            revokes_percent: 12,
+            ..self
+        }
     }
 
     /// The next request of somebody who has seen this revision.
@@ -82,16 +90,20 @@ impl Workload {
 
     fn write(&mut self, rng: &mut Rng, seen: i64) -> pb::InternalRaftRequest {
         let mut request = pb::InternalRaftRequest::default();
-        // Of a hundred, the last but one kind's share is the grants'.
-        let kind = rng.below(100);
-        let kind = if kind < self.grants_percent.saturating_sub(4) { 90 } else { kind };
+        // Of a hundred, what grants and revokes have more than their places is taken from the others.
+        let (grants, revokes) = (self.grants_percent - 4, self.revokes_percent - 2);
+        let kind = match rng.below(100) {
+            kind if kind < grants => 88,
+            kind if kind < grants + revokes => 92,
+            kind => kind,
+        };
         match kind {
             0..50 => request.put = Some(self.put(rng)),
             50..60 => request.delete_range = Some(self.delete(rng)),
             60..88 => request.txn = Some(self.txn(rng, seen, 0)),
             88..92 => {
                 let id = lease(rng);
-                request.lease_grant = Some(pb::LeaseGrantRequest { id, ttl: *rng.pick(&TTLS) });
+                return grant(rng, id);
             }
             92..94 => request.lease_revoke = Some(pb::LeaseRevokeRequest { id: lease(rng) }),
             _ => {
@@ -170,6 +182,18 @@ impl Workload {
         let key = self.key(rng);
         pb::Compare { result, target: target as i32, key, target_union: Some(union), ..Default::default() }
     }
+}
+
+/// What somebody asks for who does not wait for the answer to this: a lease goes, and comes back with the same ID.
+pub(crate) fn and_then(rng: &mut Rng, ask: &Ask) -> Option<Ask> {
+    let Ask::Write(request) = ask else { return None };
+    let id = request.lease_revoke.as_ref().filter(|_| rng.one_in(2))?.id;
+    Some(Ask::Write(Box::new(grant(rng, id))))
+}
+
+fn grant(rng: &mut Rng, id: i64) -> pb::InternalRaftRequest {
+    let grant = pb::LeaseGrantRequest { id, ttl: *rng.pick(&TTLS) };
+    pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() }
 }
 
 fn lease(rng: &mut Rng) -> i64 {

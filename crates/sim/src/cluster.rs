@@ -1,7 +1,7 @@
 //! The cluster: members, network, clients and faults, one event after the other.
 
 use crate::admin::NOBODY;
-use crate::client::{Ask, Workload};
+use crate::client::{Ask, Workload, and_then};
 use crate::faults::{Fault, Faults};
 use crate::member::{Answer, Around, Disks, End, Inbox, Life, REQUEST_TIMEOUT, Rules, Waiter, describe};
 use crate::network::{Network, Way, Weather};
@@ -177,14 +177,25 @@ impl Cluster {
             }
             self.step()?;
         }
-        // Nobody keeps a lease alive any more.
+        // Nobody keeps a lease alive any more, and one member stays away: all of them end.
+        let absent = self.someone_goes();
         let until = self.now + LAST_LEASE;
-        while self.holds_leases() || !self.has_converged() {
+        while self.holds_leases() {
             if self.now > until {
                 return Err(format!(
                     "leases are left {} s after the last was renewed",
                     LAST_LEASE / 1_000_000
                 ));
+            }
+            self.step()?;
+        }
+        if let Some(id) = absent {
+            self.start(id)?;
+        }
+        let until = self.now + CONVERGE;
+        while !self.has_converged() {
+            if self.now > until {
+                return Err(self.how_far());
             }
             self.step()?;
         }
@@ -314,7 +325,12 @@ impl Cluster {
         if self.member(member).life.is_none() {
             return self.next_ask(client);
         }
+        let then = and_then(&mut self.rng, &ask);
         self.inbox(member, |inbox| inbox.requests.push((ask, Waiter { client, number, read })));
+        if let Some(then) = then {
+            let waiter = Waiter { client: NOBODY, number: 0, read: None };
+            self.inbox(member, |inbox| inbox.requests.push((then, waiter)));
+        }
         self.schedule(self.now + REQUEST_TIMEOUT, Event::GiveUp { client, number });
     }
 
@@ -461,6 +477,20 @@ impl Cluster {
         member.disks.log.crash(seed);
         member.disks.engine = Arc::new(member.disks.engine.crash());
         self.schedule(self.now + pause, Event::Start(id));
+    }
+
+    /// Takes a member away without whom the others can go on, if there is one.
+    fn someone_goes(&mut self) -> Option<u64> {
+        let membership = self.membership()?;
+        let voters = membership.members.len() - membership.learners();
+        let ids: Vec<u64> = membership.members.keys().copied().collect();
+        if voters < 3 {
+            return None;
+        }
+        let id = *self.rng.pick(&ids);
+        self.crash(id, "and stays away");
+        self.events.retain(|_, event| !matches!(event, Event::Start(member) if *member == id));
+        Some(id)
     }
 
     fn heal(&mut self) {

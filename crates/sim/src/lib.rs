@@ -20,8 +20,8 @@
 //! the model's changes from its cursor on, whole revisions at a time, and nothing that it was promised not to be; no lease
 //! ends before its client was promised, whatever leaders came and went.
 //!
-//! At the end everything is healed: the members must agree within a minute, every acknowledged write must be there on each
-//! of them, every watcher must have been told of everything, and every lease must end.
+//! At the end everything is healed: the members must agree within a minute, every lease must end although one member stays
+//! away, every acknowledged write must be there on each of them, and every watcher must have been told of everything.
 //!
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.

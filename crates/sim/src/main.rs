@@ -1,4 +1,5 @@
-//! `sim SEED`, `sim A..B`: runs seeds, a line each; ends with the first that goes wrong. `--trace` prints every line.
+//! `sim SEED`, `sim A..B`: runs seeds, a line each; ends with the first that goes wrong. `--trace` prints every line,
+//! `--leases` has much of leases.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
@@ -6,7 +7,7 @@ use sim::Options;
 use std::ops::Range;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: sim [--trace] [--members 1|3|5] SEED|FIRST..END";
+const USAGE: &str = "usage: sim [--trace] [--leases] [--members 1|3|5] SEED|FIRST..END";
 
 fn main() -> ExitCode {
     let Some((seeds, options)) = parse(std::env::args().skip(1)) else {
@@ -35,6 +36,7 @@ fn parse(args: impl Iterator<Item = String>) -> Option<(Range<u64>, Options)> {
     while let Some(arg) = args.next() {
         match &arg[..] {
             "--trace" => options.print = Some(|line| println!("{line}")),
+            "--leases" => options.leases = true,
             "--members" => {
                 options.members = Some(args.next()?.parse().ok().filter(|n| matches!(n, 1 | 3 | 5))?);
             }

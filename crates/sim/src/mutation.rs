@@ -29,11 +29,13 @@ pub enum Mutation {
     RenewWithoutQuorum,
     /// Revokes of leases whose time is over are proposed by whoever believes to lead, and forwarded.
     ExpireOnFormerLeader,
+    /// A lease that a client has revoked is revoked for its end too: by then it may have been granted again.
+    EndLeaseTwice,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SendBeforeSync,
         Self::LoseHardState,
         Self::SkipEntry,
@@ -45,6 +47,7 @@ impl Mutation {
         Self::PromiseTooEarly,
         Self::RenewWithoutQuorum,
         Self::ExpireOnFormerLeader,
+        Self::EndLeaseTwice,
     ];
 }
 

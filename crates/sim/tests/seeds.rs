@@ -7,7 +7,7 @@ const SEEDS: u64 = 20;
 /// Seeds within which every broken member must be found.
 const SEEDS_TO_FIND: u64 = 12;
 /// The same for leases, which take a rare course of things.
-const LEASE_SEEDS_TO_FIND: u64 = 60;
+const LEASE_SEEDS_TO_FIND: u64 = 250;
 
 #[test]
 fn seeds_hold() {

@@ -2,14 +2,19 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::LazyLock;
 
 const PACE: Pace = Pace { extension: Duration::from_secs(1), confirmed_for: Duration::from_millis(750) };
+
+/// No revoke is in the log.
+static NONE: LazyLock<HashSet<LeaseId>> = LazyLock::new(HashSet::new);
 
 /// Runs `seconds command -> expected` lines:
 ///
 /// `lead TERM [ID:TTL[/REMAINDER]]…`, `demote`, `allow`, `forbid`, `grant ID TTL`, `revoked ID`, `logged ID REMAINDER`,
-/// `confirm [SECONDS]` (began then), `renew ID`, `lost ID`, `left ID`, `tick` (what is handed out, and what is waited for).
+/// `confirm [SECONDS]` (began then), `renew ID`, `lost ID`, `left ID`, `tick [ID]…` (what is handed out, and what is waited
+/// for, while the revokes of these are in the log).
 fn check(script: &str) {
     let start = Instant::now();
     let mut expirer = Expirer::new(PACE);
@@ -62,9 +67,10 @@ fn step(expirer: &mut Expirer, start: Instant, at: f64, words: &[&str]) -> Strin
         "left" => return format!("{:?}", expirer.remaining(now, number(1))),
         "tick" => {
             expirer.tick(now);
-            let revokes = expirer.take_revokes(now);
+            let going: HashSet<LeaseId> = (1..words.len()).map(number).collect();
+            let revokes = expirer.take_revokes(now, &going);
             let checkpoints: Vec<_> =
-                expirer.take_checkpoints(now).into_iter().map(|c| (c.id, c.remaining_ttl)).collect();
+                expirer.take_checkpoints(now, &going).into_iter().map(|c| (c.id, c.remaining_ttl)).collect();
             let asks = if expirer.wants_confirmation() { " confirm?" } else { "" };
             return format!("revoke {revokes:?} log {checkpoints:?}{asks}");
         }
@@ -180,7 +186,6 @@ fn a_lease_left_alone_is_checkpointed_and_cleared_before_it_is_renewed() {
     );
 }
 
-/// Leases end although leaders change all the time: what is left is logged before a client that is alive would be late.
 #[test]
 fn a_clearing_that_comes_late_does_not_hide_the_remainder_behind_it() {
     check(
@@ -221,6 +226,25 @@ fn a_lease_granted_again_waits_for_a_confirmation_after_its_own_end() {
 }
 
 #[test]
+fn nothing_is_logged_behind_a_revoke_for_it_would_meet_a_lease_with_the_same_id() {
+    check(
+        "0 allow
+        0 lead 1 7:10 8:10
+        4.5 tick 7 -> revoke [] log [(8, 7)]
+        8 tick 7 -> revoke [] log [(8, 3)]
+        11.1 confirm
+        11.1 tick 7 8 -> revoke [] log []
+        11.2 revoked 7 -> expired=true
+        11.2 grant 7 10
+        14.2 confirm
+        14.2 tick 8 -> revoke [] log []
+        17.3 confirm
+        17.3 tick -> revoke [8] log []",
+    );
+}
+
+/// Leases end although leaders change all the time: what is left is logged before a client that is alive would be late.
+#[test]
 fn a_lease_ends_however_often_leaders_change() {
     let (mut now, mut table) = (Instant::now(), Info { id: 7, ttl: 10, remaining_ttl: 0 });
     let mut expirer = Expirer::new(PACE);
@@ -231,12 +255,12 @@ fn a_lease_ends_however_often_leaders_change() {
             now += Duration::from_millis(100);
             expirer.confirm(term, now);
             expirer.tick(now);
-            if expirer.take_revokes(now) == [7] {
+            if expirer.take_revokes(now, &NONE) == [7] {
                 // Five seconds a term: the longest it could have lasted is the sum of what the terms added.
                 assert!((3..=6).contains(&term), "gone in term {term}");
                 return;
             }
-            for checkpoint in expirer.take_checkpoints(now) {
+            for checkpoint in expirer.take_checkpoints(now, &NONE) {
                 table.remaining_ttl = checkpoint.remaining_ttl;
             }
         }
@@ -274,7 +298,7 @@ fn a_hundred_thousand_that_end_together_go_in_seconds_and_never_too_many_at_once
     while gone < 100_000 {
         expirer.confirm(1, now);
         expirer.tick(now);
-        let taken = expirer.take_revokes(now);
+        let taken = expirer.take_revokes(now, &NONE);
         assert!(taken.len() <= REVOKE_BATCH_MAX);
         in_flight.extend(taken);
         assert!(in_flight.len() <= REVOKES_IN_FLIGHT_MAX);
@@ -348,8 +372,8 @@ struct Naive {
     table: BTreeMap<LeaseId, Info>,
     promised: BTreeMap<LeaseId, Instant>,
     confirmed: Option<Instant>,
-    /// Entries on their way to the table, in order; of the term that is over, none.
-    log: Vec<Change>,
+    /// Entries on their way to the table, in order; of the term that is over, none. With whether they are the expirer's.
+    log: VecDeque<(Change, bool)>,
     clearing: BTreeSet<LeaseId>,
 }
 
@@ -360,12 +384,21 @@ impl Naive {
     }
 
     fn apply(&mut self, expirer: &mut Expirer, now: Instant) {
-        for change in std::mem::take(&mut self.log) {
-            self.apply_one(expirer, now, change);
+        while !self.log.is_empty() {
+            self.apply_one(expirer, now);
         }
     }
 
-    fn apply_one(&mut self, expirer: &mut Expirer, now: Instant, change: Change) {
+    fn going(&self) -> HashSet<LeaseId> {
+        let revoked = |(change, _): &(Change, bool)| match *change {
+            Change::Revoked { id } => Some(id),
+            _ => None,
+        };
+        self.log.iter().filter_map(revoked).collect()
+    }
+
+    fn apply_one(&mut self, expirer: &mut Expirer, now: Instant) {
+        let Some((change, is_own)) = self.log.pop_front() else { return };
         match change {
             Change::Granted { id, ttl } => {
                 if self.table.contains_key(&id) {
@@ -378,6 +411,7 @@ impl Naive {
                 if self.table.remove(&id).is_none() {
                     return;
                 }
+                assert!(!is_own || self.promised[&id] <= now, "{id} ends early");
                 self.clearing.remove(&id);
             }
             Change::Checkpointed { id, remaining_ttl } => {
@@ -403,8 +437,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Pass(millis) => now += Duration::from_millis(millis),
-                Step::Grant(id, ttl) => naive.log.push(Change::Granted { id, ttl }),
-                Step::Revoke(id) => naive.log.push(Change::Revoked { id }),
+                Step::Grant(id, ttl) => naive.log.push_back((Change::Granted { id, ttl }, false)),
+                Step::Revoke(id) => naive.log.push_back((Change::Revoked { id }, false)),
                 Step::Confirm(ago) if leads => {
                     let began = now.checked_sub(Duration::from_millis(ago)).expect("not that long ago");
                     naive.confirmed = naive.confirmed.max(Some(began));
@@ -421,7 +455,7 @@ proptest! {
                     Renewal::Checkpointed(of) => {
                         prop_assert_eq!(of, term);
                         if naive.clearing.insert(id) {
-                            naive.log.push(Change::Checkpointed { id, remaining_ttl: 0 });
+                            naive.log.push_back((Change::Checkpointed { id, remaining_ttl: 0 }, false));
                         }
                     }
                     Renewal::Unknown => prop_assert!(!naive.table.contains_key(&id)),
@@ -445,20 +479,17 @@ proptest! {
                 }
                 Step::Take => {
                     expirer.tick(now);
-                    for id in expirer.take_revokes(now) {
+                    for id in expirer.take_revokes(now, &naive.going()) {
                         let promised = naive.promised[&id];
                         prop_assert!(promised <= now, "{} is revoked early", id);
                         prop_assert!(naive.confirmed.is_some_and(|began| began >= promised));
-                        naive.log.push(Change::Revoked { id });
+                        naive.log.push_back((Change::Revoked { id }, true));
                     }
                 }
                 Step::Apply => naive.apply(&mut expirer, now),
-                Step::ApplyOne if !naive.log.is_empty() => {
-                    let change = naive.log.remove(0);
-                    naive.apply_one(&mut expirer, now, change);
-                }
+                Step::ApplyOne => naive.apply_one(&mut expirer, now),
                 Step::Refused => {
-                    let checkpoints = expirer.take_checkpoints(now);
+                    let checkpoints = expirer.take_checkpoints(now, &naive.going());
                     expirer.not_logged(term, &checkpoints);
                 }
                 Step::Lost(id) => {
@@ -467,12 +498,12 @@ proptest! {
                     }
                 }
                 Step::Log => {
-                    for Checkpoint { id, remaining_ttl } in expirer.take_checkpoints(now) {
+                    for Checkpoint { id, remaining_ttl } in expirer.take_checkpoints(now, &naive.going()) {
                         prop_assert!(!naive.clearing.contains(&id), "a checkpoint overtakes a clearing");
-                        naive.log.push(Change::Checkpointed { id, remaining_ttl });
+                        naive.log.push_back((Change::Checkpointed { id, remaining_ttl }, true));
                     }
                 }
-                Step::ApplyOne | Step::Confirm(_) => {}
+                Step::Confirm(_) => {}
             }
         }
         naive.apply(&mut expirer, now);
@@ -481,8 +512,8 @@ proptest! {
             now += Duration::from_secs(1);
             expirer.confirm(term + 1, now);
             expirer.tick(now);
-            let revokes = expirer.take_revokes(now);
-            naive.log.extend(revokes.into_iter().map(|id| Change::Revoked { id }));
+            let revokes = expirer.take_revokes(now, &naive.going());
+            naive.log.extend(revokes.into_iter().map(|id| (Change::Revoked { id }, true)));
             naive.apply(&mut expirer, now);
         }
         prop_assert!(naive.table.is_empty() && expirer.is_empty());

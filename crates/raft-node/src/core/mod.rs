@@ -5,6 +5,7 @@
 //! socket. See [`Core`] for the contract of whoever drives it.
 
 mod changes;
+mod going;
 mod guard;
 mod log;
 mod propose;
@@ -20,6 +21,7 @@ use crate::limits::{
 };
 use crate::{Leadership, NodeFault, PeerProgress, ProposeError, RequestIds, StartError};
 use bytes::Bytes;
+use going::Going;
 use log::LogStore;
 use machine::Outcome;
 use proto::raftpb;
@@ -137,6 +139,7 @@ pub struct Core {
     node: RawNode<LogStore>,
     reads: Reads,
     seen: SeenReads,
+    going: Going,
     leadership: Leadership,
     effects: Effects,
     /// What the log was last told of the commit index.
@@ -190,6 +193,7 @@ impl Core {
             node,
             reads: Reads::new(ids, settings.request_timeout),
             seen: SeenReads::default(),
+            going: Going::default(),
             leadership,
             effects: Effects::default(),
             written_commit,

@@ -11,7 +11,7 @@
 use super::Driver;
 use crate::core::{Input, Proposal};
 use crate::limits::FOLLOWER_LAG_MAX;
-use crate::{Leadership, PeerProgress, ReadError};
+use crate::{Leadership, NodeFault, PeerProgress, ReadError};
 use lease::Checkpoint;
 use proto::etcdserverpb as pb;
 use std::time::{Duration, Instant};
@@ -111,16 +111,22 @@ impl Driver {
     }
 
     /// Looks at the clockwork when that is due, and logs what comes out of it.
-    pub(super) fn keep_leases(&mut self, now: Instant) {
+    pub(super) fn keep_leases(&mut self, now: Instant) -> Result<(), NodeFault> {
         if self.leases.look_at.is_none_or(|at| now < at) {
-            return;
+            return Ok(());
         }
         let term = self.leases.term;
         let can_log = self.core.takes_proposals() && self.leases.may_log();
-        let (revokes, checkpoints, wants_round, wake_at) = self.shared.lessor.with(|expirer| {
+        let wants_to_log = self.shared.lessor.with(|expirer| {
             expirer.tick(now);
-            let revokes = if can_log { expirer.take_revokes(now) } else { Vec::new() };
-            let checkpoints = if can_log { expirer.take_checkpoints(now) } else { Vec::new() };
+            expirer.wants_to_log()
+        });
+        let going = if can_log && wants_to_log { Some(self.core.going_leases()?) } else { None };
+        let (revokes, checkpoints, wants_round, wake_at) = self.shared.lessor.with(|expirer| {
+            let (revokes, checkpoints) = match &going {
+                Some(going) => (expirer.take_revokes(now, going), expirer.take_checkpoints(now, going)),
+                None => (Vec::new(), Vec::new()),
+            };
             (revokes, checkpoints, expirer.wants_confirmation(), expirer.wake_at())
         });
         // What cannot be logged now is looked at again with the next tick.
@@ -133,13 +139,14 @@ impl Driver {
         if !checkpoints.is_empty() {
             entries.push(self.checkpoint(now, &checkpoints));
         }
-        let Some(last) = entries.last().map(|entry| entry.id) else { return };
+        let Some(last) = entries.last().map(|entry| entry.id) else { return Ok(()) };
         self.leases.logged = true;
         self.core.step(now, Input::ProposeInTerm(term, entries));
         // Revokes that were refused are tried again by the clockwork.
         if self.core.has_refused(last) {
             self.shared.lessor.with(|expirer| expirer.not_logged(term, &checkpoints));
         }
+        Ok(())
     }
 
     fn revoke(&self, now: Instant, id: LeaseId) -> Proposal {

@@ -178,7 +178,7 @@ impl Driver {
             self.take_inbox(now)?;
             self.tick(now);
             self.propose(now);
-            self.keep_leases(now);
+            self.keep_leases(now)?;
             self.process(now)?;
             self.watch_transfer(now);
             self.flusher.flush_if_due(now, &mut self.core)?;

@@ -3,7 +3,7 @@
 //! Keepalives are answered before the messages that wait are looked at, as a task of the runtime may do: a leader that
 //! has slept, or does not know yet that another one came, must not give what it cannot keep.
 
-use super::{Answer, Around, Life, REQUEST_TIMEOUT, Waiter};
+use super::{Answer, Around, End, Life, REQUEST_TIMEOUT, Waiter};
 use crate::mutation::Mutation;
 use crate::trace::trace;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use prost::Message as _;
 use proto::etcdserverpb as pb;
 use raft_node::core::{Input, Proposal};
 use raft_node::{Leadership, ReadError};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use types::{EntryKind, LeaseId, Term};
 
@@ -23,8 +24,8 @@ pub(super) struct Leases {
     expirer: Expirer,
     term: Term,
     round: Option<(Term, Instant)>,
-    /// Keepalives that wait for a confirmation, or for a remainder to be cleared.
-    waiting: Vec<(LeaseId, Waiter)>,
+    /// Keepalives that wait for a confirmation, or for a remainder to be cleared; with the time of that.
+    waiting: Vec<(LeaseId, Waiter, Instant)>,
 }
 
 impl Leases {
@@ -49,14 +50,14 @@ impl Life {
                 self.kept(&waiter, true, around);
             }
             Renewal::Unconfirmed(_) => {
-                self.leases.waiting.push((id, waiter));
+                self.leases.waiting.push((id, waiter, now));
                 self.confirm(now);
             }
             Renewal::Checkpointed(term) => {
                 let request = checkpoint(&[lease::Checkpoint { id, remaining_ttl: 0 }]);
                 let entry = self.lease_entry(now, request);
                 self.core.step(now, Input::ProposeInTerm(term, vec![entry]));
-                self.leases.waiting.push((id, waiter));
+                self.leases.waiting.push((id, waiter, now));
             }
             Renewal::NotPrimary | Renewal::Unknown | Renewal::Expired => self.kept(&waiter, false, around),
         }
@@ -96,7 +97,7 @@ impl Life {
     }
 
     fn ask_again(&mut self, now: Instant, around: &mut Around<'_>) {
-        for (id, waiter) in std::mem::take(&mut self.leases.waiting) {
+        for (id, waiter, _) in std::mem::take(&mut self.leases.waiting) {
             self.keep_alive(now, id, waiter, around);
         }
     }
@@ -107,7 +108,7 @@ impl Life {
         if leases.term != 0 && (!now.is_leader || now.term != leases.term) {
             leases.expirer.demote();
             (leases.term, leases.round) = (0, None);
-            for (_, waiter) in std::mem::take(&mut leases.waiting) {
+            for (_, waiter, _) in std::mem::take(&mut leases.waiting) {
                 self.kept(&waiter, false, around);
             }
         }
@@ -122,8 +123,19 @@ impl Life {
         self.ask_again(around.rules.instant(self.clock), around);
     }
 
+    /// Some do not wait any longer; what they have logged may be applied all the same.
+    fn give_up(&mut self, now: Instant, around: &mut Around<'_>) {
+        let limit = Duration::from_micros(around.rng.below(REQUEST_TIMEOUT));
+        let is_over = |(_, _, since): &mut (LeaseId, Waiter, Instant)| *since + limit < now;
+        for (id, waiter, _) in self.leases.waiting.extract_if(.., is_over).collect::<Vec<_>>() {
+            self.leases.expirer.not_cleared(self.leases.term, id);
+            self.kept(&waiter, false, around);
+        }
+    }
+
     /// Looks at the clockwork, and logs what comes out of it.
-    pub(super) fn keep_leases(&mut self, now: Instant, around: &mut Around<'_>) {
+    pub(super) fn keep_leases(&mut self, now: Instant, around: &mut Around<'_>) -> Result<(), End> {
+        self.give_up(now, around);
         let expirer = &mut self.leases.expirer;
         expirer.tick(now);
         let carelessly = around.rules.mutation == Some(Mutation::ExpireOnFormerLeader);
@@ -131,9 +143,15 @@ impl Life {
             expirer.confirm(self.leases.term, now);
         }
         if !self.core.takes_proposals() && !carelessly {
-            return;
+            return Ok(());
         }
-        let (revokes, checkpoints) = (expirer.take_revokes(now), expirer.take_checkpoints(now));
+        let going = match around.rules.mutation {
+            Some(Mutation::EndLeaseTwice) => HashSet::new(),
+            _ => self.core.going_leases().map_err(|fault| self.fault(&fault))?,
+        };
+        let expirer = &mut self.leases.expirer;
+        let (revokes, checkpoints) =
+            (expirer.take_revokes(now, &going), expirer.take_checkpoints(now, &going));
         if expirer.wants_confirmation() {
             self.confirm(now);
         }
@@ -150,14 +168,17 @@ impl Life {
             trace!(around.trace, "member {}: {checkpoints:?}", self.id);
             entries.push(self.lease_entry(now, checkpoint(&checkpoints)));
         }
-        if entries.is_empty() {
-            return;
-        }
+        let Some(last) = entries.last().map(|entry| entry.id) else { return Ok(()) };
         if carelessly {
             self.proposals.extend(entries);
-        } else {
-            self.core.step(now, Input::ProposeInTerm(self.leases.term, entries));
+            return Ok(());
         }
+        let term = self.leases.term;
+        self.core.step(now, Input::ProposeInTerm(term, entries));
+        if self.core.has_refused(last) {
+            self.leases.expirer.not_logged(term, &checkpoints);
+        }
+        Ok(())
     }
 
     fn lease_entry(&self, now: Instant, mut request: pb::InternalRaftRequest) -> Proposal {

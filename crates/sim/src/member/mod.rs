@@ -256,7 +256,7 @@ impl Life {
             self.tick(now, around);
         }
         self.propose(now, around);
-        self.keep_leases(now, around);
+        self.keep_leases(now, around)?;
         self.process(around)?;
         if self.core.is_removed() {
             return Err(End::Removed);
