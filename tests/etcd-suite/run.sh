@@ -21,7 +21,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-default_run='^(TestKV.*|TestTxn.*|TestCompact|TestEndpoint.*|TestVerifyHashKV.*|TestAlarm.*|TestDefragOnline|TestMemberList|TestStatus|TestWaitLeader|TestWatch)$'
+default_run='^(TestKV.*|TestTxn.*|TestCompact|TestEndpoint.*|TestVerifyHashKV.*|TestAlarm.*|TestDefragOnline|TestMemberList|TestStatus|TestWaitLeader|TestWatch|TestLease.*)$'
 default_skip='/Peer|//Peer|///Peer|/Client|//Client|///Client'
 run=$default_run
 skip=$default_skip

@@ -17,22 +17,22 @@ use tokio::time::{sleep, timeout};
 use crate::support::{PATIENT, number, run};
 
 /// A tick late, an election, and a machine that is busy.
-const SLACK: Duration = Duration::from_secs(4);
+pub(crate) const SLACK: Duration = Duration::from_secs(4);
 
-async fn grant(client: &Client, at: usize, ttl: i64) -> anyhow::Result<i64> {
+pub(crate) async fn grant(client: &Client, at: usize, ttl: i64) -> anyhow::Result<i64> {
     let answer = timeout(PATIENT, client.lease(at).lease_grant(LeaseGrantRequest { id: 0, ttl })).await??;
     ensure!(answer.get_ref().ttl == ttl, "granted for {} s", answer.get_ref().ttl);
     Ok(answer.into_inner().id)
 }
 
-async fn hang(client: &Client, at: usize, key: &str, lease: i64) -> anyhow::Result<()> {
+pub(crate) async fn hang(client: &Client, at: usize, key: &str, lease: i64) -> anyhow::Result<()> {
     let key = Bytes::copy_from_slice(key.as_bytes());
     client.put(at, PutRequest { key, lease, ..Default::default() }, PATIENT).await?;
     Ok(())
 }
 
 /// One keepalive; the TTL, 0 = it is gone.
-async fn keep_alive(client: &Client, at: usize, id: i64) -> anyhow::Result<i64> {
+pub(crate) async fn keep_alive(client: &Client, at: usize, id: i64) -> anyhow::Result<i64> {
     let once = tokio_stream::once(LeaseKeepAliveRequest { id });
     let limit = Duration::from_secs(2);
     let mut lease = client.lease(at);
@@ -41,7 +41,7 @@ async fn keep_alive(client: &Client, at: usize, id: i64) -> anyhow::Result<i64> 
     Ok(answer.ttl)
 }
 
-async fn count(client: &Client, at: usize, prefix: &str) -> anyhow::Result<i64> {
+pub(crate) async fn count(client: &Client, at: usize, prefix: &str) -> anyhow::Result<i64> {
     let range = RangeRequest {
         key: Bytes::copy_from_slice(prefix.as_bytes()),
         range_end: end_of_prefix(prefix.as_bytes()),
@@ -52,7 +52,7 @@ async fn count(client: &Client, at: usize, prefix: &str) -> anyhow::Result<i64> 
 }
 
 /// Waits until the key is gone, asking members that answer; when that was seen.
-async fn gone(client: &Client, key: &str, limit: Duration) -> anyhow::Result<Instant> {
+pub(crate) async fn gone(client: &Client, key: &str, limit: Duration) -> anyhow::Result<Instant> {
     let deadline = Instant::now() + limit;
     for at in (0..client.size()).cycle() {
         if let Ok(0) = count(client, at, key).await {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use harness::{Client, Cluster, Options};
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, DeleteRangeRequest, LeaseGrantRequest, PutRequest,
-    alarm_request::AlarmAction, lease_client::LeaseClient,
+    alarm_request::AlarmAction,
 };
 use tonic::{Code, Status};
 
@@ -46,10 +46,10 @@ async fn full(etcd: &[usize], leader: usize) -> anyhow::Result<()> {
         // Deletes make room, so they pass; a lease does not.
         let gone = DeleteRangeRequest { key: format!("full/{at}").into(), ..Default::default() };
         client.kv(at).delete_range(gone).await?;
+        let grant = LeaseGrantRequest { ttl: 60, id: 7 };
+        let refusal = client.lease(at).lease_grant(grant).await.err();
+        ensure!(refusal.as_ref().is_some_and(is_full), "m{at}: {refusal:?}");
     }
-    let grant = LeaseGrantRequest { ttl: 60, id: 7 };
-    let refusal = LeaseClient::new(client.channel(ETCD)).lease_grant(grant).await.err();
-    ensure!(refusal.as_ref().is_some_and(is_full), "{refusal:?}");
     let alarms = same_alarms(&client).await?;
     ensure!(!alarms.is_empty(), "nobody is full");
     for alarm in alarms {

@@ -6,20 +6,24 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use harness::{Cluster, Options};
+use harness::{Client, Cluster, Options};
 
 use super::{ELECTION, ETCD, ONE_ETCD, OURS, unharmed};
 use crate::{
     kill::{begin, finish, progress},
+    leases::{SLACK, count, gone, grant, hang},
     support::{cannot, run, seed},
 };
 
 /// How long the clock stays where it jumped to: longer than a probe takes to come round.
 const STAY: Duration = Duration::from_secs(5);
+
+/// A lease that begins before an hour's jump ahead and ends after the clock is right again.
+const LEASE: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_member_whose_clock_jumps_harms_nobody() {
@@ -59,9 +63,31 @@ fn a_member_whose_clock_jumps_harms_nobody() {
             );
         }
         finish(&client, load).await?;
+        for leader in [OURS, ETCD] {
+            client.make_leader(leader, ELECTION).await?;
+            leases_last(&client, &clock).await?;
+        }
         drift_is_told_once(&mut cluster)?;
         unharmed(&mut cluster, &client).await
     });
+}
+
+/// Jumps move the end of no lease.
+async fn leases_last(client: &Client, clock: &Path) -> anyhow::Result<()> {
+    let long = grant(client, OURS, 600).await?;
+    hang(client, OURS, "clock/long", long).await?;
+    let begun = Instant::now();
+    let short = grant(client, OURS, LEASE.as_secs().cast_signed()).await?;
+    hang(client, OURS, "clock/short", short).await?;
+    for jump in ["+3600", "-7200", "+0"] {
+        set(clock, jump)?;
+        tokio::time::sleep(LEASE / 6).await;
+    }
+    let took = gone(client, "clock/short", LEASE + SLACK).await? - begun;
+    println!("a lease of {LEASE:?} ended after {took:?}");
+    ensure!(took >= LEASE, "early: {took:?}");
+    ensure!(count(client, OURS, "clock/long").await? == 1, "a jump ended a lease of ten minutes");
+    Ok(())
 }
 
 /// The member whose clock is right says what it sees of the other's; so does etcd.

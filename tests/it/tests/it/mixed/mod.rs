@@ -10,6 +10,7 @@ mod faults;
 mod generator;
 mod kills;
 mod lag;
+mod leases;
 mod members;
 mod requests;
 

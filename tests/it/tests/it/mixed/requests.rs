@@ -13,7 +13,7 @@ use bytes::Bytes;
 use harness::{Client, Cluster, Options, end_of_prefix};
 use proto::etcdserverpb::{
     AlarmRequest, LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
-    lease_client::LeaseClient, request_op,
+    request_op,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinSet;
@@ -74,21 +74,19 @@ fn options(etcd: &[usize]) -> Options {
     options
 }
 
-async fn same_after_requests(etcd: &'static [usize], leader: usize) -> anyhow::Result<()> {
+async fn same_after_requests(etcd: &[usize], leader: usize) -> anyhow::Result<()> {
     let (requests, seed) = (number("IT_MIXED_REQUESTS", 2_000), seed());
     println!("etcd members {etcd:?}, m{leader} leads, {requests} requests, IT_SEED={seed}");
     let mut cluster = Cluster::start_with(&options(etcd))?;
     let client = cluster.client();
     client.make_leader(leader, ELECTION).await?;
     let term = client.status(leader).await?.raft_term;
-    let tally = send_all(&client, etcd, requests, seed).await?;
+    let tally = send_all(&client, requests, seed).await?;
     ensure!(tally.unanswered == 0, "with one leader all are answered: {tally:?}");
     let after = client.status(leader).await?;
     let led = client.leader().await == Some(leader) && after.raft_term == term;
     println!("{tally:?}; m{leader} led {}", if led { "throughout" } else { "not throughout" });
-    if leader == ETCD {
-        expire(&client).await?;
-    }
+    expire(&client).await?;
     let newest = compare(&client, seed).await?;
     no_alarm(&client).await?;
     // Each starts again on what it wrote; etcd asks the others for their hashes first.
@@ -116,14 +114,14 @@ struct Tally {
 }
 
 /// Requests that meet a hand-over may go unanswered, and a lease may end or not: all members agree all the same.
-async fn same_while_leadership_moves(etcd: &'static [usize]) -> anyhow::Result<()> {
+async fn same_while_leadership_moves(etcd: &[usize]) -> anyhow::Result<()> {
     let (requests, seed) = (number("IT_MIXED_REQUESTS", 2_000), seed());
     println!("etcd members {etcd:?}, leadership moves, {requests} requests, IT_SEED={seed}");
     let mut cluster = Cluster::start_with(&options(etcd))?;
     let client = cluster.client();
     client.wait_leader(ELECTION).await?;
     let mover = tokio::spawn(move_leadership(client.clone(), seed));
-    let tally = send_all(&client, etcd, requests, seed).await?;
+    let tally = send_all(&client, requests, seed).await?;
     mover.abort();
     println!("{tally:?}; term {}", client.status(OURS).await?.raft_term);
     client.wait_leader(ELECTION).await?;
@@ -143,24 +141,19 @@ async fn move_leadership(client: Client, seed: u64) {
     }
 }
 
-async fn send_all(
-    client: &Client,
-    etcd: &'static [usize],
-    requests: u64,
-    seed: u64,
-) -> anyhow::Result<Tally> {
+async fn send_all(client: &Client, requests: u64, seed: u64) -> anyhow::Result<Tally> {
     let newest = Arc::new(AtomicI64::new(1));
     let left = Arc::new(AtomicU64::new(requests));
     let mut workers = JoinSet::new();
     for worker in 0..WORKERS {
-        let mut sender = Sender { client: client.clone(), etcd, newest: Arc::clone(&newest) };
+        let sender = Sender { client: client.clone(), newest: Arc::clone(&newest) };
         let (left, mut generator) = (Arc::clone(&left), Generator::new(seed, worker));
         workers.spawn(async move {
             let mut tally = Tally::default();
             while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
                 let ask = generator.next(sender.newest.load(Relaxed));
                 let at = generator.member(sender.client.size());
-                match sender.send(at, ask.clone()).await {
+                match sender.send(at, ask).await {
                     Ok(()) => tally.done += 1,
                     Err(status) if is_refusal(&status) => tally.refused += 1,
                     Err(status) => {
@@ -197,14 +190,13 @@ fn is_refusal(status: &Status) -> bool {
 
 struct Sender {
     client: Client,
-    etcd: &'static [usize],
     newest: Arc<AtomicI64>,
 }
 
 impl Sender {
-    async fn send(&mut self, at: usize, ask: Ask) -> Result<(), Status> {
-        let (mut kv, mut lease) = (self.client.kv(at), LeaseClient::new(self.client.channel(at)));
-        let header = match ask.clone() {
+    async fn send(&self, at: usize, ask: Ask) -> Result<(), Status> {
+        let (mut kv, mut lease) = (self.client.kv(at), self.client.lease(at));
+        let header = match ask {
             Ask::Put(request) => kv.put(request).await.map(|answer| answer.into_inner().header),
             Ask::Delete(request) => kv.delete_range(request).await.map(|answer| answer.into_inner().header),
             Ask::Txn(request) => kv.txn(request).await.map(|answer| answer.into_inner().header),
@@ -220,10 +212,6 @@ impl Sender {
                 self.newest.fetch_max(header.unwrap_or_default().revision, Relaxed);
                 Ok(())
             }
-            // A service that the member does not have: an etcd member has it.
-            Err(status) if status.code() == Code::Unimplemented && !self.etcd.contains(&at) => {
-                Box::pin(self.send(self.etcd[0], ask)).await
-            }
             Err(status) => Err(status),
         }
     }
@@ -232,8 +220,7 @@ impl Sender {
 /// What a lease held goes when it ends, in one revision, on every member.
 async fn expire(client: &Client) -> anyhow::Result<()> {
     let id = 0x0123_4567;
-    let mut lease = LeaseClient::new(client.channel(ETCD));
-    lease.lease_grant(LeaseGrantRequest { ttl: 2, id }).await?;
+    client.lease(OURS).lease_grant(LeaseGrantRequest { ttl: 2, id }).await?;
     let put = |number: u32| PutRequest {
         key: format!("expire/{}", 9 - number).into(),
         value: Bytes::from_static(b"v"),
