@@ -240,7 +240,7 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
         }
         Method::LeaseLeases => {
             let _: pb::LeaseLeasesRequest = open.read(body, |_| false).await?;
-            Ok(lease::leases(api))
+            lease::leases(api).await
         }
         Method::MemberList => cluster::member_list(api, deadline, open.read(body, |_| false).await?).await,
         Method::Status => {

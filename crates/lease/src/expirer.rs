@@ -21,8 +21,8 @@
 //! * A lease of which the log knows a remainder is renewed only after that is cleared through the log, or the next
 //!   leader would end it early.
 
-use crate::clock::{Primary, State, first_after_promotion, first_after_renewal, later, left_of, seconds};
-use crate::{Change, Checkpoint, Info};
+use crate::clock::{Deadlines, State, first_after_renewal, later, seconds};
+use crate::{Change, Checkpoint};
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -39,8 +39,8 @@ pub const REVOKES_IN_FLIGHT_MAX: usize = 256;
 pub const REVOKE_RETRY: Duration = Duration::from_secs(3);
 /// Revokes handed out at once: few enough that what a client sends meanwhile hardly waits for them.
 pub const REVOKE_BATCH_MAX: usize = 64;
-/// Leases looked at in one [`Expirer::tick`]: about a millisecond, in which no lease is renewed.
-pub(crate) const LOOKS_MAX: usize = 4_096;
+/// Leases looked at in one [`Expirer::tick`]: of a million about a millisecond, in which no lease is renewed.
+pub(crate) const LOOKS_MAX: usize = 512;
 /// Leases in one checkpoint entry (etcd: `maxLeaseCheckpointBatchSize`).
 pub const CHECKPOINTS_MAX: usize = 1_000;
 /// A lease that was granted or renewed is not checkpointed before this long: one that is kept alive mostly never is.
@@ -101,7 +101,7 @@ pub enum Renewal {
 pub struct Expirer {
     pace: Pace,
     checkpoints: Checkpoints,
-    primary: Option<Primary>,
+    primary: Option<Deadlines>,
 }
 
 impl Expirer {
@@ -110,30 +110,24 @@ impl Expirer {
         Self { pace, checkpoints: Checkpoints::Undecided, primary: None }
     }
 
-    /// This member leads the term, and has applied all of the terms before: every lease gets what was left of it when
-    /// that was last logged, else all of its time, and an election timeout. Where many would end together they are set
-    /// apart, so that the revokes keep up.
-    pub fn promote(&mut self, now: Instant, term: Term, leases: impl IntoIterator<Item = Info>) {
-        let extension = self.pace.extension;
-        let end = |lease: &Info| later(now, seconds(left_of(lease)).saturating_add(extension));
-        let mut order: Vec<(Instant, Info)> = leases.into_iter().map(|lease| (end(&lease), lease)).collect();
-        order.sort_unstable_by_key(|(deadline, lease)| (*deadline, lease.id));
-        // Three quarters of what revokes allow for, as etcd: new ones have their share.
-        let distance = Duration::from_secs(1) / (REVOKES_PER_SECOND / 4 * 3);
-        let mut primary = Primary::new(now, term);
-        let mut free = now;
-        for (deadline, lease) in order {
-            let deadline = deadline.max(free);
-            free = deadline + distance;
-            primary.insert(&lease, deadline, first_after_promotion(now, deadline));
-        }
-        self.primary = Some(primary);
-        self.clear_if_forbidden();
+    /// How this member's settings bear on leases.
+    pub fn pace(&self) -> Pace {
+        self.pace
     }
 
-    /// This member does not lead any more: there are no deadlines.
-    pub fn demote(&mut self) {
-        self.primary = None;
+    /// This member leads a term. Hands back the deadlines of before, if there were some: to give the memory back takes
+    /// a while too.
+    #[must_use]
+    pub fn promote(&mut self, deadlines: Deadlines) -> Option<Deadlines> {
+        let before = self.primary.replace(deadlines);
+        self.clear_if_forbidden();
+        before
+    }
+
+    /// This member does not lead any more: there are no deadlines. Hands back those of before.
+    #[must_use]
+    pub fn demote(&mut self) -> Option<Deadlines> {
+        self.primary.take()
     }
 
     /// The term of the deadlines, while there are any.
@@ -165,27 +159,7 @@ impl Expirer {
 
     /// An entry changed the table. Says whether that was the end of a lease whose time was over.
     pub fn applied(&mut self, now: Instant, change: &Change) -> bool {
-        let Some(primary) = &mut self.primary else { return false };
-        match *change {
-            Change::Granted { id, ttl } => {
-                let deadline = later(now, seconds(ttl));
-                let lease = Info { id, ttl, remaining_ttl: 0 };
-                primary.insert(&lease, deadline, first_after_renewal(now, deadline));
-            }
-            Change::Revoked { id } => {
-                let Some(clock) = primary.clocks.remove(&id) else { return false };
-                primary.revoking -= usize::from(clock.state == State::Revoking);
-                return clock.state == State::Revoking;
-            }
-            Change::Checkpointed { id, remaining_ttl } => {
-                if let Some(clock) = primary.clocks.get_mut(&id) {
-                    clock.stored = remaining_ttl > 0;
-                    clock.in_flight = clock.in_flight.saturating_sub(clock.stored.into());
-                    clock.clearing &= clock.is_logged();
-                }
-            }
-        }
-        false
+        self.primary.as_mut().is_some_and(|primary| primary.applied(now, change))
     }
 
     /// Leadership of this term was confirmed by a round that began then.

@@ -25,6 +25,7 @@ mod expirer;
 mod row;
 mod table;
 
+pub use clock::Deadlines;
 pub use expirer::{
     CHECKPOINT_FIRST, CHECKPOINT_INTERVAL, CHECKPOINT_SHORTEST, CHECKPOINTS_MAX, Checkpoints, Expirer, Pace,
     REVOKE_BATCH_MAX, REVOKE_RETRY, REVOKES_IN_FLIGHT_MAX, REVOKES_PER_SECOND, Renewal,

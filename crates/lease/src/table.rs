@@ -3,6 +3,7 @@
 use crate::TTL_MAX;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
 use types::LeaseId;
 
 /// One lease.
@@ -125,6 +126,12 @@ impl Table {
         self.leases.values()
     }
 
+    /// The IDs behind this one, in order; all of them behind none.
+    pub fn ids_after(&self, after: Option<LeaseId>) -> impl Iterator<Item = LeaseId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.leases.range((from, Bound::Unbounded)).map(|(id, _)| *id)
+    }
+
     /// How many leases there are.
     pub fn len(&self) -> usize {
         self.leases.len()
@@ -178,6 +185,14 @@ mod tests {
         assert_eq!(table.revoke(7), Ok(vec![Bytes::from("a"), Bytes::from("a\0"), Bytes::from("b")]));
         assert_eq!(table.revoke(7), Err(UnknownLease(7)));
         assert_eq!(table.attach(7, Bytes::from("a")), Err(UnknownLease(7)));
+    }
+
+    #[test]
+    fn ids_are_listed_from_behind_the_last_on() {
+        let table = granted(&[7, -3, 9]);
+        let listed = |after| table.ids_after(after).collect::<Vec<_>>();
+        assert_eq!((listed(None), listed(Some(-3)), listed(Some(8))), (vec![-3, 7, 9], vec![7, 9], vec![9]));
+        assert_eq!(listed(Some(LeaseId::MAX)), []);
     }
 
     #[test]

@@ -85,7 +85,13 @@ impl Shared {
         self.leases.read().get(id).map(|lease| lease.keys().cloned().collect())
     }
 
-    /// All leases, in order of ID.
+    /// At most so many IDs of leases, in order, from behind this one on. What is applied waits for whoever reads the table:
+    /// who lists many does it in pieces.
+    pub fn lease_ids(&self, after: Option<LeaseId>, limit: usize) -> Vec<LeaseId> {
+        self.leases.read().ids_after(after).take(limit).collect()
+    }
+
+    /// All leases, in order of ID. For the thread that applies.
     pub fn leases(&self) -> Vec<LeaseInfo> {
         self.leases.read().iter().map(lease_info).collect()
     }

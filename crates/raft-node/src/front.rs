@@ -7,6 +7,7 @@
 use crate::convert::Checked;
 use crate::core::Proposal;
 use crate::{ProposeError, ReadError, TransferError};
+use lease::Deadlines;
 use machine::{Outcome, Response};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -42,6 +43,8 @@ pub(crate) enum Command {
         proposal: Proposal,
     },
     Flushed(Result<u64, String>),
+    /// A new leader's, made elsewhere.
+    Deadlines(Box<Deadlines>),
     Stop,
 }
 

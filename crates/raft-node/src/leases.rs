@@ -8,9 +8,10 @@
 
 use crate::front::{Command, Waiter, lock};
 use crate::handle::Handle;
+use crate::limits::RENEWALS_WAITING_MAX;
 use crate::{Asked, LeaseError, ProposeError};
 use bytes::Bytes;
-use lease::{Change, Checkpoints, Expirer, Pace, Renewal};
+use lease::{Change, Checkpoints, Deadlines, Expirer, Pace, Renewal};
 use proto::etcdserverpb as pb;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -36,8 +37,38 @@ pub(crate) struct Lessor {
 #[derive(Debug)]
 struct Inner {
     expirer: Expirer,
-    /// Renewals of leases whose time is over. One a stream at most.
-    waiting: HashMap<LeaseId, Vec<oneshot::Sender<()>>>,
+    waiting: Waiting,
+}
+
+/// Renewals of leases whose time is over. Nothing is ever sent to them: the sender goes.
+#[derive(Debug, Default)]
+struct Waiting {
+    by_lease: HashMap<LeaseId, Vec<oneshot::Sender<()>>>,
+    count: usize,
+}
+
+impl Waiting {
+    /// One more, if there is room.
+    fn wait(&mut self, id: LeaseId) -> Option<oneshot::Receiver<()>> {
+        let waiting = self.by_lease.entry(id).or_default();
+        if waiting.len() == waiting.capacity() {
+            // Who gave up makes room.
+            let before = waiting.len();
+            waiting.retain(|waits| !waits.is_closed());
+            self.count -= before - waiting.len();
+        }
+        if self.count >= RENEWALS_WAITING_MAX {
+            return None;
+        }
+        let (waits, gone) = oneshot::channel();
+        waiting.push(waits);
+        self.count += 1;
+        Some(gone)
+    }
+
+    fn gone(&mut self, id: LeaseId) {
+        self.count -= self.by_lease.remove(&id).map_or(0, |waiting| waiting.len());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +102,7 @@ pub struct LeaseCounts {
 impl Lessor {
     pub(crate) fn new(election_timeout: Duration) -> Self {
         let expirer = Expirer::new(Pace::of(election_timeout));
-        let inner = Mutex::new(Inner { expirer, waiting: HashMap::new() });
+        let inner = Mutex::new(Inner { expirer, waiting: Waiting::default() });
         Self { inner, counters: Counters::default() }
     }
 
@@ -80,11 +111,19 @@ impl Lessor {
         act(&mut lock(&self.inner).expirer)
     }
 
+    /// This member leads the deadlines' term.
+    pub(crate) fn promote(&self, deadlines: Deadlines) {
+        let before = self.with(|expirer| expirer.promote(deadlines));
+        // Without the lock: there may be many.
+        drop(before);
+    }
+
     /// Nobody waits any more for leases of a term that is over.
     pub(crate) fn demote(&self) {
         let mut inner = lock(&self.inner);
-        inner.expirer.demote();
-        inner.waiting.clear();
+        let before = (inner.expirer.demote(), std::mem::take(&mut inner.waiting));
+        drop(inner);
+        drop(before);
     }
 
     /// Entries changed the table.
@@ -93,8 +132,7 @@ impl Lessor {
         for change in changes {
             let expired = inner.expirer.applied(now, change);
             if let Change::Revoked { id } = change {
-                // Dropped senders tell those who wait.
-                inner.waiting.remove(id);
+                inner.waiting.gone(*id);
             }
             self.counters.count(change, expired);
         }
@@ -108,23 +146,19 @@ impl Lessor {
         renewal
     }
 
-    /// Ends when the lease is gone, or this member's term.
+    /// Ends when the lease is gone, or this member's term; or, where too many wait, after a while.
     async fn gone(&self, id: LeaseId) {
-        let (waits, gone) = oneshot::channel();
-        {
+        let gone = {
             let mut inner = lock(&self.inner);
             if inner.expirer.deadline(id).is_none() {
                 return;
             }
-            let waiting = inner.waiting.entry(id).or_default();
-            if waiting.len() == waiting.capacity() {
-                // Who gave up makes room.
-                waiting.retain(|waits| !waits.is_closed());
-            }
-            waiting.push(waits);
+            inner.waiting.wait(id)
+        };
+        match gone {
+            Some(gone) => drop(gone.await),
+            None => tokio::time::sleep(RETRY).await,
         }
-        // Nothing is ever sent: the sender goes.
-        let _ = gone.await;
     }
 }
 
@@ -359,3 +393,23 @@ pub struct LeaseStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("waiting for node to catch up its applied index has timed out")]
 pub struct Behind;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewals_wait_up_to_a_limit_and_who_gave_up_makes_room() {
+        let mut waiting = Waiting::default();
+        let mut held: Vec<_> = (0..RENEWALS_WAITING_MAX).map(|_| waiting.wait(7).unwrap()).collect();
+        assert!(waiting.wait(8).is_none());
+        drop(held.split_off(1));
+        assert!(waiting.wait(7).is_some(), "nobody was left but one");
+        assert!(waiting.wait(8).is_some() && waiting.count == 3);
+        waiting.gone(7);
+        assert!(held[0].try_recv().is_err() && waiting.count == 1);
+        waiting.gone(9);
+        waiting.gone(8);
+        assert_eq!((waiting.count, waiting.by_lease.len()), (0, 0));
+    }
+}

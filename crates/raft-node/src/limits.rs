@@ -18,6 +18,10 @@ pub const UNCOMMITTED_ENTRIES_MAX: u64 = 16_384;
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 /// While a follower in reach lacks more entries than this, leases end a batch a tick: they must not make it much later.
 pub const FOLLOWER_LAG_MAX: u64 = 8_192;
+/// Renewals that are woken when their lease, whose time is over, is gone; more than these look for themselves now and then.
+pub const RENEWALS_WAITING_MAX: usize = 65_536;
+/// A new leader of more leases than this makes their deadlines on a thread of its own: of these it takes some 5 ms.
+pub const DEADLINES_INLINE_MAX: usize = 10_000;
 /// Entries proposed in one step of the consensus thread: bounds the size of one write and the wait of those behind.
 pub const BATCH_ENTRIES_MAX: usize = 8_192;
 /// Bytes proposed in one step.

@@ -230,6 +230,48 @@ async fn what_was_decided_of_checkpoints_does_not_outlive_a_change_of_members() 
     thread.join().unwrap().unwrap();
 }
 
+async fn revoke(handle: &Handle, id: i64) {
+    let revoke = pb::LeaseRevokeRequest { id };
+    let request = pb::InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
+    handle.propose(request, None).await.unwrap();
+}
+
+/// Rows as a machine stores them, of leases that were granted for two seconds.
+fn store_leases(engine: &MemoryEngine, count: i64) {
+    let mut batch = engine::Batch::default();
+    for id in 1..=count {
+        let lease = lease::Lease::new(id, 2, 0);
+        batch.put(engine::Family::Meta, lease::row_key(id), lease.row_value());
+    }
+    engine.write(batch).unwrap();
+}
+
+#[tokio::test]
+async fn a_leader_of_many_leases_makes_their_deadlines_aside_and_misses_nothing_meanwhile() {
+    const COUNT: i64 = 60_000;
+    let disks = Disks::fresh();
+    store_leases(&disks.engine, COUNT);
+    let begun = Instant::now();
+    let (handle, thread) = disks.start(options());
+    leads(&handle).await;
+    grant(&handle, COUNT + 1, 60).await;
+    revoke(&handle, 1).await;
+    while !handle.keeps_leases() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(handle.lease_remaining(1).is_none() && handle.lease_remaining(COUNT + 1).is_some());
+    // Two seconds, and an election timeout; then so many as a second allows.
+    let ends: Vec<Instant> = handle.lease_deadlines(&[2, COUNT]).into_iter().flatten().collect();
+    let apart = ends[1].duration_since(ends[0]).as_secs_f64();
+    assert!(ends[0] - begun >= Duration::from_secs(3) && (7.9..8.1).contains(&apart), "{apart} s");
+    while handle.lease_counts().expired < 1_000 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(3));
+    handle.stop().await;
+    thread.join().unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_lease_that_nobody_renews_ends_with_its_keys_and_no_earlier() {
     let disks = Disks::fresh();

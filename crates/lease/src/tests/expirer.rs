@@ -1,6 +1,7 @@
 //! The clockwork, by scripts (a line a step, with the time before it) and against a naive model.
 
 use super::*;
+use crate::Info;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::LazyLock;
@@ -12,8 +13,8 @@ static NONE: LazyLock<HashSet<LeaseId>> = LazyLock::new(HashSet::new);
 
 /// Runs `seconds command -> expected` lines:
 ///
-/// `lead TERM [ID:TTL[/REMAINDER]]…`, `demote`, `allow`, `forbid`, `grant ID TTL`, `revoked ID`, `logged ID REMAINDER`,
-/// `confirm [SECONDS]` (began then), `renew ID`, `lost ID`, `left ID`, `tick [ID]…` (what is handed out, and what is waited
+/// `lead TERM [ID:TTL[/REMAINDER]]…`, `demote`, `undecide`, `allow`, `forbid`, `grant ID TTL`, `revoked ID`, `logged ID REMAINDER`,
+/// `confirm [SECONDS]` (began then), `renew ID`, `lost ID`, `left ID`, `look`, `tick [ID]…` (what is handed out, and what is waited
 /// for, while the revokes of these are in the log).
 fn check(script: &str) {
     let start = Instant::now();
@@ -43,9 +44,11 @@ fn step(expirer: &mut Expirer, start: Instant, at: f64, words: &[&str]) -> Strin
                 let number = |word: &str| word.parse().expect("a number");
                 Info { id: number(id), ttl: number(ttl), remaining_ttl: number(remaining) }
             });
-            expirer.promote(now, words[1].parse().expect("a term"), leases.collect::<Vec<_>>());
+            let term = words[1].parse().expect("a term");
+            drop(expirer.promote(Deadlines::new(PACE, now, term, leases)));
         }
-        "demote" => expirer.demote(),
+        "demote" => drop(expirer.demote()),
+        "undecide" => assert!(expirer.set_checkpoints(Checkpoints::Undecided)),
         "allow" => assert!(expirer.set_checkpoints(Checkpoints::Allowed)),
         "forbid" => assert!(expirer.set_checkpoints(Checkpoints::Forbidden)),
         "grant" => {
@@ -65,6 +68,7 @@ fn step(expirer: &mut Expirer, start: Instant, at: f64, words: &[&str]) -> Strin
         "renew" => return format!("{:?}", expirer.renew(now, number(1))),
         "lost" => expirer.not_cleared(expirer.term().unwrap_or(0), number(1)),
         "left" => return format!("{:?}", expirer.remaining(now, number(1))),
+        "look" => expirer.tick(now),
         "tick" => {
             expirer.tick(now);
             let going: HashSet<LeaseId> = (1..words.len()).map(number).collect();
@@ -226,6 +230,23 @@ fn a_lease_granted_again_waits_for_a_confirmation_after_its_own_end() {
 }
 
 #[test]
+fn what_was_due_waits_while_nobody_knows_who_might_lead_next() {
+    check(
+        "0 allow
+        0 lead 1
+        0 grant 7 600
+        0 grant 8 600
+        60 look
+        60 undecide
+        60 tick -> revoke [] log []
+        61 revoked 8 -> expired=false
+        70 allow
+        70 tick -> revoke [] log [(7, 530)]
+        70 tick -> revoke [] log []",
+    );
+}
+
+#[test]
 fn nothing_is_logged_behind_a_revoke_for_it_would_meet_a_lease_with_the_same_id() {
     check(
         "0 allow
@@ -250,7 +271,7 @@ fn a_lease_ends_however_often_leaders_change() {
     let mut expirer = Expirer::new(PACE);
     expirer.set_checkpoints(Checkpoints::Allowed);
     for term in 1..=20 {
-        expirer.promote(now, term, [table]);
+        drop(expirer.promote(Deadlines::new(PACE, now, term, [table])));
         for _ in 0..50 {
             now += Duration::from_millis(100);
             expirer.confirm(term, now);
@@ -290,7 +311,7 @@ fn nothing_is_logged_while_a_member_may_lead_that_would_not_clear_it() {
 fn a_hundred_thousand_that_end_together_go_in_seconds_and_never_too_many_at_once() {
     let start = Instant::now();
     let mut expirer = Expirer::new(PACE);
-    expirer.promote(start, 1, []);
+    drop(expirer.promote(Deadlines::new(PACE, start, 1, [])));
     for id in 1..=100_000 {
         expirer.applied(start, &Change::Granted { id, ttl: 10 });
     }
@@ -320,7 +341,8 @@ fn a_hundred_thousand_that_end_together_go_in_seconds_and_never_too_many_at_once
 fn what_would_end_together_under_a_new_leader_is_set_apart() {
     let start = Instant::now();
     let mut expirer = Expirer::new(PACE);
-    expirer.promote(start, 1, (1..=30_000).map(|id| Info { id, ttl: 10, remaining_ttl: 0 }));
+    let leases = (1..=30_000).map(|id| Info { id, ttl: 10, remaining_ttl: 0 });
+    drop(expirer.promote(Deadlines::new(PACE, start, 1, leases)));
     let mut ends: Vec<f64> = (1..=30_000)
         .map(|id| expirer.deadline(id).expect("promoted").duration_since(start).as_secs_f64())
         .collect();
@@ -466,7 +488,7 @@ proptest! {
                     naive.apply(&mut expirer, now);
                     (term, leads) = (term + 1, true);
                     (naive.confirmed, naive.clearing) = (None, BTreeSet::new());
-                    expirer.promote(now, term, naive.table.values().copied());
+                    drop(expirer.promote(Deadlines::new(PACE, now, term, naive.table.values().copied())));
                     for (id, promised) in &naive.promised {
                         let deadline = expirer.deadline(*id);
                         prop_assert!(deadline.is_none_or(|at| at >= *promised), "{} ends early", id);
@@ -475,7 +497,7 @@ proptest! {
                 Step::Demote => {
                     naive.apply(&mut expirer, now);
                     leads = false;
-                    expirer.demote();
+                    drop(expirer.demote());
                 }
                 Step::Take => {
                     expirer.tick(now);
@@ -507,7 +529,7 @@ proptest! {
             }
         }
         naive.apply(&mut expirer, now);
-        expirer.promote(now, term + 1, naive.table.values().copied());
+        drop(expirer.promote(Deadlines::new(PACE, now, term + 1, naive.table.values().copied())));
         for _ in 0..220 {
             now += Duration::from_secs(1);
             expirer.confirm(term + 1, now);

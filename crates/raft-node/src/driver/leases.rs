@@ -10,10 +10,12 @@
 
 use super::Driver;
 use crate::core::{Input, Proposal};
-use crate::limits::FOLLOWER_LAG_MAX;
+use crate::front::Command;
+use crate::limits::{DEADLINES_INLINE_MAX, FOLLOWER_LAG_MAX};
 use crate::{Leadership, NodeFault, PeerProgress, ReadError};
-use lease::Checkpoint;
+use lease::{Change, Checkpoint, Deadlines};
 use proto::etcdserverpb as pb;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use types::{LeaseId, Term};
 
@@ -36,11 +38,14 @@ pub(super) struct Leases {
     lags: bool,
     /// Entries that can wait were logged since the last tick.
     logged: bool,
+    /// While the deadlines are made on a thread of their own: what was applied since that began. Grants and revokes of
+    /// about a second, for checkpoints come only from who has deadlines.
+    building: Option<Vec<(Instant, Change)>>,
 }
 
 impl Leases {
     pub(super) fn new() -> Self {
-        Self { term: 0, look_at: None, round: None, lags: false, logged: false }
+        Self { term: 0, look_at: None, round: None, lags: false, logged: false, building: None }
     }
 
     /// A tick passed. The leader knows how far the others are.
@@ -76,15 +81,50 @@ impl Driver {
         // The clock of now, not of the turn's begin: a sync may have taken long.
         let (now, lessor) = (Instant::now(), &self.shared.lessor);
         lessor.applied(now, changes);
+        if let Some(since) = &mut self.leases.building {
+            since.extend(changes.iter().map(|change| (now, *change)));
+        }
         if is_new {
-            let leases = self.shared.machine.leases();
-            slog::debug!(self.shared.log, "keeping the time of leases"; "term" => term, "leases" => leases.len());
-            lessor.with(|expirer| expirer.promote(now, term, leases));
             self.leases = Leases { term, ..Leases::new() };
+            self.build_leases(now, term);
         }
         if self.leases.term != 0 {
             self.leases.look_at = Some(now);
         }
+    }
+
+    /// Gives every lease a deadline. That takes long where there are many: a leader that is silent meanwhile would not lead
+    /// for long.
+    fn build_leases(&mut self, now: Instant, term: Term) {
+        let leases = Arc::new(self.shared.machine.leases());
+        slog::debug!(self.shared.log, "keeping the time of leases"; "term" => term, "leases" => leases.len());
+        let pace = self.shared.lessor.with(|expirer| expirer.pace());
+        if leases.len() > DEADLINES_INLINE_MAX {
+            let (shared, leases) = (Arc::clone(&self.shared), Arc::clone(&leases));
+            let build = move || {
+                let deadlines = Deadlines::new(pace, now, term, leases.iter().copied());
+                shared.command(Command::Deadlines(Box::new(deadlines)));
+            };
+            let name = "lease-deadlines".to_owned();
+            if std::thread::Builder::new().name(name).spawn(build).is_ok() {
+                self.leases.building = Some(Vec::new());
+                return;
+            }
+        }
+        // Few, or there is no thread to be had.
+        self.shared.lessor.promote(Deadlines::new(pace, now, term, leases.iter().copied()));
+    }
+
+    /// The deadlines are made, as of when that began.
+    pub(super) fn leases_built(&mut self, now: Instant, mut deadlines: Deadlines) {
+        if deadlines.term() != self.leases.term {
+            return;
+        }
+        for (at, change) in self.leases.building.take().into_iter().flatten() {
+            deadlines.applied(at, &change);
+        }
+        self.shared.lessor.promote(deadlines);
+        self.leases.look_at = Some(now);
     }
 
     /// Somebody else leads, or in another term.

@@ -243,6 +243,7 @@ impl Driver {
             Command::ProposeInTerm { term, proposal } => {
                 self.core.step(now, Input::ProposeInTerm(term, vec![proposal]));
             }
+            Command::Deadlines(deadlines) => self.leases_built(now, *deadlines),
             Command::Flushed(result) => self.flusher.flushed(result, &mut self.core)?,
             Command::Stop => self.stopping = true,
         }

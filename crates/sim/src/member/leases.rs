@@ -7,7 +7,7 @@ use super::{Answer, Around, End, Life, REQUEST_TIMEOUT, Waiter};
 use crate::mutation::Mutation;
 use crate::trace::trace;
 use bytes::Bytes;
-use lease::{Checkpoints, Expirer, Pace, Renewal};
+use lease::{Checkpoints, Deadlines, Expirer, Pace, Renewal};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use raft_node::core::{Input, Proposal};
@@ -88,7 +88,8 @@ impl Life {
         if is_leader && self.leases.term != term && self.machine.applied().1 == term {
             let leases = self.machine.shared().leases();
             trace!(around.trace, "member {} keeps the time of {} leases", self.id, leases.len());
-            self.leases.expirer.promote(now, term, leases);
+            let deadlines = Deadlines::new(self.leases.expirer.pace(), now, term, leases);
+            drop(self.leases.expirer.promote(deadlines));
             (self.leases.term, self.leases.round) = (term, None);
         }
         if cleared {
@@ -106,7 +107,7 @@ impl Life {
     pub(super) fn leases_lead(&mut self, now: Leadership, around: &mut Around<'_>) {
         let leases = &mut self.leases;
         if leases.term != 0 && (!now.is_leader || now.term != leases.term) {
-            leases.expirer.demote();
+            drop(leases.expirer.demote());
             (leases.term, leases.round) = (0, None);
             for (_, waiter, _) in std::mem::take(&mut leases.waiting) {
                 self.kept(&waiter, false, around);
