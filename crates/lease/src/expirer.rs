@@ -203,9 +203,13 @@ impl Expirer {
 
     /// What [`Renewal::Checkpointed`] asked for is not known to be logged.
     pub fn not_cleared(&mut self, term: Term, id: LeaseId) {
-        let primary = self.primary.as_mut().filter(|primary| primary.term == term);
-        if let Some(clock) = primary.and_then(|primary| primary.clocks.get_mut(&id)) {
-            clock.clearing = false;
+        let is_forbidden = self.checkpoints == Checkpoints::Forbidden;
+        let Some(primary) = self.primary.as_mut().filter(|primary| primary.term == term) else { return };
+        let Some(clock) = primary.clocks.get_mut(&id) else { return };
+        clock.clearing = false;
+        // Nobody may ask again, and a member may lead next that would not clear it.
+        if is_forbidden && clock.is_logged() {
+            primary.checkpoint(id);
         }
     }
 

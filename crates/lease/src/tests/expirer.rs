@@ -230,6 +230,22 @@ fn a_lease_granted_again_waits_for_a_confirmation_after_its_own_end() {
 }
 
 #[test]
+fn a_remainder_that_a_client_failed_to_clear_is_cleared_where_it_is_forbidden() {
+    check(
+        "0 forbid
+        0 lead 1 7:600/100
+        0.1 confirm 0
+        0.1 renew 7 -> Checkpointed(1)
+        0.1 tick -> revoke [] log []
+        7.1 lost 7
+        7.1 tick -> revoke [] log [(7, 0)]
+        7.2 logged 7 0
+        7.2 lost 7
+        7.2 tick -> revoke [] log []",
+    );
+}
+
+#[test]
 fn what_was_due_waits_while_nobody_knows_who_might_lead_next() {
     check(
         "0 allow
