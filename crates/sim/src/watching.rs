@@ -45,8 +45,10 @@ pub(crate) struct Watching {
 impl Watching {
     pub(crate) fn new(shared: Arc<Shared>, seed: u64) -> Self {
         shared.tap().open();
-        let hub = Hub::new(shared.view().revision());
-        Self { hub, shared, rng: Rng::new(seed), held: None }
+        let (mut hub, mut rng) = (Hub::new(shared.view().revision()), Rng::new(seed));
+        // Mostly in smaller steps than a server's, so that more comes between.
+        hub.tell_in_steps_of(*rng.pick(&[2, 5, 20, 512]));
+        Self { hub, shared, rng, held: None }
     }
 
     /// A group was applied: its events are published now, or with later ones.
@@ -66,9 +68,8 @@ impl Watching {
             if written.last() <= self.hub.revision() {
                 continue;
             }
-            let history = History::new(self.shared.view());
             match history::events(&written) {
-                Ok(events) if !self.rng.one_in(10) => self.hub.publish(events, written.last(), &history),
+                Ok(events) if !self.rng.one_in(10) => self.hub.publish(events, written.last()),
                 // As when there are too many of them.
                 _ => self.hub.skip(written.last()),
             }

@@ -11,6 +11,8 @@ pub(crate) struct Ring {
     bytes: usize,
     /// All events from this main revision on are here.
     first: i64,
+    /// Events that were dropped. With them events have numbers, which stay when older ones are dropped.
+    dropped: usize,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Entry {
 impl Ring {
     /// An empty ring, whose first event will be of this main revision or later.
     pub(crate) fn starting(first: i64) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, first }
+        Self { entries: VecDeque::new(), bytes: 0, first, dropped: 0 }
     }
 
     /// All events from this main revision on are here.
@@ -42,51 +44,62 @@ impl Ring {
         self.first
     }
 
-    /// Appends events; says where they begin, as [`Ring::event`] counts.
-    pub(crate) fn push(&mut self, events: Vec<Event>) -> usize {
-        let begin = self.entries.len();
+    /// Appends events.
+    pub(crate) fn push(&mut self, events: Vec<Event>) {
         for event in events {
             let entry = Entry::new(event);
             self.bytes += entry.cost();
             self.entries.push_back(entry);
         }
-        begin
     }
 
-    /// Drops the oldest revisions while there is too much.
-    pub(crate) fn trim(&mut self) {
+    /// Drops the oldest revisions, up to one that is not needed any more, while there is too much.
+    pub(crate) fn trim(&mut self, up_to: i64) {
         while self.bytes > RING_BYTES_MAX
-            && let Some(oldest) = self.entries.front()
+            && let Some(oldest) = self.entries.front().filter(|oldest| oldest.event.at.main <= up_to)
         {
             let main = oldest.event.at.main;
             while let Some(entry) = self.entries.pop_front_if(|entry| entry.event.at.main == main) {
                 self.bytes -= entry.cost();
+                self.dropped += 1;
             }
             self.first = main + 1;
         }
     }
 
-    #[cfg(test)]
+    /// What it holds, in bytes.
     pub(crate) fn bytes_held(&self) -> usize {
         self.bytes
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    /// The number of the event that comes next.
+    pub(crate) fn end(&self) -> usize {
+        self.dropped + self.entries.len()
     }
 
-    pub(crate) fn event(&self, at: usize) -> &Event {
-        &self.entries[at].event
+    pub(crate) fn event(&self, number: usize) -> &Event {
+        &self.entries[number - self.dropped].event
     }
 
-    /// Where the first event of this main revision or a later one is.
+    /// The number of the first event of this main revision or a later one.
     pub(crate) fn position(&self, main: i64) -> usize {
-        self.entries.partition_point(|entry| entry.event.at.main < main)
+        self.dropped + self.entries.partition_point(|entry| entry.event.at.main < main)
+    }
+
+    /// Whether [`Ring::bytes`] would read the history.
+    pub(crate) fn lacks(&self, number: usize, previous: bool) -> bool {
+        let entry = &self.entries[number - self.dropped];
+        previous && entry.event.previous.is_some() && entry.with_previous.is_none()
     }
 
     /// The event's bytes, with the version before where it is wanted.
-    pub(crate) fn bytes(&mut self, at: usize, previous: bool, history: &dyn History) -> Result<Bytes, Gone> {
-        let entry = &mut self.entries[at];
+    pub(crate) fn bytes(
+        &mut self,
+        number: usize,
+        previous: bool,
+        history: &dyn History,
+    ) -> Result<Bytes, Gone> {
+        let entry = &mut self.entries[number - self.dropped];
         if !previous || entry.event.previous.is_none() {
             return Ok(entry.event.bytes.clone());
         }

@@ -153,6 +153,11 @@ impl<'w> Collector<'w> {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// It cost as much as some more rows.
+    pub(crate) fn spend(&mut self, rows: usize) {
+        self.rows_left = self.rows_left.saturating_sub(rows);
+    }
+
     /// What was found; `to` is where the sequence ended by itself.
     pub(crate) fn finish(self, to: i64) -> Chunk {
         Chunk { end: if self.stopped { self.last } else { to }, found: self.found }

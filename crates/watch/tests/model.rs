@@ -181,9 +181,10 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(tell_cost: usize) -> Self {
         let naive = Naive { revision: 1, compacted: -1, ..Naive::default() };
         let mut hub = Hub::new(1);
+        hub.tell_in_steps_of(tell_cost);
         let clients =
             (0..3).map(|_| Client { key: hub.open(), asked: Vec::new(), watchers: HashMap::new() }).collect();
         Self { hub, naive, clients, held: None }
@@ -197,7 +198,7 @@ impl World {
                 if missed {
                     self.hub.skip(self.naive.revision);
                 } else {
-                    self.hub.publish(events, self.naive.revision, &self.naive);
+                    self.hub.publish(events, self.naive.revision);
                 }
             }
             Op::Create { client, spec, id, back, notify } => {
@@ -327,8 +328,11 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #[test]
-    fn every_watcher_gets_all_of_its_events_in_order_and_once(ops in prop::collection::vec(op(), 1..120)) {
-        let mut world = World::new();
+    fn every_watcher_gets_all_of_its_events_in_order_and_once(
+        ops in prop::collection::vec(op(), 1..120),
+        tell_cost in prop::sample::select(vec![1usize, 2, 3, 5, 10, 30, 512]),
+    ) {
+        let mut world = World::new(tell_cost);
         for op in ops {
             world.run(op);
         }

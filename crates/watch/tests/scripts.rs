@@ -104,7 +104,15 @@ impl Story {
 
     fn write(&mut self, changes: &[(String, Option<String>)]) {
         let events = self.past.write(changes);
-        self.hub.publish(events, self.past.revision, &self.past);
+        self.hub.publish(events, self.past.revision);
+        self.tell();
+    }
+
+    /// To the end; what comes between is the model test's business.
+    fn tell(&mut self) {
+        while self.hub.is_telling() {
+            self.hub.step(&self.past);
+        }
     }
 
     fn step(&mut self) -> &'static str {
@@ -213,6 +221,7 @@ impl Runner for Story {
             Act::Miss(changes) => {
                 self.past.write(&puts(changes));
                 self.hub.skip(self.past.revision);
+                self.tell();
             }
             Act::Compact(revision) => self.past.compacted = *revision,
             Act::Break => self.past.is_broken = true,

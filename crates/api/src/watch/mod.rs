@@ -34,13 +34,11 @@ use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
 };
 
-/// Events that are matched here in one go, in events: two milliseconds of the runtime's thread. What is more of them (a
+/// Events that the hub is given in one go, in events: a millisecond of the runtime's thread. What is more of them (a
 /// delete of a large range, groups that came while the thread was busy) is read as history, on another thread.
 const PUBLISH_EVENTS_MAX: usize = 4_096;
-/// The same where somebody wants the version before, which is read from the store: two or three microseconds each.
-const PUBLISH_PREVIOUS_MAX: usize = 1_024;
 
-/// Steps of catching up in one turn of the task, each some tens of microseconds.
+/// Steps of telling and catching up in one turn of the task, each some tens of microseconds.
 const STEPS_MAX: usize = 8;
 
 /// All watchers of this member.
@@ -122,18 +120,15 @@ impl Inner {
             self.hub.skip(last);
         }
         let Some(newest) = written.last().map(Written::last) else { return };
-        let history = History::new(shared.view());
-        let max = if self.hub.wants_previous() { PUBLISH_PREVIOUS_MAX } else { PUBLISH_EVENTS_MAX };
-        let (mut to, mut events) = (self.hub.revision(), Vec::new());
-        for group in written.iter().filter(|group| group.last() > self.hub.revision()) {
-            if group.first() != to + 1 || events.len() + group.len() > max {
+        let (begun, mut left) = (self.hub.revision(), PUBLISH_EVENTS_MAX);
+        for group in written.iter().filter(|group| group.last() > begun) {
+            if group.first() != self.hub.revision() + 1 || group.len() > left {
                 break;
             }
-            let Ok(known) = history::events(group) else { break };
-            to = group.last();
-            events.extend(known);
+            let Ok(events) = history::events(group) else { break };
+            left -= group.len();
+            self.hub.publish(events, group.last());
         }
-        self.hub.publish(events, to, &history);
         // The rest is history.
         self.hub.skip(newest);
     }
@@ -167,18 +162,18 @@ impl Inner {
 pub(crate) async fn follow(api: Arc<Api>) {
     let mut applied = api.node.watch_applied();
     let mut ended = api.node.watch_ended();
-    let mut reading = Reading::default();
+    let (mut reading, mut more) = (Reading::default(), false);
     loop {
         let following = api.watches.lock().following;
         tokio::select! {
-            () = api.watches.work.notified() => {}
-            changed = applied.changed(), if following => if changed.is_err() { return },
-            (round, result) = reading.done() => api.watches.lock().hub.finish(&round, result),
+            biased;
             _ = ended.wait_for(|ended| *ended) => return,
+            (round, result) = reading.done() => api.watches.lock().hub.finish(&round, result),
+            () = tokio::task::yield_now(), if more => {}
+            changed = applied.changed(), if following && !more => if changed.is_err() { return },
+            () = api.watches.work.notified(), if !more => {}
         }
-        while turn(&api, &mut reading) {
-            tokio::task::yield_now().await;
-        }
+        more = turn(&api, &mut reading);
     }
 }
 
@@ -214,7 +209,10 @@ impl Reading {
 /// A bounded piece of work; whether there may be more.
 fn turn(api: &Arc<Api>, reading: &mut Reading) -> bool {
     let mut inner = api.watches.lock();
-    inner.refresh(&api.shared);
+    // What came before is told first, so that those behind have their turn however much comes.
+    if !inner.hub.is_telling() {
+        inner.refresh(&api.shared);
+    }
     let history = History::new(api.shared.view());
     for _ in 0..STEPS_MAX {
         match inner.hub.step(&history) {

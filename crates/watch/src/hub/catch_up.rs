@@ -2,14 +2,19 @@
 
 use super::{Hub, State, Step};
 use crate::round::{Collector, Participant, Wanted};
-use crate::{Chunk, Gone, History, RING_STEP_EVENTS, ROUND_WATCHERS_MAX, Response, Round};
+use crate::{Chunk, Gone, History, READ_COST, RING_STEP_EVENTS, ROUND_WATCHERS_MAX, Response, Round};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 impl Hub {
-    /// Does a bounded piece of the work for watchers that are behind, or says what is to be read for it.
+    /// Does a bounded piece of the work: tells those who are synced of what is new, or those who are behind of what they
+    /// missed. Or says what is to be read for that.
     pub fn step(&mut self, history: &dyn History) -> Step {
+        if self.is_telling() {
+            self.tell(history);
+            return Step::Again;
+        }
         let first = self.ring.first();
         if let Some(&(from, _)) = self.behind.range((first, 0)..).next() {
             self.catch_up(from, history);
@@ -61,10 +66,15 @@ impl Hub {
     fn catch_up(&mut self, from: i64, history: &dyn History) {
         let (participants, wanted) = self.gather(from);
         let mut collector = Collector::new(&wanted, RING_STEP_EVENTS);
-        for at in self.ring.position(from)..self.ring.len() {
+        for at in self.ring.position(from)..self.ring.end() {
             let event = self.ring.event(at).clone();
-            let ring = &mut self.ring;
-            match collector.take(&event, &mut |previous| ring.bytes(at, previous, history)) {
+            let (ring, mut reads) = (&mut self.ring, 0);
+            let taken = collector.take(&event, &mut |previous| {
+                reads += usize::from(ring.lacks(at, previous));
+                ring.bytes(at, previous, history)
+            });
+            collector.spend(reads * READ_COST);
+            match taken {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => break,
                 Err(gone) => {
@@ -84,7 +94,7 @@ impl Hub {
         let chunk = collector.finish(self.revision);
         self.take(&participants, &chunk);
         // Versions before, which may be large, came into the ring.
-        self.ring.trim();
+        self.bound();
     }
 
     /// The watchers that take part in a round from this revision on.
@@ -96,7 +106,7 @@ impl Hub {
         for (next, at) in chosen {
             self.behind.remove(&(next, at));
             let watcher = &mut self.watchers[at];
-            watcher.state = State::Reading { next };
+            watcher.state = State::Reading;
             let topic = *places.entry(watcher.topic).or_insert_with(|| {
                 specs.push(self.topics[watcher.topic].spec.clone());
                 specs.len() - 1
@@ -110,7 +120,7 @@ impl Hub {
     fn reading_next(&self, participant: &Participant) -> Option<i64> {
         let watcher = self.watchers.get(participant.watcher)?;
         match watcher.state {
-            State::Reading { next } if watcher.serial == participant.serial => Some(next),
+            State::Reading if watcher.serial == participant.serial => Some(watcher.next),
             _ => None,
         }
     }
@@ -187,7 +197,7 @@ mod tests {
             previous: Some(Revision::new(1, 0)),
             bytes: "event".into(),
         };
-        hub.publish((1..=200).map(event).collect(), 200, &LargeBefore);
+        hub.publish((1..=200).map(event).collect(), 200);
         let key = hub.open();
         let spec = Spec { range: KeyRange::all(), puts: true, deletes: true, previous: true };
         hub.create(key, Create { id: 0, spec, start: 1, fragment: false, notify: false }, -1);

@@ -1,14 +1,16 @@
 //! The hub: topics, watchers and streams, and the calls of their owners. Telling what is new is in `tell`, catching up in
-//! `catch_up`.
+//! `catch_up`, progress in `progress`.
 
 mod catch_up;
+mod progress;
 mod tell;
 
 use crate::index::Index;
 use crate::ring::Ring;
-use crate::{RESPONSE_BYTES, Refusal, Response, Round, STREAM_BYTES_MAX, Spec, UNBLOCK_MAX};
+use crate::{RESPONSE_BYTES, Refusal, Response, Round, STREAM_BYTES_MAX, Spec, TELL_COST_MAX, UNBLOCK_MAX};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use tell::Telling;
 
 /// A stream: what one client gets its responses through, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +71,13 @@ pub struct Counts {
 /// All watchers of one member.
 #[derive(Debug)]
 pub struct Hub {
-    /// All events up to here have been told to synced watchers.
+    /// All events up to here are in the ring or are history.
     revision: i64,
     ring: Ring,
+    /// How far synced watchers have been told of them.
+    telling: Telling,
     topics: Slab<Topic>,
     by_spec: HashMap<Spec, usize>,
-    /// Topics that want the version before.
-    wanting_previous: usize,
     index: Index,
     watchers: Slab<Watcher>,
     streams: Slab<Stream>,
@@ -89,8 +91,8 @@ pub struct Hub {
     ready: Vec<StreamKey>,
     serial: u64,
     counts: Counts,
-    /// Scratch: topics that a new event concerns.
-    touched: Vec<usize>,
+    /// What a step of telling may cost: [`TELL_COST_MAX`], but in tests.
+    tell_cost_max: usize,
 }
 
 /// What watchers with the same wishes share.
@@ -100,7 +102,7 @@ struct Topic {
     /// Watchers of it, in any state.
     members: usize,
     synced: Vec<usize>,
-    /// Scratch: places in the ring.
+    /// The ring's numbers of events that they are to be told of.
     matched: Vec<usize>,
 }
 
@@ -112,6 +114,8 @@ struct Watcher {
     topic: usize,
     /// The first revision that its client asked for; 0 = what comes next.
     start: i64,
+    /// It has been told of all before this revision, and of nothing from it on.
+    next: i64,
     fragment: bool,
     /// Whether progress is due at the next tick; `None` = it is not wanted.
     notify: Option<bool>,
@@ -120,14 +124,14 @@ struct Watcher {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It has seen everything; its place among the topic's synced.
+    /// It is told of what is new; its place among the topic's synced.
     Synced { place: usize },
     /// It waits for a step.
-    Behind { next: i64 },
+    Behind,
     /// It takes part in the round under way.
-    Reading { next: i64 },
+    Reading,
     /// It waits for room in its stream's queue.
-    Blocked { next: i64 },
+    Blocked,
     /// It has ended; its client has not cancelled it yet.
     Ended,
 }
@@ -150,7 +154,10 @@ struct Stream {
     lagging: usize,
     /// No watcher starts later.
     latest_start: i64,
+    /// Whether progress of all watchers is to be announced.
     wants_progress: bool,
+    /// Whether an interval has passed: progress of each watcher may be due.
+    ticked: bool,
     /// Whether the owner waits to be told that there is something in the queue.
     listening: bool,
 }
@@ -171,9 +178,9 @@ impl Hub {
         Self {
             revision,
             ring: Ring::starting(revision + 1),
+            telling: Telling::new(revision),
             topics: Slab::new(),
             by_spec: HashMap::new(),
-            wanting_previous: 0,
             index: Index::default(),
             watchers: Slab::new(),
             streams: Slab::new(),
@@ -184,18 +191,19 @@ impl Hub {
             ready: Vec::new(),
             serial: 0,
             counts: Counts::default(),
-            touched: Vec::new(),
+            tell_cost_max: TELL_COST_MAX,
         }
+    }
+
+    /// Smaller steps of telling, so that tests come between them.
+    #[doc(hidden)]
+    pub fn tell_in_steps_of(&mut self, cost: usize) {
+        self.tell_cost_max = cost;
     }
 
     /// The revision up to which events were published.
     pub fn revision(&self) -> i64 {
         self.revision
-    }
-
-    /// Whether somebody wants the version before: then a published event may cost a read of the store.
-    pub fn wants_previous(&self) -> bool {
-        self.wanting_previous > 0
     }
 
     /// How much there is.
@@ -219,6 +227,7 @@ impl Hub {
             lagging: 0,
             latest_start: 0,
             wants_progress: false,
+            ticked: false,
             listening: false,
         });
         StreamKey { at, serial }
@@ -253,6 +262,7 @@ impl Hub {
             id,
             topic: self.join_topic(create.spec),
             start: create.start,
+            next,
             fragment: create.fragment,
             notify: create.notify.then_some(true),
             state: State::Ended,
@@ -269,7 +279,7 @@ impl Hub {
         }
         stream.lagging += 1;
         self.counts.slow += 1;
-        self.watchers[at].state = State::Behind { next };
+        self.watchers[at].state = State::Behind;
         self.behind.insert((next, at));
         if next < compacted {
             self.end_compacted(at, compacted);
@@ -309,36 +319,6 @@ impl Hub {
         self.announce(key.at);
     }
 
-    /// Announces progress once all watchers of the stream have seen everything that there is then; without watchers,
-    /// never. Several wishes that wait are one.
-    pub fn request_progress(&mut self, key: StreamKey) {
-        let Some(stream) = self.stream(key) else { return };
-        if stream.live > 0 {
-            stream.wants_progress = true;
-            self.hopeful.insert(key.at);
-            self.announce(key.at);
-        }
-    }
-
-    /// An interval has passed: announces progress to those watchers of the stream that want it, are synced and were
-    /// told nothing since the last one.
-    pub fn tick(&mut self, key: StreamKey) {
-        let Some(stream) = self.stream(key) else { return };
-        let watchers: Vec<(i64, usize)> = stream.watchers.iter().map(|(id, at)| (*id, *at)).collect();
-        for (id, at) in watchers {
-            let watcher = &mut self.watchers[at];
-            let Some(due) = watcher.notify.replace(true) else {
-                watcher.notify = None;
-                continue;
-            };
-            let is_synced = matches!(watcher.state, State::Synced { .. }) && watcher.start <= self.revision;
-            // A client that does not read is owed no news of nothing.
-            if due && is_synced && self.streams[key.at].has_room() {
-                self.push(key.at, Response::Progress { id: Some(id), revision: self.revision });
-            }
-        }
-    }
-
     /// The stream's next response. After `None` the stream is among the [`Hub::take_ready`] when there is one again.
     pub fn pop(&mut self, key: StreamKey) -> Option<Response> {
         let stream = self.stream(key)?;
@@ -369,7 +349,7 @@ impl Hub {
     /// Whether [`Hub::step`] may have something to do.
     pub fn has_work(&self) -> bool {
         let near = self.behind.last().is_some_and(|(next, _)| *next >= self.ring.first());
-        near || !(self.reading || self.behind.is_empty())
+        near || self.is_telling() || !(self.reading || self.behind.is_empty())
     }
 
     fn stream(&mut self, key: StreamKey) -> Option<&mut Stream> {
@@ -398,7 +378,6 @@ impl Hub {
             let topic = Topic { spec: spec.clone(), members: 0, synced: Vec::new(), matched: Vec::new() };
             let at = self.topics.insert(topic);
             self.index.insert(&spec.range, at);
-            self.wanting_previous += usize::from(spec.previous);
             self.by_spec.insert(spec, at);
             at
         });
@@ -412,8 +391,8 @@ impl Hub {
         if topic.members == 0 {
             let topic = self.topics.remove(at);
             self.index.remove(&topic.spec.range, at);
-            self.wanting_previous -= usize::from(topic.spec.previous);
             self.by_spec.remove(&topic.spec);
+            self.telling.forget(at);
         }
     }
 
@@ -436,8 +415,9 @@ impl Hub {
 
     /// A lagging watcher needs this revision next.
     fn advance(&mut self, at: usize, next: i64) {
+        self.watchers[at].next = next;
         if next <= self.revision {
-            self.watchers[at].state = State::Behind { next };
+            self.watchers[at].state = State::Behind;
             self.behind.insert((next, at));
             return;
         }
@@ -451,7 +431,7 @@ impl Hub {
     /// A watcher has events, and its stream no room for them.
     fn block(&mut self, at: usize, next: i64) {
         let watcher = &mut self.watchers[at];
-        watcher.state = State::Blocked { next };
+        (watcher.state, watcher.next) = (State::Blocked, next);
         self.streams[watcher.stream].blocked.push_back((at, watcher.serial));
     }
 
@@ -467,9 +447,9 @@ impl Hub {
             let Some(watcher) = self.watchers.get_mut(at).filter(|known| known.serial == serial) else {
                 continue;
             };
-            if let State::Blocked { next } = watcher.state {
-                watcher.state = State::Behind { next };
-                self.behind.insert((next, at));
+            if watcher.state == State::Blocked {
+                watcher.state = State::Behind;
+                self.behind.insert((watcher.next, at));
                 left -= 1;
             }
         }
@@ -481,11 +461,11 @@ impl Hub {
         match state {
             State::Ended => return,
             State::Synced { place } => self.unsync(at, place),
-            State::Behind { next } => {
-                self.behind.remove(&(next, at));
+            State::Behind => {
+                self.behind.remove(&(self.watchers[at].next, at));
             }
             // Its round, or the queue, finds it ended.
-            State::Reading { .. } | State::Blocked { .. } => {}
+            State::Reading | State::Blocked => {}
         }
         self.watchers[at].state = State::Ended;
         self.counts.watchers -= 1;
@@ -517,28 +497,6 @@ impl Hub {
         if self.streams[stream].live > 0 {
             self.end_watchers(stream);
             self.push(stream, Response::Failed { reason: reason.to_owned() });
-        }
-    }
-
-    /// Announces progress where it was asked for and the moment has come.
-    fn announce(&mut self, at: usize) {
-        let revision = self.revision;
-        let stream = &mut self.streams[at];
-        if !stream.wants_progress || stream.lagging > 0 {
-            return;
-        }
-        if stream.latest_start > revision {
-            let live = stream.watchers.values().map(|at| &self.watchers[*at]);
-            let starts = live.filter(|watcher| watcher.state != State::Ended).map(|watcher| watcher.start);
-            stream.latest_start = starts.max().unwrap_or(0);
-            if stream.latest_start > revision {
-                return;
-            }
-        }
-        stream.wants_progress = false;
-        self.hopeful.remove(&at);
-        if stream.live > 0 {
-            self.push(at, Response::Progress { id: None, revision });
         }
     }
 }

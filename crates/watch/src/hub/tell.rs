@@ -1,22 +1,160 @@
-//! What is new is told to those who have seen everything else.
+//! What is new is told to those who have seen everything else: by steps, as one event may concern a hundred thousand
+//! watchers.
+//!
+//! The newest events wait in the ring. A batch of them, whole revisions, is matched with topics; then topic after topic
+//! is told, watcher after watcher. Calls come between: each watcher knows what it has been told, so that whoever comes,
+//! goes, falls behind or catches up meanwhile is told nothing twice, and misses nothing.
 
 use super::{Hub, State};
 use crate::ring::Ring;
 use crate::round::join;
-use crate::{Event, History, RESPONSE_BYTES_MAX, Response};
+use crate::{
+    BATCH_MATCHES_MAX, Event, History, JOIN_BYTES, READ_COST, RESPONSE_BYTES_MAX, Response, UNTOLD_BYTES_MAX,
+};
 use bytes::Bytes;
 
+/// How far synced watchers have been told, and what they are being told.
+#[derive(Debug)]
+pub(super) struct Telling {
+    /// Of all up to here.
+    told: i64,
+    /// The ring's number of the next event to be matched.
+    next: usize,
+    /// Where the batch ends, once all of it is matched.
+    end: Option<i64>,
+    /// What was matched so far.
+    matches: usize,
+    /// Topics that are still to be told.
+    touched: Vec<usize>,
+    /// Whether the batch is history: nobody is told of it here, everybody falls behind.
+    missed: bool,
+    now: Option<Delivery>,
+}
+
+/// A topic that is being told.
+#[derive(Debug)]
+struct Delivery {
+    topic: usize,
+    matched: Vec<usize>,
+    /// The first of the matched events, as far as their bytes are there.
+    events: Vec<(i64, Bytes)>,
+    /// Events of earlier pieces.
+    done: usize,
+    /// Events of the piece that is told now, and their bytes.
+    piece: usize,
+    bytes: Bytes,
+    /// Whether the topic is told nothing: its watchers fall behind.
+    falls: bool,
+    /// Watchers at lower places among the synced are still to be told of the piece. Downwards: who leaves is replaced by
+    /// the last, which was told, or else all are still to be told.
+    places: usize,
+}
+
+impl Telling {
+    pub(super) fn new(revision: i64) -> Self {
+        Self { told: revision, next: 0, end: None, matches: 0, touched: Vec::new(), missed: false, now: None }
+    }
+
+    /// A topic is gone.
+    pub(super) fn forget(&mut self, topic: usize) {
+        self.now.take_if(|now| now.topic == topic);
+    }
+}
+
+impl Delivery {
+    fn new(topic: usize, matched: Vec<usize>) -> Self {
+        let events = Vec::with_capacity(matched.len());
+        Self { topic, matched, events, done: 0, piece: 0, bytes: Bytes::new(), falls: false, places: 0 }
+    }
+
+    /// Instead of being told of anything, this many watchers fall behind.
+    fn fall(&mut self, places: usize) {
+        *self = Self { falls: true, places, ..Self::new(self.topic, Vec::new()) };
+    }
+}
+
 impl Hub {
-    /// Publishes the events after the hub's revision up to `to`, all of them, in order.
-    pub fn publish(&mut self, events: Vec<Event>, to: i64, history: &dyn History) {
+    /// Publishes the events after the hub's revision up to `to`, all of them, in order. Steps tell of them.
+    pub fn publish(&mut self, events: Vec<Event>, to: i64) {
         debug_assert!(events.iter().all(|event| (self.revision + 1..=to).contains(&event.at.main)));
         debug_assert!(events.is_sorted_by_key(|event| event.at));
-        let begin = self.ring.push(events);
+        self.ring.push(events);
         self.revision = to;
-        let mut touched = std::mem::take(&mut self.touched);
-        for at in begin..self.ring.len() {
-            let event = self.ring.event(at);
+        self.bound();
+    }
+
+    /// Moves to a revision without the events before it: there are too many of them to be looked at here, or they were
+    /// missed. Whoever watches falls behind.
+    pub fn skip(&mut self, to: i64) {
+        if to > self.revision {
+            self.revision = to;
+            self.miss();
+        }
+    }
+
+    /// Whether synced watchers have not been told of all events.
+    pub fn is_telling(&self) -> bool {
+        self.telling.told < self.revision
+    }
+
+    /// Keeps the ring small. When what was not told yet does not fit, it is history.
+    pub(super) fn bound(&mut self) {
+        self.ring.trim(self.telling.told);
+        if self.ring.bytes_held() > UNTOLD_BYTES_MAX {
+            self.miss();
+        }
+    }
+
+    /// What was not told yet is history.
+    fn miss(&mut self) {
+        for topic in self.telling.touched.drain(..) {
+            if let Some(topic) = self.topics.get_mut(topic) {
+                topic.matched.clear();
+            }
+        }
+        self.ring = Ring::starting(self.revision + 1);
+        self.telling = Telling {
+            end: Some(self.revision),
+            touched: self.topics.iter().map(|(at, _)| at).collect(),
+            missed: true,
+            ..Telling::new(self.telling.told)
+        };
+    }
+
+    /// Tells a bounded piece of what is new.
+    pub(super) fn tell(&mut self, history: &dyn History) {
+        let mut left = self.tell_cost_max;
+        while left > 0 && self.is_telling() {
+            if let Some(mut now) = self.telling.now.take() {
+                if !self.deliver(&mut now, &mut left, history) {
+                    self.telling.now = Some(now);
+                }
+            } else if self.telling.end.is_none() {
+                self.match_events(&mut left);
+            } else if let Some(topic) = self.telling.touched.pop() {
+                self.begin(topic);
+                left -= 1;
+            } else {
+                self.end_batch();
+            }
+        }
+        self.bound();
+    }
+
+    fn match_events(&mut self, left: &mut usize) {
+        let Telling { next, matches, touched, end, .. } = &mut self.telling;
+        while *next < self.ring.end() {
+            let event = self.ring.event(*next);
+            if *matches >= BATCH_MATCHES_MAX && self.ring.event(*next - 1).at.main < event.at.main {
+                *end = Some(event.at.main - 1);
+                break;
+            }
+            if *left == 0 {
+                return;
+            }
+            *left -= 1;
             self.index.visit(&event.key, &mut |number| {
+                *left = left.saturating_sub(1);
                 let topic = &mut self.topics[number];
                 if topic.synced.is_empty() || !topic.spec.wants(event) {
                     return;
@@ -24,40 +162,122 @@ impl Hub {
                 if topic.matched.is_empty() {
                     touched.push(number);
                 }
-                topic.matched.push(at);
+                topic.matched.push(*next);
+                *matches += 1;
             });
+            *next += 1;
         }
-        for topic in touched.drain(..) {
-            self.deliver(topic, history);
-        }
-        self.touched = touched;
-        self.ring.trim();
-        self.announce_all();
+        end.get_or_insert(self.revision);
+        // They are taken from the end.
+        touched.reverse();
     }
 
-    /// Moves to a revision without the events before it: there are too many of them to be looked at here, or they were
-    /// missed. Whoever watches is behind now.
-    pub fn skip(&mut self, to: i64) {
-        if to <= self.revision {
+    fn begin(&mut self, topic: usize) {
+        // The topic may be gone, and another in its place.
+        let Some(known) = self.topics.get_mut(topic) else { return };
+        let matched = std::mem::take(&mut known.matched);
+        if self.telling.missed || !matched.is_empty() {
+            let mut now = Delivery::new(topic, matched);
+            if self.telling.missed {
+                now.fall(known.synced.len());
+            }
+            self.telling.now = Some(now);
+        }
+    }
+
+    fn end_batch(&mut self) {
+        let Some(end) = self.telling.end.take() else { return };
+        self.telling.told = end;
+        self.telling.matches = 0;
+        self.telling.missed = false;
+        if !self.is_telling() {
+            self.announce_all();
+        }
+    }
+
+    /// Goes on with a topic; whether it is done.
+    fn deliver(&mut self, now: &mut Delivery, left: &mut usize, history: &dyn History) -> bool {
+        while now.events.len() < now.matched.len() {
+            if *left == 0 {
+                return false;
+            }
+            let (number, previous) = (now.matched[now.events.len()], self.topics[now.topic].spec.previous);
+            let cost = if self.ring.lacks(number, previous) { READ_COST } else { 1 };
+            *left = left.saturating_sub(cost);
+            match self.ring.bytes(number, previous, history) {
+                Ok(bytes) => now.events.push((self.ring.event(number).at.main, bytes)),
+                // Whether that is for good is found out when the history itself is read.
+                Err(_) => now.fall(self.topics[now.topic].synced.len()),
+            }
+        }
+        loop {
+            // Some may have left meanwhile.
+            now.places = now.places.min(self.topics[now.topic].synced.len());
+            while now.places > 0 {
+                if *left == 0 {
+                    return false;
+                }
+                *left -= 1;
+                now.places -= 1;
+                if now.falls { self.fall_behind(now, now.places) } else { self.tell_one(now, now.places) }
+            }
+            if !self.next_piece(now, left) {
+                now.matched.clear();
+                // Room for the next time.
+                std::mem::swap(&mut self.topics[now.topic].matched, &mut now.matched);
+                return true;
+            }
+        }
+    }
+
+    /// Makes as many whole revisions as fit into a response the next piece to be told; whether there are any.
+    fn next_piece(&mut self, now: &mut Delivery, left: &mut usize) -> bool {
+        now.done += now.piece;
+        now.places = self.topics[now.topic].synced.len();
+        let rest = &now.events[now.done..];
+        if rest.is_empty() || now.places == 0 {
+            return false;
+        }
+        now.piece = piece_len(rest);
+        now.bytes = join(&rest[..now.piece]);
+        *left = left.saturating_sub(now.bytes.len() / JOIN_BYTES);
+        true
+    }
+
+    fn tell_one(&mut self, now: &Delivery, place: usize) {
+        let at = self.topics[now.topic].synced[place];
+        let watcher = &mut self.watchers[at];
+        let piece = &now.events[now.done..now.done + now.piece];
+        let (first, last) = (piece[0].0, piece[piece.len() - 1].0);
+        let (mut events, mut count) = (now.bytes.clone(), piece.len());
+        if watcher.next > first {
+            let begin = piece.partition_point(|(main, _)| *main < watcher.next);
+            (events, count) = (join(&piece[begin..]), piece.len() - begin);
+        }
+        if count == 0 {
             return;
         }
-        let next = self.revision + 1;
-        self.revision = to;
-        self.ring = Ring::starting(to + 1);
-        let topics: Vec<usize> = self.topics.iter().map(|(at, _)| at).collect();
-        for topic in topics {
-            self.fall_behind(topic, next);
+        let stream = watcher.stream;
+        if self.streams[stream].has_room() {
+            watcher.next = last + 1;
+            if watcher.notify.is_some() {
+                watcher.notify = Some(false);
+            }
+            let (id, fragment) = (watcher.id, watcher.fragment);
+            self.push(stream, Response::Events { id, revision: last, fragment, count, events });
+        } else {
+            let next = first.max(watcher.next);
+            self.unsync(at, place);
+            self.lag(at);
+            self.block(at, next);
         }
     }
 
-    fn fall_behind(&mut self, topic: usize, next: i64) {
-        let mut place = 0;
-        while let Some(&at) = self.topics[topic].synced.get(place) {
-            let next = next.max(self.watchers[at].start);
-            if next > self.revision {
-                place += 1;
-                continue;
-            }
+    /// A watcher has to look for the batch's events in the history.
+    fn fall_behind(&mut self, now: &Delivery, place: usize) {
+        let at = self.topics[now.topic].synced[place];
+        let next = self.watchers[at].next.max(self.telling.told + 1);
+        if self.telling.end.is_some_and(|end| next <= end) {
             self.unsync(at, place);
             self.lag(at);
             self.advance(at, next);
@@ -70,70 +290,6 @@ impl Hub {
         self.streams[self.watchers[at].stream].lagging += 1;
     }
 
-    /// Tells the topic's synced watchers of the events that it matched.
-    fn deliver(&mut self, topic: usize, history: &dyn History) {
-        let mut matched = std::mem::take(&mut self.topics[topic].matched);
-        let previous = self.topics[topic].spec.previous;
-        let first = self.ring.event(matched[0]).at.main;
-        let mut events = Vec::with_capacity(matched.len());
-        for at in matched.drain(..) {
-            let Ok(bytes) = self.ring.bytes(at, previous, history) else {
-                // Whether that is for good is found out when the history itself is read.
-                return self.fall_behind(topic, first);
-            };
-            events.push((self.ring.event(at).at.main, bytes));
-        }
-        self.topics[topic].matched = matched;
-        let mut rest = &events[..];
-        while !rest.is_empty() {
-            let (piece, after) = rest.split_at(piece_len(rest));
-            self.tell_synced(topic, piece);
-            rest = after;
-        }
-    }
-
-    fn tell_synced(&mut self, topic: usize, piece: &[(i64, Bytes)]) {
-        let (first, last) = (piece[0].0, piece[piece.len() - 1].0);
-        let all = join(piece);
-        let mut place = 0;
-        while let Some(&at) = self.topics[topic].synced.get(place) {
-            let watcher = &mut self.watchers[at];
-            let (mut events, mut count) = (all.clone(), piece.len());
-            if watcher.start > first {
-                let begin = piece.partition_point(|(main, _)| *main < watcher.start);
-                (events, count) = (join(&piece[begin..]), piece.len() - begin);
-            }
-            if count == 0 {
-                place += 1;
-                continue;
-            }
-            let stream = watcher.stream;
-            if self.streams[stream].has_room() {
-                if watcher.notify.is_some() {
-                    watcher.notify = Some(false);
-                }
-                let (id, fragment) = (watcher.id, watcher.fragment);
-                self.push(stream, Response::Events { id, revision: last, fragment, count, events });
-                place += 1;
-            } else {
-                let next = first.max(watcher.start);
-                self.unsync(at, place);
-                self.lag(at);
-                self.block(at, next);
-            }
-        }
-    }
-
-    /// Streams that wanted to announce progress may do so at a later revision.
-    pub(super) fn announce_all(&mut self) {
-        if self.hopeful.is_empty() {
-            return;
-        }
-        for stream in self.hopeful.clone() {
-            self.announce(stream);
-        }
-    }
-
     /// Whether every watcher is where its state says it is. For tests.
     #[doc(hidden)]
     pub fn check(&self) {
@@ -141,9 +297,11 @@ impl Hub {
             let topic = &self.topics[watcher.topic];
             match watcher.state {
                 State::Synced { place } => assert_eq!(topic.synced[place], at),
-                State::Behind { next } => assert!(self.behind.contains(&(next, at)) && next <= self.revision),
-                State::Reading { .. } => assert!(self.reading),
-                State::Blocked { .. } => {
+                State::Behind => {
+                    assert!(self.behind.contains(&(watcher.next, at)) && watcher.next <= self.revision);
+                }
+                State::Reading => assert!(self.reading),
+                State::Blocked => {
                     assert!(self.streams[watcher.stream].blocked.contains(&(at, watcher.serial)));
                 }
                 State::Ended => {}
@@ -171,4 +329,130 @@ fn piece_len(events: &[(i64, Bytes)]) -> usize {
         bytes += event.len();
     }
     events.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Create, Gone, Spec, Step, StreamKey, TELL_COST_MAX};
+    use std::{cell::Cell, ops::ControlFlow};
+    use types::{KeyRange, RangeEnd, Revision};
+
+    /// Counts what is read from it.
+    #[derive(Default)]
+    struct Counting(Cell<usize>);
+
+    impl History for Counting {
+        fn compact_revision(&self) -> i64 {
+            -1
+        }
+
+        fn events(&self, _: i64, _: i64, _: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), Gone> {
+            Ok(())
+        }
+
+        fn with_previous(&self, _: &Event) -> Result<Bytes, Gone> {
+            self.0.set(self.0.get() + 1);
+            Ok("with the version before".into())
+        }
+    }
+
+    fn event(main: i64) -> Event {
+        let previous = Some(Revision::new(1, 0));
+        Event { at: Revision::new(main, 0), delete: false, key: "k".into(), previous, bytes: "event".into() }
+    }
+
+    fn watch(hub: &mut Hub, previous: bool, start: i64) -> StreamKey {
+        let key = hub.open();
+        let range = KeyRange { start: "k".into(), end: RangeEnd::Point };
+        let spec = Spec { range, puts: true, deletes: true, previous };
+        hub.create(key, Create { id: 0, spec, start, fragment: false, notify: false }, -1);
+        assert!(matches!(hub.pop(key), Some(Response::Created { .. })));
+        key
+    }
+
+    fn told(hub: &mut Hub, key: StreamKey) -> Vec<i64> {
+        let main = |response| match response {
+            Response::Events { revision, .. } => revision,
+            other => panic!("{other:?}"),
+        };
+        std::iter::from_fn(|| hub.pop(key)).map(main).collect()
+    }
+
+    #[test]
+    fn many_watchers_are_told_by_steps_with_calls_between_and_each_of_them_once() {
+        let mut hub = Hub::new(1);
+        let mut keys: Vec<StreamKey> = (0..10_000).map(|_| watch(&mut hub, false, 0)).collect();
+        hub.request_progress(keys[0]);
+        assert!(matches!(hub.pop(keys[0]), Some(Response::Progress { revision: 1, .. })));
+        hub.publish(vec![event(2)], 2);
+        let mut waiting = 0;
+        for step in 0.. {
+            if matches!(hub.step(&Counting::default()), Step::Idle) {
+                break;
+            }
+            assert!(hub.counts().pending - waiting <= TELL_COST_MAX, "{}", hub.counts().pending - waiting);
+            // Some go, and some come, who are told of what comes next.
+            for gone in [keys.swap_remove(step * 7), keys.swap_remove(keys.len() / 2)] {
+                hub.close(gone);
+            }
+            let late = watch(&mut hub, false, 0);
+            hub.request_progress(late);
+            waiting = hub.counts().pending;
+            if hub.is_telling() {
+                assert_eq!(hub.pop(late), None, "progress once all is told");
+            }
+            hub.close(late);
+        }
+        assert!(waiting > 9_000, "{waiting} are told");
+        for key in keys {
+            assert_eq!(told(&mut hub, key), [2]);
+        }
+    }
+
+    #[test]
+    fn a_step_reads_few_versions_before() {
+        let most = TELL_COST_MAX / READ_COST + 1;
+        let history = Counting::default();
+        let steps_of = |hub: &mut Hub| {
+            let (begun, mut steps) = (history.0.get(), 0);
+            while matches!(hub.step(&history), Step::Again) {
+                steps += 1;
+                assert!(
+                    history.0.get() - begun <= steps * most,
+                    "{} in {steps} steps",
+                    history.0.get() - begun
+                );
+            }
+        };
+        let mut hub = Hub::new(1);
+        let key = watch(&mut hub, true, 0);
+        hub.publish((2..=1_001).map(event).collect(), 1_001);
+        steps_of(&mut hub);
+        assert_eq!(history.0.get(), 1_000);
+        assert_eq!(told(&mut hub, key), [1_001], "one response, as all fit in it");
+        // From the ring, to one who comes late.
+        let mut hub = Hub::new(1);
+        hub.publish((2..=1_001).map(event).collect(), 1_001);
+        let key = watch(&mut hub, true, 2);
+        steps_of(&mut hub);
+        assert_eq!(history.0.get(), 2_000);
+        assert_eq!(told(&mut hub, key).last(), Some(&1_001));
+    }
+
+    #[test]
+    fn what_waits_to_be_told_is_bounded_and_the_rest_is_history() {
+        let mut hub = Hub::new(1);
+        watch(&mut hub, false, 0);
+        for main in 2..=20 {
+            hub.publish(vec![Event { bytes: vec![0; 1 << 20].into(), ..event(main) }], main);
+            assert!(hub.ring.bytes_held() <= UNTOLD_BYTES_MAX, "{}", hub.ring.bytes_held());
+        }
+        while hub.is_telling() {
+            assert!(matches!(hub.step(&Counting::default()), Step::Again));
+        }
+        assert_eq!(hub.counts().slow, 1);
+        let Step::Read(round) = hub.step(&Counting::default()) else { panic!("it is behind") };
+        assert_eq!((round.from, round.to), (2, 20));
+    }
 }
