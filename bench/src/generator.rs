@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn the_slowest_of_a_few_is_their_99th_percentile() {
         let few = SUMMARY.replace("  99% in 0.0099 secs.\n", "");
-        assert_eq!(parse(&few, Work::List, 20).expect("a summary").p99_ms, 12.3);
+        let load = parse(&few, Work::List, 20).expect("a summary");
+        assert_eq!(load, Load { requests: 20, rate: 19_912.287_1, p50_ms: 4.2, p99_ms: 12.3 });
     }
 
     #[test]
