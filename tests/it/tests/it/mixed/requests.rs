@@ -276,7 +276,9 @@ async fn compare(client: &Client, seed: u64) -> anyhow::Result<i64> {
     println!("the same on all members at {}", words.join("; "));
     let mut refusals = Vec::new();
     for at in 0..client.size() {
-        let refusal = client.hash_kv(at, oldest - 1).await.err().context("a compacted revision is hashed")?;
+        // Not the revision before the oldest: etcd remembers what it hashed when it compacted, and an earlier compaction may
+        // have ended there.
+        let refusal = client.hash_kv(at, 1).await.err().context("a compacted revision is hashed")?;
         refusals.push((refusal.code(), refusal.message().to_owned()));
     }
     ensure!(refusals.windows(2).all(|pair| pair[0] == pair[1]), "{refusals:?}");
