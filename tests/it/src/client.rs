@@ -197,18 +197,26 @@ impl Client {
         bail!("this client knows no member")
     }
 
-    /// Waits until every member has applied `revision`, then compares their hashes at it.
-    /// Returns the hash they share.
+    /// Waits until every member has applied `revision`, then compares their hashes at it, which can be compared only where
+    /// the same is compacted: a compaction may reach the members one after the other. Returns the hash they share.
     pub async fn same_hash(&self, revision: i64, limit: Duration) -> anyhow::Result<u32> {
         let deadline = Instant::now() + limit;
-        let mut hashes = Vec::new();
-        for at in 0..self.size() {
-            hashes.push(self.hash_when_there(at, revision, deadline).await?);
+        loop {
+            let mut found = Vec::new();
+            for at in 0..self.size() {
+                self.hash_when_there(at, revision, deadline).await?;
+                let answer = self.maintenance(at).hash_kv(HashKvRequest { revision }).await?.into_inner();
+                found.push((answer.hash, answer.compact_revision));
+            }
+            let first = *found.first().context("this client knows no member")?;
+            if found.iter().all(|(hash, _)| *hash == first.0) {
+                return Ok(first.0);
+            }
+            if found.iter().all(|(_, compacted)| *compacted == first.1) || Instant::now() > deadline {
+                bail!("members differ at revision {revision}: HashKV and what is compacted {found:x?}");
+            }
+            tokio::time::sleep(POLL).await;
         }
-        if hashes.windows(2).any(|pair| pair[0] != pair[1]) {
-            bail!("members differ at revision {revision}: HashKV {hashes:x?}");
-        }
-        hashes.first().copied().context("this client knows no member")
     }
 
     /// One member's hash at `revision`, once it has come that far.
