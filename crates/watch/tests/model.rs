@@ -4,96 +4,38 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use bytes::{BufMut, Bytes, BytesMut};
+mod naive;
+
+use naive::{Change, Naive};
 use proptest::prelude::*;
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use types::{KeyRange, RangeEnd, Revision};
-use watch::{Chunk, Create, Event, Gone, History, Hub, Response, Round, Spec, Step, StreamKey};
+use watch::{Chunk, Create, Event, Gone, Hub, Response, Round, Spec, Step, StreamKey};
 
 const KEYS: [&str; 5] = ["a", "b", "ba", "c", "d"];
 
-/// All that happened.
-#[derive(Clone, Default)]
-struct Naive {
-    events: Vec<Event>,
-    revision: i64,
-    compacted: i64,
+/// What a client makes of an event: where it is, and whose version before came with it.
+type Got = (Revision, Option<Revision>);
+
+fn parse(events: &[u8]) -> Vec<Got> {
+    let revision = |text: &str| {
+        let (main, sub) = text.split_once('.').unwrap_or((text, "0"));
+        Revision::new(main.parse().unwrap(), sub.parse().unwrap())
+    };
+    let event = |text: &str| {
+        let at = text.rsplit_once('@').unwrap().1;
+        let Some((at, previous)) = at.split_once('(') else { return (revision(at), None) };
+        (revision(at), Some(revision(previous.strip_suffix(')').unwrap())))
+    };
+    std::str::from_utf8(events).unwrap().split_terminator(' ').map(event).collect()
 }
 
-/// What the events of the test look like: where they are, whether the version before is there, and padding.
-fn bytes(at: Revision, previous: bool, padding: usize) -> Bytes {
-    let mut out = BytesMut::new();
-    out.put_i64(at.main);
-    out.put_i64(at.sub);
-    out.put_u8(previous.into());
-    out.put_u32(u32::try_from(padding).unwrap());
-    out.put_bytes(b'.', padding);
-    out.freeze()
-}
-
-fn parse(mut all: &[u8]) -> Vec<(Revision, bool)> {
-    let mut found = Vec::new();
-    while !all.is_empty() {
-        let number = |at: usize| i64::from_be_bytes(all[at..at + 8].try_into().unwrap());
-        let padding = u32::from_be_bytes(all[17..21].try_into().unwrap()) as usize;
-        found.push((Revision::new(number(0), number(8)), all[16] != 0));
-        all = &all[21 + padding..];
-    }
-    found
-}
-
-impl Naive {
-    fn write(&mut self, writes: &[(usize, bool)], padding: usize) -> Vec<Event> {
-        self.revision += 1;
-        let new = writes.iter().enumerate().map(|(sub, (key, delete))| {
-            let at = Revision::new(self.revision, sub as i64);
-            Event {
-                at,
-                delete: *delete,
-                key: KEYS[*key].into(),
-                previous: (*key % 2 == 0).then_some(Revision::new(1, 0)),
-                bytes: bytes(at, false, padding),
-            }
-        });
-        let new: Vec<Event> = new.collect();
-        self.events.extend(new.iter().cloned());
-        new
-    }
-
-    fn expected(&self, spec: &Spec, from: i64) -> impl Iterator<Item = &Event> {
-        let from = self.events.partition_point(|event| event.at.main < from);
-        self.events[from..].iter().filter(|event| {
-            spec.range.contains(&event.key) && if event.delete { spec.deletes } else { spec.puts }
-        })
-    }
-}
-
-impl History for Naive {
-    fn compact_revision(&self) -> i64 {
-        self.compacted
-    }
-
-    fn events(
-        &self,
-        from: i64,
-        to: i64,
-        visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<(), Gone> {
-        if from < self.compacted {
-            return Err(Gone::Compacted);
-        }
-        for event in self.events.iter().filter(|event| (from..=to).contains(&event.at.main)) {
-            if visit(event.clone()).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn with_previous(&self, event: &Event) -> Result<Bytes, Gone> {
-        Ok(bytes(event.at, true, event.bytes.len() - 21))
-    }
+/// All events of the watcher from this revision on.
+fn expected<'n>(naive: &'n Naive, spec: &Spec, from: i64) -> impl Iterator<Item = &'n Event> {
+    let from = naive.events.partition_point(|event| event.at.main < from);
+    naive.events[from..].iter().filter(|event| {
+        spec.range.contains(&event.key) && if event.delete { spec.deletes } else { spec.puts }
+    })
 }
 
 /// What a client knows of its watcher.
@@ -150,23 +92,30 @@ impl Client {
 }
 
 impl Seen {
-    fn events(&mut self, got: &[(Revision, bool)], naive: &Naive) {
+    fn events(&mut self, got: &[Got], naive: &Naive) {
         assert!(!self.ended);
         let (first, last) = (got[0].0, got[got.len() - 1].0);
         assert!(first.main > self.bookmark && first > self.last, "{first:?} after {:?}", self.last);
         // Exactly what there is from the first that may come to the last that came: nothing left out, whole revisions.
-        let expected: Vec<(Revision, bool)> = naive
-            .expected(&self.spec, self.from)
-            .take_while(|event| event.at.main <= last.main)
-            .map(|event| (event.at, self.spec.previous && event.previous.is_some()))
-            .collect();
-        assert_eq!(got, expected);
+        let mut wanted =
+            expected(naive, &self.spec, self.from).take_while(|event| event.at.main <= last.main);
+        for (at, previous) in got {
+            let event = wanted.next().expect("as many as there are");
+            assert_eq!(*at, event.at);
+            let shown = event.previous.filter(|_| self.spec.previous);
+            // It may have been compacted before it was read.
+            assert!(
+                *previous == shown || previous.is_none() && at.main <= naive.compacted,
+                "{event:?} {previous:?}"
+            );
+        }
+        assert_eq!(wanted.next(), None, "left out");
         (self.last, self.from) = (last, last.main + 1);
     }
 
     /// Nothing up to the revision may come any more: then all of it must be here.
     fn promise(&mut self, revision: i64, naive: &Naive) {
-        let missing = naive.expected(&self.spec, self.from).find(|event| event.at.main <= revision);
+        let missing = expected(naive, &self.spec, self.from).find(|event| event.at.main <= revision);
         assert_eq!(missing, None, "promised {revision}");
         self.bookmark = self.bookmark.max(revision);
     }
@@ -182,19 +131,22 @@ struct World {
 
 impl World {
     fn new(tell_cost: usize) -> Self {
-        let naive = Naive { revision: 1, compacted: -1, ..Naive::default() };
         let mut hub = Hub::new(1);
         hub.tell_in_steps_of(tell_cost);
         let clients =
             (0..3).map(|_| Client { key: hub.open(), asked: Vec::new(), watchers: HashMap::new() }).collect();
-        Self { hub, naive, clients, held: None }
+        Self { hub, naive: Naive::new(), clients, held: None }
     }
 
     fn run(&mut self, op: Op) {
         match op {
             Op::Write { revisions, padding, missed } => {
+                let change = |(key, delete): &(usize, bool)| -> Change {
+                    (KEYS[*key].to_owned(), (!delete).then(|| ".".repeat(padding)))
+                };
+                let changes = |writes: &Vec<_>| writes.iter().map(change).collect::<Vec<_>>();
                 let events: Vec<Event> =
-                    revisions.iter().flat_map(|writes| self.naive.write(writes, padding)).collect();
+                    revisions.iter().flat_map(|writes| self.naive.write(&changes(writes))).collect();
                 if missed {
                     self.hub.skip(self.naive.revision);
                 } else {

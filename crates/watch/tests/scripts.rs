@@ -2,107 +2,53 @@
 //!
 //! ```text
 //! put KEY=VALUE…     one revision, published        open STREAM                 step     one step of catching up
-//! delete KEY…        the same                       watch STREAM KEY [OPTION…]  finish   reads the round under way
+//! delete KEY…        the same; txn KEY… KEY=VALUE…  watch STREAM KEY [OPTION…]  finish   reads the round under way
 //! miss KEY=VALUE…    written, and skipped           cancel STREAM ID            settle   all of it, till nothing is left
 //! compact REVISION                                  progress, tick, close STREAM
 //! break, mend        the history cannot be read     read STREAM [count=N]       counts   watchers, slow, pending events
 //! ```
 //!
-//! Options: `end=KEY`, `id=N`, `start=N`, `prev`, `noput`, `nodelete`, `notify`. An event reads `key=value@revision`, a
-//! deletion `-key@revision`; with the version before, `(its revision)` behind it. `UPDATE_GOLDENFILES=1 cargo test -p watch
-//! --test scripts` writes what is found: read the difference before you keep it.
+//! Options: `end=KEY`, `id=N`, `start=N`, `prev`, `noput`, `nodelete`, `notify`. A txn deletes, then puts, in one revision.
+//! `large KEY…` puts 70 kB at each key. An event reads `key=value@revision` (`6.2`: the third change of revision 6), a
+//! deletion `-key@revision`; with the version before, `(its revision)` behind it.
+//!
+//! `UPDATE_GOLDENFILES=1 cargo test -p watch --test scripts` writes what is found: read the difference before you keep it.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use bytes::Bytes;
+mod naive;
+
 use goldenscript::{Context, Runner};
+use naive::{Change, Naive};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::ops::ControlFlow;
-use types::{KeyRange, Revision};
-use watch::{Create, Event, Gone, History, Hub, Response, Round, Spec, Step, StreamKey};
+use types::KeyRange;
+use watch::{Create, Hub, Response, Round, Spec, Step, StreamKey};
 
-/// All that happened, as events that read as text.
-#[derive(Default)]
-struct Past {
-    events: Vec<Event>,
-    revision: i64,
-    compacted: i64,
-    is_broken: bool,
-}
+/// The files in `scripts`: none may get lost.
+const STORIES: usize = 8;
 
-impl Past {
-    /// One revision; a key without a value is deleted.
-    fn write(&mut self, changes: &[(String, Option<String>)]) -> Vec<Event> {
-        self.revision += 1;
-        let main = self.revision;
-        let event = |(sub, (key, value)): (usize, &(String, Option<String>))| {
-            let last = self.events.iter().rfind(|event| event.key == key.as_bytes());
-            let text =
-                value.as_ref().map_or(format!("-{key}@{main} "), |value| format!("{key}={value}@{main} "));
-            Event {
-                at: Revision::new(main, sub as i64),
-                delete: value.is_none(),
-                key: Bytes::copy_from_slice(key.as_bytes()),
-                previous: last.filter(|event| !event.delete).map(|event| event.at),
-                bytes: text.into(),
-            }
-        };
-        let new: Vec<Event> = changes.iter().enumerate().map(event).collect();
-        self.events.extend(new.iter().cloned());
-        new
-    }
-}
-
-impl History for Past {
-    fn compact_revision(&self) -> i64 {
-        self.compacted
-    }
-
-    fn events(
-        &self,
-        from: i64,
-        to: i64,
-        visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<(), Gone> {
-        if self.is_broken {
-            return Err(Gone::Failed("the disk is gone".to_owned()));
-        }
-        if from < self.compacted {
-            return Err(Gone::Compacted);
-        }
-        let wanted = self.events.iter().filter(|event| (from..=to).contains(&event.at.main));
-        let _ = wanted.cloned().try_for_each(visit);
-        Ok(())
-    }
-
-    fn with_previous(&self, event: &Event) -> Result<Bytes, Gone> {
-        // What was compacted is not shown.
-        let before = event.previous.filter(|at| event.at.main > self.compacted && at.main > 0);
-        let text = String::from_utf8_lossy(&event.bytes);
-        Ok(before.map_or(event.bytes.clone(), |at| format!("{}({}) ", text.trim_end(), at.main).into()))
-    }
-}
+/// Options of `watch` that are words.
+const FLAGS: [&str; 4] = ["prev", "noput", "nodelete", "notify"];
 
 struct Story {
     hub: Hub,
-    past: Past,
+    past: Naive,
     streams: BTreeMap<String, StreamKey>,
     reading: Option<Round>,
 }
 
 impl Story {
     fn new() -> Self {
-        let past = Past { revision: 1, compacted: -1, ..Past::default() };
-        Self { hub: Hub::new(1), past, streams: BTreeMap::new(), reading: None }
+        Self { hub: Hub::new(1), past: Naive::new(), streams: BTreeMap::new(), reading: None }
     }
 
     fn stream(&self, name: &str) -> Result<StreamKey, Box<dyn Error>> {
         Ok(*self.streams.get(name).ok_or("no such stream")?)
     }
 
-    fn write(&mut self, changes: &[(String, Option<String>)]) {
+    fn write(&mut self, changes: &[Change]) {
         let events = self.past.write(changes);
         self.hub.publish(events, self.past.revision);
         self.tell();
@@ -143,8 +89,12 @@ impl Story {
     }
 }
 
-fn puts(puts: &[(String, String)]) -> Vec<(String, Option<String>)> {
+fn puts(puts: &[(String, String)]) -> Vec<Change> {
     puts.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect()
+}
+
+fn deletes(keys: &[String]) -> Vec<Change> {
+    keys.iter().map(|key| (key.clone(), None)).collect()
 }
 
 fn show(response: &Response) -> String {
@@ -175,8 +125,9 @@ fn shorten(event: &str) -> String {
 #[derive(goldenscript::Command)]
 enum Act {
     Put(Vec<(String, String)>),
-    Large(String),
+    Large(Vec<String>),
     Delete(Vec<String>),
+    Txn(Vec<String>, Vec<(String, String)>),
     Miss(Vec<(String, String)>),
     Compact(i64),
     Break,
@@ -216,8 +167,12 @@ impl Runner for Story {
         let mut out = String::new();
         match act {
             Act::Put(changes) => self.write(&puts(changes)),
-            Act::Large(key) => self.write(&[(key.clone(), Some("v".repeat(70_000)))]),
-            Act::Delete(keys) => self.write(&keys.iter().map(|key| (key.clone(), None)).collect::<Vec<_>>()),
+            Act::Large(keys) => {
+                let changes = keys.iter().map(|key| (key.clone(), Some("v".repeat(70_000))));
+                self.write(&changes.collect::<Vec<_>>());
+            }
+            Act::Delete(keys) => self.write(&deletes(keys)),
+            Act::Txn(keys, changes) => self.write(&[deletes(keys), puts(changes)].concat()),
             Act::Miss(changes) => {
                 self.past.write(&puts(changes));
                 self.hub.skip(self.past.revision);
@@ -229,6 +184,9 @@ impl Runner for Story {
             Act::Open(name) => drop(self.streams.insert(name.clone(), self.hub.open())),
             Act::Close(stream) => self.hub.close(self.stream(stream)?),
             Act::Watch { stream, key, end, id, start, flags } => {
+                if let Some(flag) = flags.iter().find(|flag| !FLAGS.contains(&flag.as_str())) {
+                    return Err(format!("no option {flag}").into());
+                }
                 let has = |name: &str| flags.iter().any(|flag| flag == name);
                 let range = KeyRange::from_wire(key.clone().into(), end.clone().into());
                 let (puts, deletes) = (!has("noput"), !has("nodelete"));
@@ -261,7 +219,7 @@ fn stories() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.len() >= 8, "{files:?}");
+    assert_eq!(files.len(), STORIES, "{files:?}");
     for file in files {
         goldenscript::run(&mut Story::new(), file).unwrap();
     }
