@@ -7,8 +7,8 @@ use crate::{Api, grpc, parse, slow, status, status::Known};
 use bytes::Bytes;
 use machine::Response;
 use proto::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest,
-    RangeRequest, TxnRequest, alarm_request::AlarmAction,
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, InternalRaftRequest,
+    PutRequest, RangeRequest, TxnRequest, TxnResponse, alarm_request::AlarmAction,
 };
 use raft_node::{ProposeError, ReadError};
 use std::{
@@ -90,13 +90,22 @@ pub(crate) async fn delete_range(
     deadline: Deadline,
     request: DeleteRangeRequest,
 ) -> Result<Bytes, Status> {
+    delete(api, deadline, request).await.map(|answer| grpc::encode(&answer))
+}
+
+/// Deletes a range, for a client or in its name.
+pub(crate) async fn delete(
+    api: &Api,
+    deadline: Deadline,
+    request: DeleteRangeRequest,
+) -> Result<DeleteRangeResponse, Status> {
     parse::delete(&request)?;
     match propose(api, deadline, InternalRaftRequest { delete_range: Some(request), ..Default::default() })
         .await?
     {
         Response::DeleteRange(mut answer) => {
             api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
+            Ok(answer)
         }
         other => Err(mismatch(&other)),
     }
@@ -104,15 +113,33 @@ pub(crate) async fn delete_range(
 
 /// `Txn`. One that only reads never enters the log; one without operations does not even need a quorum.
 pub(crate) async fn txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
-    afford(api, machine::txn_cost(&request), deadline).await?;
-    parse::txn(&request, api.limits.max_txn_ops)?;
+    admit_txn(api, deadline, &request).await?;
     if machine::kv::is_read_only(&request) {
         return read_txn(api, deadline, request).await;
     }
+    log_txn(api, deadline, request).await.map(|answer| grpc::encode(&answer))
+}
+
+/// A transaction that writes, in a client's name.
+pub(crate) async fn write_txn(
+    api: &Api,
+    deadline: Deadline,
+    request: TxnRequest,
+) -> Result<TxnResponse, Status> {
+    admit_txn(api, deadline, &request).await?;
+    log_txn(api, deadline, request).await
+}
+
+async fn admit_txn(api: &Api, deadline: Deadline, request: &TxnRequest) -> Result<(), Status> {
+    afford(api, machine::txn_cost(request), deadline).await?;
+    Ok(parse::txn(request, api.limits.max_txn_ops)?)
+}
+
+async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<TxnResponse, Status> {
     match propose(api, deadline, InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
         Response::Txn(mut answer) => {
             api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
+            Ok(answer)
         }
         other => Err(mismatch(&other)),
     }

@@ -20,8 +20,8 @@ pub(crate) use lock::{lock, unlock};
 
 use crate::{
     Api,
-    kv::{Deadline, afford, barrier, mismatch, propose},
-    parse, status,
+    kv::{self, Deadline, afford, barrier, mismatch, propose},
+    status,
     watch::Local,
 };
 use bytes::Bytes;
@@ -66,29 +66,12 @@ impl Caller<'_> {
     }
 
     async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        afford(self.api, machine::txn_cost(&request), self.deadline).await?;
-        parse::txn(&request, self.api.limits.max_txn_ops)?;
-        let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
-        match propose(self.api, self.deadline, request).await? {
-            Response::Txn(mut answer) => {
-                self.api.complete(&mut answer.header);
-                Ok(answer)
-            }
-            other => Err(mismatch(&other)),
-        }
+        kv::write_txn(self.api, self.deadline, request).await
     }
 
     async fn delete(&self, key: Bytes) -> Result<Option<ResponseHeader>, Status> {
         let request = DeleteRangeRequest { key, ..Default::default() };
-        parse::delete(&request)?;
-        let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
-        match propose(self.api, self.deadline, request).await? {
-            Response::DeleteRange(mut answer) => {
-                self.api.complete(&mut answer.header);
-                Ok(answer.header)
-            }
-            other => Err(mismatch(&other)),
-        }
+        Ok(kv::delete(self.api, self.deadline, request).await?.header)
     }
 
     /// A linearizable read.
