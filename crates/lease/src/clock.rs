@@ -183,7 +183,7 @@ impl Deadlines {
     }
 
     /// The lease waits for a confirmation that begins after this, and then for its revoke.
-    pub(crate) fn expire(&mut self, since: Instant, id: LeaseId) {
+    fn expire(&mut self, since: Instant, id: LeaseId) {
         if let Some(clock) = self.clocks.get_mut(&id) {
             (clock.state, clock.queued) = (State::Expired, since);
             self.expired.push_back((since, id));
@@ -214,7 +214,7 @@ impl Deadlines {
 }
 
 /// What a new leader must take as left of a lease, in seconds.
-pub(crate) fn left_of(lease: &Info) -> i64 {
+fn left_of(lease: &Info) -> i64 {
     if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl }
 }
 
@@ -230,7 +230,7 @@ pub(crate) fn later(now: Instant, by: Duration) -> Instant {
 }
 
 /// A checkpoint must come well before the end, or it is worth nothing.
-pub(crate) fn if_before(deadline: Instant, at: Instant) -> Option<Instant> {
+fn if_before(deadline: Instant, at: Instant) -> Option<Instant> {
     (at + CHECKPOINT_SHORTEST <= deadline).then_some(at)
 }
 
@@ -240,13 +240,13 @@ pub(crate) fn first_after_renewal(now: Instant, deadline: Instant) -> Option<Ins
 
 /// A client that is alive renews after a third of the time: who has not by two fifths is checkpointed, so that leases
 /// end however often leaders change.
-pub(crate) fn first_after_promotion(now: Instant, deadline: Instant) -> Option<Instant> {
+fn first_after_promotion(now: Instant, deadline: Instant) -> Option<Instant> {
     let wait = deadline.duration_since(now) * 2 / 5;
     if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_FIRST))
 }
 
 /// After a first checkpoint the lease counts as left alone: the shorter its time, the closer they come.
-pub(crate) fn next_checkpoint(now: Instant, deadline: Instant) -> Option<Instant> {
+fn next_checkpoint(now: Instant, deadline: Instant) -> Option<Instant> {
     let wait = deadline.duration_since(now) / 2;
     if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_INTERVAL))
 }

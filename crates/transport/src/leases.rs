@@ -102,11 +102,8 @@ impl Leases {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
         let body = Bytes::from(question.encode_to_vec());
         let call = Call { method: Method::POST, path, headers, body };
-        let reply = self
-            .way(url)
-            .call(url.trim_end_matches('/'), &call, limit)
-            .await
-            .map_err(|error| other(&error))?;
+        let url = url.trim_end_matches('/');
+        let reply = self.way(url).call(url, &call, limit).await.map_err(|error| other(&error))?;
         match reply.status {
             StatusCode::OK => A::decode(reply.body).map_err(|error| other(&error)),
             StatusCode::NOT_FOUND => Err(LeaseRefusal::NotFound),
@@ -117,7 +114,7 @@ impl Leases {
 
     fn way(&self, url: &str) -> Arc<Way> {
         let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(ways.entry(url.trim_end_matches('/').to_owned()).or_default())
+        Arc::clone(ways.entry(url.to_owned()).or_default())
     }
 }
 
@@ -190,7 +187,7 @@ mod tests {
         }
         let accepted = accepted.load(Ordering::Relaxed);
         assert!(accepted <= LEASE_QUESTIONS_MAX, "{accepted} connections");
-        assert_eq!(leases.way(&url).idle().len(), accepted, "all are kept");
+        assert_eq!(leases.way(url.trim_end_matches('/')).idle().len(), accepted, "all are kept");
     }
 
     #[tokio::test]
