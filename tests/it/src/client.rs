@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use proto::etcdserverpb::{
-    HashKvRequest, MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest,
-    StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient, lease_client::LeaseClient,
+    HashKvRequest, HashKvResponse, MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    StatusRequest, StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient, lease_client::LeaseClient,
     maintenance_client::MaintenanceClient,
 };
 use tonic::{
@@ -122,9 +122,13 @@ impl Client {
 
     /// The hash over one member's keys up to `revision` (0 = now), and the revision it is of.
     pub async fn hash_kv(&self, at: usize, revision: i64) -> Result<(u32, i64), Status> {
-        let mut maintenance = self.maintenance(at);
-        let answer = within(PATIENT, maintenance.hash_kv(HashKvRequest { revision })).await?;
+        let answer = self.hash_answer(at, revision).await?;
         Ok((answer.hash, answer.hash_revision))
+    }
+
+    async fn hash_answer(&self, at: usize, revision: i64) -> Result<HashKvResponse, Status> {
+        let mut maintenance = self.maintenance(at);
+        within(PATIENT, maintenance.hash_kv(HashKvRequest { revision })).await
     }
 
     /// The member that leads, in the words of the member with the highest term; `None` when
@@ -204,8 +208,7 @@ impl Client {
         loop {
             let mut found = Vec::new();
             for at in 0..self.size() {
-                self.hash_when_there(at, revision, deadline).await?;
-                let answer = self.maintenance(at).hash_kv(HashKvRequest { revision }).await?.into_inner();
+                let answer = self.hash_when_there(at, revision, deadline).await?;
                 found.push((answer.hash, answer.compact_revision));
             }
             let first = *found.first().context("this client knows no member")?;
@@ -220,12 +223,16 @@ impl Client {
     }
 
     /// One member's hash at `revision`, once it has come that far.
-    pub async fn hash_when_there(&self, at: usize, revision: i64, deadline: Instant) -> anyhow::Result<u32> {
+    async fn hash_when_there(
+        &self,
+        at: usize,
+        revision: i64,
+        deadline: Instant,
+    ) -> anyhow::Result<HashKvResponse> {
         loop {
-            let answer = self.hash_kv(at, revision).await;
-            let error = match answer {
-                Ok((hash, of)) if of == revision => return Ok(hash),
-                Ok((_, of)) => format!("it hashed revision {of}"),
+            let error = match self.hash_answer(at, revision).await {
+                Ok(answer) if answer.hash_revision == revision => return Ok(answer),
+                Ok(answer) => format!("it hashed revision {}", answer.hash_revision),
                 Err(error) => error.message().to_owned(),
             };
             if Instant::now() > deadline {

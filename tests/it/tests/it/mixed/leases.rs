@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use harness::Client;
+use harness::{Client, Cluster};
 use proto::etcdserverpb::{LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest};
 use tokio::time::sleep;
 
@@ -15,21 +15,32 @@ use crate::{
 
 #[test]
 fn every_member_answers_for_leases_whoever_leads() {
-    run(async {
-        for etcd in [TWO_ETCD, ONE_ETCD] {
-            let mut cluster = start(etcd)?;
-            let client = cluster.client();
-            for leader in [OURS, ETCD] {
-                client.make_leader(leader, ELECTION).await?;
-                for granter in 0..client.size() {
-                    answers(&client, leader, granter).await?;
-                }
-            }
-            client.same_hash(client.revision(ELECTION).await?, SETTLE).await?;
-            all_run(&mut cluster)?;
+    run(whoever_leads(async |client, leader| {
+        for granter in 0..client.size() {
+            answers(client, leader, granter).await?;
         }
         Ok(())
-    });
+    }));
+}
+
+/// In both kinds of mixed clusters, with each kind of leader; afterwards all members hold the same.
+async fn whoever_leads(test: impl AsyncFn(&Client, usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    for etcd in [TWO_ETCD, ONE_ETCD] {
+        println!("etcd members {etcd:?}");
+        let mut cluster = start(etcd)?;
+        let client = cluster.client();
+        for leader in [OURS, ETCD] {
+            client.make_leader(leader, ELECTION).await?;
+            test(&client, leader).await?;
+        }
+        same(&mut cluster, &client).await?;
+    }
+    Ok(())
+}
+
+async fn same(cluster: &mut Cluster, client: &Client) -> anyhow::Result<()> {
+    client.same_hash(client.revision(ELECTION).await?, SETTLE).await?;
+    all_run(cluster)
 }
 
 /// A lease from its grant to its revoke, the latter by the member after the one that granted it.
@@ -67,34 +78,22 @@ async fn lists(client: &Client, at: usize, id: i64) -> anyhow::Result<bool> {
 #[test]
 fn leases_end_on_time_whoever_leads() {
     const TTL: i64 = 3;
-    run(async {
-        for etcd in [TWO_ETCD, ONE_ETCD] {
-            let mut cluster = start(etcd)?;
-            let client = cluster.client();
-            for leader in [OURS, ETCD] {
-                client.make_leader(leader, ELECTION).await?;
-                for granter in [OURS, ETCD] {
-                    let key = format!("ends/{leader}/{granter}");
-                    let id = grant(&client, granter, TTL).await?;
-                    hang(&client, granter, &key, id).await?;
-                    sleep(Duration::from_secs(2)).await;
-                    // The other kind passes it on; the lease begins anew.
-                    let before = Instant::now();
-                    ensure!(keep_alive(&client, OURS + ETCD - granter, id).await? == TTL, "{key} is gone");
-                    let after = Instant::now();
-                    let ended = gone(&client, &key, Duration::from_secs(3) + SLACK).await?;
-                    println!(
-                        "etcd members {etcd:?}, m{leader} leads, m{granter} granted: {:?}",
-                        ended - after
-                    );
-                    ensure!(ended - before >= Duration::from_secs(3), "early: {:?}", ended - before);
-                }
-            }
-            client.same_hash(client.revision(ELECTION).await?, SETTLE).await?;
-            all_run(&mut cluster)?;
+    run(whoever_leads(async |client, leader| {
+        for granter in [OURS, ETCD] {
+            let key = format!("ends/{leader}/{granter}");
+            let id = grant(client, granter, TTL).await?;
+            hang(client, granter, &key, id).await?;
+            sleep(Duration::from_secs(2)).await;
+            // The other kind passes it on; the lease begins anew.
+            let before = Instant::now();
+            ensure!(keep_alive(client, OURS + ETCD - granter, id).await? == TTL, "{key} is gone");
+            let after = Instant::now();
+            let ended = gone(client, &key, Duration::from_secs(3) + SLACK).await?;
+            println!("m{leader} leads, m{granter} granted: {:?}", ended - after);
+            ensure!(ended - before >= Duration::from_secs(3), "early: {:?}", ended - before);
         }
         Ok(())
-    });
+    }));
 }
 
 /// What is left of a lease is not logged where a member might misread it: a new leader gives it all of its time.
@@ -116,8 +115,7 @@ fn a_change_of_leaders_between_the_kinds_ends_no_lease_early_and_keeps_none() {
             println!("m{from} to m{to}: ended {:?} after the grant", ended - begun);
             ensure!(ended - begun >= Duration::from_secs(4), "early: {:?}", ended - begun);
             ensure!(ended - handed_over <= Duration::from_secs(4) + SLACK, "late: {:?}", ended - handed_over);
-            client.same_hash(client.revision(ELECTION).await?, SETTLE).await?;
-            all_run(&mut cluster)?;
+            same(&mut cluster, &client).await?;
         }
         Ok(())
     });
