@@ -203,23 +203,37 @@ impl Client {
 
     /// Waits until every member has applied `revision`, then compares their hashes at it, which can be compared only where
     /// the same is compacted: a compaction may reach the members one after the other. Returns the hash they share.
+    ///
+    /// Not for the revision of a compaction in a cluster with etcd in it: see [`Client::hashes`].
     pub async fn same_hash(&self, revision: i64, limit: Duration) -> anyhow::Result<u32> {
         let deadline = Instant::now() + limit;
         loop {
-            let mut found = Vec::new();
-            for at in 0..self.size() {
-                let answer = self.hash_when_there(at, revision, deadline).await?;
-                found.push((answer.hash, answer.compact_revision));
+            let answers = self.hashes(revision, limit).await?;
+            let first = answers.first().context("this client knows no member")?;
+            if answers.iter().all(|answer| answer.hash == first.hash) {
+                return Ok(first.hash);
             }
-            let first = *found.first().context("this client knows no member")?;
-            if found.iter().all(|(hash, _)| *hash == first.0) {
-                return Ok(first.0);
-            }
-            if found.iter().all(|(_, compacted)| *compacted == first.1) || Instant::now() > deadline {
-                bail!("members differ at revision {revision}: HashKV and what is compacted {found:x?}");
+            let comparable = answers.iter().all(|answer| answer.compact_revision == first.compact_revision);
+            if comparable || Instant::now() > deadline {
+                bail!("members differ at revision {revision}: {answers:#?}");
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Every member's hash at `revision`, once all have come that far, in order of members.
+    ///
+    /// At the revision of a compaction a member answers the hash that the compaction left, of the history since the one
+    /// before (its `compact_revision`), or, if it kept none, one of what remains (`compact_revision` = `revision`). etcd
+    /// keeps none of a compaction that is asked for while the one before still runs (`store.compact`), so its members,
+    /// too, compare only hashes with the same `compact_revision` (`corruptionChecker.checkPeerHashes`).
+    pub async fn hashes(&self, revision: i64, limit: Duration) -> anyhow::Result<Vec<HashKvResponse>> {
+        let deadline = Instant::now() + limit;
+        let mut answers = Vec::new();
+        for at in 0..self.size() {
+            answers.push(self.hash_when_there(at, revision, deadline).await?);
+        }
+        Ok(answers)
     }
 
     /// One member's hash at `revision`, once it has come that far.

@@ -8,17 +8,18 @@ mod basics;
 mod clock;
 mod faults;
 mod generator;
+mod hashes;
 mod kills;
 mod lag;
 mod leases;
 mod members;
 mod requests;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use harness::{Client, Cluster, Options};
-use proto::etcdserverpb::{Member, MemberListRequest, cluster_client::ClusterClient};
+use proto::etcdserverpb::{AlarmRequest, Member, MemberListRequest, cluster_client::ClusterClient};
 
 use crate::support::{PATIENT, no_panic, put};
 
@@ -42,6 +43,16 @@ const SETTLE: Duration = Duration::from_secs(30);
 
 fn start(etcd: &[usize]) -> anyhow::Result<Cluster> {
     Cluster::start_with(&Options::mixed(etcd))
+}
+
+/// etcd compares hashes of compactions with its followers, us among them, and would raise the alarm.
+fn checking(etcd: &[usize]) -> Options {
+    let mut options = Options::mixed(etcd);
+    options.etcd_flags.extend([
+        "--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true".to_owned(),
+        "--compact-hash-check-time=1s".to_owned(),
+    ]);
+    options
 }
 
 /// Who is in the cluster, in the words of one member.
@@ -74,6 +85,17 @@ async fn unharmed(cluster: &mut Cluster, client: &Client) -> anyhow::Result<()> 
     all_run(cluster)
 }
 
+/// At the revision of a compaction: members that answer of the same history agree ([`Client::hashes`]). In words, each
+/// hash and what was compacted before it.
+async fn same_hashes_of_compaction(client: &Client, revision: i64) -> anyhow::Result<String> {
+    let answers = client.hashes(revision, SETTLE).await?;
+    let hashes: BTreeSet<_> = answers.iter().map(|answer| (answer.compact_revision, answer.hash)).collect();
+    let histories: BTreeSet<_> = answers.iter().map(|answer| answer.compact_revision).collect();
+    ensure!(hashes.len() == histories.len(), "members differ at the compaction at {revision}: {answers:#?}");
+    let words: Vec<_> = hashes.iter().map(|(before, hash)| format!("{hash:08x} since {before}")).collect();
+    Ok(words.join(" or "))
+}
+
 /// A write may meet an election.
 async fn put_patiently(client: &Client, at: usize, key: &str) -> anyhow::Result<i64> {
     let mut last = None;
@@ -85,6 +107,14 @@ async fn put_patiently(client: &Client, at: usize, key: &str) -> anyhow::Result<
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Err(last.expect("it was tried")).with_context(|| format!("member {at} takes no write"))
+}
+
+async fn no_alarm(client: &Client) -> anyhow::Result<()> {
+    for at in 0..client.size() {
+        let alarms = client.maintenance(at).alarm(AlarmRequest::default()).await?.into_inner().alarms;
+        ensure!(alarms.is_empty(), "m{at}: {alarms:?}");
+    }
+    Ok(())
 }
 
 /// No member has ended, and no log shows a panic, of whichever language.

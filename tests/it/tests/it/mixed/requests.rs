@@ -10,18 +10,18 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use harness::{Client, Cluster, Options, end_of_prefix};
+use harness::{Client, Cluster, end_of_prefix};
 use proto::etcdserverpb::{
-    AlarmRequest, LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
-    request_op,
+    LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, request_op,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::{
-    ELECTION, ETCD, ONE_ETCD, OURS, SETTLE, TWO_ETCD, all_run,
-    generator::{Ask, Generator, PREFIX},
+    ELECTION, ETCD, ONE_ETCD, OURS, SETTLE, TWO_ETCD, all_run, checking,
+    generator::{Ask, COMPACTED, Generator, PREFIX},
+    no_alarm, same_hashes_of_compaction,
 };
 use crate::support::{PATIENT, number, run, seed};
 
@@ -64,20 +64,10 @@ fn two_of_ours_and_one_etcd_hold_the_same_while_leadership_moves() {
     run(same_while_leadership_moves(ONE_ETCD));
 }
 
-/// etcd compares hashes of compactions with its followers, us among them, and would raise the alarm.
-fn options(etcd: &[usize]) -> Options {
-    let mut options = Options::mixed(etcd);
-    options.etcd_flags.extend([
-        "--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true".to_owned(),
-        "--compact-hash-check-time=1s".to_owned(),
-    ]);
-    options
-}
-
 async fn same_after_requests(etcd: &[usize], leader: usize) -> anyhow::Result<()> {
     let (requests, seed) = (number("IT_MIXED_REQUESTS", 2_000), seed());
     println!("etcd members {etcd:?}, m{leader} leads, {requests} requests, IT_SEED={seed}");
-    let mut cluster = Cluster::start_with(&options(etcd))?;
+    let mut cluster = Cluster::start_with(&checking(etcd))?;
     let client = cluster.client();
     client.make_leader(leader, ELECTION).await?;
     let term = client.status(leader).await?.raft_term;
@@ -117,7 +107,7 @@ struct Tally {
 async fn same_while_leadership_moves(etcd: &[usize]) -> anyhow::Result<()> {
     let (requests, seed) = (number("IT_MIXED_REQUESTS", 2_000), seed());
     println!("etcd members {etcd:?}, leadership moves, {requests} requests, IT_SEED={seed}");
-    let mut cluster = Cluster::start_with(&options(etcd))?;
+    let mut cluster = Cluster::start_with(&checking(etcd))?;
     let client = cluster.client();
     client.wait_leader(ELECTION).await?;
     let mover = tokio::spawn(move_leadership(client.clone(), seed));
@@ -262,7 +252,11 @@ async fn compare(client: &Client, seed: u64) -> anyhow::Result<i64> {
     revisions.extend([oldest, newest]);
     let mut words = Vec::new();
     for revision in revisions {
-        let hash = client.same_hash(revision, SETTLE).await?;
+        let hash = if revision == oldest {
+            same_hashes_of_compaction(client, revision).await?
+        } else {
+            format!("{:08x}", client.same_hash(revision, SETTLE).await?)
+        };
         let first = all(client, 0, PREFIX, revision).await?;
         for at in 1..client.size() {
             let other = all(client, at, PREFIX, revision).await?;
@@ -271,21 +265,19 @@ async fn compare(client: &Client, seed: u64) -> anyhow::Result<i64> {
                 "m0 and m{at} differ at {revision}"
             );
         }
-        words.push(format!("{revision}: {} keys, {hash:08x}", first.count));
+        words.push(format!("{revision}: {} keys, {hash}", first.count));
     }
     println!("the same on all members at {}", words.join("; "));
     let mut refusals = Vec::new();
     for at in 0..client.size() {
-        // Not the revision before the oldest: etcd remembers what it hashed when it compacted, and an earlier compaction may
-        // have ended there.
-        let refusal = client.hash_kv(at, 1).await.err().context("a compacted revision is hashed")?;
+        let refusal = client.hash_kv(at, COMPACTED).await.err().context("a compacted revision is hashed")?;
         refusals.push((refusal.code(), refusal.message().to_owned()));
     }
     ensure!(refusals.windows(2).all(|pair| pair[0] == pair[1]), "{refusals:?}");
     Ok(newest)
 }
 
-/// The oldest revision that is not compacted, found by asking.
+/// The oldest revision that can be read, that of the last compaction, found by asking.
 async fn oldest(client: &Client, newest: i64) -> anyhow::Result<i64> {
     let (mut compacted, mut there) = (0, newest);
     while compacted + 1 < there {
@@ -298,12 +290,4 @@ async fn oldest(client: &Client, newest: i64) -> anyhow::Result<i64> {
     }
     ensure!(compacted > 1, "nothing was compacted");
     Ok(there)
-}
-
-async fn no_alarm(client: &Client) -> anyhow::Result<()> {
-    for at in 0..client.size() {
-        let alarms = client.maintenance(at).alarm(AlarmRequest::default()).await?.into_inner().alarms;
-        ensure!(alarms.is_empty(), "m{at}: {alarms:?}");
-    }
-    Ok(())
 }

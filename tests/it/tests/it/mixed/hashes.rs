@@ -1,0 +1,55 @@
+//! One compaction on the heels of another: etcd keeps no hash of the second then ([`harness::Client::hashes`]), ours
+//! does. Nothing else may differ.
+
+use anyhow::ensure;
+use bytes::Bytes;
+use harness::Cluster;
+use proto::etcdserverpb::{CompactionRequest, PutRequest, RequestOp, TxnRequest, request_op};
+
+use super::{ELECTION, OURS, SETTLE, TWO_ETCD, all_run, checking, no_alarm, same_hashes_of_compaction};
+use crate::support::{PATIENT, run};
+
+/// Puts of one transaction, each a row of the history.
+const PUTS: usize = 100;
+
+/// Transactions. The first compaction, at half of them, is of 3,000 rows: etcd pauses for 10 ms after each thousand.
+const TXNS: i64 = 60;
+
+#[test]
+fn two_compactions_at_once() {
+    run(async {
+        let mut cluster = Cluster::start_with(&checking(TWO_ETCD))?;
+        let client = cluster.client();
+        client.make_leader(OURS, ELECTION).await?;
+        let put = |key: usize| PutRequest {
+            key: format!("hashes/{key:03}").into(),
+            value: Bytes::from_static(b"v"),
+            ..Default::default()
+        };
+        let success: Vec<_> = (0..PUTS)
+            .map(|key| RequestOp { request: Some(request_op::Request::RequestPut(put(key))) })
+            .collect();
+        let mut newest = 0;
+        for _ in 0..TXNS {
+            let txn = TxnRequest { success: success.clone(), ..Default::default() };
+            newest = client.txn(OURS, txn, PATIENT).await?.header.unwrap_or_default().revision;
+        }
+        let (first, second) = (newest - TXNS / 2, newest - 5);
+        for (revision, physical) in [(first, false), (second, true)] {
+            client.kv(OURS).compact(CompactionRequest { revision, physical }).await?;
+        }
+        client.same_hash(newest, SETTLE).await?;
+        client.same_hash(second + 1, SETTLE).await?;
+        println!("compacted at {second}: {}", same_hashes_of_compaction(&client, second).await?);
+        let ours = client.hashes(second, SETTLE).await?[OURS].compact_revision;
+        ensure!(ours == first, "ours kept no hash of the compaction at {second}: it is since {ours}");
+        // Nobody's hashes of compactions outlive the process.
+        for at in 0..client.size() {
+            cluster.stop(at)?;
+            cluster.restart(at)?;
+        }
+        client.same_hash(second, SETTLE).await?;
+        no_alarm(&client).await?;
+        all_run(&mut cluster)
+    });
+}
