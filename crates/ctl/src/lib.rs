@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   arguments ─▶ line ─▶ Invocation ─▶ run::*  ─▶ Client ─▶ endpoint, the next one if it is down
-//!      tables in commands.rs │           │          one connection, current-thread runtime
+//!      tables in commands/   │           │          one connection, current-thread runtime
 //!      pflag's rules in      │           ▼
 //!      flags.rs              │         print::{simple, fields, json, protobuf, table} ─▶ stdout
 //!                            └─ ETCDCTL_* in settings.rs
