@@ -13,7 +13,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{ELECTION, ETCD, ONE_ETCD, OURS, SETTLE, TWO_ETCD, all_run, put_patiently, start, unharmed};
+use super::{
+    ELECTION, ETCD, ONE_ETCD, OURS, SETTLE, TWO_ETCD, all_run, member_list, put_patiently, start, unharmed,
+};
 use crate::{
     kill::{begin, finish, progress},
     support::{no_panic, run, seed, talk},
@@ -127,6 +129,8 @@ fn a_wrong_peer_url_is_told_once_and_harms_nobody() {
         {
             let mut admin = ClusterClient::new(client.channel(ETCD));
             admin.member_update(MemberUpdateRequest { id, peer_ur_ls: vec![wrong.clone()] }).await?;
+            let members = member_list(&client, OURS).await?;
+            ensure!(members.iter().any(|member| member.peer_ur_ls == [wrong.as_str()]), "{members:#?}");
             // Streams that are open live on; a member that starts again finds nobody there, and is found. An orderly end,
             // because what is replayed from the log begins at the old URL.
             cluster.stop(OURS)?;
