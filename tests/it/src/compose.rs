@@ -8,7 +8,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -37,6 +37,8 @@ pub struct Compose {
     ports: Vec<Port>,
     /// A compose file that is laid over the first.
     edit: Option<NamedTempFile>,
+    /// Whether the engine was asked for containers: else there is nothing to remove, and need not be an engine.
+    asked: AtomicBool,
 }
 
 impl Compose {
@@ -47,6 +49,7 @@ impl Compose {
             project: format!("quorate-{}-{number}", process::id()),
             ports: SERVICES.iter().map(|_| Port::free()).collect::<anyhow::Result<_>>()?,
             edit: None,
+            asked: AtomicBool::new(false),
         })
     }
 
@@ -72,6 +75,7 @@ impl Compose {
 
     /// Starts what is not running. What serves is another question: [`Self::client`].
     pub fn up(&self) -> anyhow::Result<()> {
+        self.asked.store(true, Ordering::Relaxed);
         self.compose(&["up", "--detach"]).map(drop)
     }
 
@@ -181,6 +185,9 @@ impl Compose {
 impl Drop for Compose {
     #[expect(clippy::print_stderr, reason = "what is left behind must be told")]
     fn drop(&mut self) {
+        if !*self.asked.get_mut() {
+            return;
+        }
         if thread::panicking() {
             for (member, name) in SERVICES.iter().enumerate() {
                 let log = self.log(member).unwrap_or_else(|error| format!("{error:#}"));
