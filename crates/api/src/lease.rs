@@ -10,8 +10,9 @@ use crate::{
 use bytes::Bytes;
 use machine::{LEASE_COST, Response};
 use proto::etcdserverpb::{
-    InternalRaftRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
 };
 use raft_node::LeaseError;
 use std::{sync::Arc, time::Instant};
@@ -28,8 +29,17 @@ const LISTED_MAX: usize = 1_024;
 pub(crate) async fn grant(
     api: &Api,
     deadline: Deadline,
-    mut request: LeaseGrantRequest,
+    request: LeaseGrantRequest,
 ) -> Result<Bytes, Status> {
+    grant_lease(api, deadline, request).await.map(|answer| grpc::encode(&answer))
+}
+
+/// Grants a lease, to a client or in its name.
+pub(crate) async fn grant_lease(
+    api: &Api,
+    deadline: Deadline,
+    mut request: LeaseGrantRequest,
+) -> Result<LeaseGrantResponse, Status> {
     afford(api, LEASE_COST, deadline).await?;
     while request.id == 0 {
         // Positive only, as etcd chooses them.
@@ -39,7 +49,7 @@ pub(crate) async fn grant(
     match propose(api, deadline, request).await? {
         Response::LeaseGrant(mut answer) => {
             api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
+            Ok(answer)
         }
         other => Err(mismatch(&other)),
     }

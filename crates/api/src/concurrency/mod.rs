@@ -20,12 +20,11 @@ pub(crate) use lock::{lock, unlock};
 
 use crate::{
     Api,
-    kv::{self, Deadline, afford, barrier, mismatch, propose},
-    status,
+    kv::{self, Deadline, barrier},
+    lease, status,
     watch::Local,
 };
 use bytes::Bytes;
-use machine::{LEASE_COST, Response};
 use proto::etcdserverpb::{
     Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest, RangeRequest,
     RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
@@ -55,14 +54,8 @@ impl Caller<'_> {
         if lease != 0 {
             return Ok(lease);
         }
-        afford(self.api, LEASE_COST, self.deadline).await?;
-        let id = self.api.node.next_id().cast_signed() & i64::MAX;
-        let request = LeaseGrantRequest { id, ttl: SESSION_TTL };
-        let request = InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
-        match propose(self.api, self.deadline, request).await? {
-            Response::LeaseGrant(answer) => Ok(answer.id),
-            other => Err(mismatch(&other)),
-        }
+        let request = LeaseGrantRequest { id: 0, ttl: SESSION_TTL };
+        Ok(lease::grant_lease(self.api, self.deadline, request).await?.id)
     }
 
     async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
