@@ -13,8 +13,8 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use proto::etcdserverpb::{
     HashKvRequest, HashKvResponse, MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    StatusRequest, StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient, lease_client::LeaseClient,
-    maintenance_client::MaintenanceClient,
+    RequestOp, StatusRequest, StatusResponse, TxnRequest, TxnResponse, kv_client::KvClient,
+    lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op,
 };
 use tonic::{
     Code, Response, Status,
@@ -208,7 +208,8 @@ impl Client {
     pub async fn same_hash(&self, revision: i64, limit: Duration) -> anyhow::Result<u32> {
         let deadline = Instant::now() + limit;
         loop {
-            let answers = self.hashes(revision, limit).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answers = self.hashes(revision, left).await?;
             let first = answers.first().context("this client knows no member")?;
             if answers.iter().all(|answer| answer.hash == first.hash) {
                 return Ok(first.hash);
@@ -255,6 +256,12 @@ impl Client {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// A transaction of these puts, whatever is there.
+pub fn txn_of_puts(puts: impl IntoIterator<Item = PutRequest>) -> TxnRequest {
+    let request = |put| RequestOp { request: Some(request_op::Request::RequestPut(put)) };
+    TxnRequest { success: puts.into_iter().map(request).collect(), ..Default::default() }
 }
 
 /// The end of the range of all keys that begin with `prefix`.

@@ -157,6 +157,15 @@ impl Cluster {
         self.members[index].wait_ready()
     }
 
+    /// Stops each member in turn and starts it again on what it wrote.
+    pub fn restart_all(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.size() {
+            self.stop(index)?;
+            self.restart(index)?;
+        }
+        Ok(())
+    }
+
     /// A client with one connection to each member. Needs a tokio runtime around it.
     pub fn client(&self) -> Client {
         Client::new(self.members.iter().map(|m| m.addresses.client_url()))

@@ -42,7 +42,7 @@ pub mod usage;
 use std::path::{Path, PathBuf};
 
 pub use between::Between;
-pub use client::{Client, end_of_prefix};
+pub use client::{Client, end_of_prefix, txn_of_puts};
 pub use cluster::{Cluster, Options};
 pub use compose::{Compose, SERVICES};
 pub use load::{Figures, Load, Read, Record, Shape, Write};

@@ -13,13 +13,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, compare, request_op, response_op,
-};
+use proto::etcdserverpb::{Compare, PutRequest, RangeRequest, TxnRequest, compare, response_op};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinSet;
 
-use crate::Client;
+use crate::{Client, txn_of_puts};
 
 /// After an error, so that a dead cluster is not asked a hundred thousand times a second.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
@@ -315,6 +313,5 @@ fn put_if_at(put: PutRequest, revision: i64) -> TxnRequest {
         target_union: Some(compare::TargetUnion::ModRevision(revision)),
         ..Default::default()
     };
-    let put = RequestOp { request: Some(request_op::Request::RequestPut(put)) };
-    TxnRequest { compare: vec![compare], success: vec![put], failure: Vec::new() }
+    TxnRequest { compare: vec![compare], ..txn_of_puts([put]) }
 }

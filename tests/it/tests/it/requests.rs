@@ -2,8 +2,8 @@
 
 use anyhow::ensure;
 use bytes::Bytes;
-use harness::{Client, Cluster};
-use proto::etcdserverpb::{CompactionRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use harness::{Client, Cluster, txn_of_puts};
+use proto::etcdserverpb::{CompactionRequest, PutRequest, RangeRequest};
 use tonic::{Code, Status};
 
 use crate::support::{PATIENT, no_panic, put, run, talk};
@@ -59,11 +59,8 @@ async fn puts(client: &Client) -> anyhow::Result<()> {
     expect(ask(leased).await, Code::NotFound, "etcdserver: requested lease not found")?;
 
     let ask = async |keys: Vec<&'static str>| {
-        let success = keys
-            .into_iter()
-            .map(|key| RequestOp { request: Some(request_op::Request::RequestPut(put(key, 1))) })
-            .collect();
-        client.txn(0, TxnRequest { success, ..Default::default() }, PATIENT).await.err()
+        let txn = txn_of_puts(keys.into_iter().map(|key| put(key, 1)));
+        client.txn(0, txn, PATIENT).await.err()
     };
     let duplicate = "etcdserver: duplicate key given in txn request";
     expect(ask(vec!["a", "a"]).await, Code::InvalidArgument, duplicate)?;

@@ -12,11 +12,8 @@ use std::{
 };
 
 use anyhow::ensure;
-use harness::{Client, Cluster, Options};
-use proto::etcdserverpb::{
-    CompactionRequest, DefragmentRequest, PutRequest, RequestOp, SnapshotRequest, TxnRequest,
-    request_op::Request,
-};
+use harness::{Client, Cluster, Options, txn_of_puts};
+use proto::etcdserverpb::{CompactionRequest, DefragmentRequest, PutRequest, SnapshotRequest};
 
 use super::judge;
 use crate::support::{PATIENT, number, run};
@@ -39,8 +36,7 @@ async fn fill(client: &Client, from: u64, to: u64) -> anyhow::Result<()> {
     let mut at = from;
     while at < to {
         let next = (at + TXN_PUTS).min(to);
-        let success = (at..next).map(|n| RequestOp { request: Some(Request::RequestPut(put(n))) }).collect();
-        client.txn(0, TxnRequest { success, ..Default::default() }, PATIENT).await?;
+        client.txn(0, txn_of_puts((at..next).map(put)), PATIENT).await?;
         at = next;
     }
     Ok(())

@@ -3,8 +3,8 @@
 
 use anyhow::ensure;
 use bytes::Bytes;
-use harness::Cluster;
-use proto::etcdserverpb::{CompactionRequest, PutRequest, RequestOp, TxnRequest, request_op};
+use harness::{Cluster, txn_of_puts};
+use proto::etcdserverpb::{CompactionRequest, PutRequest};
 
 use super::{ELECTION, OURS, SETTLE, TWO_ETCD, all_run, checking, no_alarm, same_hashes_of_compaction};
 use crate::support::{PATIENT, run};
@@ -26,13 +26,10 @@ fn two_compactions_at_once() {
             value: Bytes::from_static(b"v"),
             ..Default::default()
         };
-        let success: Vec<_> = (0..PUTS)
-            .map(|key| RequestOp { request: Some(request_op::Request::RequestPut(put(key))) })
-            .collect();
+        let txn = txn_of_puts((0..PUTS).map(put));
         let mut newest = 0;
         for _ in 0..TXNS {
-            let txn = TxnRequest { success: success.clone(), ..Default::default() };
-            newest = client.txn(OURS, txn, PATIENT).await?.header.unwrap_or_default().revision;
+            newest = client.txn(OURS, txn.clone(), PATIENT).await?.header.unwrap_or_default().revision;
         }
         let (first, second) = (newest - TXNS / 2, newest - 5);
         for (revision, physical) in [(first, false), (second, true)] {
@@ -44,10 +41,7 @@ fn two_compactions_at_once() {
         let ours = client.hashes(second, SETTLE).await?[OURS].compact_revision;
         ensure!(ours == first, "ours kept no hash of the compaction at {second}: it is since {ours}");
         // Nobody's hashes of compactions outlive the process.
-        for at in 0..client.size() {
-            cluster.stop(at)?;
-            cluster.restart(at)?;
-        }
+        cluster.restart_all()?;
         client.same_hash(second, SETTLE).await?;
         no_alarm(&client).await?;
         all_run(&mut cluster)

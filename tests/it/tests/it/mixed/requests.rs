@@ -10,10 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use harness::{Client, Cluster, end_of_prefix};
-use proto::etcdserverpb::{
-    LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, request_op,
-};
+use harness::{Client, Cluster, end_of_prefix, txn_of_puts};
+use proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -80,10 +78,7 @@ async fn same_after_requests(etcd: &[usize], leader: usize) -> anyhow::Result<()
     let newest = compare(&client, seed).await?;
     no_alarm(&client).await?;
     // Each starts again on what it wrote; etcd asks the others for their hashes first.
-    for at in 0..client.size() {
-        cluster.stop(at)?;
-        cluster.restart(at)?;
-    }
+    cluster.restart_all()?;
     client.same_hash(newest, SETTLE).await?;
     no_alarm(&client).await?;
     all_run(&mut cluster)?;
@@ -217,10 +212,7 @@ async fn expire(client: &Client) -> anyhow::Result<()> {
         lease: id,
         ..Default::default()
     };
-    let success = (0..5)
-        .map(|number| RequestOp { request: Some(request_op::Request::RequestPut(put(number))) })
-        .collect();
-    client.txn(OURS, TxnRequest { success, ..Default::default() }, PATIENT).await?;
+    client.txn(OURS, txn_of_puts((0..5).map(put)), PATIENT).await?;
     let begun = Instant::now();
     for at in 0..client.size() {
         while all(client, at, "expire/", 0).await?.count > 0 {
