@@ -347,3 +347,7 @@ impl Expirer {
 #[cfg(test)]
 #[path = "tests/expirer.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "tests/naive.rs"]
+mod naive;

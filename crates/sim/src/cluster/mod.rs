@@ -1,36 +1,26 @@
 //! The cluster: members, network, clients and faults, one event after the other.
 
+mod end;
+mod first;
+
 use crate::admin::NOBODY;
 use crate::client::{Ask, Workload, and_then};
 use crate::faults::{Fault, Faults};
 use crate::member::{Answer, Around, Disks, End, Inbox, Life, REQUEST_TIMEOUT, Rules, Waiter, describe};
-use crate::network::{Network, Way, Weather};
-use crate::oracle::{Oracle, Violation, history_hash};
+use crate::network::{Network, Way};
+use crate::oracle::{Oracle, Violation};
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
 use crate::watching::Watchers;
-use crate::{Micros, Options, Report};
+use crate::{Micros, Report};
 use bytes::Bytes;
-use engine::MemoryEngine;
 use prost::Message as _;
 use proto::raftpb;
-use raft_node::bootstrap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
-use wal::{MemDisk, Wal};
 
-/// How long the faults go on, in microseconds of virtual time.
-const CHAOS: Micros = 40_000_000;
-/// How long a cluster may take to agree once everything is healed: several elections, each with a few rounds.
-const CONVERGE: Micros = 60_000_000;
-/// How long the longest lease may last once nobody renews it: its time, an election timeout, and a few rounds.
-const LAST_LEASE: Micros = 40_000_000;
 /// Events after which a run has gone astray: a hundred times the usual.
 const EVENTS_MAX: u64 = 10_000_000;
-
-/// Members that may join later.
-const SPARES: u64 = 2;
 
 /// Something that happens at a time.
 #[derive(Debug)]
@@ -104,102 +94,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(seed: u64, options: &Options, start: Instant) -> Self {
-        let mut rng = Rng::new(seed);
-        let count = options.members.unwrap_or_else(|| *rng.pick(&[1, 3, 3, 3, 3, 3, 5]));
-        let rules = Rules {
-            start,
-            segment_bytes: *rng.pick(&[4 << 10, 16 << 10, 64 << 10, 1 << 20]),
-            sync_micros: *rng.pick(&[100, 1_000, 20_000]),
-            keep_entries: *rng.pick(&[0, 5, 50]),
-            group_split_per_mille: *rng.pick(&[0, 100, 500, 1000]),
-            checkpoints: rng.one_in(2),
-            mutation: options.mutation,
-        };
-        let spares = if options.members.is_none() && rng.one_in(3) { SPARES } else { 0 };
-        // Without snapshots who joins needs the whole log.
-        let rules = if spares > 0 { Rules { keep_entries: u64::MAX, ..rules } } else { rules };
-        let weather = Weather::draw(&mut rng);
-        let mut cluster = Self {
-            now: 0,
-            seq: 0,
-            events: BTreeMap::new(),
-            members: first_members(count, spares, &rules),
-            network: Network::new(weather),
-            clients: (0..rng.between(1, 6)).map(|_| Client { number: 0, waits: false }).collect(),
-            think: *rng.pick(&[20_000, 100_000, 300_000]),
-            workload: Workload::draw(&mut rng),
-            watchers: Watchers::new(seed),
-            faults: Faults::draw(&mut rng),
-            rules,
-            oracle: Oracle::new(count + spares),
-            trace: Trace::new(options.print),
-            steps: 0,
-            chaos: true,
-            rng,
-        };
-        if options.leases {
-            cluster.workload = cluster.workload.of_leases();
-            cluster.faults.sleeps_per_mille = 600;
-        }
-        trace!(cluster.trace, "seed {seed}: {count} members, {weather:?}, segments {}", rules.segment_bytes);
-        for id in 1..=count + spares {
-            cluster.schedule(0, Event::Start(id));
-            cluster.schedule(1_500_000, Event::Flush(id));
-        }
-        for client in 0..cluster.clients.len() {
-            cluster.schedule(1_000_000, Event::Client(client));
-        }
-        for watcher in 0..cluster.watchers.len() {
-            cluster.schedule(1_200_000, Event::Watch(watcher));
-        }
-        cluster.schedule(2_000_000, Event::Fault);
-        if spares > 0 {
-            cluster.schedule(3_000_000, Event::Admin);
-        }
-        cluster
-    }
-
     pub(crate) fn schedule(&mut self, at: Micros, event: Event) {
         self.seq += 1;
         self.events.insert((at.max(self.now), self.seq), event);
-    }
-
-    /// Faults, then peace, then the last judgement.
-    pub(crate) fn run(&mut self) -> Result<(), Violation> {
-        while self.now < CHAOS {
-            self.step()?;
-        }
-        self.heal();
-        while !self.has_converged() {
-            if self.now > CHAOS + CONVERGE {
-                return Err(self.how_far());
-            }
-            self.step()?;
-        }
-        // Nobody keeps a lease alive any more, and one member stays away: all of them end.
-        let absent = self.someone_goes();
-        let until = self.now + LAST_LEASE;
-        while self.holds_leases() {
-            if self.now > until {
-                return Err(format!(
-                    "leases are left {} s after the last was renewed",
-                    LAST_LEASE / 1_000_000
-                ));
-            }
-            self.step()?;
-        }
-        if let Some(id) = absent {
-            self.start(id)?;
-        }
-        let until = self.now + CONVERGE;
-        while !self.has_converged() {
-            if self.now > until {
-                return Err(self.how_far());
-            }
-            self.step()?;
-        }
-        self.judge()
     }
 
     fn step(&mut self) -> Result<(), Violation> {
@@ -479,39 +376,6 @@ impl Cluster {
         self.schedule(self.now + pause, Event::Start(id));
     }
 
-    /// Takes a member away without whom the others can go on, if there is one.
-    fn someone_goes(&mut self) -> Option<u64> {
-        let membership = self.membership()?;
-        let voters = membership.members.len() - membership.learners();
-        let ids: Vec<u64> = membership.members.keys().copied().collect();
-        if voters < 3 {
-            return None;
-        }
-        let id = *self.rng.pick(&ids);
-        self.crash(id, "and stays away");
-        self.events.retain(|_, event| !matches!(event, Event::Start(member) if *member == id));
-        Some(id)
-    }
-
-    fn heal(&mut self) {
-        trace!(self.trace, "everything is healed");
-        self.chaos = false;
-        self.network.mend_all();
-        let ids: Vec<u64> = self.members.keys().copied().collect();
-        for id in ids {
-            let member = self.member(id);
-            member.paused_until = 0;
-            member.disks.log.heal();
-            if let Some(life) = &mut member.life {
-                life.crash_in = None;
-                life.disk_fails = false;
-                self.plan_turn(id);
-            } else {
-                self.schedule(self.now + 1, Event::Start(id));
-            }
-        }
-    }
-
     /// The members as whoever has applied most knows them.
     pub(crate) fn membership(&self) -> Option<Arc<machine::Membership>> {
         let lives = self.members.values().filter_map(|member| member.life.as_ref());
@@ -519,61 +383,12 @@ impl Cluster {
         Some(newest.machine.shared().membership())
     }
 
-    fn has_converged(&self) -> bool {
-        let Some(membership) = self.membership() else { return false };
-        let is_current = |id: &u64| membership.members.contains_key(id);
-        let current = self.members.iter().filter(|(id, _)| is_current(id));
-        let lives: Option<Vec<&Life>> = current.map(|(_, member)| member.life.as_ref()).collect();
-        let applied = self.oracle.last_index();
-        lives.is_some_and(|lives| {
-            lives.iter().filter(|life| life.core.leadership().is_leader).count() == 1
-                && lives.iter().all(|life| life.is_quiet() && life.machine.applied().0 == applied)
-        }) && !self.events.values().any(|event| matches!(event, Event::Answer(_)))
-    }
-
-    fn holds_leases(&self) -> bool {
-        let membership = self.membership();
-        let is_current = |id: &u64| membership.as_ref().is_some_and(|known| known.members.contains_key(id));
-        let current = self.members.iter().filter(|(id, _)| is_current(id));
-        let mut lives = current.filter_map(|(_, member)| member.life.as_ref());
-        lives.any(|life| !life.machine.shared().leases().is_empty())
-    }
-
-    fn how_far(&self) -> Violation {
-        let seconds = CONVERGE / 1_000_000;
-        let members = self.members.iter().map(|(id, member)| {
-            let Some(life) = &member.life else { return format!("member {id} is down") };
-            let (first, indexes) = (life.core.log().first_index(), life.core.indexes());
-            let leads = life.core.leadership();
-            format!("member {id}: {leads:?}, (commit, applied, last) {indexes:?}, log from {first}")
-        });
-        let members: Vec<String> = members.collect();
-        format!("no agreement {seconds} s after everything was healed: {}", members.join("; "))
-    }
-
-    fn judge(&mut self) -> Result<(), Violation> {
-        self.watch_to_the_end()?;
-        let mut hashes = Vec::new();
-        let membership = self.membership().ok_or("nobody is there at the end")?;
-        for (id, member) in self.members.iter_mut().filter(|(id, _)| membership.members.contains_key(id)) {
-            let life = member.life.as_mut().expect("every member has converged");
-            let shared = life.machine.shared();
-            self.oracle.all_is_there(*id, &shared)?;
-            let before = history_hash(&shared)?;
-            life.idle_to_the_end()?;
-            let view = shared.view();
-            let after = history_hash(&shared)?;
-            let rows = view.hash().map_err(|error| format!("member {id}: {error}"))?;
-            hashes.push((before, after, rows, view.sizes().total_bytes, view.sizes().keys));
+    /// Lets a member's inbox be changed, if it lives.
+    pub(crate) fn inbox(&mut self, id: u64, change: impl FnOnce(&mut Inbox)) {
+        if let Some(life) = &mut self.member(id).life {
+            change(&mut life.inbox);
+            self.plan_turn(id);
         }
-        trace!(self.trace, "at the end: {hashes:x?}");
-        if hashes.iter().any(|(before, after, ..)| before != after) {
-            return Err(format!("HashKV moves while compaction is under way: {hashes:x?}"));
-        }
-        if hashes.windows(2).any(|pair| pair[0] != pair[1]) {
-            return Err(format!("members differ after their compactions: {hashes:x?}"));
-        }
-        Ok(())
     }
 
     pub(crate) fn report(&self) -> Report {
@@ -589,51 +404,6 @@ impl Cluster {
             renewed: self.oracle.promises.renewed,
             expired: self.oracle.promises.expired,
             trace_hash: self.trace.hash(),
-        }
-    }
-}
-
-/// Members of a fresh cluster, their first log written, and some who may join later, with an empty one.
-fn first_members(count: u64, spares: u64, rules: &Rules) -> BTreeMap<u64, Member> {
-    let list: Vec<machine::Member> =
-        (1..=count).map(|id| machine::Member { name: format!("m{id}"), ..member_of(id) }).collect();
-    let (entries, state) = bootstrap::first_log(&list);
-    let member = |id| {
-        let log = MemDisk::new();
-        let made = Wal::create_with(log.clone(), &bootstrap::metadata(id, 7), rules.log_options());
-        let mut wal = made.expect("a disk without faults");
-        if id <= count {
-            wal.append(&entries, Some(&state)).expect("a disk without faults");
-        }
-        wal.sync().expect("a disk without faults");
-        let disks = Disks { log, engine: Arc::new(MemoryEngine::new()) };
-        (
-            id,
-            Member {
-                disks,
-                life: None,
-                lives: 0,
-                turn_at: None,
-                paused_until: 0,
-                joined: id <= count,
-                removed: false,
-            },
-        )
-    };
-    (1..=count + spares).map(member).collect()
-}
-
-fn member_of(id: u64) -> machine::Member {
-    let peer_urls = vec![format!("http://127.0.0.1:{id}")];
-    machine::Member { id, peer_urls, ..machine::Member::default() }
-}
-
-impl Cluster {
-    /// Lets a member's inbox be changed, if it lives.
-    pub(crate) fn inbox(&mut self, id: u64, change: impl FnOnce(&mut Inbox)) {
-        if let Some(life) = &mut self.member(id).life {
-            change(&mut life.inbox);
-            self.plan_turn(id);
         }
     }
 }
