@@ -10,16 +10,14 @@ mod guard;
 mod log;
 mod propose;
 mod reads;
+mod standing;
 
 pub use log::Log;
 pub use reads::ReadsDone;
 
 use crate::convert::{Checked, log_entry, outgoing};
-use crate::limits::{
-    BACKLOG_ENTRIES_MAX, GROUP_BYTES_MAX, INFLIGHT_MESSAGES_MAX, MESSAGE_BYTES_MAX,
-    RAFT_UNCOMMITTED_BYTES_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX,
-};
-use crate::{Leadership, NodeFault, PeerProgress, ProposeError, RequestIds, StartError};
+use crate::limits::{GROUP_BYTES_MAX, INFLIGHT_MESSAGES_MAX, MESSAGE_BYTES_MAX, RAFT_UNCOMMITTED_BYTES_MAX};
+use crate::{Leadership, NodeFault, ProposeError, RequestIds, StartError};
 use bytes::Bytes;
 use going::Going;
 use log::LogStore;
@@ -342,77 +340,6 @@ impl Core {
     /// When reads need attention next.
     pub fn wake_at(&self) -> Option<Instant> {
         self.reads.wake_at()
-    }
-
-    /// Whether a proposal would reach a log now. Without a leader, while leadership is handed over, or while too much
-    /// is not committed or not applied, proposals wait.
-    pub fn takes_proposals(&self) -> bool {
-        let raft = &self.node.raft;
-        let log = &raft.raft_log;
-        !self.removed
-            && raft.leader_id != 0
-            && raft.lead_transferee.is_none()
-            && log.committed - log.applied <= BACKLOG_ENTRIES_MAX
-            && (raft.state != StateRole::Leader
-                || (log.last_index() - log.committed <= UNCOMMITTED_ENTRIES_MAX
-                    && raft.uncommitted_size() <= UNCOMMITTED_BYTES_MAX))
-    }
-
-    /// Whether the effects that wait to be taken say that this proposal was not logged.
-    pub fn has_refused(&self, proposal: u64) -> bool {
-        self.effects.refused.iter().any(|(id, _)| *id == proposal)
-    }
-
-    /// Whether this member has applied its own removal.
-    pub fn is_removed(&self) -> bool {
-        self.removed
-    }
-
-    /// Who leads.
-    pub fn leadership(&self) -> Leadership {
-        self.leadership
-    }
-
-    /// (commit, applied, last) index.
-    pub fn indexes(&self) -> (Index, Index, Index) {
-        let log = &self.node.raft.raft_log;
-        (log.committed, log.applied, log.last_index())
-    }
-
-    /// The members as raft counts them.
-    pub fn conf_state(&self) -> ConfState {
-        let mut conf = self.node.raft.prs().conf().to_conf_state();
-        let (mut voters, mut learners) = (conf.take_voters(), conf.take_learners());
-        voters.sort_unstable();
-        learners.sort_unstable();
-        ConfState { voters, learners }
-    }
-
-    /// What a leader knows of the members' logs; nothing elsewhere.
-    pub fn peers(&self) -> Vec<PeerProgress> {
-        if self.node.raft.state != StateRole::Leader {
-            return Vec::new();
-        }
-        let prs = self.node.raft.prs();
-        let learners = prs.conf().learners();
-        prs.iter()
-            .map(|(id, pr)| PeerProgress {
-                member: *id,
-                matched: pr.matched,
-                active: pr.recent_active || *id == self.node.raft.id,
-                is_learner: learners.contains(id),
-            })
-            .collect()
-    }
-
-    /// The voter, other than this leader, whose log is the longest: the best to hand leadership to.
-    pub fn best_transferee(&self) -> Option<u64> {
-        let me = self.node.raft.id;
-        self.peers()
-            .into_iter()
-            .filter(|peer| peer.member != me && !peer.is_learner && peer.active)
-            .max_by_key(|peer| peer.matched)
-            .map(|peer| peer.member)
     }
 
     /// The log, for reading.

@@ -11,6 +11,7 @@
 mod background;
 mod flush;
 mod leases;
+mod transfer;
 
 use crate::core::{Core, Effects, Input, Proposal, Settings};
 use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, lock};
@@ -20,10 +21,7 @@ use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use crate::meters::{Applies, Timed};
 use crate::status::StatusCells;
 use crate::tasks::spawn_tasks;
-use crate::{
-    Handle, Leadership, Meters, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError,
-    TransferError,
-};
+use crate::{Handle, Leadership, Meters, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError};
 use background::Background;
 use engine::Engine;
 use flush::Flusher;
@@ -37,7 +35,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
+use transfer::Transfer;
 use types::{Entry, EntryKind};
 use wal::{Disk, Wal};
 
@@ -102,13 +101,6 @@ where
         .map_err(StartError::Thread)?;
     spawn_tasks(&shared);
     Ok((Handle { shared }, thread))
-}
-
-/// A hand-over of leadership under way.
-struct Transfer {
-    to: u64,
-    deadline: Instant,
-    reply: oneshot::Sender<Result<(), TransferError>>,
 }
 
 struct Driver {
@@ -434,34 +426,6 @@ impl Driver {
         cells.commit.store(commit, Relaxed);
         cells.applied.store(applied, Relaxed);
         cells.last.store(last, Relaxed);
-    }
-
-    fn transfer(&mut self, now: Instant, mut transfer: Transfer) {
-        let refusal = if !self.core.leadership().is_leader {
-            Some(TransferError::NotLeader)
-        } else if transfer.to == 0 {
-            transfer.to = self.core.best_transferee().unwrap_or(0);
-            (transfer.to == 0).then_some(TransferError::BadTransferee)
-        } else {
-            (!self.core.conf_state().voters.contains(&transfer.to)).then_some(TransferError::BadTransferee)
-        };
-        if let Some(refusal) = refusal {
-            // The other end may have gone away: then nobody waits.
-            let _ = transfer.reply.send(Err(refusal));
-            return;
-        }
-        self.core.step(now, Input::Transfer(transfer.to));
-        if let Some(earlier) = self.transfer.replace(transfer) {
-            let _ = earlier.reply.send(Err(TransferError::Timeout));
-        }
-    }
-
-    fn watch_transfer(&mut self, now: Instant) {
-        let leader = self.core.leadership().leader;
-        if let Some(transfer) = self.transfer.take_if(|t| t.to == leader || now >= t.deadline) {
-            let result = if transfer.to == leader { Ok(()) } else { Err(TransferError::Timeout) };
-            let _ = transfer.reply.send(result);
-        }
     }
 
     /// Fetches the next batch; with nothing to do, settles, does background work, or sleeps.
