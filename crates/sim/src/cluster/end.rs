@@ -1,10 +1,11 @@
 //! How a run goes and ends: faults, then peace, then the last judgement.
 
-use super::{Cluster, Event};
+use super::{Cluster, Event, Member};
 use crate::Micros;
 use crate::member::Life;
 use crate::oracle::{Violation, history_hash};
 use crate::trace::trace;
+use machine::Membership;
 
 /// How long the faults go on, in microseconds of virtual time.
 const CHAOS: Micros = 40_000_000;
@@ -84,11 +85,15 @@ impl Cluster {
         }
     }
 
+    /// Who of them has a place in the cluster, running or not.
+    fn current<'a>(&'a self, membership: &'a Membership) -> impl Iterator<Item = &'a Member> {
+        membership.members.keys().filter_map(|id| self.members.get(id))
+    }
+
     fn has_converged(&self) -> bool {
         let Some(membership) = self.membership() else { return false };
-        let is_current = |id: &u64| membership.members.contains_key(id);
-        let current = self.members.iter().filter(|(id, _)| is_current(id));
-        let lives: Option<Vec<&Life>> = current.map(|(_, member)| member.life.as_ref()).collect();
+        let lives: Option<Vec<&Life>> =
+            self.current(&membership).map(|member| member.life.as_ref()).collect();
         let applied = self.oracle.last_index();
         lives.is_some_and(|lives| {
             lives.iter().filter(|life| life.core.leadership().is_leader).count() == 1
@@ -97,10 +102,8 @@ impl Cluster {
     }
 
     fn holds_leases(&self) -> bool {
-        let membership = self.membership();
-        let is_current = |id: &u64| membership.as_ref().is_some_and(|known| known.members.contains_key(id));
-        let current = self.members.iter().filter(|(id, _)| is_current(id));
-        let mut lives = current.filter_map(|(_, member)| member.life.as_ref());
+        let Some(membership) = self.membership() else { return false };
+        let mut lives = self.current(&membership).filter_map(|member| member.life.as_ref());
         lives.any(|life| !life.machine.shared().leases().is_empty())
     }
 

@@ -80,8 +80,7 @@ impl Cluster {
 
 /// Members of a fresh cluster, their first log written, and some who may join later, with an empty one.
 fn first_members(count: u64, spares: u64, rules: &Rules) -> BTreeMap<u64, Member> {
-    let list: Vec<machine::Member> =
-        (1..=count).map(|id| machine::Member { name: format!("m{id}"), ..member_of(id) }).collect();
+    let list: Vec<machine::Member> = (1..=count).map(member_of).collect();
     let (entries, state) = bootstrap::first_log(&list);
     let member = |id| {
         let log = MemDisk::new();
@@ -109,6 +108,6 @@ fn first_members(count: u64, spares: u64, rules: &Rules) -> BTreeMap<u64, Member
 }
 
 fn member_of(id: u64) -> machine::Member {
-    let peer_urls = vec![format!("http://127.0.0.1:{id}")];
-    machine::Member { id, peer_urls, ..machine::Member::default() }
+    let (name, peer_urls) = (format!("m{id}"), vec![format!("http://127.0.0.1:{id}")]);
+    machine::Member { id, name, peer_urls, ..machine::Member::default() }
 }

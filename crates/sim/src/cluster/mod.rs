@@ -281,26 +281,14 @@ impl Cluster {
         let member = self.members.get_mut(&id).expect("members are known from the start");
         member.lives += 1;
         member.turn_at = None;
-        let mut around = Around {
-            now: self.now,
-            rules: &self.rules,
-            rng: &mut self.rng,
-            oracle: &mut self.oracle,
-            trace: &mut self.trace,
-            sent: Vec::new(),
-            answers: Vec::new(),
-        };
+        let mut around = Around::new(self.now, &self.rules, &mut self.rng, &mut self.oracle, &mut self.trace);
         match Life::start(id, &member.disks, disk_fails, &mut around) {
             Ok(life) => {
                 member.life = Some(life);
                 self.live(id, Life::begin)
             }
-            Err(End::Crash(place)) => {
-                self.crash(id, place);
-                Ok(())
-            }
             Err(End::Removed) => unreachable!("it has not applied anything yet"),
-            Err(End::Violation(violation)) => Err(violation),
+            Err(end) => self.ended(id, end),
         }
     }
 
@@ -312,15 +300,7 @@ impl Cluster {
     ) -> Result<(), Violation> {
         let member = self.members.get_mut(&id).expect("members are known from the start");
         let Some(life) = &mut member.life else { return Ok(()) };
-        let mut around = Around {
-            now: self.now,
-            rules: &self.rules,
-            rng: &mut self.rng,
-            oracle: &mut self.oracle,
-            trace: &mut self.trace,
-            sent: Vec::new(),
-            answers: Vec::new(),
-        };
+        let mut around = Around::new(self.now, &self.rules, &mut self.rng, &mut self.oracle, &mut self.trace);
         let end = act(life, &mut around);
         let Around { sent, answers, .. } = around;
         let wake_at = life.wake_at(&self.rules);
@@ -335,19 +315,22 @@ impl Cluster {
                 self.plan_turn_at(id, wake_at);
                 Ok(())
             }
-            Err(End::Crash(place)) => {
-                self.crash(id, place);
-                Ok(())
-            }
-            Err(End::Removed) => {
+            Err(end) => self.ended(id, end),
+        }
+    }
+
+    fn ended(&mut self, id: u64, end: End) -> Result<(), Violation> {
+        match end {
+            End::Crash(place) => self.crash(id, place),
+            End::Removed => {
                 trace!(self.trace, "member {id} ends: it was removed");
                 let member = self.member(id);
                 member.life = None;
                 member.removed = true;
-                Ok(())
             }
-            Err(End::Violation(violation)) => Err(violation),
+            End::Violation(violation) => return Err(violation),
         }
+        Ok(())
     }
 
     fn send(&mut self, at: Micros, message: &raftpb::Message) {

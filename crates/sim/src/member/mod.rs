@@ -115,6 +115,18 @@ pub(crate) struct Around<'a> {
     pub(crate) answers: Vec<(Micros, Answer)>,
 }
 
+impl<'a> Around<'a> {
+    pub(crate) fn new(
+        now: Micros,
+        rules: &'a Rules,
+        rng: &'a mut Rng,
+        oracle: &'a mut Oracle,
+        trace: &'a mut Trace,
+    ) -> Self {
+        Self { now, rules, rng, oracle, trace, sent: Vec::new(), answers: Vec::new() }
+    }
+}
+
 /// What waits for a member's next turn.
 #[derive(Default)]
 pub(crate) struct Inbox {
