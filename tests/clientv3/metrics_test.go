@@ -113,6 +113,9 @@ func TestSameMetrics(t *testing.T) {
 	p := startPair(t, 3, "--metrics=extensive")
 	for _, s := range []*side{&p.etcd, &p.ours} {
 		work(t, s)
+		// Peers are counted as lost from the first one on: let both have lost one.
+		s.members[2].kill()
+		s.members[2].awaitReady(s.members[2].start())
 	}
 	// Probes between members come every four seconds.
 	time.Sleep(5 * time.Second)

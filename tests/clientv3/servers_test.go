@@ -244,8 +244,8 @@ func newMember(t testing.TB, bin, name, endpoint string, args ...string) *member
 		m.kill()
 		if t.Failed() {
 			text, _ := os.ReadFile(log.Name())
-			if len(text) > 6000 {
-				text = text[len(text)-6000:]
+			if len(text) > 1500 {
+				text = text[len(text)-1500:]
 			}
 			t.Logf("the end of the log of %s:\n%s", name, text)
 		}

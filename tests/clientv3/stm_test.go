@@ -163,9 +163,16 @@ func transfers(t *testing.T, c *cluster, name string, level concurrency.Isolatio
 	cl := client(t, c.endpoints()...)
 	account := func(i int) string { return fmt.Sprintf("%s/%d", name, i%accounts) }
 	for i := range accounts {
-		if _, err := cl.Put(ctx, account(i), strconv.Itoa(total/accounts)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, eventually(ctx, func() error {
+			_, err := cl.Put(ctx, account(i), strconv.Itoa(total/accounts))
+			return err
+		}))
+	}
+	// RepeatableReads reads serializably, and a member that was down may not have the accounts yet. After a
+	// linearizable read from it, it has.
+	for _, m := range c.members {
+		own := quietClient(t, clientv3.Config{Endpoints: []string{m.endpoint}})
+		must(t, eventually(ctx, func() error { _, err := own.Get(ctx, name); return err }))
 	}
 	var work sync.WaitGroup
 	var mu sync.Mutex
