@@ -14,8 +14,9 @@ use tonic::Status;
 use super::judge;
 use crate::support::{PATIENT, run};
 
-/// What etcd's own tests give a member: 13 pages.
-const QUOTA: &str = "--quota-backend-bytes=53248";
+/// 32 pages: passed after some 30 puts, and far above what etcd's file takes when it is defragmented. At the 13 pages
+/// of etcd's own tests it raises the alarm again now and then, a few small writes after it was disarmed.
+const QUOTA: &str = "--quota-backend-bytes=131072";
 
 fn put(key: &'static str, bytes: usize) -> PutRequest {
     PutRequest { key: key.into(), value: vec![b'v'; bytes].into(), ..Default::default() }
