@@ -40,6 +40,17 @@ func (c *cluster) killLeader(ctx context.Context) (revive func()) {
 	return revive
 }
 
+// catchUp returns when each member has what was written before, for it has answered a linearizable read. What
+// reads serializably, as List of the naming package and RepeatableReads of STM do, finds it at any of them.
+func (c *cluster) catchUp(ctx context.Context) {
+	c.t.Helper()
+	for _, m := range c.members {
+		cl := quietClient(c.t, clientv3.Config{Endpoints: []string{m.endpoint}})
+		_, err := cl.Get(ctx, "key")
+		must(c.t, err)
+	}
+}
+
 // eventually tries again what failed for want of a leader or a connection.
 func eventually(ctx context.Context, f func() error) error {
 	for {

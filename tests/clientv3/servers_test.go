@@ -244,10 +244,7 @@ func newMember(t testing.TB, bin, name, endpoint string, args ...string) *member
 		m.kill()
 		if t.Failed() {
 			text, _ := os.ReadFile(log.Name())
-			if len(text) > 1500 {
-				text = text[len(text)-1500:]
-			}
-			t.Logf("the end of the log of %s:\n%s", name, text)
+			t.Logf("the end of the log of %s:\n%s", name, text[max(0, len(text)-1500):])
 		}
 		log.Close()
 	})
