@@ -4,7 +4,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 QUORATE_GO_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorate/go
 GO_FETCHED := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorate/go-1.26.5/bin
 export CARGO_TARGET_DIR QUORATE_GO_DIR
-export PATH := $(if $(wildcard $(GO_FETCHED)/go),$(GO_FETCHED):)$(PATH)
+export PATH := $(GO_FETCHED):$(PATH)
 # Tests that need a judge from outside (etcd, its tools) fail where it is missing: nothing is skipped silently.
 export QUORATE_REQUIRE_JUDGES := 1
 # The full disk is a small file system of its own, which only root can mount: without root that test says so.
@@ -21,7 +21,7 @@ MIXED_RUNS ?= 1
 MIXED_THREADS ?= 4
 IT_LEASES ?= 5000
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak bare clean judges walcheck
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,11 +47,10 @@ demo-docker: build ## The demo with the containers of deploy/compose.yaml and do
 	cargo build --release --locked -p demo
 	@scripts/with-docker.sh sh -c 'deploy/image.sh $(QUORATE_BIN) $(IMAGE_FILE) && $(CARGO_TARGET_DIR)/release/demo docker'
 
-test: ## Every suite in its short form (15 minutes warm): Rust, clientv3, etcd's own.
-	@scripts/deps.sh test
-	$(MAKE) --no-print-directory verify test-rust test-go test-clients test-suite test-docker
+test: ## Every suite in its short form (15 minutes warm, an hour cold): Rust, clientv3, etcd's own.
+	@scripts/steps.sh build judges verify test-rust test-go test-clients test-suite test-docker
 
-verify: deps ## What is fast: format, lints, unit and style tests. Writes no file.
+verify: deps walcheck ## What is fast: format, lints, unit and style tests. Writes no file.
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --exclude it
@@ -64,6 +63,11 @@ test-rust: build judges ## kill -9 under load, bad input, faults, clusters mixed
 judges: ## Build etcd, its tools and its test suite from their Go modules.
 	@scripts/deps.sh test
 	tests/etcd-suite/build.sh $(QUORATE_GO_DIR)
+
+# The judge of the log's unit tests alone.
+walcheck:
+	@scripts/deps.sh go
+	tests/etcd-suite/build.sh --only walcheck $(QUORATE_GO_DIR)
 
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
 	cd tests/clientv3 && go test -count=1 -parallel 8 -timeout 10m ./...
@@ -109,7 +113,7 @@ bench: build judges ## Side by side with etcd: throughput, CPU a request, memory
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds.
+soak: build judges ## The long counts: 100 kills on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds, a bare machine.
 	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_LEASES=100000
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
@@ -118,6 +122,10 @@ soak: build judges ## The long counts: 100 kills on one member and on three, 100
 	cargo run --locked --release -p sim -- 1..5000
 	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway -p lease
 	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .
+	$(MAKE) --no-print-directory bare
+
+bare: ## make demo, make test and .ci/run in a Debian with nothing in it (root; hours).
+	scripts/bare.sh
 
 clean: ## Remove what was built here.
 	cargo clean

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what `make demo` and `make test` need beside Rust, or names it in one line.
 #   deps.sh build    a C++ compiler, libclang, ccache
-#   deps.sh test     the same, Go 1.26, faketime, docker compose, Python with venv, Node.js with npm
+#   deps.sh go       the same, Go 1.26
+#   deps.sh test     the same, faketime, docker compose, Python with venv, Node.js with npm
 #   deps.sh docker   docker compose, and a Docker engine where none answers
 #   deps.sh clients  Python with venv, Node.js with npm, a JDK with Maven, protoc
 set -eu
@@ -24,9 +25,11 @@ have clang++ || missing="$missing clang"
 have_libclang || missing="$missing libclang-dev"
 have ccache || missing="$missing ccache"
 have make || missing="$missing make"
-if [ "$want" = test ]; then
+if [ "$want" = test ] || [ "$want" = go ]; then
     have git || missing="$missing git"
     have go || missing="$missing golang-go"
+fi
+if [ "$want" = test ]; then
     have faketime || missing="$missing faketime"
 fi
 if [ "$want" = test ] || [ "$want" = clients ]; then
@@ -57,7 +60,7 @@ if [ -n "$missing" ]; then
     $sudo env DEBIAN_FRONTEND=noninteractive sh -c "apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing" >/dev/null
 fi
 
-if [ "$want" = test ] && ! go_is_new; then
+if { [ "$want" = test ] || [ "$want" = go ]; } && ! go_is_new; then
     # Debian's Go is older than etcd's modules ask for. Any Go can fetch a newer one as a module; Go 1.21 and later
     # do so by themselves.
     root=${XDG_CACHE_HOME:-$HOME/.cache}/quorate/go-$go_version

@@ -150,7 +150,7 @@ func TestSeedOneMember(t *testing.T) {
 
 // Nothing but a data directory on the command line: a client finds the server where etcd would be.
 func TestSeedDefaultPorts(t *testing.T) {
-	if !portFree(2379) || !portFree(2380) {
+	if !portFree(t, 2379) || !portFree(t, 2380) {
 		t.Skip("port 2379 or 2380 is in use on this machine")
 	}
 	m := newMember(t, quorateBin(t), "default", "localhost:2379", "--data-dir", filepath.Join(t.TempDir(), "data"))
