@@ -266,6 +266,13 @@ impl<L: Log> Log for Timed<L> {
         result
     }
 
+    fn sync_all(&mut self) -> Result<(), WalError> {
+        let start = Instant::now();
+        let result = self.log.sync_all();
+        self.meters.fsync.observe(start.elapsed().as_secs_f64());
+        result
+    }
+
     fn must_sync(&self) -> bool {
         self.log.must_sync()
     }

@@ -22,6 +22,10 @@ pub trait Log: Send {
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError>;
     /// Makes what was written durable; does nothing when nothing needs it.
     fn sync(&mut self) -> Result<(), WalError>;
+    /// Makes durable all that was written, the commit index too: at an orderly end.
+    fn sync_all(&mut self) -> Result<(), WalError> {
+        self.sync()
+    }
     /// The first index held.
     fn first_index(&self) -> Index;
     /// The last index held; `first_index() - 1` of an empty log.
@@ -53,6 +57,9 @@ where
     }
     fn sync(&mut self) -> Result<(), WalError> {
         Wal::sync(self)
+    }
+    fn sync_all(&mut self) -> Result<(), WalError> {
+        Wal::sync_all(self)
     }
     fn first_index(&self) -> Index {
         Wal::first_index(self)

@@ -325,9 +325,9 @@ impl Core {
         Ok(())
     }
 
-    /// Makes all that was written durable; for the end.
-    pub fn sync(&mut self) -> Result<(), NodeFault> {
-        self.node.mut_store().log_mut().sync().map_err(|error| log_fault(&error))
+    /// Makes all that was written durable, the commit index too; for the end.
+    pub fn sync_all(&mut self) -> Result<(), NodeFault> {
+        self.node.mut_store().log_mut().sync_all().map_err(|error| log_fault(&error))
     }
 
     /// Sees to reads that are due: another attempt, or the end of their patience.

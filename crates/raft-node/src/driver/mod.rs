@@ -464,7 +464,7 @@ impl Driver {
             self.core.settle()?;
         }
         self.shared.outbox.hand_back(&mut self.done);
-        self.core.sync()?;
+        self.core.sync_all()?;
         self.flusher.finish()
     }
 }

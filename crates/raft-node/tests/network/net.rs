@@ -16,7 +16,7 @@ use wal::{MemDisk, Wal};
 
 pub(crate) const ELECTION_TICKS: usize = 10;
 /// Small segments: a test has many logs.
-const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20 };
+const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20, ..wal::Options::DEFAULT };
 const TICK: Duration = Duration::from_millis(100);
 
 /// What members log, message by message.

@@ -78,7 +78,7 @@ impl Rules {
     }
 
     pub(crate) fn log_options(&self) -> wal::Options {
-        wal::Options { segment_bytes: self.segment_bytes }
+        wal::Options { segment_bytes: self.segment_bytes, ..wal::Options::DEFAULT }
     }
 }
 
