@@ -30,6 +30,11 @@ pub struct RocksEngine {
 }
 
 impl RocksEngine {
+    /// Whether there is a database in the directory. Looks, and changes nothing.
+    pub fn exists(path: &Path) -> bool {
+        path.join("CURRENT").exists()
+    }
+
     /// Opens the database in this directory, or creates it.
     ///
     /// Fails where another process holds the directory, where a file is damaged, and where the disk refuses.

@@ -68,6 +68,51 @@ fn rocksdb_and_memory_agree_and_a_flush_survives_a_reopen() {
     }
 }
 
+/// Limits so small that every few batches fill a memtable, a block and a file.
+fn small() -> Options {
+    Options {
+        block_cache_bytes: 16 << 10,
+        memtable_bytes: 128 << 10,
+        file_bytes: 32 << 10,
+        block_bytes: 256,
+        open_files_max: 20,
+        write_out_bytes: 4 << 10,
+        log_file_bytes: 16 << 10,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn small_limits_make_many_files_and_lose_nothing_that_was_flushed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let memory = MemoryEngine::new();
+    let mut dice = Dice(23);
+    let (mut files, mut next) = (0, 0_u32);
+    for life in 0..4 {
+        let rocks = RocksEngine::open(dir.path(), &small()).expect("open");
+        for family in Family::ALL {
+            assert_eq!(rows(&rocks, family), rows(&memory, family), "life {life}");
+        }
+        for _ in 0..400 {
+            let mut batch = random_batch(&mut dice);
+            // What no compression makes small.
+            let value = (0..40).flat_map(|_| dice.roll(u64::MAX).to_be_bytes()).collect::<Vec<u8>>();
+            batch.put(Family::Revs, next.to_be_bytes(), value);
+            next += 1;
+            memory.write(batch.clone()).expect("memory write");
+            rocks.write(batch).expect("rocks write");
+        }
+        rocks.flush().expect("flush");
+        let listed = std::fs::read_dir(dir.path()).expect("the directory");
+        let names = listed.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        files = files.max(names.filter(|name| name.ends_with(".sst")).count());
+        if life % 2 == 1 {
+            rocks.compact().expect("compact");
+        }
+    }
+    assert!(files > 20, "{files} files: the limits were not reached");
+}
+
 #[test]
 fn a_second_open_of_one_directory_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
