@@ -3,6 +3,7 @@
 mod boot;
 mod checkpoints;
 mod config;
+mod directory;
 mod duties;
 mod logging;
 mod metrics;

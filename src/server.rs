@@ -111,7 +111,7 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
     let machine =
         Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state")?;
     let shared = machine.shared();
-    boot::check_owner(&ground, &shared.membership(), config)?;
+    boot::check_owner(&ground, machine.applied(), &shared.membership(), config)?;
     let identity = transport::Identity {
         member: ground.member,
         cluster: ground.cluster,
