@@ -24,13 +24,11 @@ const PRIVATE: u32 = 0o700;
 /// Refuses what this version would start empty on although there is something. Changes nothing.
 pub(crate) fn refuse_foreign(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<()> {
     let rows = member_dir.join(ENGINE_DIR);
-    let disk = match wal_dir.is_dir() {
-        true => Some(FsDisk::open(wal_dir).with_context(|| cannot_open(wal_dir))?),
-        false => None,
-    };
-    let disk = match disk {
-        Some(disk) if Wal::exists(&disk)? => Some(disk),
-        _ => None,
+    let disk = if wal_dir.is_dir() {
+        let disk = FsDisk::open(wal_dir).with_context(|| cannot_open(wal_dir))?;
+        Wal::exists(&disk)?.then_some(disk)
+    } else {
+        None
     };
     ensure!(
         disk.is_some() || !rows.exists(),
@@ -71,13 +69,12 @@ fn cannot_open(wal_dir: &Path) -> String {
 
 /// What etcd keeps beside its log, if it is there.
 fn etcds_state(snap: &Path) -> Option<PathBuf> {
-    let is_state =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name == "db") || has_extension(path, "snap");
-    std::fs::read_dir(snap).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(is_state)
-}
-
-fn has_extension(path: &Path, wanted: &str) -> bool {
-    path.extension().is_some_and(|extension| extension == wanted)
+    let db = snap.join("db");
+    if db.exists() {
+        return Some(db);
+    }
+    let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");
+    std::fs::read_dir(snap).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(is_snapshot)
 }
 
 /// Refuses rows that are not of this log: of another cluster, or ones that lack what the log goes on from.
