@@ -97,7 +97,7 @@ fn small_limits_make_many_files_and_lose_nothing_that_was_flushed() {
             let mut batch = random_batch(&mut dice);
             // What no compression makes small.
             let value = (0..40).flat_map(|_| dice.roll(u64::MAX).to_be_bytes()).collect::<Vec<u8>>();
-            batch.put(Family::Revs, next.to_be_bytes(), value);
+            batch.put(Family::Revs, next.to_be_bytes().to_vec(), value);
             next += 1;
             memory.write(batch.clone()).expect("memory write");
             rocks.write(batch).expect("rocks write");

@@ -257,8 +257,8 @@ const STORIES: &[(&str, Lie, Story)] = &[
         disk.inner.crash(seed);
         is_known_to_be_longer(disk, FIRST, 100)
     }),
-    ("repair: what was cut off", Lie::File(".broken"), |disk, lie, seed| torn(disk, lie, seed)),
-    ("repair: the name of what was cut off", Lie::Names, |disk, lie, seed| torn(disk, lie, seed)),
+    ("repair: what was cut off", Lie::File(".broken"), torn),
+    ("repair: the name of what was cut off", Lie::Names, torn),
 ];
 
 /// What a repair cuts off lies in a file beside the log, whatever comes after.
@@ -312,5 +312,22 @@ fn segments_are_let_go_one_at_a_time() {
     assert!(removed > 2, "{trace:?}");
     for pair in trace.chunks(2) {
         assert!(pair[0].starts_with("remove") && pair[1] == "sync names", "{trace:?}");
+    }
+}
+
+/// With the limits of a server: more than is written at once, and more than is left unsynced, once and twice.
+#[test]
+fn an_append_beyond_every_limit_is_durable_to_its_end() {
+    let data = Bytes::from(vec![7; 1 << 20]);
+    for count in [3, 17, 18, 19, 32, 33, 34] {
+        let disk = MemDisk::new();
+        let mut wal = Wal::create(disk.clone(), b"whose").expect("create");
+        let entry = |index| Entry { term: 3, index, kind: EntryKind::Normal, data: data.clone() };
+        let entries: Vec<Entry> = (1..=count).map(entry).collect();
+        wal.append(&entries, Some(&HardState { term: 3, vote: 2, commit: 0 })).expect("append");
+        wal.sync().expect("sync");
+        disk.crash(count);
+        let (wal, replayed) = Wal::open(disk).expect("open");
+        assert_eq!((wal.last_index(), replayed.hard_state.vote), (count, 2), "{count} entries of 1 MiB");
     }
 }
