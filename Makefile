@@ -16,6 +16,7 @@ IMAGE_FILE := $(CARGO_TARGET_DIR)/quorate-image.tar
 
 SEED ?= 1
 IT_KILLS ?= 20
+IT_POWER_CUTS ?= 30
 MIXED_RUNS ?= 1
 # Mixed clusters wait more than they work: for elections, for etcd's five healthy seconds, for leases to end.
 MIXED_THREADS ?= 4
@@ -56,9 +57,9 @@ verify: deps ## What is fast: format, lints, unit and style tests. Writes no fil
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --exclude it
 
-test-rust: build judges ## kill -9 under load, bad input, faults, clusters mixed with etcd: real processes.
+test-rust: build judges ## kill -9 and power cuts under load, bad input, faults, clusters mixed with etcd: real processes.
 	cargo test --locked -p wal --test etcd
-	IT_KILLS=$(IT_KILLS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
+	IT_KILLS=$(IT_KILLS) IT_POWER_CUTS=$(IT_POWER_CUTS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
 	cargo test --locked --release -p it --test it -- mixed:: --nocapture --test-threads=$(MIXED_THREADS)
 
 judges: ## Build etcd, its tools and its test suite from their Go modules.
@@ -109,8 +110,8 @@ bench: build judges ## Side by side with etcd: throughput, CPU a request, memory
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds.
-	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_LEASES=100000
+soak: build judges ## The long counts: 100 kills and 500 power cuts on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds.
+	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_POWER_CUTS=500 IT_LEASES=100000
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	$(MAKE) --no-print-directory test-ctl
