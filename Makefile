@@ -68,13 +68,13 @@ judges: ## Build etcd, its tools and its test suite from their Go modules.
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
 	cd tests/clientv3 && go test -count=1 -parallel 8 -timeout 10m ./...
 
-test-clients: build ## Programs of other languages' etcd clients: Python (gRPC and JSON), JavaScript.
+test-clients: build judges ## Programs of other clients: Python (gRPC and JSON), JavaScript, clientv3 since 3.4, gRPC's C core.
 	@scripts/deps.sh test
-	tests/clients/run.sh python gateway javascript
+	tests/clients/run.sh python gateway javascript core go
 
-clients: build ## The same, and Java and Rust.
+clients: build judges ## The same, and Java and Rust.
 	@scripts/deps.sh clients
-	tests/clients/run.sh python gateway javascript java rust
+	tests/clients/run.sh python gateway javascript core go java rust
 
 test-suite: build judges ## etcd's own common suite against our binary, three-member cases included.
 	tests/etcd-suite/run.sh $(QUORATE_BIN)
