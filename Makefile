@@ -21,7 +21,7 @@ MIXED_RUNS ?= 1
 MIXED_THREADS ?= 4
 IT_LEASES ?= 5000
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak clean judges
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench adversary sim soak clean judges
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,6 +105,10 @@ fix: ## Format and apply the compiler's suggestions.
 
 bench: build judges ## Side by side with etcd: throughput, CPU a request, memory, latency.
 	cargo run --release --locked -p bench
+
+# ADVERSARY_ROWS=B2,B5* for some of them; ADVERSARY_SCALE=0.1 shows in two minutes that it runs.
+adversary: build judges ## Attacks by clients, on etcd and on us, while somebody puts: who lives, what it costs (1 hour).
+	cargo run --release --locked -p adversary
 
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
