@@ -95,6 +95,8 @@ pub(crate) struct Outcome {
     pub(crate) faults: Vec<String>,
     /// How long a client that did nothing wrong had to wait, where the attack is aimed at one.
     pub(crate) bystander: Option<Duration>,
+    /// How long it may wait whatever etcd's took, where that is longer than usual.
+    pub(crate) bystander_free: Duration,
 }
 
 impl Outcome {
@@ -108,6 +110,11 @@ impl Outcome {
         Self { bystander: Some(time), ..Self::default() }
     }
 
+    /// It may wait so long.
+    pub(crate) fn allowed(self, time: Duration) -> Self {
+        Self { bystander_free: time, ..self }
+    }
+
     /// A client saw what it should not see.
     pub(crate) fn fault(what: impl Into<String>) -> Self {
         Self { faults: vec![what.into()], ..Self::default() }
@@ -117,6 +124,7 @@ impl Outcome {
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.faults.extend(other.faults);
         self.bystander = self.bystander.max(other.bystander);
+        self.bystander_free = self.bystander_free.max(other.bystander_free);
         self
     }
 }
