@@ -8,7 +8,6 @@
 
 use crate::front::{Command, Waiter, lock};
 use crate::handle::Handle;
-use crate::limits::RENEWALS_WAITING_MAX;
 use crate::{Asked, LeaseError, ProposeError};
 use bytes::Bytes;
 use lease::{Change, Checkpoints, Deadlines, Expirer, Pace, Renewal};
@@ -45,23 +44,25 @@ struct Inner {
 struct Waiting {
     by_lease: HashMap<LeaseId, Vec<oneshot::Sender<()>>>,
     count: usize,
+    count_max: usize,
 }
 
 impl Waiting {
     /// One more, if there is room.
     fn wait(&mut self, id: LeaseId) -> Option<oneshot::Receiver<()>> {
-        let waiting = self.by_lease.entry(id).or_default();
-        if waiting.len() == waiting.capacity() {
+        if let Some(waiting) =
+            self.by_lease.get_mut(&id).filter(|waiting| waiting.len() == waiting.capacity())
+        {
             // Who gave up makes room.
             let before = waiting.len();
             waiting.retain(|waits| !waits.is_closed());
             self.count -= before - waiting.len();
         }
-        if self.count >= RENEWALS_WAITING_MAX {
+        if self.count >= self.count_max {
             return None;
         }
         let (waits, gone) = oneshot::channel();
-        waiting.push(waits);
+        self.by_lease.entry(id).or_default().push(waits);
         self.count += 1;
         Some(gone)
     }
@@ -100,9 +101,10 @@ pub struct LeaseCounts {
 }
 
 impl Lessor {
-    pub(crate) fn new(election_timeout: Duration) -> Self {
+    pub(crate) fn new(election_timeout: Duration, renewals_waiting_max: usize) -> Self {
         let expirer = Expirer::new(Pace::of(election_timeout));
-        let inner = Mutex::new(Inner { expirer, waiting: Waiting::default() });
+        let waiting = Waiting { count_max: renewals_waiting_max, ..Waiting::default() };
+        let inner = Mutex::new(Inner { expirer, waiting });
         Self { inner, counters: Counters::default() }
     }
 
@@ -121,7 +123,8 @@ impl Lessor {
     /// Nobody waits any more for leases of a term that is over.
     pub(crate) fn demote(&self) {
         let mut inner = lock(&self.inner);
-        let before = (inner.expirer.demote(), std::mem::take(&mut inner.waiting));
+        let fresh = Waiting { count_max: inner.waiting.count_max, ..Waiting::default() };
+        let before = (inner.expirer.demote(), std::mem::replace(&mut inner.waiting, fresh));
         drop(inner);
         drop(before);
     }
@@ -400,9 +403,11 @@ mod tests {
 
     #[test]
     fn renewals_wait_up_to_a_limit_and_who_gave_up_makes_room() {
-        let mut waiting = Waiting::default();
-        let mut held: Vec<_> = (0..RENEWALS_WAITING_MAX).map(|_| waiting.wait(7).unwrap()).collect();
+        const MAX: usize = 64;
+        let mut waiting = Waiting { count_max: MAX, ..Waiting::default() };
+        let mut held: Vec<_> = (0..MAX).map(|_| waiting.wait(7).unwrap()).collect();
         assert!(waiting.wait(8).is_none());
+        assert_eq!(waiting.by_lease.len(), 1, "who is refused leaves nothing behind");
         drop(held.split_off(1));
         assert!(waiting.wait(7).is_some(), "nobody was left but one");
         assert!(waiting.wait(8).is_some() && waiting.count == 3);
