@@ -204,6 +204,20 @@ impl View {
         }
     }
 
+    /// This View, read as far back as an older one that is held still: what was compacted since is not removed as long as
+    /// one of them lives.
+    #[must_use]
+    pub fn as_far_back_as(&self, older: &View) -> Self {
+        Self {
+            state: State { compact: older.state.compact.min(self.state.compact), ..self.state },
+            index: self.index.clone(),
+            engine: Arc::clone(&self.engine),
+            epoch: Arc::clone(&older.epoch),
+            hashes: Arc::clone(&self.hashes),
+            tally: self.tally,
+        }
+    }
+
     /// The version made at exactly this point, which an event named; `Compacted` when it may be gone.
     pub fn version(&self, at: Revision) -> Result<KeyValue, ReadError> {
         match self.engine.get(Family::Revs, &at.encode())? {

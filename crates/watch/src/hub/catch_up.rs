@@ -209,4 +209,37 @@ mod tests {
         }
         assert!(steps > 10, "{steps}");
     }
+
+    #[test]
+    fn nothing_is_settled_that_a_watcher_that_keeps_up_was_not_told_and_who_began_late_is_not_waited_for() {
+        let mut hub = Hub::new(5);
+        let spec = Spec { range: KeyRange::all(), puts: true, deletes: true, previous: false };
+        let create = |start| Create { id: 0, spec: spec.clone(), start, fragment: false, notify: false };
+        let (key, late) = (hub.open(), hub.open());
+        hub.create(key, create(0), -1);
+        hub.skip(10);
+        assert_eq!(hub.settled(), 5, "too much to be told at once");
+        hub.create(late, create(2), -1);
+        let mut rounds = Vec::new();
+        loop {
+            hub.check();
+            match hub.step(&LargeBefore) {
+                Step::Again => {}
+                Step::Idle => break,
+                Step::Read(round) => {
+                    rounds.push((round.from, hub.settled()));
+                    let found = round.read(&LargeBefore);
+                    hub.finish(&round, found);
+                }
+            }
+        }
+        assert!(rounds.iter().all(|(_, settled)| *settled >= 5) && rounds.contains(&(2, 5)), "{rounds:?}");
+        assert_eq!((hub.settled(), hub.counts().slow), (10, 0));
+        // Its client goes: nobody waits for it any more.
+        hub.skip(20);
+        hub.close(key);
+        hub.close(late);
+        while !matches!(hub.step(&LargeBefore), Step::Idle) {}
+        assert_eq!(hub.settled(), 20);
+    }
 }

@@ -83,6 +83,9 @@ pub struct Hub {
     streams: Slab<Stream>,
     /// Watchers to be caught up, by the revision they need next.
     behind: BTreeSet<(i64, usize)>,
+    /// Those of the watchers that are behind who had seen everything until events came that were too many to be told at
+    /// once, by the revision they need next.
+    missed: BTreeSet<(i64, usize)>,
     /// Where the next round begins: rounds sweep over the history, so that no watcher waits for another's whole way.
     sweep: i64,
     reading: bool,
@@ -185,6 +188,7 @@ impl Hub {
             watchers: Slab::new(),
             streams: Slab::new(),
             behind: BTreeSet::new(),
+            missed: BTreeSet::new(),
             sweep: 0,
             reading: false,
             hopeful: BTreeSet::new(),
@@ -204,6 +208,13 @@ impl Hub {
     /// The revision up to which events were published.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// Everybody who keeps up has been told of all before this revision, or has no need to be. Those who fall behind because
+    /// there is too much at once keep up: whoever owns the hub keeps the history after this revision for them.
+    pub fn settled(&self) -> i64 {
+        let missed = self.missed.first().map(|(next, _)| next - 1);
+        missed.map_or(self.told(), |missed| missed.min(self.told()))
     }
 
     /// How much there is.
@@ -415,12 +426,13 @@ impl Hub {
 
     /// A lagging watcher needs this revision next.
     fn advance(&mut self, at: usize, next: i64) {
-        self.watchers[at].next = next;
+        self.needs(at, next);
         if next <= self.revision {
             self.watchers[at].state = State::Behind;
             self.behind.insert((next, at));
             return;
         }
+        self.missed.remove(&(next, at));
         self.sync(at);
         self.counts.slow -= 1;
         let stream = self.watchers[at].stream;
@@ -428,10 +440,19 @@ impl Hub {
         self.announce(stream);
     }
 
+    /// A watcher needs this revision next.
+    fn needs(&mut self, at: usize, next: i64) {
+        let before = std::mem::replace(&mut self.watchers[at].next, next);
+        if self.missed.remove(&(before, at)) {
+            self.missed.insert((next, at));
+        }
+    }
+
     /// A watcher has events, and its stream no room for them.
     fn block(&mut self, at: usize, next: i64) {
+        self.needs(at, next);
         let watcher = &mut self.watchers[at];
-        (watcher.state, watcher.next) = (State::Blocked, next);
+        watcher.state = State::Blocked;
         self.streams[watcher.stream].blocked.push_back((at, watcher.serial));
     }
 
@@ -467,6 +488,7 @@ impl Hub {
             // Its round, or the queue, finds it ended.
             State::Reading | State::Blocked => {}
         }
+        self.missed.remove(&(self.watchers[at].next, at));
         self.watchers[at].state = State::Ended;
         self.counts.watchers -= 1;
         let is_lagging = !matches!(state, State::Synced { .. });

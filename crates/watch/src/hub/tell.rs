@@ -92,6 +92,11 @@ impl Hub {
         }
     }
 
+    /// Synced watchers have been told of all events up to here.
+    pub(super) fn told(&self) -> i64 {
+        self.telling.told
+    }
+
     /// Whether synced watchers have not been told of all events.
     pub fn is_telling(&self) -> bool {
         self.telling.told < self.revision
@@ -280,6 +285,7 @@ impl Hub {
         if self.telling.end.is_some_and(|end| next <= end) {
             self.unsync(at, place);
             self.lag(at);
+            self.missed.insert((self.watchers[at].next, at));
             self.advance(at, next);
         }
     }
@@ -295,6 +301,8 @@ impl Hub {
     pub fn check(&self) {
         for (at, watcher) in &self.watchers {
             let topic = &self.topics[watcher.topic];
+            let is_behind = !matches!(watcher.state, State::Synced { .. } | State::Ended);
+            assert!(is_behind || !self.missed.contains(&(watcher.next, at)));
             match watcher.state {
                 State::Synced { place } => assert_eq!(topic.synced[place], at),
                 State::Behind => {
@@ -306,6 +314,9 @@ impl Hub {
                 }
                 State::Ended => {}
             }
+        }
+        for (next, at) in &self.missed {
+            assert_eq!(self.watchers[*at].next, *next);
         }
         for (_, stream) in &self.streams {
             let states = || stream.watchers.values().map(|at| self.watchers[*at].state);
