@@ -189,8 +189,12 @@ pub(crate) fn register(
 ) {
     node.register(registry);
     let peers = Peers::new(Arc::clone(transport), Arc::clone(shared), member);
-    let collectors: [Box<dyn Collector>; 3] =
-        [Box::new(engine.commits.clone()), Box::new(transport.round_trips()), Box::new(peers)];
+    let collectors: [Box<dyn Collector>; 4] = [
+        Box::new(engine.commits.clone()),
+        Box::new(transport.round_trips()),
+        Box::new(transport.faults()),
+        Box::new(peers),
+    ];
     for collector in collectors {
         registry.register(collector).expect("metric names are registered once");
     }

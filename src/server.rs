@@ -7,7 +7,7 @@
 
 use crate::config::Config;
 use crate::metrics::{self, Timed};
-use crate::peers::{Member, Out, peers_of};
+use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
 use crate::space::{self, Space};
 use crate::{ETCD_VERSION, boot, checkpoints, duties};
@@ -142,8 +142,7 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
         shared: Arc::clone(&shared),
         removed: Arc::clone(&removed),
     }));
-    out.started();
-    transport.update_peers(&peers_of(&shared.membership(), ground.member));
+    out.started(|| shared.membership());
     if config.initial_election_tick_advance {
         // etcd waits one tick for a leader's heartbeat instead of a whole election timeout.
         node.advance_ticks(config.election_ticks.saturating_sub(1));
