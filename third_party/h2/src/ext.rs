@@ -5,6 +5,32 @@ use crate::hpack::BytesStr;
 use bytes::Bytes;
 use std::fmt;
 
+/// An `:authority` pseudo-header that is no authority of a URI (RFC 3986, 3.2).
+///
+/// It is among the extensions of a request whose URI then has none. gRPC
+/// clients send socket paths and lists of addresses there.
+#[derive(Clone, Eq, PartialEq)]
+pub struct RawAuthority {
+    value: BytesStr,
+}
+
+impl RawAuthority {
+    pub(crate) fn new(value: BytesStr) -> Self {
+        Self { value }
+    }
+
+    /// Returns a str representation of the header.
+    pub fn as_str(&self) -> &str {
+        self.value.as_str()
+    }
+}
+
+impl fmt::Debug for RawAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
 /// Represents the `:protocol` pseudo-header used by
 /// the [Extended CONNECT Protocol].
 ///

@@ -1701,14 +1701,11 @@ impl proto::Peer for Peer {
         // A request translated from HTTP/1 must not include the :authority
         // header
         if let Some(authority) = pseudo.authority {
-            let maybe_authority = uri::Authority::from_maybe_shared(authority.clone().into_inner());
-            parts.authority = Some(maybe_authority.or_else(|why| {
-                malformed!(
-                    "malformed headers: malformed authority ({:?}): {}",
-                    authority,
-                    why,
-                )
-            })?);
+            match uri::Authority::from_maybe_shared(authority.clone().into_inner()) {
+                Ok(valid) => parts.authority = Some(valid),
+                // Nothing here depends on it: who serves the request decides.
+                Err(_) => b = b.extension(crate::ext::RawAuthority::new(authority)),
+            }
         }
 
         // A :scheme is required, except CONNECT.

@@ -104,8 +104,10 @@ impl<T> FramedRead<T> {
 }
 
 fn calc_max_continuation_frames(header_max: usize, frame_max: usize) -> usize {
-    // At least this many frames needed to use max header list size
-    let min_frames_for_list = (header_max / frame_max).max(1);
+    // At least this many frames needed to use max header list size, and what
+    // is decoded beyond it so that only the stream is refused
+    let drained_max = header_max.saturating_mul(frame::MAX_HEADER_LIST_ABUSE_MULTIPLIER);
+    let min_frames_for_list = (drained_max / frame_max).max(1);
     // Some padding for imperfectly packed frames
     // 25% without floats
     let padding = min_frames_for_list >> 2;

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 
 type EncodeBuf<'a> = bytes::buf::Limit<&'a mut BytesMut>;
 
-const MAX_HEADER_LIST_ABUSE_MULTIPLIER: usize = 4;
+pub const MAX_HEADER_LIST_ABUSE_MULTIPLIER: usize = 4;
 
 /// Header frame
 ///
@@ -924,19 +924,8 @@ impl HeaderBlock {
                     // Connection level header fields are not supported and must
                     // result in a protocol error.
 
-                    if name == header::CONNECTION
-                        || name == header::TRANSFER_ENCODING
-                        || name == header::UPGRADE
-                        || name == "keep-alive"
-                        || name == "proxy-connection"
-                    {
+                    if name == header::CONNECTION {
                         tracing::trace!("load_hpack; connection level header");
-                        malformed = true;
-                    } else if name == header::TE && value != "trailers" {
-                        tracing::trace!(
-                            "load_hpack; TE header not set to trailers; val={:?}",
-                            value
-                        );
                         malformed = true;
                     } else {
                         reg = true;
@@ -963,6 +952,14 @@ impl HeaderBlock {
                 Path(v) => set_pseudo!(path, v),
                 Protocol(v) => set_pseudo!(protocol, v),
                 Status(v) => set_pseudo!(status, v),
+                Malformed { name, value } => {
+                    tracing::trace!("load_hpack; malformed field");
+                    malformed = true;
+                    headers_size += decoded_header_size(name, value);
+                    if check_size!().is_break() {
+                        return ControlFlow::Break(());
+                    }
+                }
             }
 
             ControlFlow::Continue(())

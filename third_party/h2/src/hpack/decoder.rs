@@ -301,12 +301,13 @@ impl Decoder {
             // Read the name as a literal
             let name = name_marker.consume(buf);
             let value = value_marker.consume(buf);
-            Header::new(name, value)
+            let (name_len, value_len) = (name.len(), value.len());
+            or_malformed(Header::new(name, value), name_len, value_len)
         } else {
             let e = self.table.get(table_idx)?;
             let value = self.decode_string(buf)?;
-
-            e.name().into_entry(value)
+            let (name_len, value_len) = (e.name().as_slice().len(), value.len());
+            or_malformed(e.name().into_entry(value), name_len, value_len)
         }
     }
 
@@ -394,6 +395,21 @@ impl Representation {
         } else {
             Err(DecoderError::InvalidRepresentation)
         }
+    }
+}
+
+/// A malformed field ends its stream, not the connection (RFC 9113, 8.1.1):
+/// the block can be decoded further.
+fn or_malformed(
+    header: Result<Header, DecoderError>,
+    name: usize,
+    value: usize,
+) -> Result<Header, DecoderError> {
+    match header {
+        Err(DecoderError::InvalidUtf8)
+        | Err(DecoderError::InvalidStatusCode)
+        | Err(DecoderError::InvalidPseudoheader) => Ok(Header::Malformed { name, value }),
+        other => other,
     }
 }
 

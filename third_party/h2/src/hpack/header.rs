@@ -17,6 +17,9 @@ pub enum Header<T = HeaderName> {
     Path(BytesStr),
     Protocol(Protocol),
     Status(StatusCode),
+    /// A field that HTTP/2 does not allow, by the lengths of its name and
+    /// value. It takes its place in the dynamic table like any other.
+    Malformed { name: usize, value: usize },
 }
 
 /// The header field name
@@ -29,6 +32,7 @@ pub enum Name<'a> {
     Path,
     Protocol,
     Status,
+    Malformed(usize),
 }
 
 #[doc(hidden)]
@@ -56,6 +60,7 @@ impl Header<Option<HeaderName>> {
             Path(v) => Path(v),
             Protocol(v) => Protocol(v),
             Status(v) => Status(v),
+            Malformed { name, value } => Malformed { name, value },
         })
     }
 }
@@ -114,6 +119,7 @@ impl Header {
             Header::Path(ref v) => 32 + 5 + v.len(),
             Header::Protocol(ref v) => 32 + 9 + v.as_str().len(),
             Header::Status(_) => 32 + 7 + 3,
+            Header::Malformed { name, value } => 32 + name + value,
         }
     }
 
@@ -127,6 +133,7 @@ impl Header {
             Header::Path(..) => Name::Path,
             Header::Protocol(..) => Name::Protocol,
             Header::Status(..) => Name::Status,
+            Header::Malformed { name, .. } => Name::Malformed(name),
         }
     }
 
@@ -139,6 +146,7 @@ impl Header {
             Header::Path(ref v) => v.as_ref(),
             Header::Protocol(ref v) => v.as_ref(),
             Header::Status(ref v) => v.as_str().as_ref(),
+            Header::Malformed { .. } => b"",
         }
     }
 
@@ -175,6 +183,7 @@ impl Header {
                 Header::Status(ref b) => a == b,
                 _ => false,
             },
+            Header::Malformed { .. } => false,
         }
     }
 
@@ -222,6 +231,7 @@ impl From<Header> for Header<Option<HeaderName>> {
             Header::Path(v) => Header::Path(v),
             Header::Protocol(v) => Header::Protocol(v),
             Header::Status(v) => Header::Status(v),
+            Header::Malformed { name, value } => Header::Malformed { name, value },
         }
     }
 }
@@ -245,6 +255,10 @@ impl<'a> Name<'a> {
                     Err(_) => Err(DecoderError::InvalidStatusCode),
                 }
             }
+            Name::Malformed(name) => Ok(Header::Malformed {
+                name,
+                value: value.len(),
+            }),
         }
     }
 
@@ -257,6 +271,7 @@ impl<'a> Name<'a> {
             Name::Path => b":path",
             Name::Protocol => b":protocol",
             Name::Status => b":status",
+            Name::Malformed(_) => b"",
         }
     }
 }
