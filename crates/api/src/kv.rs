@@ -56,7 +56,8 @@ async fn barrier_and_range(
     }
     if slow::is_long(&request, &api.shared) {
         let own = Arc::clone(api);
-        return Box::pin(api.slow.run(move || range_now(&own, &request))).await;
+        let read = api.slow.run(move || range_now(&own, &request));
+        return Box::pin(grpc::within(deadline, read)).await;
     }
     range_now(api, &request)
 }
@@ -152,7 +153,8 @@ async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Re
     let start = Instant::now();
     let answer = if slow::is_long_txn(&request, &api.shared) {
         let own = Arc::clone(api);
-        Box::pin(api.slow.run(move || txn_now(&own, &request))).await
+        let read = api.slow.run(move || txn_now(&own, &request));
+        Box::pin(grpc::within(deadline, read)).await
     } else {
         txn_now(api, &request)
     };

@@ -10,7 +10,9 @@
 //!                                    │                    ▲
 //!                                    └─ no ──▶ HTTP/1 ─▶ front ─┬─ /v3/… ─▶ gateway
 //!                                              host, CORS       └─ pages · probes: /health /readyz /version /metrics
+//! head:   content type, hosts, timeout, encoding, in grpc-go's order
 //! router: learner rule, client version, leader wanted, deadline, counters
+//! zip:    gzip in and out, on another thread where it is long
 //! lease:  the log (grant, revoke) | the leader's clock, over the peers' port where another leads
 //! kv:     parse (static checks) ─▶ node.propose | node.read_barrier + shared.range ─▶ status (etcd's code and text)
 //! ```
@@ -22,16 +24,18 @@
 //!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
 //! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
 //!
-//! Deliberately not here: the Auth service. A call of its gets
-//! gRPC's own answer for a service that is not registered (`Unimplemented`, naming it). Client keepalive pings are
-//! answered, but a client that pings too often is not sent away: h2 does not show us pings.
+//! Deliberately not here: users and roles. Of the Auth service, what does not write is answered as etcd does where
+//! authentication is off, the rest is refused by name. Client keepalive pings are answered, but a client that pings too
+//! often is not sent away: h2 does not show us pings.
 
 mod access;
+mod auth;
 mod cluster;
 mod concurrency;
 mod downgrade;
 mod front;
 mod grpc;
+mod head;
 mod health;
 mod intervals;
 mod kv;
@@ -52,9 +56,11 @@ mod socket;
 pub mod status;
 mod streams;
 mod watch;
+mod zip;
 
 pub use front::Traffic;
 pub use server::serve;
+pub use zip::Compression;
 
 use access::Access;
 use gateway::Gateway;
@@ -100,6 +106,10 @@ pub struct Limits {
     /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
     /// space. One minute; etcd waits for ever.
     pub snapshot_stall_max: Duration,
+    /// The longest answer, in bytes without its prefix: etcd's 2 GiB less one (`math.MaxInt32`).
+    pub send_bytes_max: usize,
+    /// How compressed calls are worked on.
+    pub compression: Compression,
     /// What HTTP/1.1 has.
     pub http: Http,
     /// What `/metrics` shows.
@@ -142,6 +152,8 @@ impl Default for Limits {
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
             snapshot_stall_max: Duration::from_mins(1),
+            send_bytes_max: i32::MAX as usize,
+            compression: Compression::default(),
             http: Http::default(),
             shown: Shown::default(),
         }
@@ -156,6 +168,7 @@ pub struct Api {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) slow: slow::Pool,
+    pub(crate) zip: Arc<zip::Zip>,
     pub(crate) turns: maintenance::Turns,
     pub(crate) watches: watch::Watches,
     /// How often this member has been without a leader for too long: then streams that want one end.
@@ -179,6 +192,7 @@ impl Api {
     ) -> Arc<Self> {
         let metrics = Metrics::new(&identity, shared.quota(), &limits.shown);
         let access = Access::new(&limits.http.origins, &limits.http.hosts);
+        let zip = Arc::new(zip::Zip::new(limits.compression.clone()));
         let gateway = limits.http.gateway.then(|| Gateway::new(limits.max_request_bytes + OVERHEAD_BYTES));
         if limits.watch_progress_interval < watch::PROGRESS_INTERVAL_MIN {
             slog::warn!(log, "adjusting watch progress notify interval to minimum period";
@@ -191,6 +205,7 @@ impl Api {
             limits,
             metrics,
             slow: slow::Pool::default(),
+            zip,
             turns: maintenance::Turns::default(),
             watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),

@@ -9,7 +9,7 @@ use crate::{
     kv::{self, Deadline},
     parse,
     slow::INLINE_ROWS_MAX,
-    status,
+    status, streams,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use mvcc::{KeyValue, Query, View};
@@ -41,7 +41,7 @@ pub(crate) async fn start(
         kv::barrier(api, deadline).await?;
     }
     let own = Arc::clone(api);
-    tokio::spawn(async move {
+    streams::spawn_until(deadline, async move {
         if let Err(status) = send(&own, request, &pieces).await {
             // Nobody may be listening any more: then there is nobody to tell.
             let _ = pieces.send(Err(status)).await;

@@ -1,8 +1,9 @@
 //! From a request's head to its handler, by way of what etcd's interceptors check.
 
 use crate::{
-    Api, OVERHEAD_BYTES, cluster, concurrency, downgrade,
-    grpc::{self, PREFIX_BYTES, Reply, Requests},
+    Api, OVERHEAD_BYTES, auth, cluster, concurrency, downgrade,
+    grpc::{self, Framing, PREFIX_BYTES, Reply, Requests},
+    head::{self, Encoding, Head},
     health, kv, lease, maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
@@ -11,14 +12,16 @@ use crate::{
     snapshot,
     status::{self, Known},
     streams::{self, Channel, Ending, Feed, Inbound, Outgoing},
+    zip::Zipped,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, HeaderName, header::CONTENT_TYPE, request::Parts};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use std::{
     convert::Infallible,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
@@ -52,45 +55,66 @@ pub(crate) async fn serve(
     request: http::Request<Requests>,
 ) -> Result<http::Response<Reply>, Infallible> {
     let (parts, body) = request.into_parts();
-    if let Some(refusal) = not_grpc(&parts) {
-        return Ok(refusal);
-    }
-    let Some(method) = Method::at(parts.uri.path()) else {
-        return Ok(Reply::refusal(Status::unimplemented(methods::unknown(parts.uri.path()))));
+    let head = match Head::of(&parts, matches!(body, Requests::Wire(_))) {
+        Ok(head) => head,
+        Err(refusal) => {
+            grpc::linger(body);
+            return Ok(*refusal);
+        }
     };
-    let call = connection.api.metrics.calls.start(method);
-    let call = Open { connection: &connection, method, parts: &parts, call };
-    Ok(match method.kind() {
-        Kind::Unary => unary(call, body).await,
-        Kind::ServerStream => stream(call, body).await,
-        Kind::BidiStream => converse(call, body),
-    })
+    let Head { deadline, content_type, encoding } = head;
+    let method = head::method(&parts).map_err(|path| Status::unimplemented(methods::unknown(path)));
+    // What lives on during the call lies in its task: nothing but the headers does.
+    let headers = headers(parts);
+    let opened = open(&connection, &headers, method, deadline, &encoding);
+    drop(encoding);
+    let mut response = match opened {
+        Ok(mut call) => match call.method.kind() {
+            // By reference: what a future is given by value lies in it twice.
+            Kind::Unary => unary(&mut call, body).await,
+            Kind::ServerStream => stream(call, body).await,
+            Kind::BidiStream => converse(call, body),
+        },
+        Err(status) => {
+            grpc::linger(body);
+            Reply::refusal(status)
+        }
+    };
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, *content_type);
+    }
+    Ok(response)
 }
 
-/// grpc-go's refusal of an HTTP/2 request that is none of gRPC's.
-fn not_grpc(parts: &Parts) -> Option<http::Response<Reply>> {
-    let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    let (code, status) = if parts.method != http::Method::POST {
-        let text =
-            format!("Received a HEADERS frame with :method {:?} which should be POST", parts.method.as_str());
-        (StatusCode::METHOD_NOT_ALLOWED, Status::internal(text))
-    } else if !content_type.starts_with(b"application/grpc") {
-        let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::invalid_argument(text))
-    } else {
-        return None;
-    };
-    let mut response = Reply::refusal(status);
-    *response.status_mut() = code;
-    Some(response)
+fn headers(parts: Parts) -> HeaderMap {
+    parts.headers
+}
+
+/// A call of this method, and how its messages come.
+fn open<'a>(
+    connection: &'a Arc<Connection>,
+    headers: &'a HeaderMap,
+    method: Result<Method, Status>,
+    deadline: kv::Deadline,
+    encoding: &Encoding,
+) -> Result<Open<'a>, Status> {
+    let method = method?;
+    let api = &connection.api;
+    let zip = encoding.is_gzip()?.then(|| Arc::clone(&api.zip));
+    let framing = Framing { max_bytes: api.limits.max_request_bytes + OVERHEAD_BYTES, zip, method };
+    let call = api.metrics.calls.start(method);
+    Ok(Open { connection, method, headers, call, framing, deadline })
 }
 
 /// A call whose message has not been read yet.
 struct Open<'a> {
     connection: &'a Arc<Connection>,
     method: Method,
-    parts: &'a Parts,
+    headers: &'a HeaderMap,
     call: Call,
+    framing: Framing,
+    /// When the caller stops waiting.
+    deadline: kv::Deadline,
 }
 
 impl Open<'_> {
@@ -104,21 +128,39 @@ impl Open<'_> {
         body: Requests,
         for_learner: impl FnOnce(&M) -> bool,
     ) -> Result<M, Status> {
-        let message = grpc::decoded(M::decode(self.bytes(body).await?))?;
-        self.admit(&self.parts.headers, for_learner(&message))?;
+        let message = self.framing.decode(&self.bytes(body).await?, |bytes| M::decode(bytes))?;
+        self.admit(self.headers, for_learner(&message))?;
         Ok(message)
     }
 
     /// Transactions are decoded as deep as etcd nests them.
     async fn read_txn(&self, body: Requests) -> Result<pb::TxnRequest, Status> {
-        let message = grpc::decoded(proto::deep::txn(self.bytes(body).await?))?;
-        self.admit(&self.parts.headers, false)?;
+        let message = self.framing.decode(&self.bytes(body).await?, proto::deep::txn)?;
+        self.admit(self.headers, false)?;
         Ok(message)
     }
 
     async fn bytes(&self, body: Requests) -> Result<Bytes, Status> {
-        let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        grpc::read(body, &self.parts.headers, max_bytes, &self.call).await
+        grpc::read(body, &self.framing, self.deadline, &self.call).await
+    }
+
+    /// The caller has stopped waiting: whatever went wrong, it did so too late. etcd's transport has closed such a
+    /// stream before its handler answers.
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The answers of a stream, until it ends.
+    fn outgoing(self, feed: Box<dyn Feed>) -> http::Response<Reply> {
+        let ending = self.ending();
+        let feed = match &self.framing.zip {
+            Some(zip) => Box::new(Zipped::new(feed, Arc::clone(zip))),
+            None => feed,
+        };
+        let max_bytes = self.api().limits.send_bytes_max;
+        let response =
+            Reply::stream(Outgoing::new(feed, self.call, ending).until(self.deadline).at_most(max_bytes));
+        if self.framing.zip.is_some() { Reply::compressed(response) } else { response }
     }
 
     /// etcd's interceptors, in their order.
@@ -137,7 +179,7 @@ impl Open<'_> {
     /// What ends a stream that has begun: a lost leader where the client asked for one; and where the stream has no end
     /// of its own, the server going down.
     fn ending(&self) -> Option<Ending> {
-        let losses = wants_leader(&self.parts.headers).then(|| self.api().leader_losses.subscribe());
+        let losses = wants_leader(self.headers).then(|| self.api().leader_losses.subscribe());
         let endless = self.method.kind() == Kind::BidiStream || self.method == Method::Observe;
         let phase = endless.then(|| self.connection.phase.clone());
         match (losses, phase) {
@@ -183,14 +225,24 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 }
 
 /// One message in, one out.
-async fn unary(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
-    match answer(&open, body).await {
+async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
+    let mut answer = answer(open, body).await;
+    if let Ok(message) = &answer {
+        open.call.sent(message.len() - PREFIX_BYTES);
+        if let Some(zip) = &open.framing.zip {
+            let packing = Box::pin(zip.pack(message.clone()));
+            answer = packing.await;
+        }
+    }
+    let max_bytes = open.api().limits.send_bytes_max;
+    match answer.and_then(|message| grpc::sendable(message, max_bytes)) {
         Ok(message) => {
-            open.call.sent(message.len() - PREFIX_BYTES);
             open.call.end(Code::Ok);
-            Reply::unary(message)
+            let response = Reply::unary(message);
+            if open.framing.zip.is_some() { Reply::compressed(response) } else { response }
         }
         Err(status) => {
+            let status = if open.is_over() { head::over() } else { status };
             open.call.end(status.code());
             Reply::refusal(status)
         }
@@ -204,27 +256,27 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
     match open.method {
         Method::Put => {
             let request = open.read(body, |_| false).await?;
-            kv::put(api, grpc::deadline(&open.parts.headers), request).await
+            kv::put(api, open.deadline, request).await
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
-            kv::range(api, grpc::deadline(&open.parts.headers), request).await
+            kv::range(api, open.deadline, request).await
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
-            kv::txn(api, grpc::deadline(&open.parts.headers), request).await
+            kv::txn(api, open.deadline, request).await
         }
         Method::DeleteRange => {
             let request = open.read(body, |_| false).await?;
-            kv::delete_range(api, grpc::deadline(&open.parts.headers), request).await
+            kv::delete_range(api, open.deadline, request).await
         }
-        _ => Box::pin(rare(open, body)).await,
+        _ => Box::pin(grpc::within(open.deadline, rare(open, body))).await,
     }
 }
 
 async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
     let api = open.api();
-    let deadline = grpc::deadline(&open.parts.headers);
+    let deadline = open.deadline;
     match open.method {
         Method::Compact => kv::compact(api, deadline, open.read(body, |_| false).await?).await,
         Method::Lock => concurrency::lock(api, deadline, open.read(body, |_| false).await?).await,
@@ -267,16 +319,44 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
             maintenance::defragment(api).await
         }
         Method::Downgrade => downgrade::downgrade(api, deadline, open.read(body, |_| false).await?).await,
-        Method::Put
-        | Method::Range
-        | Method::Txn
-        | Method::DeleteRange
-        | Method::RangeStream
-        | Method::Watch
-        | Method::LeaseKeepAlive
-        | Method::Observe
-        | Method::Snapshot
-        | Method::HealthWatch => Err(Status::internal("a method was routed to the wrong handler")),
+        _ => authentication(open, body).await,
+    }
+}
+
+/// The Auth service, where authentication is off.
+async fn authentication(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
+    let (api, deadline) = (open.api(), open.deadline);
+    match open.method {
+        Method::Authenticate => {
+            let _: pb::AuthenticateRequest = open.read(body, |_| false).await?;
+            auth::authenticate(api, deadline).await
+        }
+        Method::AuthStatus => {
+            let _: pb::AuthStatusRequest = open.read(body, |_| false).await?;
+            auth::status(api, deadline).await
+        }
+        Method::UserList => {
+            let _: pb::AuthUserListRequest = open.read(body, |_| false).await?;
+            auth::users(api, deadline).await
+        }
+        Method::RoleList => {
+            let _: pb::AuthRoleListRequest = open.read(body, |_| false).await?;
+            auth::roles(api, deadline).await
+        }
+        Method::AuthEnable
+        | Method::AuthDisable
+        | Method::UserAdd
+        | Method::UserGet
+        | Method::UserDelete
+        | Method::UserChangePassword
+        | Method::UserGrantRole
+        | Method::UserRevokeRole
+        | Method::RoleAdd
+        | Method::RoleGet
+        | Method::RoleDelete
+        | Method::RoleGrantPermission
+        | Method::RoleRevokePermission => Err(not_served(open, "authentication")),
+        _ => Err(Status::internal("a method was routed to the wrong handler")),
     }
 }
 
@@ -284,11 +364,9 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
 async fn stream(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     let (sender, receiver) = mpsc::channel(range_stream::PIECES_AHEAD_MAX);
     match start(&open, body, sender).await {
-        Ok(()) => {
-            let ending = open.ending();
-            Reply::stream(Outgoing::new(Box::new(Channel::new(receiver)), open.call, ending))
-        }
+        Ok(()) => open.outgoing(Box::new(Channel::new(receiver))),
         Err(status) => {
+            let status = if open.is_over() { head::over() } else { status };
             open.call.end(status.code());
             Reply::refusal(status)
         }
@@ -303,13 +381,13 @@ async fn start(
     match open.method {
         Method::RangeStream => {
             let request = open.read(body, |_| false).await?;
-            let deadline = grpc::deadline(&open.parts.headers);
-            range_stream::start(open.api(), deadline, request, sender).await
+            range_stream::start(open.api(), open.deadline, request, sender).await
         }
         Method::Observe => {
             let request = open.read(body, |_| false).await?;
-            let deadline = grpc::deadline(&open.parts.headers);
-            tokio::spawn(concurrency::observe(Arc::clone(open.api()), deadline, request, sender));
+            let api = Arc::clone(open.api());
+            let deadline = open.deadline;
+            streams::spawn_until(deadline, concurrency::observe(api, deadline, request, sender));
             Ok(())
         }
         Method::HealthWatch => {
@@ -329,15 +407,11 @@ async fn start(
 
 /// Many messages each way: nothing is read before the call is let in.
 fn converse(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
-    let begun = open.admit(&open.parts.headers, false).and_then(|()| {
-        let max_bytes = open.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        begin(&open, Inbound::new(body, open.parts.headers.clone(), max_bytes, open.call.receiver()))
-    });
+    let begun = open
+        .admit(open.headers, false)
+        .and_then(|()| begin(&open, Inbound::new(body, open.framing.clone(), open.call.receiver())));
     match begun {
-        Ok(feed) => {
-            let ending = open.ending();
-            Reply::stream(Outgoing::new(feed, open.call, ending))
-        }
+        Ok(feed) => open.outgoing(feed),
         Err(status) => {
             open.call.end(status.code());
             Reply::refusal(status)

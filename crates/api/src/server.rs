@@ -55,8 +55,9 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same for all streams of a connection, in bytes.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Headers of one request, in bytes. Tokens are the longest of them.
-const HEADERS_BYTES_MAX: u32 = 256 << 10;
+/// Headers of one request, in bytes, as HTTP/2 counts them: what HTTP/1.1 may have too ([`HTTP1_HEAD_BYTES_MAX`]). Clients
+/// are told and keep to it; what is longer, up to four times as long, is answered with 431 on its stream.
+const HEADERS_BYTES_MAX: u32 = 1 << 20;
 
 /// Streams that a client may have reset before we have looked at them. A client that cancels a thousand calls at once
 /// (deadlines passing while a disk stalls) is no attacker; beyond that the connection ends (CVE-2023-44487).

@@ -116,6 +116,8 @@ known! {
     TimeoutWaitAppliedIndex = Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
     /// A CORRUPT alarm is raised.
     Corrupt = DataLoss, "etcdserver: corrupt cluster";
+    /// A token is asked for where there are no users.
+    AuthNotEnabled = FailedPrecondition, "etcdserver: authentication is not enabled";
     /// A learner serves only serializable ranges and its status.
     NotForLearner = FailedPrecondition, "etcdserver: rpc not supported for learner";
 }

@@ -22,6 +22,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 use types::MemberId;
 use wal::{MemDisk, Wal};
 
+mod edge;
 mod watching;
 
 const MEMBER: u64 = 0x1234;

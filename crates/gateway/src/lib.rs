@@ -30,11 +30,15 @@
 mod body;
 mod json;
 mod metadata;
+mod misfit;
+mod number;
 mod routes;
 mod scan;
 mod status;
 
 pub use body::{Answer, Lines, Messages};
+pub use metadata::check_base64;
+pub use misfit::without_misfits;
 
 use body::{Event, Frames};
 use bytes::Bytes;

@@ -89,10 +89,14 @@ async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport
         let (socket, _) = listener.accept().await.unwrap();
         let serve = move |request: http::Request<Incoming>| {
             let call = metrics.calls.start(Method::Watch);
-            let (parts, body) = request.into_parts();
+            let body = request.into_body();
             let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
             tokio::spawn(echo(
-                Inbound::new(grpc::Requests::Wire(body), parts.headers, 1_024, call.receiver()),
+                Inbound::new(
+                    grpc::Requests::Wire(body),
+                    Framing { max_bytes: 1_024, zip: None, method: Method::Watch },
+                    call.receiver(),
+                ),
                 sender,
                 seen.clone(),
                 reason,
@@ -218,7 +222,7 @@ async fn a_leader_is_lost_after_three_election_timeouts_without_one() {
     assert_eq!(*losses.borrow(), 0);
     let mut lost = losses.subscribe();
     leadership.send_replace(leader(0));
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     lost.wait_for(|losses| *losses == 1).await.unwrap();
     assert!(since.elapsed() >= ELECTION * 3);
 }
