@@ -49,45 +49,41 @@ impl Connection {
     }
 }
 
-/// Answers one call.
-pub(crate) async fn serve(
+/// Answers one call. What of its head it needs is taken out before it begins: whatever a task has held once, it has
+/// room for until it ends.
+pub(crate) fn serve(
     connection: Arc<Connection>,
     request: http::Request<Requests>,
-) -> Result<http::Response<Reply>, Infallible> {
+) -> impl Future<Output = Result<http::Response<Reply>, Infallible>> + Send {
     let (parts, body) = request.into_parts();
-    let head = match Head::of(&parts, matches!(body, Requests::Wire(_))) {
-        Ok(head) => head,
-        Err(refusal) => {
-            grpc::linger(body);
-            return Ok(*refusal);
-        }
-    };
-    let Head { deadline, content_type, encoding } = head;
+    let head = Head::of(&parts, matches!(body, Requests::Wire(_)));
     let method = head::method(&parts).map_err(|path| Status::unimplemented(methods::unknown(path)));
-    // What lives on during the call lies in its task: nothing but the headers does.
-    let headers = headers(parts);
-    let opened = open(&connection, &headers, method, deadline, &encoding);
-    drop(encoding);
-    let mut response = match opened {
-        Ok(mut call) => match call.method.kind() {
-            // By reference: what a future is given by value lies in it twice.
-            Kind::Unary => unary(&mut call, body).await,
-            Kind::ServerStream => stream(call, body).await,
-            Kind::BidiStream => converse(call, body),
-        },
-        Err(status) => {
-            grpc::linger(body);
-            Reply::refusal(status)
+    let headers = parts.headers;
+    async move {
+        let Head { deadline, content_type, encoding } = match head {
+            Ok(head) => head,
+            Err(refusal) => {
+                grpc::linger(body);
+                return Ok(*refusal);
+            }
+        };
+        let mut response = match open(&connection, &headers, method, deadline, &encoding) {
+            Ok(mut call) => match call.method.kind() {
+                // By reference: what a future is given by value lies in it twice.
+                Kind::Unary => unary(&mut call, body).await,
+                Kind::ServerStream => stream(call, body).await,
+                Kind::BidiStream => converse(call, body),
+            },
+            Err(status) => {
+                grpc::linger(body);
+                Reply::refusal(status)
+            }
+        };
+        if let Some(content_type) = content_type {
+            response.headers_mut().insert(CONTENT_TYPE, *content_type);
         }
-    };
-    if let Some(content_type) = content_type {
-        response.headers_mut().insert(CONTENT_TYPE, *content_type);
+        Ok(response)
     }
-    Ok(response)
-}
-
-fn headers(parts: Parts) -> HeaderMap {
-    parts.headers
 }
 
 /// A call of this method, and how its messages come.

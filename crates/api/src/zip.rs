@@ -204,18 +204,18 @@ impl Unpack {
 
     /// In the words of grpc-go and Go's library.
     fn failure(&self, error: &io::Error) -> Status {
-        let is_short = error.kind() == io::ErrorKind::UnexpectedEof;
-        let why = match self.decoder.header() {
-            None if self.is_empty => "EOF",
-            _ if is_short => "unexpected EOF",
-            None => "gzip: invalid header",
-            Some(_) if error.to_string().contains("checksum") => "gzip: invalid checksum",
-            Some(_) => "flate: corrupt input",
+        let text = error.to_string();
+        let why = match error.kind() {
+            _ if self.is_empty => "EOF",
+            io::ErrorKind::UnexpectedEof => "unexpected EOF",
+            _ if text.contains("header") => "gzip: invalid header",
+            _ if text.contains("checksum") => "gzip: invalid checksum",
+            _ => "flate: corrupt input",
         };
-        Status::internal(match self.decoder.header() {
-            None => format!("grpc: failed to decompress the message: {why}"),
-            Some(_) => format!("grpc: failed to read decompressed data: {why}"),
-        })
+        // Go looks at the first header before it reads: of a later one it learns while it does.
+        let has_begun = self.decoder.header().is_some() || !self.message.is_empty();
+        let doing = if has_begun { "read decompressed data" } else { "decompress the message" };
+        Status::internal(format!("grpc: failed to {doing}: {why}"))
     }
 }
 

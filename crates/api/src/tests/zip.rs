@@ -89,6 +89,7 @@ async fn rubbish_is_refused_in_gos_words() {
     check(&wrong, "read decompressed data: gzip: invalid checksum").await;
     let corrupt = [&good[..10], &[0xff; 50]].concat();
     check(&corrupt, "read decompressed data: flate: corrupt input").await;
+    check(&[gzip(b"ab"), vec![b'x'; 12]].concat(), "read decompressed data: gzip: invalid header").await;
     // Members one behind the other are one message, as Go reads them.
     let two = [gzip(b"ab"), gzip(b"cd")].concat();
     assert_eq!(zip.unpack(two.into(), 10).await.unwrap(), b"abcd"[..]);
