@@ -15,7 +15,7 @@ use crate::{
     zip::Zipped,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use std::{
