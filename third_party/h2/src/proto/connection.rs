@@ -101,7 +101,8 @@ impl DataFrameBudget {
             Self::Configured(budget) => budget,
             Self::Auto => {
                 let window = connection_window.unwrap_or(DEFAULT_INITIAL_WINDOW_SIZE);
-                let budget = window as usize / 2;
+                // Unread small frames of one stream are merged, so what is left to count is at most one of each stream.
+                let budget = window as usize * 8;
 
                 budget.max(DEFAULT_DATA_FRAME_BUDGET)
             }
@@ -697,13 +698,13 @@ mod tests {
     fn auto_data_frame_budget_scales_with_connection_window() {
         assert_eq!(
             DataFrameBudget::Auto.resolve(None),
-            DEFAULT_INITIAL_WINDOW_SIZE as usize / 2
+            DEFAULT_INITIAL_WINDOW_SIZE as usize * 8
         );
         assert_eq!(
             DataFrameBudget::Auto.resolve(Some(DEFAULT_INITIAL_WINDOW_SIZE)),
-            DEFAULT_INITIAL_WINDOW_SIZE as usize / 2
+            DEFAULT_INITIAL_WINDOW_SIZE as usize * 8
         );
-        assert_eq!(DataFrameBudget::Auto.resolve(Some(1024 * 1024)), 512 * 1024);
+        assert_eq!(DataFrameBudget::Auto.resolve(Some(1024 * 1024)), 8 * 1024 * 1024);
     }
 
     #[test]
@@ -714,7 +715,7 @@ mod tests {
         );
         assert_eq!(
             DataFrameBudget::Auto.resolve(Some(MAX_WINDOW_SIZE)),
-            MAX_WINDOW_SIZE as usize / 2
+            MAX_WINDOW_SIZE as usize * 8
         );
     }
 

@@ -3,6 +3,7 @@ use crate::codec::UserError;
 use crate::frame::{PushPromiseHeaderError, Reason, DEFAULT_INITIAL_WINDOW_SIZE};
 use crate::proto;
 
+use bytes::BytesMut;
 use http::{HeaderMap, Request, Response};
 
 use std::cmp::Ordering;
@@ -68,8 +69,64 @@ pub(super) enum Event {
 
 #[derive(Debug)]
 pub(super) struct DataEvent {
-    pub(super) payload: Bytes,
+    payload: Payload,
     pub(super) is_budgeted: bool,
+    /// Length of the frame that the budget was charged for: the first of those that are merged here.
+    pub(super) budgeted_len: usize,
+}
+
+#[derive(Debug)]
+enum Payload {
+    /// One frame, as it was received.
+    Frame(Bytes),
+    /// Several, copied.
+    Merged(BytesMut),
+}
+
+impl DataEvent {
+    fn new(payload: Bytes, is_budgeted: bool) -> Self {
+        DataEvent {
+            budgeted_len: payload.len(),
+            payload: Payload::Frame(payload),
+            is_budgeted,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match &self.payload {
+            Payload::Frame(bytes) => bytes.len(),
+            Payload::Merged(bytes) => bytes.len(),
+        }
+    }
+
+    pub(super) fn into_payload(self) -> Bytes {
+        match self.payload {
+            Payload::Frame(bytes) => bytes,
+            Payload::Merged(bytes) => bytes.freeze(),
+        }
+    }
+
+    /// Appends a small frame that follows this one on its stream, so that unread frames cost their bytes and not an event
+    /// each. False where there is no room.
+    fn merge(&mut self, next: &Bytes) -> bool {
+        let len = self.len() + next.len();
+        if !self.is_budgeted
+            || next.len() >= DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD
+            || len > MERGED_DATA_FRAMES_MAX
+        {
+            return false;
+        }
+        match &mut self.payload {
+            Payload::Merged(bytes) => bytes.extend_from_slice(next),
+            Payload::Frame(first) => {
+                let mut bytes = BytesMut::with_capacity(len.next_power_of_two());
+                bytes.extend_from_slice(first);
+                bytes.extend_from_slice(next);
+                self.payload = Payload::Merged(bytes);
+            }
+        }
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -648,7 +705,12 @@ impl Recv {
         stream.pending_recv.is_empty()
     }
 
-    pub fn recv_data(&mut self, frame: frame::Data, stream: &mut store::Ptr) -> Result<(), Error> {
+    /// Returns whether the frame became part of one before it, and so takes nothing of the budget of frames.
+    pub fn recv_data(
+        &mut self,
+        frame: frame::Data,
+        stream: &mut store::Ptr,
+    ) -> Result<bool, Error> {
         // could include padding
         let sz = frame.flow_controlled_len();
 
@@ -682,7 +744,7 @@ impl Recv {
                 "recv_data; frame ignored on locally reset {:?} for some time",
                 stream.id,
             );
-            return self.ignore_data(sz);
+            return self.ignore_data(sz).map(|()| false);
         }
 
         // Ensure that there is enough capacity on the connection before acting
@@ -734,7 +796,7 @@ impl Recv {
                 stream.id,
             );
             self.release_connection_capacity(sz, &mut None);
-            return Ok(());
+            return Ok(false);
         }
 
         // Update stream level flow control
@@ -764,20 +826,26 @@ impl Recv {
         // message. Padding has already been accounted for and released above,
         // so there is no event to pass to the user.
         if frame.payload().is_empty() && !frame.is_end_stream() {
-            return Ok(());
+            return Ok(false);
         }
 
         let is_budgeted = !frame.is_end_stream();
-        let event = Event::Data(DataEvent {
-            payload: frame.into_payload(),
-            is_budgeted,
-        });
+        let payload = frame.into_payload();
+        if is_budgeted {
+            if let Some(Event::Data(last)) = stream.pending_recv.back_mut(&mut self.buffer) {
+                if last.merge(&payload) {
+                    stream.notify_recv();
+                    return Ok(true);
+                }
+            }
+        }
+        let event = Event::Data(DataEvent::new(payload, is_budgeted));
 
         // Push the frame onto the recv buffer
         stream.pending_recv.push_back(&mut self.buffer, event);
         stream.notify_recv();
 
-        Ok(())
+        Ok(false)
     }
 
     pub fn ignore_data(&mut self, sz: WindowSize) -> Result<(), Error> {
@@ -964,10 +1032,10 @@ impl Recv {
         while let Some(event) = stream.pending_recv.pop_front(&mut self.buffer) {
             if let Event::Data(data) = &event {
                 if data.is_budgeted {
-                    counts.release_data_frame(data.payload.len());
+                    counts.release_data_frame(data.budgeted_len);
                 }
                 to_release = to_release
-                    .saturating_add(data.payload.len() as WindowSize)
+                    .saturating_add(data.len() as WindowSize)
                     .min(stream.in_flight_recv_data);
             }
         }
@@ -1303,10 +1371,7 @@ mod tests {
         for _ in 0..FRAME_COUNT {
             stream.pending_recv.push_back(
                 &mut recv.buffer,
-                Event::Data(DataEvent {
-                    payload: data.clone(),
-                    is_budgeted: true,
-                }),
+                Event::Data(DataEvent::new(data.clone(), true)),
             );
         }
         stream.in_flight_recv_data = DEFAULT_INITIAL_WINDOW_SIZE;

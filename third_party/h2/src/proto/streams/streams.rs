@@ -652,10 +652,12 @@ impl Inner {
             let sz = frame.flow_controlled_len();
             let is_end_stream = frame.is_end_stream();
             let payload_len = frame.payload().len();
-            let mut res = actions.recv.recv_data(frame, stream);
+            let received = actions.recv.recv_data(frame, stream);
+            let is_counted = matches!(received, Ok(false));
+            let mut res = received.map(|_| ());
             // A stream can receive at most one final DATA frame, so it cannot
             // be used to create unbounded framing overhead on that stream.
-            if res.is_ok() && !is_end_stream {
+            if is_counted && !is_end_stream {
                 res = counts.record_data_frame(payload_len).map_err(|_| {
                     tracing::debug!("too many small DATA frames");
                     Error::library_go_away_data(Reason::ENHANCE_YOUR_CALM, "too_many_data_frames")
@@ -1533,9 +1535,9 @@ impl OpaqueStreamRef {
             .map(|result| match result {
                 Some(Ok(data)) => {
                     if data.is_budgeted {
-                        me.counts.release_data_frame(data.payload.len());
+                        me.counts.release_data_frame(data.budgeted_len);
                     }
-                    Some(Ok(data.payload))
+                    Some(Ok(data.into_payload()))
                 }
                 Some(Err(err)) => Some(Err(err)),
                 None => None,
