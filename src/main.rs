@@ -57,6 +57,9 @@ fn serve() -> ExitCode {
     for warning in &raw.warnings {
         slog::warn!(log, "{warning}");
     }
+    if let Err(error) = signals::behave_like_go() {
+        slog::warn!(log, "signals keep what they did"; "error" => %error);
+    }
     match server::run(config, &log) {
         Ok(ended) => ended.exit(),
         Err(error) => {

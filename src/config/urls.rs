@@ -29,7 +29,9 @@ impl PeerUrl {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(wrong("URL scheme must be http, https, unix, or unixs"));
         };
-        match scheme {
+        // Go's parser writes schemes small, and hashes what it wrote.
+        let scheme = scheme.to_ascii_lowercase();
+        match scheme.as_str() {
             "http" => {}
             "https" => return Err(wrong("https is not supported yet: this version does not have TLS")),
             "unix" | "unixs" => return Err(wrong("unix sockets are not supported yet")),
@@ -40,7 +42,7 @@ impl PeerUrl {
         }
         match rest.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self(text.to_owned()))
+                Ok(Self(format!("{scheme}://{rest}")))
             }
             _ => Err(wrong("URL address does not have the form \"host:port\"")),
         }
