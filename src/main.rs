@@ -46,10 +46,11 @@ fn serve() -> ExitCode {
         Ok(config) => config,
         Err(refusal) => return refuse(&refusal),
     };
-    let log = match logging::logger(&config.log) {
-        Ok(log) => log,
+    let logs = match logging::start(&config.log) {
+        Ok(logs) => logs,
         Err(error) => return refuse(&Refusal::Invalid(format!("cannot open the log output: {error}"))),
     };
+    let log = logs.logger.clone();
     for (name, value) in &raw.used {
         slog::info!(log, "recognized and used environment variable";
             "variable-name" => name, "variable-value" => value);
@@ -60,8 +61,12 @@ fn serve() -> ExitCode {
     if let Err(error) = signals::behave_like_go() {
         slog::warn!(log, "signals keep what they did"; "error" => %error);
     }
-    match server::run(config, &log) {
-        Ok(ended) => ended.exit(),
+    match server::run(config, &logs) {
+        Ok(ended) => {
+            // The process may end by a signal to itself.
+            logs.flush();
+            ended.exit()
+        }
         Err(error) => {
             slog::crit!(log, "the member stops"; "error" => format!("{error:#}"));
             ExitCode::FAILURE

@@ -1,5 +1,6 @@
 //! What `/metrics` shows of the parts that the front end does not know: the engine, the node, the peers.
 
+use crate::logging::Lost;
 use bytes::Bytes;
 use engine::{Batch, Engine, Family, Fault, Read, Visit};
 use machine::Shared;
@@ -7,6 +8,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use transport::Transport;
 
@@ -194,4 +196,37 @@ pub(crate) fn register(
     for collector in collectors {
         registry.register(collector).expect("metric names are registered once");
     }
+}
+
+/// Lines of the log that were not written, read when somebody asks.
+struct LogLines {
+    lost: Arc<Lost>,
+    lines: IntCounterVec,
+}
+
+impl Collector for LogLines {
+    fn desc(&self) -> Vec<&Desc> {
+        self.lines.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (reason, lost) in [("sampled", &self.lost.sampled), ("full", &self.lost.dropped)] {
+            let counter = self.lines.with_label_values(&[reason]);
+            counter.inc_by(lost.load(Relaxed).saturating_sub(counter.get()));
+        }
+        self.lines.collect()
+    }
+}
+
+/// Adds what the log left out.
+///
+/// # Panics
+/// Where the name is taken, which the first start would show.
+pub(crate) fn register_log(registry: &Registry, lost: &Arc<Lost>) {
+    let help =
+        "The total number of lines left out of the log, by reason: sampled, or the output did not keep up.";
+    let options = Opts::new("quorate_log_lines_lost_total", help);
+    let lines = IntCounterVec::new(options, &["reason"]).expect("constant, valid labels");
+    let collector = LogLines { lost: Arc::clone(lost), lines };
+    registry.register(Box::new(collector)).expect("metric names are registered once");
 }

@@ -6,6 +6,7 @@
 //! ```
 
 use crate::config::Config;
+use crate::logging::Logs;
 use crate::metrics::{self, Timed};
 use crate::peers::{Member, Out, peers_of};
 use crate::signals::{Ended, Signals};
@@ -31,15 +32,16 @@ const HANDOVER_MAX: Duration = Duration::from_secs(2);
 const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
 /// Runs a member until it is told to end, or cannot go on.
-pub(crate) fn run(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
+pub(crate) fn run(config: Config, logs: &Logs) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(member(config, log));
+    let ended = runtime.block_on(member(config, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);
     ended
 }
 
-async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
+async fn member(config: Config, logs: &Logs) -> anyhow::Result<Ended> {
+    let log = &logs.logger;
     let mut signals = Signals::listen()?;
     let peer_listeners = bind(&config.listen_peers).await?;
     let client_listeners = bind_for_clients(&config).await?;
@@ -59,7 +61,7 @@ async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
             if parts.node.status().is_removed { Ended::Removed } else { Ended::Failed }
         }
         () = parts.removed.notified() => Ended::Removed,
-        never = serve(&config, &parts, client_listeners, clients_stopping, log) => match never? {},
+        never = serve(&config, &parts, client_listeners, clients_stopping, logs) => match never? {},
     };
     slog::info!(log, "stopping"; "reason" => ?ended);
     let _ = stop_clients.send(true);
@@ -166,8 +168,9 @@ async fn serve(
     parts: &Parts,
     listeners: Vec<(Traffic, TcpListener)>,
     stopping: watch::Receiver<bool>,
-    log: &slog::Logger,
+    logs: &Logs,
 ) -> anyhow::Result<Never> {
+    let log = &logs.logger;
     let (node, shared) = (&parts.node, &parts.shared);
     tokio::spawn(checkpoints::decide(node.clone(), Arc::clone(shared), log.clone()));
     tokio::spawn(duties::agree_on_version(node.clone(), Arc::clone(shared), log.clone()));
@@ -181,6 +184,7 @@ async fn serve(
     let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits(config), log.clone());
     let meters = parts.node.meters();
     metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
+    metrics::register_log(api.registry(), &logs.lost);
     let open = |traffic, listener| {
         tokio::spawn(api::serve(listener, Arc::clone(&api), traffic, told(stopping.clone())));
     };
