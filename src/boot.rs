@@ -51,8 +51,8 @@ pub(crate) struct Ground {
     pub(crate) lock: File,
 }
 
-/// Opens the data directory, or makes it.
-pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<Ground> {
+/// Opens the data directory, or makes it. The store keeps so many tables open.
+pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> anyhow::Result<Ground> {
     let member_dir = config.data_dir.join("member");
     make_dir(&member_dir)?;
     let lock = lock(&member_dir)?;
@@ -75,7 +75,8 @@ pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<
         write_first_entries(&mut wal, identity, &config.wal_dir)?;
     }
     let described = described.map(|identity| identity.member);
-    let engine = RocksEngine::open(&member_dir.join(ENGINE_DIR), &engine_rocks::Options::default())?;
+    let options = engine_rocks::Options { open_tables_max: tables, ..engine_rocks::Options::default() };
+    let engine = RocksEngine::open(&member_dir.join(ENGINE_DIR), &options)?;
     Ok(Ground { member, cluster, wal, engine: Arc::new(engine), described, lock })
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod checkpoints;
 mod config;
+mod descriptors;
 mod duties;
 mod logging;
 mod metrics;
@@ -61,7 +62,15 @@ fn serve() -> ExitCode {
     if let Err(error) = signals::behave_like_go() {
         slog::warn!(log, "signals keep what they did"; "error" => %error);
     }
-    match server::run(config, &logs) {
+    let limit = descriptors::raise();
+    let shares =
+        match descriptors::divide(limit, config.limits.connections_max, &descriptors::Options::default()) {
+            Ok(shares) => shares,
+            Err(text) => return refuse(&Refusal::Invalid(text)),
+        };
+    slog::info!(log, "file descriptors"; "limit" => limit, "tables" => shares.tables, "peers" => shares.peers,
+        "clients" => shares.clients);
+    match server::run(config, shares, &logs) {
         Ok(ended) => {
             // The process may end by a signal to itself.
             logs.flush();

@@ -6,6 +6,7 @@
 //! ```
 
 use crate::config::Config;
+use crate::descriptors::Shares;
 use crate::logging::Logs;
 use crate::metrics::{self, Timed};
 use crate::peers::{Member, Out, peers_of};
@@ -32,26 +33,30 @@ const HANDOVER_MAX: Duration = Duration::from_secs(2);
 const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
 /// Runs a member until it is told to end, or cannot go on.
-pub(crate) fn run(config: Config, logs: &Logs) -> anyhow::Result<Ended> {
+pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(member(config, logs));
+    let ended = runtime.block_on(member(config, shares, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);
     ended
 }
 
-async fn member(config: Config, logs: &Logs) -> anyhow::Result<Ended> {
+async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
     let log = &logs.logger;
     let mut signals = Signals::listen()?;
     let peer_listeners = bind(&config.listen_peers).await?;
     let client_listeners = bind_for_clients(&config).await?;
     let parts = tokio::select! {
-        parts = build(&config, log) => parts?,
+        parts = build(&config, shares, log) => parts?,
         ended = signals.next() => return Ok(ended),
     };
     let (stop_peers, peers_stopping) = watch::channel(false);
     for listener in peer_listeners {
-        tokio::spawn(Arc::clone(&parts.transport).serve(listener, told(peers_stopping.clone())));
+        tokio::spawn(Arc::clone(&parts.transport).serve(
+            listener,
+            shares.peers,
+            told(peers_stopping.clone()),
+        ));
     }
     let (stop_clients, clients_stopping) = watch::channel(false);
     let mut ended_node = parts.node.watch_ended();
@@ -61,7 +66,7 @@ async fn member(config: Config, logs: &Logs) -> anyhow::Result<Ended> {
             if parts.node.status().is_removed { Ended::Removed } else { Ended::Failed }
         }
         () = parts.removed.notified() => Ended::Removed,
-        never = serve(&config, &parts, client_listeners, clients_stopping, logs) => match never? {},
+        never = serve(&config, shares, &parts, client_listeners, clients_stopping, logs) => match never? {},
     };
     slog::info!(log, "stopping"; "reason" => ?ended);
     let _ = stop_clients.send(true);
@@ -100,8 +105,8 @@ impl Parts {
     }
 }
 
-async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
-    let ground = boot::open(config, log).await?;
+async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::Result<Parts> {
+    let ground = boot::open(config, shares.tables, log).await?;
     let election = config.heartbeat * u32::try_from(config.election_ticks).unwrap_or(u32::MAX);
     let settings = Settings {
         member: MemberId(ground.member),
@@ -165,6 +170,7 @@ enum Never {}
 /// Publishes the member, then answers clients.
 async fn serve(
     config: &Config,
+    shares: Shares,
     parts: &Parts,
     listeners: Vec<(Traffic, TcpListener)>,
     stopping: watch::Receiver<bool>,
@@ -181,7 +187,13 @@ async fn serve(
     tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
     let identity =
         api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };
-    let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits(config), log.clone());
+    let api = Api::new(
+        parts.node.clone(),
+        Arc::clone(&parts.shared),
+        identity,
+        limits(config, shares),
+        log.clone(),
+    );
     let meters = parts.node.meters();
     metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
     metrics::register_log(api.registry(), &logs.lost);
@@ -205,13 +217,21 @@ async fn serve(
     std::future::pending().await
 }
 
-fn limits(config: &Config) -> api::Limits {
+fn limits(config: &Config, shares: Shares) -> api::Limits {
     api::Limits {
+        connections_max: shares.clients,
+        monitors_max: shares.monitors,
         max_request_bytes: config.limits.request_bytes_max,
         max_txn_ops: config.limits.txn_ops_max,
         max_concurrent_streams: config.limits.streams_max,
         keepalive_interval: config.limits.keepalive_interval,
         keepalive_timeout: config.limits.keepalive_timeout,
+        requests: in_flight(config.limits.inflight_request_bytes_max),
+        answers: in_flight(config.limits.inflight_answer_bytes_max),
+        values: api::InFlight {
+            free_bytes: api::InFlight::values().free_bytes,
+            ..in_flight(config.limits.inflight_answer_bytes_max)
+        },
         http: api::Http {
             gateway: config.http.gateway,
             origins: config.http.origins.clone(),
@@ -220,6 +240,11 @@ fn limits(config: &Config) -> api::Limits {
         shown: api::Shown { extensive: config.extensive_metrics, prefixes: config.metrics_prefixes.clone() },
         ..watch_limits(config)
     }
+}
+
+/// One connection gets half of it.
+fn in_flight(total_bytes: usize) -> api::InFlight {
+    api::InFlight { total_bytes, connection_bytes: total_bytes / 2, ..api::InFlight::default() }
 }
 
 /// As in etcd, an interval of zero is the default.

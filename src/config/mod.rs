@@ -87,6 +87,12 @@ pub(crate) struct Limits {
     pub(crate) txn_ops_max: usize,
     /// Bytes of a request.
     pub(crate) request_bytes_max: usize,
+    /// Connections; zero = what the file descriptors leave.
+    pub(crate) connections_max: u64,
+    /// Bytes of requests that are not whole yet.
+    pub(crate) inflight_request_bytes_max: usize,
+    /// Bytes of answers that are not read yet.
+    pub(crate) inflight_answer_bytes_max: usize,
     /// Streams a connection.
     pub(crate) streams_max: u32,
     /// Time between progress notifications; zero = the default.
@@ -273,11 +279,16 @@ fn cluster(raw: &Raw, name: &str) -> Result<Cluster, Refusal> {
 fn limits(raw: &Raw) -> Limits {
     // More than gRPC's length of a message can say is no limit, and leaves room to add to it.
     let bounded = |name: &str| usize::try_from(raw.uint(name).min(u64::from(u32::MAX))).unwrap_or(usize::MAX);
-    let (interval, timeout) = (raw.duration("grpc-keepalive-interval"), raw.duration("grpc-keepalive-timeout"));
+    let bytes = |name: &str| usize::try_from(raw.uint(name)).unwrap_or(usize::MAX);
+    let (interval, timeout) =
+        (raw.duration("grpc-keepalive-interval"), raw.duration("grpc-keepalive-timeout"));
     Limits {
         quota_bytes: raw.int("quota-backend-bytes"),
         txn_ops_max: bounded("max-txn-ops"),
         request_bytes_max: bounded("max-request-bytes"),
+        connections_max: raw.uint("max-client-connections"),
+        inflight_request_bytes_max: bytes("max-inflight-request-bytes"),
+        inflight_answer_bytes_max: bytes("max-inflight-answer-bytes"),
         // As in grpc-go, none at all is no limit.
         streams_max: match u32::try_from(raw.uint("max-concurrent-streams")) {
             Ok(0) | Err(_) => u32::MAX,

@@ -16,7 +16,7 @@ use http::{
     header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, ORIGIN},
     request::Parts,
 };
-use hyper::body::Incoming;
+use http_body::Body;
 use percent_encoding::percent_decode_str;
 use std::{convert::Infallible, sync::Arc};
 
@@ -46,9 +46,9 @@ impl Traffic {
 }
 
 /// Answers a request on a port for clients.
-pub(crate) async fn serve(
+pub(crate) async fn serve<B: Body<Data = Bytes> + Send + Unpin + 'static>(
     connection: Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Result<Page, Infallible> {
     let api = Arc::clone(connection.api());
     if let Some(refusal) = without_host(request.version(), request.headers().contains_key(HOST)) {
@@ -82,7 +82,11 @@ pub(crate) async fn monitor<B>(api: Arc<Api>, request: Request<B>) -> Result<Pag
     Ok(pages::monitoring(&api, &parts, &path).await.unwrap_or_else(pages::not_found))
 }
 
-async fn route(connection: &Arc<Connection>, api: &Arc<Api>, request: Request<Incoming>) -> Page {
+async fn route<B: Body<Data = Bytes> + Send + Unpin + 'static>(
+    connection: &Arc<Connection>,
+    api: &Arc<Api>,
+    request: Request<B>,
+) -> Page {
     let (mut parts, body) = request.into_parts();
     let mut path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
     if let Some(rest) = path.strip_prefix("/v3beta/") {

@@ -4,17 +4,22 @@
 //! its answers, nothing is compressed, and errors must carry grpc-go's texts (which clients of etcd see). A call costs
 //! no box and no codec buffer: an answer is encoded at its exact size into a block shared by many answers.
 
-use crate::{metrics::Call, streams::Outgoing};
+use crate::{
+    budget::{Held, Meter, Share},
+    metrics::Call,
+    streams::Outgoing,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
 use std::{
     cell::RefCell,
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -98,12 +103,15 @@ pub(crate) async fn read(
     headers: &HeaderMap,
     max_bytes: usize,
     call: &Call,
+    share: &Arc<Share>,
 ) -> Result<Bytes, Status> {
     let mut message = Gather::new(max_bytes);
-    while let Some(frame) = body.frame().await {
+    let mut meter = Meter::new(share);
+    while let Some(frame) = next_frame(&mut body, &mut meter).await? {
         let frame = frame.map_err(|_| Status::cancelled("context canceled"))?;
         if let Ok(data) = frame.into_data() {
             message.push(&data, headers)?;
+            meter.hold(message.pieces.len())?;
         }
         if body.is_end_stream() {
             break;
@@ -112,6 +120,18 @@ pub(crate) async fn read(
     let bytes = message.finish()?;
     call.received(bytes.len());
     Ok(bytes)
+}
+
+/// The next frame of a body whose bytes are counted; fails where they have to go.
+pub(crate) async fn next_frame(
+    body: &mut Requests,
+    meter: &mut Meter,
+) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Status> {
+    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
+        Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+        Poll::Pending => meter.poll_stalled(cx).map(Err),
+    })
+    .await
 }
 
 /// grpc-go's answer to what cannot be decoded.
@@ -232,6 +252,8 @@ pub(crate) enum Reply {
     Empty,
     /// One message, then the status OK.
     Message(Option<Bytes>),
+    /// A large one, in pieces, whose bytes are counted.
+    Held(Held),
     /// Messages as they come, then a status.
     Stream(Outgoing),
 }
@@ -240,6 +262,14 @@ impl Reply {
     /// The answer to a unary call.
     pub(crate) fn unary(message: Bytes) -> http::Response<Self> {
         Self::head(Self::Message(Some(message)))
+    }
+
+    /// The same, its bytes counted where they are many: as an answer, or as a value.
+    pub(crate) fn counted(message: Bytes, answers: &Arc<Share>, values: &Arc<Share>) -> http::Response<Self> {
+        match answers.hold(message) {
+            Ok(held) => Self::head(Self::Held(held)),
+            Err(smaller) => Self::unary(values.count(smaller)),
+        }
     }
 
     /// The answer to a call that streams.
@@ -293,6 +323,13 @@ impl Body for Reply {
                 }
                 Some(message.map_or_else(|| Frame::trailers(ok()), Frame::data))
             }
+            Self::Held(held) => Some(match held.next() {
+                Ok(Some(piece)) => Frame::data(piece),
+                ended => {
+                    *this = Self::Empty;
+                    Frame::trailers(ended.map_or_else(|status| failed(&status), |_| ok()))
+                }
+            }),
             Self::Stream(messages) => Some(match std::task::ready!(messages.poll(cx)) {
                 Ok(data) => Frame::data(data),
                 Err(status) => {
@@ -311,7 +348,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Message(_) | Self::Stream(_) => SizeHint::default(),
+            Self::Message(_) | Self::Held(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -56,7 +56,7 @@ async fn barrier_and_range(
     }
     if slow::is_long(&request, &api.shared) {
         let own = Arc::clone(api);
-        return Box::pin(api.slow.run(move || range_now(&own, &request))).await;
+        return Box::pin(api.slow.read(&api.answers, deadline, move || range_now(&own, &request))).await;
     }
     range_now(api, &request)
 }
@@ -152,7 +152,7 @@ async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Re
     let start = Instant::now();
     let answer = if slow::is_long_txn(&request, &api.shared) {
         let own = Arc::clone(api);
-        Box::pin(api.slow.run(move || txn_now(&own, &request))).await
+        Box::pin(api.slow.read(&api.answers, deadline, move || txn_now(&own, &request))).await
     } else {
         txn_now(api, &request)
     };

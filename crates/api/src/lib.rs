@@ -27,8 +27,10 @@
 //! answered, but a client that pings too often is not sent away: h2 does not show us pings.
 
 mod access;
+mod budget;
 mod cluster;
 mod concurrency;
+mod connections;
 mod downgrade;
 mod front;
 mod grpc;
@@ -37,6 +39,7 @@ mod intervals;
 mod kv;
 mod lease;
 mod maintenance;
+mod metered;
 mod methods;
 mod metrics;
 mod pages;
@@ -52,9 +55,12 @@ mod socket;
 pub mod status;
 mod streams;
 mod watch;
+mod wire;
 
+pub use budget::Options as InFlight;
 pub use front::Traffic;
 pub use server::serve;
+pub use wire::Wire;
 
 use access::Access;
 use gateway::Gateway;
@@ -100,6 +106,19 @@ pub struct Limits {
     /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
     /// space. One minute; etcd waits for ever.
     pub snapshot_stall_max: Duration,
+    /// Connections to the ports for clients; beyond them new ones are closed at once. No limit by default: the composer
+    /// derives it from the file descriptors there are.
+    pub connections_max: usize,
+    /// The same for the ports for metrics.
+    pub monitors_max: usize,
+    /// Requests that are half here.
+    pub requests: InFlight,
+    /// Large answers that nobody has read yet.
+    pub answers: InFlight,
+    /// The same of small ones.
+    pub values: InFlight,
+    /// What a connection may take.
+    pub wire: Wire,
     /// What HTTP/1.1 has.
     pub http: Http,
     /// What `/metrics` shows.
@@ -142,6 +161,12 @@ impl Default for Limits {
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
             snapshot_stall_max: Duration::from_mins(1),
+            connections_max: usize::MAX,
+            monitors_max: usize::MAX,
+            requests: InFlight::default(),
+            answers: InFlight::default(),
+            values: InFlight::values(),
+            wire: Wire::default(),
             http: Http::default(),
             shown: Shown::default(),
         }
@@ -161,6 +186,10 @@ pub struct Api {
     /// How often this member has been without a leader for too long: then streams that want one end.
     pub(crate) leader_losses: tokio::sync::watch::Sender<u64>,
     pub(crate) access: Access,
+    pub(crate) connections: connections::Connections,
+    pub(crate) requests: Arc<budget::Budget>,
+    pub(crate) answers: Arc<budget::Budget>,
+    pub(crate) values: Arc<budget::Budget>,
     /// Nothing where it is switched off.
     pub(crate) gateway: Option<Gateway>,
     /// Whether the leader is being watched already, for the counters of its changes and losses.
@@ -184,6 +213,13 @@ impl Api {
             slog::warn!(log, "adjusting watch progress notify interval to minimum period";
                 "min-watch-progress-notify-interval" => format!("{:?}", watch::PROGRESS_INTERVAL_MIN));
         }
+        let connections = connections::Connections::new(
+            limits.connections_max,
+            limits.monitors_max,
+            metrics::Connections::new(metrics.registry()),
+        );
+        let (requests, answers, values) =
+            (limits.requests.clone(), limits.answers.clone(), limits.values.clone());
         Arc::new(Self {
             node,
             shared,
@@ -195,6 +231,10 @@ impl Api {
             watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),
             access,
+            connections,
+            requests: budget::Budget::new(requests),
+            answers: budget::Budget::new(answers),
+            values: budget::Budget::new(values),
             gateway,
             watching: AtomicBool::new(false),
             log,

@@ -1,7 +1,9 @@
 //! From a request's head to its handler, by way of what etcd's interceptors check.
 
 use crate::{
-    Api, OVERHEAD_BYTES, cluster, concurrency, downgrade,
+    Api, OVERHEAD_BYTES,
+    budget::Share,
+    cluster, concurrency, downgrade,
     grpc::{self, PREFIX_BYTES, Reply, Requests},
     health, kv, lease, maintenance,
     methods::{self, Kind, Method},
@@ -33,11 +35,28 @@ pub(crate) struct Connection {
     version: OnceLock<SeenVersion>,
     /// Says when the server goes down, for streams that have no end of their own.
     phase: watch::Receiver<Phase>,
+    /// What it holds of requests that are not whole.
+    requests: Arc<Share>,
+    /// What it holds of answers that are not read.
+    answers: Arc<Share>,
+    /// The same of small ones.
+    values: Arc<Share>,
 }
 
 impl Connection {
     pub(crate) fn new(api: Arc<Api>, phase: watch::Receiver<Phase>) -> Self {
-        Self { api, version: OnceLock::new(), phase }
+        let (requests, answers, values) = (api.requests.share(), api.answers.share(), api.values.share());
+        Self { api, version: OnceLock::new(), phase, requests, answers, values }
+    }
+
+    /// What it holds of requests that are not whole.
+    pub(crate) fn requests(&self) -> &Arc<Share> {
+        &self.requests
+    }
+
+    /// What it holds of answers that are not read.
+    pub(crate) fn answers(&self) -> &Arc<Share> {
+        &self.answers
     }
 
     /// Whom the connection is with.
@@ -118,7 +137,7 @@ impl Open<'_> {
 
     async fn bytes(&self, body: Requests) -> Result<Bytes, Status> {
         let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        grpc::read(body, &self.parts.headers, max_bytes, &self.call).await
+        grpc::read(body, &self.parts.headers, max_bytes, &self.call, &self.connection.requests).await
     }
 
     /// etcd's interceptors, in their order.
@@ -188,7 +207,7 @@ async fn unary(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
         Ok(message) => {
             open.call.sent(message.len() - PREFIX_BYTES);
             open.call.end(Code::Ok);
-            Reply::unary(message)
+            Reply::counted(message, &open.connection.answers, &open.connection.values)
         }
         Err(status) => {
             open.call.end(status.code());
@@ -208,10 +227,12 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
+            open.connection.values.room(grpc::deadline(&open.parts.headers)).await?;
             kv::range(api, grpc::deadline(&open.parts.headers), request).await
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
+            open.connection.values.room(grpc::deadline(&open.parts.headers)).await?;
             kv::txn(api, grpc::deadline(&open.parts.headers), request).await
         }
         Method::DeleteRange => {
@@ -331,7 +352,8 @@ async fn start(
 fn converse(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     let begun = open.admit(&open.parts.headers, false).and_then(|()| {
         let max_bytes = open.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        begin(&open, Inbound::new(body, open.parts.headers.clone(), max_bytes, open.call.receiver()))
+        let (headers, share) = (open.parts.headers.clone(), &open.connection.requests);
+        begin(&open, Inbound::new(body, headers, max_bytes, share, open.call.receiver()))
     });
     match begun {
         Ok(feed) => {

@@ -4,7 +4,7 @@
 //! the whole store runs in a small pool of blocking threads, capped so that lists do not take the cores away from puts;
 //! what does not fit waits its turn. The answer is encoded there too.
 
-use crate::parse;
+use crate::{budget::Budget, kv::Deadline, parse};
 use machine::Shared;
 use mvcc::Query;
 use proto::etcdserverpb::{RangeRequest, TxnRequest, request_op::Request};
@@ -28,6 +28,26 @@ impl Default for Pool {
 }
 
 impl Pool {
+    /// Runs a long read on a blocking thread, when it is its turn and there is room for its answer. It waits without a
+    /// turn: else those that wait for room would keep away those that need none.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        answers: &Budget,
+        deadline: Deadline,
+        work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = loop {
+            answers.room(deadline).await?;
+            let turn = self.0.acquire().await.expect("the semaphore is never closed");
+            if answers.has_room() {
+                break turn;
+            }
+        };
+        let result = tokio::task::spawn_blocking(work).await;
+        drop(turn);
+        result.unwrap_or_else(|error| Err(Status::unknown(format!("a long read ended early: {error}"))))
+    }
+
     /// Runs long work on a blocking thread, when it is its turn.
     pub(crate) async fn run<T: Send + 'static>(
         &self,

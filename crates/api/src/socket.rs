@@ -1,4 +1,4 @@
-//! A client's socket that writes once a tick.
+//! A client's socket that writes once a tick, and reads a bounded piece in a turn.
 //!
 //! HTTP/2 hands its frames down in small pieces, a few for every answer. A write costs more than making the answer, so
 //! what is written is only gathered here, and a connection with something to send is noted with the runtime's flusher. The
@@ -11,13 +11,22 @@
 //!                                                └─ the socket is full: a task waits until it is writable
 //! ```
 //!
+//! HTTP/2 reads frames as long as there are any, and hands streams on only then. With a full kernel buffer that is a
+//! megabyte at once, tens of thousands of small messages that nobody could have taken in between: the library's counters
+//! of unread frames and of streams that were reset before they were seen would take an honest client, or a member that
+//! stood still for a second, for an attack. So a connection reads [`Wire::turn_bytes`] in a turn, and the tasks of its
+//! streams, and other clients, have theirs before the next one. Whoever does not take what it is sent is not read from
+//! either: what it asks for would only pile up as answers.
+//!
 //! Invariants:
 //! * Bytes leave in order: there is one buffer, and it is sent from its front under its lock.
-//! * A buffer never holds more than [`PENDING_BYTES_MAX`]; beyond it `poll_write` waits, and HTTP/2 stops taking answers.
+//! * A buffer never holds more than [`Wire::pending_bytes`]; beyond it `poll_write` waits, HTTP/2 stops taking answers, and
+//!   nothing is read.
 //! * A failed write is kept, and the next call of the connection gets it.
 //! * `poll_shutdown` waits until everything is sent. What a dropped connection left is sent too, unless the client takes
 //!   nothing for [`LINGER`].
 
+use crate::{connections::Seat, wire::Wire};
 use bytes::{Buf, Bytes};
 use std::{
     collections::VecDeque,
@@ -26,7 +35,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -38,10 +47,6 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
-
-/// Bytes of a connection that wait to be written. Enough for a tick's answers on one connection (1,000 streams with
-/// 100-byte answers); a client that reads slowly costs no more than this.
-const PENDING_BYTES_MAX: usize = 256 << 10;
 
 /// From this size on, what is written while nothing waits goes to the socket directly: copying it would cost more than
 /// the write saves.
@@ -135,6 +140,8 @@ impl Flusher {
 /// The way out of one connection.
 struct Outgoing {
     half: OwnedWriteHalf,
+    /// What is left may linger behind its connection, and with it the descriptor.
+    _seat: Seat,
     pending: Mutex<Pending>,
     /// In the flusher's list.
     noted: AtomicBool,
@@ -227,9 +234,23 @@ async fn drain(outgoing: Arc<Outgoing>) {
     }
 }
 
+/// Counts what a connection has read in its turn.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turn(Arc<AtomicUsize>);
+
+impl Turn {
+    /// The connection's task has its turn: it may read again.
+    pub(crate) fn begin(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
 /// A client's connection.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
+    turn: Turn,
+    turn_bytes: usize,
+    pending_bytes: usize,
     /// Read already, to find out what the client speaks.
     ahead: Bytes,
     outgoing: Arc<Outgoing>,
@@ -237,20 +258,44 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, flusher: Arc<Flusher>) -> Self {
+    pub(crate) fn new(stream: TcpStream, seat: Seat, wire: &Wire, flusher: Arc<Flusher>) -> Self {
         let (read, half) = stream.into_split();
         let outgoing = Outgoing {
             half,
+            _seat: seat,
             pending: Mutex::default(),
             noted: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
         };
-        Self { read, ahead: Bytes::new(), outgoing: Arc::new(outgoing), flusher }
+        Self {
+            read,
+            turn: Turn::default(),
+            turn_bytes: wire.turn_bytes,
+            pending_bytes: wire.pending_bytes,
+            ahead: Bytes::new(),
+            outgoing: Arc::new(outgoing),
+            flusher,
+        }
+    }
+
+    /// The count of its turn; whoever polls the connection begins each one.
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn.clone()
     }
 
     /// Puts bytes back that were read to look at them.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         self.ahead = bytes;
+    }
+
+    /// Whether nothing more can be written; then the connection is woken when something can. Its one task reads and writes.
+    fn is_full(&self, cx: &Context<'_>) -> bool {
+        let mut pending = lock(&self.outgoing.pending);
+        let is_full = pending.failed.is_none() && pending.waiting() >= self.pending_bytes;
+        if is_full {
+            pending.waiter = Some(cx.waker().clone());
+        }
+        is_full
     }
 
     fn write(&self, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -263,7 +308,7 @@ impl Socket {
                 other => return Poll::Ready(other),
             }
         }
-        let mut room = PENDING_BYTES_MAX.saturating_sub(pending.waiting());
+        let mut room = self.pending_bytes.saturating_sub(pending.waiting());
         if room == 0 {
             pending.waiter = Some(cx.waker().clone());
             return Poll::Pending;
@@ -298,7 +343,17 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
-            return Pin::new(&mut this.read).poll_read(cx, out);
+            if this.turn.0.load(Relaxed) >= this.turn_bytes {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if this.is_full(cx) {
+                return Poll::Pending;
+            }
+            let before = out.filled().len();
+            let read = Pin::new(&mut this.read).poll_read(cx, out);
+            this.turn.0.fetch_add(out.filled().len() - before, Relaxed);
+            return read;
         }
         let n = this.ahead.len().min(out.remaining());
         out.put_slice(&this.ahead[..n]);

@@ -10,6 +10,7 @@
 //! the receiver, and the handler's next send fails: that is how it learns of it.
 
 use crate::{
+    budget::{Meter, Share},
     grpc::{self, PREFIX_BYTES, Requests},
     metrics::{Call, Received},
     server::Phase,
@@ -17,12 +18,12 @@ use crate::{
 };
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
-use http_body_util::BodyExt;
 use prost::Message;
 use raft_node::Leadership;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -47,12 +48,20 @@ pub(crate) struct Inbound {
     max_bytes: usize,
     /// Received, but no whole message yet.
     pieces: BytesMut,
+    meter: Meter,
     received: Received,
 }
+
 impl Inbound {
-    /// The messages of a body, each bounded by `max_bytes` before it is decoded.
-    pub(crate) fn new(body: Requests, headers: HeaderMap, max_bytes: usize, received: Received) -> Self {
-        Self { body, headers, max_bytes, pieces: BytesMut::new(), received }
+    /// The messages of a body, each bounded by `max_bytes` before it is decoded; what waits of them is counted in `share`.
+    pub(crate) fn new(
+        body: Requests,
+        headers: HeaderMap,
+        max_bytes: usize,
+        share: &Arc<Share>,
+        received: Received,
+    ) -> Self {
+        Self { body, headers, max_bytes, pieces: BytesMut::new(), meter: Meter::new(share), received }
     }
 
     /// The next message; `None` when the client has sent its last. Dropping the future loses nothing.
@@ -62,10 +71,11 @@ impl Inbound {
                 self.received.message(message.len());
                 return grpc::decoded(M::decode(message)).map(Some);
             }
-            match self.body.frame().await {
+            match grpc::next_frame(&mut self.body, &mut self.meter).await? {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.pieces.extend_from_slice(&data);
+                        self.meter.hold(self.pieces.len())?;
                     }
                 }
                 Some(Err(_)) => return Err(Status::cancelled("context canceled")),
@@ -84,7 +94,10 @@ impl Inbound {
             return Ok(None);
         }
         self.pieces.advance(PREFIX_BYTES);
-        Ok(Some(self.pieces.split_to(length).freeze()))
+        let message = self.pieces.split_to(length).freeze();
+        // Less than before: it fits.
+        let _ = self.meter.hold(self.pieces.len());
+        Ok(Some(message))
     }
 }
 

@@ -482,3 +482,24 @@ async fn transactions_are_nested_as_deep_as_their_budget_goes() {
     );
     server.put("after", "v").await;
 }
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_is_closed_and_those_that_are_there_go_on() {
+    let limits = Limits { connections_max: 4, ..Limits::default() };
+    let server = Server::with(0, limits).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    for _ in 0..20 {
+        let mut beyond = TcpStream::connect(server.address).await.unwrap();
+        assert_eq!(beyond.read(&mut [0]).await.unwrap(), 0, "it is told at once");
+    }
+    server.put("k", "v").await;
+    // One goes, another one comes.
+    held.pop();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let page = server.http("GET /metrics").await;
+    assert!(page.contains("\nquorate_client_connections_refused_total 20\n"), "{page}");
+    assert!(page.contains("\nquorate_client_connections 4\n"), "{page}");
+}

@@ -14,7 +14,7 @@ async fn pair() -> (Socket, TcpStream, Arc<Flusher>) {
     let flusher = Arc::new(Flusher::default());
     tokio::spawn(Arc::clone(&flusher).run());
     let (stream, _) = listener.accept().await.unwrap();
-    (Socket::new(stream, Arc::clone(&flusher)), client, flusher)
+    (Socket::new(stream, Seat::free(), &Wire::default(), Arc::clone(&flusher)), client, flusher)
 }
 
 /// More than the kernel takes for a client that reads nothing.
@@ -62,7 +62,7 @@ async fn a_client_that_reads_nothing_stops_the_writer_at_the_limit() {
         }
         socket.shutdown().await.unwrap();
         let pending = lock(&socket.outgoing.pending);
-        assert!(pending.buffer.capacity() <= 4 * PENDING_BYTES_MAX);
+        assert!(pending.buffer.capacity() <= 4 * Wire::default().pending_bytes);
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!writer.is_finished(), "the writer waits for the client");

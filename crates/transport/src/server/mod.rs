@@ -46,14 +46,13 @@ use crate::{
     transport::Transport,
 };
 
-/// Connections at once. Each member holds two streams, four POST workers and a probe: this is 500 members.
-const CONNECTIONS_MAX: usize = 4096;
 /// After a failed accept (out of file descriptors, say): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) async fn serve(
     transport: Arc<Transport>,
     listener: TcpListener,
+    connections_max: usize,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut connections = JoinSet::new();
@@ -62,7 +61,7 @@ pub(crate) async fn serve(
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, from)) => {
                     connections.spawn(connection(transport.clone(), stream, from.ip()));
                 }

@@ -195,7 +195,7 @@ impl Node {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(self.transport.clone().serve(listener, shutdown));
+        let task = tokio::spawn(self.transport.clone().serve(listener, usize::MAX, shutdown));
         self.serving = Some((stop, task));
     }
 

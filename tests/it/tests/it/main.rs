@@ -12,6 +12,7 @@
 
 mod compose_file;
 mod ctl;
+mod descriptors;
 mod flags;
 mod folders;
 mod full_disk;
