@@ -2,7 +2,7 @@
 
 use super::{Hub, State, Step};
 use crate::round::{Collector, Participant, Wanted};
-use crate::{Chunk, Gone, History, READ_COST, RING_STEP_EVENTS, ROUND_WATCHERS_MAX, Response, Round};
+use crate::{Chunk, Gone, History, READ_COST, Response, Round};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -33,7 +33,7 @@ impl Hub {
         let Some(&(from, _)) = ahead.or(self.behind.first()) else { return Step::Idle };
         self.reading = true;
         let (participants, wanted) = self.gather(from);
-        Step::Read(Round { from, to: self.revision, participants, wanted })
+        Step::Read(Round { from, to: self.revision, participants, wanted, limits: self.limits })
     }
 
     /// Takes what a round found. `Gone::Compacted` is found out again, watcher by watcher, in the next step.
@@ -65,7 +65,7 @@ impl Hub {
     /// From the ring.
     fn catch_up(&mut self, from: i64, history: &dyn History) {
         let (participants, wanted) = self.gather(from);
-        let mut collector = Collector::new(&wanted, RING_STEP_EVENTS);
+        let mut collector = Collector::new(&wanted, self.limits.ring_step_events, self.limits.round_bytes);
         for at in self.ring.position(from)..self.ring.end() {
             let event = self.ring.event(at).clone();
             let (ring, mut reads) = (&mut self.ring, 0);
@@ -100,7 +100,7 @@ impl Hub {
     /// The watchers that take part in a round from this revision on.
     fn gather(&mut self, from: i64) -> (Vec<Participant>, Wanted) {
         let chosen: Vec<(i64, usize)> =
-            self.behind.range((from, 0)..).take(ROUND_WATCHERS_MAX).copied().collect();
+            self.behind.range((from, 0)..).take(self.limits.round_watchers).copied().collect();
         let (mut specs, mut places) = (Vec::new(), HashMap::new());
         let mut participants = Vec::with_capacity(chosen.len());
         for (next, at) in chosen {
@@ -142,7 +142,7 @@ impl Hub {
                 continue;
             };
             let watcher = &mut self.watchers[participant.watcher];
-            if !self.streams[watcher.stream].has_room() {
+            if !self.streams[watcher.stream].has_room(&self.limits) {
                 self.block(participant.watcher, next);
                 continue;
             }
@@ -165,7 +165,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Create, Event, RING_BYTES_MAX, ROUND_BYTES_MAX, Spec};
+    use crate::{Create, Event, Limits, Spec};
     use types::{KeyRange, Revision};
 
     /// What the version before an event takes.
@@ -205,7 +205,8 @@ mod tests {
         while matches!(hub.step(&LargeBefore), Step::Again) {
             steps += 1;
             while hub.pop(key).is_some() {}
-            assert!(hub.ring.bytes_held() <= RING_BYTES_MAX + ROUND_BYTES_MAX, "{}", hub.ring.bytes_held());
+            let Limits { ring_bytes, round_bytes, .. } = Limits::default();
+            assert!(hub.ring.bytes_held() <= ring_bytes + round_bytes, "{}", hub.ring.bytes_held());
         }
         assert!(steps > 10, "{steps}");
     }

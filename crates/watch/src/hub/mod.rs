@@ -7,7 +7,7 @@ mod tell;
 
 use crate::index::Index;
 use crate::ring::Ring;
-use crate::{RESPONSE_BYTES, Refusal, Response, Round, STREAM_BYTES_MAX, Spec, TELL_COST_MAX, UNBLOCK_MAX};
+use crate::{Limits, Refusal, Response, Round, Spec};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use tell::Telling;
@@ -91,8 +91,7 @@ pub struct Hub {
     ready: Vec<StreamKey>,
     serial: u64,
     counts: Counts,
-    /// What a step of telling may cost: [`TELL_COST_MAX`], but in tests.
-    tell_cost_max: usize,
+    limits: Limits,
 }
 
 /// What watchers with the same wishes share.
@@ -163,18 +162,23 @@ struct Stream {
 }
 
 impl Stream {
-    fn has_room(&self) -> bool {
-        self.bytes < STREAM_BYTES_MAX
+    fn has_room(&self, limits: &Limits) -> bool {
+        self.bytes < limits.stream_bytes
     }
 
-    fn takes_blocked(&self) -> bool {
-        self.bytes <= STREAM_BYTES_MAX / 2 && !self.blocked.is_empty()
+    fn takes_blocked(&self, limits: &Limits) -> bool {
+        self.bytes <= limits.stream_bytes / 2 && !self.blocked.is_empty()
     }
 }
 
 impl Hub {
     /// A hub without watchers, at the newest revision.
     pub fn new(revision: i64) -> Self {
+        Self::within(revision, Limits::default())
+    }
+
+    /// The same with bounds of its own.
+    pub fn within(revision: i64, limits: Limits) -> Self {
         Self {
             revision,
             ring: Ring::starting(revision + 1),
@@ -191,14 +195,8 @@ impl Hub {
             ready: Vec::new(),
             serial: 0,
             counts: Counts::default(),
-            tell_cost_max: TELL_COST_MAX,
+            limits,
         }
-    }
-
-    /// Smaller steps of telling, so that tests come between them.
-    #[doc(hidden)]
-    pub fn tell_in_steps_of(&mut self, cost: usize) {
-        self.tell_cost_max = cost;
     }
 
     /// The revision up to which events were published.
@@ -437,10 +435,10 @@ impl Hub {
 
     /// Lets blocked watchers try again, when the queue has room for some of them.
     fn unblock(&mut self, stream: usize) {
-        if !self.streams[stream].takes_blocked() {
+        if !self.streams[stream].takes_blocked(&self.limits) {
             return;
         }
-        let mut left = UNBLOCK_MAX;
+        let mut left = self.limits.unblock;
         while left > 0
             && let Some((at, serial)) = self.streams[stream].blocked.pop_front()
         {
@@ -500,5 +498,3 @@ impl Hub {
         }
     }
 }
-
-const _: () = assert!(RESPONSE_BYTES * UNBLOCK_MAX <= STREAM_BYTES_MAX / 2);
