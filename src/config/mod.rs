@@ -172,6 +172,12 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
         return Err(format!("{text} http://{both}").into());
     }
     let (heartbeat_ms, election_ms) = timing(raw)?;
+    let gates = raw.text("feature-gates");
+    if values::is_gate_on(gates, "LeaseCheckpointPersist") && !values::is_gate_on(gates, "LeaseCheckpoint") {
+        let text =
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
+        return Err(text.to_owned().into());
+    }
     let learners_max = usize::try_from(raw.int("max-learners"))
         .ok()
         .filter(|max| *max > 0)

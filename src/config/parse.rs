@@ -5,7 +5,7 @@
 
 use super::flags::{self, Flag, Kind, State};
 use super::values::{
-    Unreadable, check_gates, parse_bool, parse_duration, parse_int, parse_nanos, parse_uint,
+    Unreadable, check_gates, check_u32, parse_bool, parse_duration, parse_int, parse_nanos, parse_uint,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,12 +78,14 @@ impl Raw {
             Kind::Text => None,
             Kind::Bool => parse_bool(&value).is_none().then_some(Unreadable::Syntax),
             Kind::Int => parse_int(&value).err(),
+            Kind::Uint if flag.name == "max-concurrent-streams" => None,
             Kind::Uint => parse_uint(&value).err(),
             Kind::Duration => parse_nanos(&value).is_none().then_some(Unreadable::Syntax),
         };
         let why = match why {
             Some(why) => Some(why.text().to_owned()),
             None if flag.name == "feature-gates" => check_gates(&value).err(),
+            None if flag.name == "max-concurrent-streams" => check_u32(&value).err(),
             None => None,
         };
         if let Some(why) = why {
@@ -168,8 +170,10 @@ fn read_arguments(raw: &mut Raw, args: impl IntoIterator<Item = String>) -> Resu
             }
         };
         raw.set(flag, value.clone()).map_err(|why| {
-            let kind = if flag.kind == Kind::Bool { "boolean value" } else { "value" };
-            Refusal::Usage(format!("invalid {kind} {value:?} for flag -{name}: {why}"))
+            Refusal::Usage(match flag.kind {
+                Kind::Bool => format!("invalid boolean value {value:?} for -{name}: {why}"),
+                _ => format!("invalid value {value:?} for flag -{name}: {why}"),
+            })
         })?;
     }
     Ok(())
@@ -260,10 +264,13 @@ mod tests {
         check_refused("--max-txn-ops=x", Refusal::Usage(text.into()));
         let text = "invalid value \"18446744073709551616\" for flag -max-txn-ops: value out of range";
         check_refused("--max-txn-ops=18446744073709551616", Refusal::Usage(text.into()));
-        let text = "invalid boolean value \"x\" for flag -pre-vote: parse error";
+        let text = "invalid boolean value \"x\" for -pre-vote: parse error";
         check_refused("--pre-vote=x", Refusal::Usage(text.into()));
         let text = "invalid value \"No=true\" for flag -feature-gates: unrecognized feature gate: No";
         check_refused("--feature-gates=No=true", Refusal::Usage(text.into()));
+        let text = "strconv.ParseUint: parsing \"4294967296\": value out of range";
+        let text = format!("invalid value \"4294967296\" for flag -max-concurrent-streams: {text}");
+        check_refused("--max-concurrent-streams=4294967296", Refusal::Usage(text));
         check_refused("-", Refusal::Invalid("\"-\" is not a valid flag".into()));
         check_refused("-- --name=a", Refusal::Invalid("\"--name=a\" is not a valid flag".into()));
         check_refused("---name=a", Refusal::Usage("bad flag syntax: ---name=a".into()));

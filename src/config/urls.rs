@@ -89,18 +89,21 @@ pub(crate) fn listen_addresses(flag: &str, text: &str) -> Result<Vec<SocketAddr>
     for url in parse_list(flag, text)? {
         let host_port = url.host_port();
         let (host, port) = host_port.rsplit_once(':').expect("checked when it was parsed");
-        if host == "localhost" {
+        let address = if host == "localhost" {
             // As Go does: IPv4 first.
             let found =
                 host_port.to_socket_addrs().map_err(|e| Refusal::Invalid(format!("--{flag}: {url}: {e}")))?;
             let port = port.parse().expect("checked when it was parsed");
             let ipv4 = found.into_iter().find(SocketAddr::is_ipv4);
-            addresses.push(ipv4.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port))));
+            ipv4.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
         } else {
             let address = host_port.parse();
-            addresses.push(address.map_err(|_| {
-                Refusal::Invalid(format!("--{flag}: expected IP in URL for binding ({url})"))
-            })?);
+            address
+                .map_err(|_| Refusal::Invalid(format!("--{flag}: expected IP in URL for binding ({url})")))?
+        };
+        // Said twice it is listened on once, as in etcd.
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
     Ok(addresses)

@@ -122,6 +122,24 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
+/// Whether a number fits the one flag of 32 bits, whose type is etcd's own and says it in `strconv`'s words.
+pub(super) fn check_u32(text: &str) -> Result<(), String> {
+    let why = match parse_uint(text) {
+        Ok(number) if u32::try_from(number).is_ok() => return Ok(()),
+        Ok(_) | Err(Unreadable::Range) => Unreadable::Range.text(),
+        Err(Unreadable::Syntax) => "invalid syntax",
+    };
+    Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
+}
+
+/// Whether a gate is on: what is said last, else its default.
+pub(super) fn is_gate_on(text: &str, name: &str) -> bool {
+    let mut said =
+        text.split(',').filter_map(|part| part.split_once('=')).filter(|(gate, _)| gate.trim() == name);
+    let default = GATES.iter().any(|(gate, is_on)| *gate == name && *is_on);
+    said.next_back().and_then(|(_, value)| parse_bool(value.trim())).unwrap_or(default)
+}
+
 /// etcd's feature gates (`server/features`), with their defaults; the last two are the library's own.
 const GATES: [(&str, bool); 11] = [
     ("StopGRPCServiceOnDefrag", false),

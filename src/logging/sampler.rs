@@ -72,7 +72,7 @@ impl Sampler {
             place.lines = 0;
         }
         place.lines += 1;
-        if place.lines > first && (place.lines - first) % thereafter.max(1) != 0 {
+        if place.lines > first && !(place.lines - first).is_multiple_of(thereafter.max(1)) {
             place.left_out += 1;
             return Verdict::LeaveOut;
         }

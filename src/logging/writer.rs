@@ -15,16 +15,16 @@ use std::{io, thread};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queue {
     /// Lines. Default 4,096: what thirty places in the code may say in a second, sampled.
-    pub(crate) lines_max: usize,
+    pub(crate) lines: usize,
     /// Their bytes. Default 4 MiB.
-    pub(crate) bytes_max: usize,
+    pub(crate) bytes: usize,
     /// How long the end of the process waits for the output. Default two seconds.
-    pub(crate) flush_max: Duration,
+    pub(crate) flush: Duration,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { lines_max: 4_096, bytes_max: 4 << 20, flush_max: Duration::from_secs(2) }
+        Self { lines: 4_096, bytes: 4 << 20, flush: Duration::from_secs(2) }
     }
 }
 
@@ -59,7 +59,7 @@ impl Writer {
         outputs: Vec<Box<dyn Write + Send>>,
         lost: Arc<Lost>,
     ) -> io::Result<Self> {
-        let (sender, items) = sync_channel(queue.lines_max);
+        let (sender, items) = sync_channel(queue.lines);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let waiting = Arc::clone(&waiting_bytes);
         thread::Builder::new().name("log".to_owned()).spawn(move || write(&items, &waiting, outputs))?;
@@ -69,7 +69,7 @@ impl Writer {
     /// Queues a line, or drops it where the queue is full. Never waits.
     pub(super) fn line(&self, line: String) {
         let bytes = line.len();
-        let is_full = self.waiting_bytes.fetch_add(bytes, Relaxed) + bytes > self.queue.bytes_max;
+        let is_full = self.waiting_bytes.fetch_add(bytes, Relaxed) + bytes > self.queue.bytes;
         if is_full || self.sender().try_send(Item::Line(line.into_bytes())).is_err() {
             self.waiting_bytes.fetch_sub(bytes, Relaxed);
             self.lost.dropped.fetch_add(1, Relaxed);
@@ -81,7 +81,7 @@ impl Writer {
         let (done, wait) = sync_channel(0);
         let mut item = Item::Flush(done);
         let pause = Duration::from_millis(1);
-        let mut left = self.queue.flush_max;
+        let mut left = self.queue.flush;
         loop {
             match self.sender().try_send(item) {
                 Ok(()) => break,
@@ -114,7 +114,6 @@ fn write(items: &Receiver<Item>, waiting_bytes: &AtomicUsize, mut outputs: Vec<B
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::{Sender, channel};
 
     /// An output that waits before each write until it is told to go on.
     struct Stuck(Receiver<()>, Arc<Mutex<Vec<u8>>>);
@@ -131,8 +130,10 @@ mod tests {
         }
     }
 
-    fn stuck(queue: Queue) -> (Writer, Sender<()>, Arc<Mutex<Vec<u8>>>, Arc<Lost>) {
-        let (go, wait) = channel();
+    type Written = Arc<Mutex<Vec<u8>>>;
+
+    fn stuck(queue: Queue) -> (Writer, SyncSender<()>, Written, Arc<Lost>) {
+        let (go, wait) = sync_channel(1);
         let (written, lost) = (Arc::default(), Arc::new(Lost::default()));
         let output = Box::new(Stuck(wait, Arc::clone(&written)));
         let writer = Writer::start(queue, vec![output], Arc::clone(&lost)).expect("a thread");
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn an_output_that_stands_still_stops_nobody_and_what_it_missed_is_counted() {
-        let queue = Queue { lines_max: 8, flush_max: Duration::from_millis(50), ..Queue::default() };
+        let queue = Queue { lines: 8, flush: Duration::from_millis(50), ..Queue::default() };
         let (writer, go, written, lost) = stuck(queue);
         for number in 0..100 {
             writer.line(format!("{number}\n"));
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn long_lines_count_by_their_bytes() {
-        let queue = Queue { bytes_max: 1_000, flush_max: Duration::from_millis(50), ..Queue::default() };
+        let queue = Queue { bytes: 1_000, flush: Duration::from_millis(50), ..Queue::default() };
         let (writer, go, _, lost) = stuck(queue);
         for _ in 0..10 {
             writer.line("x".repeat(300));

@@ -39,11 +39,14 @@ use tokio::{
 };
 use tonic::Status;
 
-/// Pieces that an answer is handed to HTTP in, in bytes: what a reader that stops holds beyond recall.
+/// Pieces that an answer is handed to HTTP in, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// From this size on pieces are copies: else the last of them would hold the whole answer. Copying costs a list of this
-/// size a tenth of what making it did.
+/// The first piece, in bytes, which is a copy: HTTP takes it whether the client reads or not.
+const FIRST_PIECE_BYTES: usize = 16 << 10;
+
+/// From this size on all pieces are copies: else one that HTTP has would hold the whole answer. Copying costs a list of this
+/// size a tenth of what making it did; of smaller ones the connection is cut where nothing else gives the bytes back.
 const COPIED_BYTES_MIN: usize = 4 << 20;
 
 /// Bounds of one kind of bytes.
@@ -123,7 +126,7 @@ impl Budget {
 
     /// A connection's share.
     pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
-        Arc::new(Share { budget: Arc::clone(self), used: AtomicUsize::new(0) })
+        Arc::new(Share { budget: Arc::clone(self), used: AtomicUsize::new(0), cut: Arc::default() })
     }
 
     /// Bytes held now.
@@ -206,10 +209,20 @@ impl Budget {
     fn take_back(&self) {
         for slot in self.slots() {
             let mut rest = lock(&slot.0);
-            if rest.since.is_none_or(|since| since.elapsed() < self.options.stall) {
+            let Some(since) = rest.since else {
+                // It came after those who wait.
+                (rest.since, rest.moved) = (Some(Instant::now()), 0);
+                continue;
+            };
+            if since.elapsed() < self.options.stall {
                 continue;
             }
-            if rest.moved < self.options.pace_bytes.min(rest.bytes.len()) {
+            if rest.is_taken_back {
+                if rest.is_shared {
+                    // A piece that HTTP has holds all of it.
+                    rest.cut.notify_one();
+                }
+            } else if rest.moved < self.options.pace_bytes.min(rest.bytes.len().max(1)) {
                 rest.bytes = Bytes::new();
                 rest.is_taken_back = true;
                 self.refused.fetch_add(1, Relaxed);
@@ -224,12 +237,24 @@ impl Budget {
 pub(crate) struct Share {
     budget: Arc<Budget>,
     used: AtomicUsize,
+    /// Told when the connection is to end.
+    cut: Arc<Notify>,
 }
 
 impl Share {
+    /// Whether this connection is to read first.
     fn is_full(&self) -> bool {
         let (used, most) = (self.used.load(Relaxed), self.budget.options.connection_bytes);
         used >= most || (used >= most / CROWDED_SHARE && !self.budget.has_room())
+    }
+
+    /// Waits, rarely, until this connection has read enough of what it holds.
+    pub(crate) async fn turn(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
+        if self.is_full() {
+            // Boxed: it is in the task of every call.
+            Box::pin(self.room(deadline)).await?;
+        }
+        Ok(())
     }
 
     /// Waits until this connection has read enough of what it holds.
@@ -249,6 +274,11 @@ impl Share {
         Bytes::from_owner(Charged { bytes: answer, _charge: charge })
     }
 
+    /// Tells whoever runs the connection to end it, for it holds what it does not read.
+    pub(crate) fn cut(&self) -> Arc<Notify> {
+        Arc::clone(&self.cut)
+    }
+
     /// Counts bytes that are there already.
     fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         let mut charge = Charge { share: Arc::clone(self), bytes: 0 };
@@ -265,7 +295,9 @@ impl Share {
         // The charge goes with the memory: when the last piece of it does.
         let bytes = Bytes::from_owner(Charged { bytes: answer, _charge: charge });
         let rest = Rest {
-            is_copied: bytes.len() >= COPIED_BYTES_MIN,
+            whole: bytes.len(),
+            is_shared: false,
+            cut: self.cut(),
             bytes,
             since: None,
             moved: 0,
@@ -297,7 +329,7 @@ impl Charge {
 
     /// Counts more, or says that there is no room.
     fn try_add(&mut self, bytes: usize) -> bool {
-        let Share { budget, used } = &*self.share;
+        let Share { budget, used, .. } = &*self.share;
         let fits = used.load(Relaxed) + bytes <= budget.options.connection_bytes
             && budget.used() + bytes <= budget.options.total_bytes;
         if fits {
@@ -336,7 +368,11 @@ struct Slot(Mutex<Rest>);
 #[derive(Debug)]
 struct Rest {
     bytes: Bytes,
-    is_copied: bool,
+    /// Its length at the beginning.
+    whole: usize,
+    /// Whether HTTP was given a piece of this very memory.
+    is_shared: bool,
+    cut: Arc<Notify>,
     /// Since when `moved` is counted; never while nobody waits.
     since: Option<Instant>,
     moved: usize,
@@ -354,13 +390,21 @@ impl Held {
         if rest.is_taken_back {
             return Err(exhausted());
         }
-        let length = rest.bytes.len().min(PIECE_BYTES);
+        let (is_first, is_large) = (rest.bytes.len() == rest.whole, rest.whole >= COPIED_BYTES_MIN);
+        let length = rest.bytes.len().min(if is_first { FIRST_PIECE_BYTES } else { PIECE_BYTES });
         if length == 0 {
             return Ok(None);
         }
-        rest.moved += length;
+        if !is_first {
+            // Its reader took the one before.
+            rest.moved += length;
+        }
         let piece = rest.bytes.split_to(length);
-        Ok(Some(if rest.is_copied { Bytes::copy_from_slice(&piece) } else { piece }))
+        if is_large || is_first {
+            return Ok(Some(Bytes::copy_from_slice(&piece)));
+        }
+        rest.is_shared = true;
+        Ok(Some(piece))
     }
 
     /// Bytes that are left.

@@ -264,8 +264,8 @@ impl Reply {
         Self::head(Self::Message(Some(message)))
     }
 
-    /// The same, its bytes counted where they are many: as an answer, or as a value.
-    pub(crate) fn counted(message: Bytes, answers: &Arc<Share>, values: &Arc<Share>) -> http::Response<Self> {
+    /// The same for a read that had to find room for its answer.
+    pub(crate) fn held(message: Bytes, answers: &Arc<Share>, values: &Arc<Share>) -> http::Response<Self> {
         match answers.hold(message) {
             Ok(held) => Self::head(Self::Held(held)),
             Err(smaller) => Self::unary(values.count(smaller)),

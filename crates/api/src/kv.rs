@@ -3,7 +3,7 @@
 //! Writes are proposed and answered from what their entry did. Reads take one [`mvcc::View`] and no lock; unless
 //! serializable, a barrier comes first: leadership confirmed, and everything committed by then applied here.
 
-use crate::{Api, grpc, parse, slow, status, status::Known};
+use crate::{Api, budget::Share, grpc, parse, slow, status, status::Known};
 use bytes::Bytes;
 use machine::Response;
 use proto::etcdserverpb::{
@@ -24,36 +24,41 @@ const COMPACTION_POLL: Duration = Duration::from_millis(5);
 /// When the caller stops waiting; `None` leaves it to the node's own request timeout.
 pub(crate) type Deadline = Option<Instant>;
 
-/// `Range`.
+/// `Range`. `values` is what the connection holds of small answers.
 pub(crate) async fn range(
     api: &Arc<Api>,
+    values: &Share,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     parse::range(&request)?;
-    checked_range(api, deadline, request).await
+    checked_range(api, values, deadline, request).await
 }
 
 /// A range that no check of a client's applies to any more.
 pub(crate) async fn checked_range(
     api: &Arc<Api>,
+    values: &Share,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     let start = Instant::now();
-    let answer = barrier_and_range(api, deadline, request).await;
+    let answer = barrier_and_range(api, values, deadline, request).await;
     api.metrics.durations.range_request.observe(start, &answer);
     answer
 }
 
 async fn barrier_and_range(
     api: &Arc<Api>,
+    values: &Share,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     if !request.serializable {
         barrier(api, deadline).await?;
     }
+    // After the barrier: those that waited for it together would all find room before any of them has taken it.
+    values.turn(deadline).await?;
     if slow::is_long(&request, &api.shared) {
         let own = Arc::clone(api);
         return Box::pin(api.slow.read(&api.answers, deadline, move || range_now(&own, &request))).await;
@@ -112,10 +117,15 @@ pub(crate) async fn delete(
 }
 
 /// `Txn`. One that only reads never enters the log; one without operations does not even need a quorum.
-pub(crate) async fn txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
+pub(crate) async fn txn(
+    api: &Arc<Api>,
+    values: &Share,
+    deadline: Deadline,
+    request: TxnRequest,
+) -> Result<Bytes, Status> {
     admit_txn(api, deadline, &request).await?;
     if machine::kv::is_read_only(&request) {
-        return read_txn(api, deadline, request).await;
+        return read_txn(api, values, deadline, request).await;
     }
     log_txn(api, deadline, request).await.map(|answer| grpc::encode(&answer))
 }
@@ -145,10 +155,16 @@ async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<T
     }
 }
 
-async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
+async fn read_txn(
+    api: &Arc<Api>,
+    values: &Share,
+    deadline: Deadline,
+    request: TxnRequest,
+) -> Result<Bytes, Status> {
     if !machine::kv::is_serializable(&request) {
         barrier(api, deadline).await?;
     }
+    values.turn(deadline).await?;
     let start = Instant::now();
     let answer = if slow::is_long_txn(&request, &api.shared) {
         let own = Arc::clone(api);

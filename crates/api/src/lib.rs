@@ -118,7 +118,7 @@ pub struct Limits {
     /// The same of small ones.
     pub values: InFlight,
     /// What a connection may take.
-    pub wire: Wire,
+    pub wire: Arc<Wire>,
     /// What HTTP/1.1 has.
     pub http: Http,
     /// What `/metrics` shows.
@@ -166,7 +166,7 @@ impl Default for Limits {
             requests: InFlight::default(),
             answers: InFlight::default(),
             values: InFlight::values(),
-            wire: Wire::default(),
+            wire: Arc::default(),
             http: Http::default(),
             shown: Shown::default(),
         }

@@ -11,6 +11,7 @@ use crate::{
     range_stream,
     server::Phase,
     snapshot,
+    socket::Turn,
     status::{self, Known},
     streams::{self, Channel, Ending, Feed, Inbound, Outgoing},
 };
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     version: OnceLock<SeenVersion>,
     /// Says when the server goes down, for streams that have no end of their own.
     phase: watch::Receiver<Phase>,
+    /// Told of calls that were given up.
+    turn: Turn,
     /// What it holds of requests that are not whole.
     requests: Arc<Share>,
     /// What it holds of answers that are not read.
@@ -44,9 +47,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(api: Arc<Api>, phase: watch::Receiver<Phase>) -> Self {
+    pub(crate) fn new(api: Arc<Api>, turn: Turn, phase: watch::Receiver<Phase>) -> Self {
         let (requests, answers, values) = (api.requests.share(), api.answers.share(), api.values.share());
-        Self { api, version: OnceLock::new(), phase, requests, answers, values }
+        Self { api, version: OnceLock::new(), turn, phase, requests, answers, values }
     }
 
     /// What it holds of requests that are not whole.
@@ -137,7 +140,12 @@ impl Open<'_> {
 
     async fn bytes(&self, body: Requests) -> Result<Bytes, Status> {
         let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        grpc::read(body, &self.parts.headers, max_bytes, &self.call, &self.connection.requests).await
+        let read = grpc::read(body, &self.parts.headers, max_bytes, &self.call, &self.connection.requests);
+        read.await.inspect_err(|status| {
+            if status.code() == Code::Cancelled {
+                self.connection.turn.given_up();
+            }
+        })
     }
 
     /// etcd's interceptors, in their order.
@@ -204,10 +212,15 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 /// One message in, one out.
 async fn unary(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     match answer(&open, body).await {
-        Ok(message) => {
+        Ok(answer) => {
+            let (Answer::Read(message) | Answer::Other(message)) = &answer;
             open.call.sent(message.len() - PREFIX_BYTES);
             open.call.end(Code::Ok);
-            Reply::counted(message, &open.connection.answers, &open.connection.values)
+            let Connection { answers, values, .. } = &**open.connection;
+            match answer {
+                Answer::Read(message) => Reply::held(message, answers, values),
+                Answer::Other(message) => Reply::unary(values.count(message)),
+            }
         }
         Err(status) => {
             open.call.end(status.code());
@@ -216,31 +229,45 @@ async fn unary(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     }
 }
 
+/// What a call answers, by how its bytes are bounded.
+enum Answer {
+    /// A read's: where it is large, there was room for it before it was made.
+    Read(Bytes),
+    /// Anything else: a connection that holds too many of these waits for itself.
+    Other(Bytes),
+}
+
 /// The frequent calls run in the stream's own task as they are; the others are boxed, so that they do not make every
 /// task as large as the largest of them.
-async fn answer(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
+async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
     let api = open.api();
-    match open.method {
+    let values = &open.connection.values;
+    let answer = match open.method {
         Method::Put => {
             let request = open.read(body, |_| false).await?;
+            values.turn(None).await?;
             kv::put(api, grpc::deadline(&open.parts.headers), request).await
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
-            open.connection.values.room(grpc::deadline(&open.parts.headers)).await?;
-            kv::range(api, grpc::deadline(&open.parts.headers), request).await
+            return kv::range(api, values, grpc::deadline(&open.parts.headers), request)
+                .await
+                .map(Answer::Read);
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
-            open.connection.values.room(grpc::deadline(&open.parts.headers)).await?;
-            kv::txn(api, grpc::deadline(&open.parts.headers), request).await
+            let is_read = machine::kv::is_read_only(&request);
+            let answer = kv::txn(api, values, grpc::deadline(&open.parts.headers), request).await?;
+            return Ok(if is_read { Answer::Read(answer) } else { Answer::Other(answer) });
         }
         Method::DeleteRange => {
             let request = open.read(body, |_| false).await?;
+            values.turn(None).await?;
             kv::delete_range(api, grpc::deadline(&open.parts.headers), request).await
         }
         _ => Box::pin(rare(open, body)).await,
-    }
+    };
+    answer.map(Answer::Other)
 }
 
 async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
@@ -353,7 +380,10 @@ fn converse(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     let begun = open.admit(&open.parts.headers, false).and_then(|()| {
         let max_bytes = open.api().limits.max_request_bytes + OVERHEAD_BYTES;
         let (headers, share) = (open.parts.headers.clone(), &open.connection.requests);
-        begin(&open, Inbound::new(body, headers, max_bytes, share, open.call.receiver()))
+        begin(
+            &open,
+            Inbound::new(body, headers, max_bytes, share, open.call.receiver()).of(&open.connection.turn),
+        )
     });
     match begun {
         Ok(feed) => {

@@ -32,7 +32,7 @@ use std::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{sleep, timeout},
 };
 
@@ -105,15 +105,14 @@ pub async fn serve(
             biased;
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match shared.api.connections.seat(traffic, &shared.api.log) {
-                    Some(seat) => {
+                Ok((stream, _)) => {
+                    if let Some(seat) = shared.api.connections.seat(traffic, &shared.api.log) {
                         tokio::spawn(connection(Arc::clone(&shared), stream, seat, alive.clone()));
-                    }
-                    None => {
+                    } else {
                         drop(stream);
                         sleep(REFUSED_PAUSE).await;
                     }
-                },
+                }
                 Err(error) => {
                     slog::warn!(shared.api.log, "cannot accept a client"; "error" => %error);
                     sleep(ACCEPT_PAUSE).await;
@@ -198,24 +197,25 @@ async fn connection(listener: Arc<Listener>, stream: TcpStream, seat: Seat, _ali
     // It said nothing, or went away: nobody to tell.
     let Ok(Ok(speaks)) = speaks else { return };
     let api = Arc::clone(&listener.api);
-    let shared = Arc::new(Connection::new(Arc::clone(&api), listener.phase.clone()));
+    let shared = Arc::new(Connection::new(Arc::clone(&api), turn.clone(), listener.phase.clone()));
+    let cut = shared.answers().cut();
     match (listener.traffic, speaks) {
         (Traffic::All | Traffic::Grpc, Protocol::Http2) => {
             let service = service_fn(move |request: http::Request<_>| {
                 router::serve(Arc::clone(&shared), request.map(Requests::Wire))
             });
             let served = listener.http2.serve_connection(TokioIo::new(socket), service);
-            drive(served, http2::Connection::graceful_shutdown, turn, phase).await;
+            drive(served, http2::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         (Traffic::All | Traffic::Http, Protocol::Http1) => {
             let service = service_fn(move |request| metered::serve(Arc::clone(&shared), request));
             let served = listener.http1.serve_connection(TokioIo::new(socket), service);
-            drive(served, http1::Connection::graceful_shutdown, turn, phase).await;
+            drive(served, http1::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         (Traffic::Metrics, Protocol::Http1) => {
             let service = service_fn(move |request| front::monitor(Arc::clone(&api), request));
             let served = listener.http1.serve_connection(TokioIo::new(socket), service);
-            drive(served, http1::Connection::graceful_shutdown, turn, phase).await;
+            drive(served, http1::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         // As etcd: the connection ends without a word.
         (Traffic::Grpc, Protocol::Http1) | (Traffic::Http | Traffic::Metrics, Protocol::Http2) => {}
@@ -227,6 +227,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     finish: fn(Pin<&mut C>),
     turn: Turn,
+    cut: Arc<Notify>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut connection = pin!(connection);
@@ -234,11 +235,13 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         biased;
         // Errors here are the client's: it went away, or spoke nonsense and has been told so.
         _ = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => return,
+        () = cut.notified() => return,
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => {}
     }
     finish(connection.as_mut());
     tokio::select! {
         _ = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => {}
+        () = cut.notified() => {}
         _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
     }
 }

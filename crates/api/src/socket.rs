@@ -30,14 +30,14 @@ use crate::{connections::Seat, wire::Wire};
 use bytes::{Buf, Bytes};
 use std::{
     collections::VecDeque,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io, mem,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::{
@@ -46,6 +46,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::{Instant, Sleep, sleep},
 };
 
 /// From this size on, what is written while nothing waits goes to the socket directly: copying it would cost more than
@@ -234,14 +235,56 @@ async fn drain(outgoing: Arc<Outgoing>) {
     }
 }
 
-/// Counts what a connection has read in its turn.
+/// What a connection has read in its turn, and what came of it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Turn(Arc<AtomicUsize>);
+pub(crate) struct Turn(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicUsize,
+    given_up: AtomicUsize,
+}
 
 impl Turn {
     /// The connection's task has its turn: it may read again.
     pub(crate) fn begin(&self) {
-        self.0.store(0, Relaxed);
+        self.0.read.store(0, Relaxed);
+    }
+
+    /// The client gave up a call before it was whole.
+    pub(crate) fn given_up(&self) {
+        self.0.given_up.fetch_add(1, Relaxed);
+    }
+}
+
+/// Calls that are begun and given up at once cost us more than their client. It may do so many of them in a row; then it
+/// is read from with pauses, at a rate that leaves others their time. Nobody is sent away for it.
+#[derive(Debug)]
+struct Patience {
+    left: usize,
+    since: Instant,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// At the beginning of a turn: ready when it may read.
+    fn poll(&mut self, given_up: usize, wire: &Wire, cx: &mut Context<'_>) -> Poll<()> {
+        if given_up > 0 {
+            let back = self.since.elapsed().as_millis() * wire.given_up_rate as u128 / 1_000;
+            if back > 0 {
+                let left = self.left.saturating_add(usize::try_from(back).unwrap_or(usize::MAX));
+                (self.left, self.since) = (left.min(wire.given_up), Instant::now());
+            }
+            self.left = self.left.saturating_sub(given_up);
+            if self.left == 0 {
+                self.pause = Some(Box::pin(sleep(wire.given_up_pause)));
+            }
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
     }
 }
 
@@ -249,8 +292,8 @@ impl Turn {
 pub(crate) struct Socket {
     read: OwnedReadHalf,
     turn: Turn,
-    turn_bytes: usize,
-    pending_bytes: usize,
+    patience: Patience,
+    wire: Arc<Wire>,
     /// Read already, to find out what the client speaks.
     ahead: Bytes,
     outgoing: Arc<Outgoing>,
@@ -258,7 +301,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, seat: Seat, wire: &Wire, flusher: Arc<Flusher>) -> Self {
+    pub(crate) fn new(stream: TcpStream, seat: Seat, wire: &Arc<Wire>, flusher: Arc<Flusher>) -> Self {
         let (read, half) = stream.into_split();
         let outgoing = Outgoing {
             half,
@@ -270,8 +313,8 @@ impl Socket {
         Self {
             read,
             turn: Turn::default(),
-            turn_bytes: wire.turn_bytes,
-            pending_bytes: wire.pending_bytes,
+            patience: Patience { left: wire.given_up, since: Instant::now(), pause: None },
+            wire: Arc::clone(wire),
             ahead: Bytes::new(),
             outgoing: Arc::new(outgoing),
             flusher,
@@ -291,7 +334,7 @@ impl Socket {
     /// Whether nothing more can be written; then the connection is woken when something can. Its one task reads and writes.
     fn is_full(&self, cx: &Context<'_>) -> bool {
         let mut pending = lock(&self.outgoing.pending);
-        let is_full = pending.failed.is_none() && pending.waiting() >= self.pending_bytes;
+        let is_full = pending.failed.is_none() && pending.waiting() >= self.wire.pending_bytes;
         if is_full {
             pending.waiter = Some(cx.waker().clone());
         }
@@ -308,7 +351,7 @@ impl Socket {
                 other => return Poll::Ready(other),
             }
         }
-        let mut room = self.pending_bytes.saturating_sub(pending.waiting());
+        let mut room = self.wire.pending_bytes.saturating_sub(pending.waiting());
         if room == 0 {
             pending.waiter = Some(cx.waker().clone());
             return Poll::Pending;
@@ -343,16 +386,19 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
-            if this.turn.0.load(Relaxed) >= this.turn_bytes {
+            let counts = &this.turn.0;
+            if counts.read.load(Relaxed) >= this.wire.turn_bytes {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            let given_up = counts.given_up.swap(0, Relaxed);
+            ready!(this.patience.poll(given_up, &this.wire, cx));
             if this.is_full(cx) {
                 return Poll::Pending;
             }
             let before = out.filled().len();
             let read = Pin::new(&mut this.read).poll_read(cx, out);
-            this.turn.0.fetch_add(out.filled().len() - before, Relaxed);
+            counts.read.fetch_add(out.filled().len() - before, Relaxed);
             return read;
         }
         let n = this.ahead.len().min(out.remaining());

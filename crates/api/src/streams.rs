@@ -14,6 +14,7 @@ use crate::{
     grpc::{self, PREFIX_BYTES, Requests},
     metrics::{Call, Received},
     server::Phase,
+    socket::Turn,
     status::Known,
 };
 use bytes::{Buf, Bytes, BytesMut};
@@ -50,6 +51,8 @@ pub(crate) struct Inbound {
     pieces: BytesMut,
     meter: Meter,
     received: Received,
+    /// Told when the client gives up.
+    turn: Turn,
 }
 
 impl Inbound {
@@ -61,7 +64,20 @@ impl Inbound {
         share: &Arc<Share>,
         received: Received,
     ) -> Self {
-        Self { body, headers, max_bytes, pieces: BytesMut::new(), meter: Meter::new(share), received }
+        Self {
+            body,
+            headers,
+            max_bytes,
+            pieces: BytesMut::new(),
+            meter: Meter::new(share),
+            received,
+            turn: Turn::default(),
+        }
+    }
+
+    /// The same on a connection that counts what its client gives up.
+    pub(crate) fn of(self, turn: &Turn) -> Self {
+        Self { turn: turn.clone(), ..self }
     }
 
     /// The next message; `None` when the client has sent its last. Dropping the future loses nothing.
@@ -78,7 +94,10 @@ impl Inbound {
                         self.meter.hold(self.pieces.len())?;
                     }
                 }
-                Some(Err(_)) => return Err(Status::cancelled("context canceled")),
+                Some(Err(_)) => {
+                    self.turn.given_up();
+                    return Err(Status::cancelled("context canceled"));
+                }
                 None if self.pieces.is_empty() => return Ok(None),
                 // grpc-go's io.ErrUnexpectedEOF.
                 None => return Err(Status::internal("unexpected EOF")),

@@ -23,6 +23,13 @@ pub struct Wire {
     /// Default 2,048: more than fit in what a turn reads and the frame that it ends in, so that a client that cancels
     /// thousands of calls at once (deadlines passing while a disk stalls) is never taken for an attacker.
     pub pending_resets: usize,
+    /// Calls that a client begins and gives up before they are whole, in a row. Default 8,192: twice what deadlines that pass
+    /// during a pause were seen to do. Then [`Self::given_up_pause`] comes before each turn.
+    pub given_up: usize,
+    /// So many of them are forgotten in a second. Default 1,000.
+    pub given_up_rate: usize,
+    /// How long nothing is read from who does more. Default 50 ms: some 5,000 of them in a second, a twentieth of a core.
+    pub given_up_pause: Duration,
     /// How long a new connection may take to say what it speaks. Default two minutes: grpc-go's connection timeout.
     pub first_bytes: Duration,
     /// How long an HTTP/1.1 client may take for a request's head. Default five minutes: etcd's `ReadHeaderTimeout`.
@@ -47,6 +54,9 @@ impl Default for Wire {
             connection_window_bytes: 4 << 20,
             headers_bytes: 256 << 10,
             pending_resets: 2_048,
+            given_up: 8_192,
+            given_up_rate: 1_000,
+            given_up_pause: Duration::from_millis(50),
             first_bytes: Duration::from_mins(2),
             http1_head: Duration::from_mins(5),
             http1_head_bytes: 1 << 20,

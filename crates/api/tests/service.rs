@@ -22,6 +22,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 use types::MemberId;
 use wal::{MemDisk, Wal};
 
+mod holding;
 mod watching;
 
 const MEMBER: u64 = 0x1234;
@@ -481,25 +482,4 @@ async fn transactions_are_nested_as_deep_as_their_budget_goes() {
         "grpc: error unmarshalling request: transactions are nested deeper than 1000 levels",
     );
     server.put("after", "v").await;
-}
-
-#[tokio::test]
-async fn a_connection_beyond_the_limit_is_closed_and_those_that_are_there_go_on() {
-    let limits = Limits { connections_max: 4, ..Limits::default() };
-    let server = Server::with(0, limits).await;
-    let mut held = Vec::new();
-    for _ in 0..3 {
-        held.push(TcpStream::connect(server.address).await.unwrap());
-    }
-    for _ in 0..20 {
-        let mut beyond = TcpStream::connect(server.address).await.unwrap();
-        assert_eq!(beyond.read(&mut [0]).await.unwrap(), 0, "it is told at once");
-    }
-    server.put("k", "v").await;
-    // One goes, another one comes.
-    held.pop();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let page = server.http("GET /metrics").await;
-    assert!(page.contains("\nquorate_client_connections_refused_total 20\n"), "{page}");
-    assert!(page.contains("\nquorate_client_connections 4\n"), "{page}");
 }

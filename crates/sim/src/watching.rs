@@ -48,7 +48,7 @@ impl Watching {
         let mut rng = Rng::new(seed);
         // Mostly in smaller steps than a server's, so that more comes between.
         let limits = watch::Limits { tell_cost: *rng.pick(&[2, 5, 20, 512]), ..watch::Limits::default() };
-        let mut hub = Hub::within(shared.view().revision(), limits);
+        let hub = Hub::within(shared.view().revision(), limits);
         Self { hub, shared, rng, held: None }
     }
 

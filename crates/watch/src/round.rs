@@ -1,7 +1,7 @@
 //! A piece of history, read once for many watchers.
 
 use crate::index::Index;
-use crate::{Event, Gone, History, Limits, Spec};
+use crate::{Event, Gone, History, Spec};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
 
@@ -15,7 +15,9 @@ pub struct Round {
     pub(crate) to: i64,
     pub(crate) participants: Vec<Participant>,
     pub(crate) wanted: Wanted,
-    pub(crate) limits: Limits,
+    /// Rows that it looks at, and bytes of events that it finds.
+    pub(crate) rows_max: usize,
+    pub(crate) bytes_max: usize,
 }
 
 /// A watcher that takes part.
@@ -31,7 +33,7 @@ pub(crate) struct Participant {
 impl Round {
     /// Reads a bounded piece.
     pub fn read(&self, history: &dyn History) -> Result<Chunk, Gone> {
-        let mut collector = Collector::new(&self.wanted, self.limits.round_rows, self.limits.round_bytes);
+        let mut collector = Collector::new(&self.wanted, self.rows_max, self.bytes_max);
         let mut failed = None;
         history.events(self.from, self.to, &mut |event| {
             let step = collector.take(&event, &mut |previous| {

@@ -2,7 +2,7 @@
 
 use super::{Hub, State, Step};
 use crate::round::{Collector, Participant, Wanted};
-use crate::{Chunk, Gone, History, READ_COST, Response, Round};
+use crate::{Chunk, Gone, History, Limits, READ_COST, Response, Round};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -33,7 +33,8 @@ impl Hub {
         let Some(&(from, _)) = ahead.or(self.behind.first()) else { return Step::Idle };
         self.reading = true;
         let (participants, wanted) = self.gather(from);
-        Step::Read(Round { from, to: self.revision, participants, wanted, limits: self.limits })
+        let Limits { round_rows: rows_max, round_bytes: bytes_max, .. } = self.limits;
+        Step::Read(Round { from, to: self.revision, participants, wanted, rows_max, bytes_max })
     }
 
     /// Takes what a round found. `Gone::Compacted` is found out again, watcher by watcher, in the next step.
@@ -165,7 +166,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Create, Event, Limits, Spec};
+    use crate::{Create, Event, Spec};
     use types::{KeyRange, Revision};
 
     /// What the version before an event takes.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use harness::{Cluster, Options, server_binary};
 
-use crate::support::{get, is_etcd, put, run, talk};
+use crate::support::{get, is_etcd, metric, put, run};
 
 /// Descriptors that a member may hold.
 const LIMIT: usize = 256;
@@ -59,14 +59,6 @@ fn idle(port: u16) -> anyhow::Result<Vec<TcpStream>> {
     Ok(open)
 }
 
-/// A metric's value at a member.
-fn metric(port: u16, name: &str) -> anyhow::Result<f64> {
-    let page = talk(port, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-    let page = String::from_utf8_lossy(&page).into_owned();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-    Ok(line.with_context(|| format!("no {name} in {page}"))?.trim().parse()?)
-}
-
 #[test]
 fn four_hundred_idle_connections_take_no_file_from_the_store_and_none_from_the_peers() {
     if is_etcd() {
@@ -101,7 +93,7 @@ fn four_hundred_idle_connections_take_no_file_from_the_store_and_none_from_the_p
         put(&client, 0, "after", "2").await?;
         ensure!(get(&cluster.client(), 2, "after").await? == Some("2".to_owned()), "member 2 lags");
         for number in 0..2 {
-            ensure!(cluster.member(number).is_running(), "member {number} ended");
+            ensure!(cluster.member(number).process()?.ended()?.is_none(), "member {number} ended");
         }
         // Places that come free are given away again.
         held.clear();

@@ -22,4 +22,5 @@ mod maintenance;
 mod mixed;
 mod requests;
 mod rubbish;
+mod signals;
 mod support;
