@@ -100,6 +100,8 @@ pub struct Limits {
     /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
     /// space. One minute; etcd waits for ever.
     pub snapshot_stall_max: Duration,
+    /// How much JSON is read and written where.
+    pub json: gateway::WorkLimits,
     /// What HTTP/1.1 has.
     pub http: Http,
     /// What `/metrics` shows.
@@ -142,6 +144,7 @@ impl Default for Limits {
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
             snapshot_stall_max: Duration::from_mins(1),
+            json: gateway::WorkLimits::default(),
             http: Http::default(),
             shown: Shown::default(),
         }
@@ -179,7 +182,10 @@ impl Api {
     ) -> Arc<Self> {
         let metrics = Metrics::new(&identity, shared.quota(), &limits.shown);
         let access = Access::new(&limits.http.origins, &limits.http.hosts);
-        let gateway = limits.http.gateway.then(|| Gateway::new(limits.max_request_bytes + OVERHEAD_BYTES));
+        let gateway = {
+            let max_message_bytes = limits.max_request_bytes + OVERHEAD_BYTES;
+            limits.http.gateway.then(|| Gateway::new(max_message_bytes, limits.json))
+        };
         if limits.watch_progress_interval < watch::PROGRESS_INTERVAL_MIN {
             slog::warn!(log, "adjusting watch progress notify interval to minimum period";
                 "min-watch-progress-notify-interval" => format!("{:?}", watch::PROGRESS_INTERVAL_MIN));

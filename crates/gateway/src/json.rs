@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, io};
 
 /// What precedes a message on gRPC's wire: a flag byte and a length of four.
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -37,8 +37,12 @@ pub(crate) fn read(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes, St
     Ok(out.freeze())
 }
 
-/// A message, without its prefix, as JSON.
-pub(crate) fn write(message: &MessageDescriptor, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+/// A message, without its prefix, as JSON. Bytes fields of the tree are slices of `bytes`.
+pub(crate) fn write(
+    message: &MessageDescriptor,
+    bytes: Bytes,
+    out: &mut dyn io::Write,
+) -> Result<(), Status> {
     let broken = |error: &dyn fmt::Display| {
         Status::new(INTERNAL, format!("the gateway cannot show this answer: {error}"))
     };
@@ -200,7 +204,8 @@ mod tests {
             count: 7,
         };
         let mut shown = Vec::new();
-        write(&routes()["/v3/kv/range"].output(), &answer.encode_to_vec(), &mut shown).expect("an answer");
+        write(&routes()["/v3/kv/range"].output(), answer.encode_to_vec().into(), &mut shown)
+            .expect("an answer");
         let expected = r#"{"header":{"cluster_id":"18446744073709551615","revision":"2"},"kvs":[{"key":"Zm9v","version":"1"}],"more":true,"count":"7"}"#;
         assert_eq!(String::from_utf8_lossy(&shown), expected);
     }
@@ -223,7 +228,8 @@ mod tests {
         values.push(json.as_bytes());
         let whole = values.next().expect("not too deep").expect("whole");
         read(&input("/v3/kv/txn"), &whole).expect("a transaction");
-        write(&routes()["/v3/kv/txn"].output(), &answer.encode_to_vec(), &mut Vec::new()).expect("an answer");
+        write(&routes()["/v3/kv/txn"].output(), answer.encode_to_vec().into(), &mut Vec::new())
+            .expect("an answer");
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -267,7 +273,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..48)) {
             for method in routes().values() {
                 let _ = read(&method.input(), &bytes);
-                let _ = write(&method.output(), &bytes, &mut Vec::new());
+                let _ = write(&method.output(), bytes.clone().into(), &mut Vec::new());
             }
         }
 
@@ -286,7 +292,7 @@ mod tests {
             let put = pb::PutRequest { key: key.clone().into(), lease, ignore_value: ignore, value: key.into(), ..Default::default() };
             let txn = pb::TxnRequest { success: vec![pb::RequestOp { request: Some(Request::RequestPut(put)) }], ..Default::default() };
             let mut shown = Vec::new();
-            write(&input("/v3/kv/txn"), &txn.encode_to_vec(), &mut shown).expect("a request");
+            write(&input("/v3/kv/txn"), txn.encode_to_vec().into(), &mut shown).expect("a request");
             let read = read_as::<pb::TxnRequest>("/v3/kv/txn", &String::from_utf8(shown).expect("JSON is UTF-8"));
             prop_assert_eq!(read, Ok(txn));
         }
