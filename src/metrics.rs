@@ -1,7 +1,7 @@
 //! What `/metrics` shows of the parts that the front end does not know: the engine, the node, the peers.
 
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Read, Visit};
+use engine::{Batch, Engine, Family, Fault, Moment, Visit};
 use machine::Shared;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -45,8 +45,8 @@ impl Engine for Timed {
         self.engine.scan(family, from, to, visit)
     }
 
-    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
-        self.engine.at_one_moment(read)
+    fn moment(self: Arc<Self>) -> Box<Moment> {
+        Arc::clone(&self.engine).moment()
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {

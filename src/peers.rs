@@ -87,6 +87,8 @@ pub(crate) fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String
 pub(crate) struct Member {
     pub(crate) node: Handle,
     pub(crate) shared: Arc<Shared>,
+    /// Turns at what peers may ask that takes long.
+    pub(crate) work: Arc<api::Pool>,
     /// Told when a peer says that this member was removed.
     pub(crate) removed: Arc<Notify>,
 }
@@ -127,14 +129,18 @@ impl Host for Member {
     }
 
     fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>> {
-        let view = self.shared.view();
+        let (shared, work) = (Arc::clone(&self.shared), Arc::clone(&self.work));
         Box::pin(async move {
-            // Walks the whole store: off the runtime's thread.
-            let hashed = tokio::task::spawn_blocking(move || (view.revision(), view.hash_kv(revision)));
+            // Walks the whole store: off the runtime's thread, when it is its turn, as long as the peer waits for it.
+            let hashed = work.run(api::Lane::Long, move |gone| {
+                let (view, effort) = (shared.view(), mvcc::Effort::within(mvcc::Cost::MAX).unless(gone));
+                (view.revision(), view.bounded(&effort).hash_kv(revision))
+            });
             let (current, hashed) = hashed.await.map_err(|error| HashError::Other(error.to_string()))?;
             let hashed = hashed.map_err(|error| match error {
                 mvcc::ReadError::Compacted => HashError::Compacted,
                 mvcc::ReadError::FutureRevision => HashError::Future,
+                mvcc::ReadError::GivenUp(why) => HashError::Other(why.to_string()),
                 mvcc::ReadError::Fault(fault) => HashError::Other(fault.to_string()),
             })?;
             Ok(HashKv {

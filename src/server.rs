@@ -140,6 +140,7 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
     transport.start(Arc::new(Member {
         node: node.clone(),
         shared: Arc::clone(&shared),
+        work: Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() })),
         removed: Arc::clone(&removed),
     }));
     out.started();
@@ -151,6 +152,9 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
     let (member, cluster, lock) = (ground.member, ground.cluster, ground.lock);
     Ok(Parts { node, thread, shared, engine, transport, removed, member, cluster, lock })
 }
+
+/// Hashes taken for peers at one time. They compare one now and then, and theirs wait for no client's.
+const PEERS_WORK_MAX: usize = 1;
 
 /// etcd's `minTTL`: one and a half election timeouts, in whole seconds.
 fn lease_ttl_min(election: Duration) -> i64 {

@@ -104,7 +104,7 @@ async fn route(connection: &Arc<Connection>, api: &Arc<Api>, request: Request<In
                 let request = request.map(Requests::Gateway);
                 router::serve(Arc::clone(connection), request).await.unwrap_or_else(|never| match never {})
             };
-            gateway.serve(Request::from_parts(parts, body), call).await
+            api.steps.watch("gateway", gateway.serve(Request::from_parts(parts, body), call)).await
         }
         _ => pages::serve(api, &parts, &path).await,
     }

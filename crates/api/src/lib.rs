@@ -19,7 +19,8 @@
 //! * A request is refused with etcd's code and text; [`status`] is the only place that knows them.
 //! * No answer carries state older than its own header's revision, and every header carries cluster, member and term.
 //! * Nothing is spawned for a request beyond HTTP/2's own stream task, and no request is woken from another thread but
-//!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
+//!   through the node's batched completions. Work that costs more than a small budget ([`slow`]) leaves the runtime's
+//!   thread for a small capped pool, and ends when its client goes away.
 //! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
 //!
 //! Deliberately not here: the Auth service. A call of its gets
@@ -41,6 +42,7 @@ mod methods;
 mod metrics;
 mod pages;
 pub mod parse;
+mod parts;
 mod probes;
 mod query;
 mod range_stream;
@@ -50,11 +52,15 @@ mod slow;
 mod snapshot;
 mod socket;
 pub mod status;
+mod steps;
 mod streams;
 mod watch;
 
 pub use front::Traffic;
+pub use mvcc::Cost;
 pub use server::serve;
+pub use slow::{Lane, Lost, Pool, WorkLimits};
+pub use snapshot::Pace;
 
 use access::Access;
 use gateway::Gateway;
@@ -66,6 +72,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
+use steps::Steps;
 
 /// What a message may be longer than a log entry, in bytes: etcd's `grpcOverheadBytes`.
 pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;
@@ -97,9 +104,14 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`: how long an answer to a ping may take.
     pub keepalive_timeout: Duration,
-    /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
-    /// space. One minute; etcd waits for ever.
-    pub snapshot_stall_max: Duration,
+    /// How fast a client must take a snapshot: meanwhile what is overwritten keeps its space. 1 MiB a minute, twice what a
+    /// modem did; etcd waits for ever.
+    pub snapshot_pace: Pace,
+    /// How long a piece of a list may wait for its client before the list lets go of the state that it reads, for which
+    /// compaction waits. Five seconds: who takes some hundred kB a second never does.
+    pub view_hold_max: Duration,
+    /// How much work may be where.
+    pub work: WorkLimits,
     /// How much JSON is read and written where.
     pub json: gateway::WorkLimits,
     /// What HTTP/1.1 has.
@@ -143,7 +155,9 @@ impl Default for Limits {
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
-            snapshot_stall_max: Duration::from_mins(1),
+            snapshot_pace: Pace { bytes_min: 1 << 20, window: Duration::from_mins(1) },
+            view_hold_max: Duration::from_secs(5),
+            work: WorkLimits::default(),
             json: gateway::WorkLimits::default(),
             http: Http::default(),
             shown: Shown::default(),
@@ -158,7 +172,8 @@ pub struct Api {
     pub(crate) identity: Identity,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    pub(crate) slow: slow::Pool,
+    pub(crate) slow: Pool,
+    pub(crate) steps: Steps,
     pub(crate) turns: maintenance::Turns,
     pub(crate) watches: watch::Watches,
     /// How often this member has been without a leader for too long: then streams that want one end.
@@ -190,13 +205,17 @@ impl Api {
             slog::warn!(log, "adjusting watch progress notify interval to minimum period";
                 "min-watch-progress-notify-interval" => format!("{:?}", watch::PROGRESS_INTERVAL_MIN));
         }
+        let slow = Pool::new(limits.work);
+        slow.register(metrics.registry());
+        let steps = Steps::new(limits.work.step_max, metrics.registry(), log.clone());
         Arc::new(Self {
             node,
             shared,
             identity,
             limits,
             metrics,
-            slow: slow::Pool::default(),
+            slow,
+            steps,
             turns: maintenance::Turns::default(),
             watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),

@@ -218,7 +218,7 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
             let request = open.read(body, |_| false).await?;
             kv::delete_range(api, grpc::deadline(&open.parts.headers), request).await
         }
-        _ => Box::pin(rare(open, body)).await,
+        _ => api.steps.watch(open.method.name(), rare(open, body)).await,
     }
 }
 

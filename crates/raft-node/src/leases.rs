@@ -8,16 +8,16 @@
 
 use crate::front::{Command, Waiter, lock};
 use crate::handle::Handle;
-use crate::limits::RENEWALS_WAITING_MAX;
+use crate::limits::{LEASE_KEYS_MAX, LEASE_KEYS_THREADS_MAX, RENEWALS_WAITING_MAX};
 use crate::{Asked, LeaseError, ProposeError};
 use bytes::Bytes;
 use lease::{Change, Checkpoints, Deadlines, Expirer, Pace, Renewal};
 use proto::etcdserverpb as pb;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use types::{LeaseId, Term};
 
 /// Before what could not be logged now is tried again.
@@ -32,6 +32,8 @@ pub const TTL_BUCKETS: usize = 24;
 pub(crate) struct Lessor {
     inner: Mutex<Inner>,
     counters: Counters,
+    /// Turns at gathering what hangs on a lease, where that is much.
+    gathering: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,8 @@ impl Lessor {
     pub(crate) fn new(election_timeout: Duration) -> Self {
         let expirer = Expirer::new(Pace::of(election_timeout));
         let inner = Mutex::new(Inner { expirer, waiting: Waiting::default() });
-        Self { inner, counters: Counters::default() }
+        let gathering = Arc::new(Semaphore::new(LEASE_KEYS_THREADS_MAX));
+        Self { inner, counters: Counters::default(), gathering }
     }
 
     /// Lets the clockwork be used. For the consensus thread.
@@ -293,12 +296,40 @@ impl Handle {
         self.wait_applied().await.map_err(|Behind| LeaseError::Behind)?;
         let machine = &self.shared.machine;
         let granted_ttl = machine.lease(id).ok_or(LeaseError::NotFound)?.ttl;
-        let keys = if with_keys { machine.lease_keys(id) } else { None };
+        let keys = if with_keys { self.lease_keys(id).await? } else { Vec::new() };
         match self.lease_remaining(id) {
-            Some(ttl) => Ok(LeaseStatus { ttl, granted_ttl, keys: keys.unwrap_or_default() }),
+            Some(ttl) => Ok(LeaseStatus { ttl, granted_ttl, keys }),
             None if self.keeps_leases() => Err(LeaseError::NotFound),
             None => Err(LeaseError::NotPrimary),
         }
+    }
+
+    /// The keys that hang on a lease; many are gathered on a blocking thread, as long as somebody waits for them.
+    async fn lease_keys(&self, id: LeaseId) -> Result<Vec<Bytes>, LeaseError> {
+        let machine = &self.shared.machine;
+        let mut keys = machine.lease_keys(id, None, LEASE_KEYS_MAX).unwrap_or_default();
+        if keys.len() < LEASE_KEYS_MAX {
+            return Ok(keys);
+        }
+        let turns = Arc::clone(&self.shared.lessor.gathering);
+        let turn = turns.acquire_owned().await.map_err(|_| LeaseError::Stopped)?;
+        let (machine, waits) = (Arc::clone(machine), Arc::new(()));
+        let asked = Arc::downgrade(&waits);
+        let gathered = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            while asked.strong_count() > 0 {
+                let last = keys.last().cloned();
+                let more = machine.lease_keys(id, last.as_deref(), LEASE_KEYS_MAX).unwrap_or_default();
+                keys.extend_from_slice(&more);
+                if more.len() < LEASE_KEYS_MAX {
+                    break;
+                }
+            }
+            keys
+        });
+        let gathered = gathered.await.map_err(|_| LeaseError::NoAnswer);
+        drop(waits);
+        gathered
     }
 
     /// Seconds until the lease ends, cut off towards zero; below zero while it is being revoked. `None` where this

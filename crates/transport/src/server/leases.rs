@@ -18,6 +18,10 @@ use super::{
 };
 use crate::{LeaseRefusal, io::Busy, limits::SMALL_BODY_BYTES_MAX, transport::Transport};
 
+/// Keys of a lease in an answer that is encoded on the thread that serves everybody. Beyond, the peer that asks has one
+/// such question at a time gathered already.
+const ENCODED_INLINE_MAX: usize = 1_024;
+
 const PROTOBUF: &str = "application/protobuf";
 
 pub(super) async fn keep_alive(
@@ -57,8 +61,14 @@ pub(super) async fn time_to_live(
     let _busy = Busy::new(busy);
     match answer.await {
         Ok(answer) => {
+            let many = answer.keys.len() > ENCODED_INLINE_MAX;
             let answer = leasepb::LeaseInternalResponse { lease_time_to_live_response: Some(answer) };
-            ok_bytes(PROTOBUF, answer.encode_to_vec().into())
+            let encode = move || Bytes::from(answer.encode_to_vec());
+            let bytes = if many { tokio::task::spawn_blocking(encode).await } else { Ok(encode()) };
+            match bytes {
+                Ok(bytes) => ok_bytes(PROTOBUF, bytes),
+                Err(e) => error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+            }
         }
         Err(refusal) => refused(&refusal, StatusCode::INTERNAL_SERVER_ERROR),
     }
