@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
 use raft_node::{Handle, NodeFault, Options};
+use rustix::process::setpriority_process;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,13 +31,24 @@ const HANDOVER_MAX: Duration = Duration::from_secs(2);
 /// more, and a resolver may take half a minute.
 const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
+/// How nice threads are that do long work: 5 is a third of the share of those that serve and write, where there is not
+/// enough for all.
+const LONG_WORK_NICENESS: i32 = 5;
+
 /// Runs a member until it is told to end, or cannot go on.
 pub(crate) fn run(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_start(give_way).build()?;
     let ended = runtime.block_on(member(config, log));
     runtime.shutdown_timeout(BLOCKING_MAX);
     ended
+}
+
+/// Threads beside the runtime's do long work (lists, hashes, snapshots): where cores are few, who writes goes first.
+fn give_way() {
+    // Where it is forbidden they are only less polite.
+    let _ = setpriority_process(None, LONG_WORK_NICENESS);
 }
 
 async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
