@@ -16,12 +16,13 @@ IMAGE_FILE := $(CARGO_TARGET_DIR)/quorate-image.tar
 
 SEED ?= 1
 IT_KILLS ?= 20
+IT_POWER_CUTS ?= 30
 MIXED_RUNS ?= 1
 # Mixed clusters wait more than they work: for elections, for etcd's five healthy seconds, for leases to end.
 MIXED_THREADS ?= 4
 IT_LEASES ?= 5000
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench sim soak bare clean judges walcheck
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench adversary sim soak bare clean judges walcheck
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,9 +56,9 @@ verify: deps walcheck ## What is fast: format, lints, unit and style tests. Writ
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --exclude it
 
-test-rust: build judges ## kill -9 under load, bad input, faults, clusters mixed with etcd: real processes.
+test-rust: build judges ## kill -9 and power cuts under load, bad input, faults, clusters mixed with etcd: real processes.
 	cargo test --locked -p wal --test etcd
-	IT_KILLS=$(IT_KILLS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
+	IT_KILLS=$(IT_KILLS) IT_POWER_CUTS=$(IT_POWER_CUTS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
 	cargo test --locked --release -p it --test it -- mixed:: --nocapture --test-threads=$(MIXED_THREADS)
 
 judges: ## Build etcd, its tools and its test suite from their Go modules.
@@ -72,13 +73,13 @@ walcheck:
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
 	cd tests/clientv3 && go test -count=1 -parallel 8 -timeout 10m ./...
 
-test-clients: build ## Programs of other languages' etcd clients: Python (gRPC and JSON), JavaScript.
+test-clients: build judges ## Programs of other clients: Python (gRPC and JSON), JavaScript, clientv3 since 3.4, gRPC's C core.
 	@scripts/deps.sh test
-	tests/clients/run.sh python gateway javascript
+	tests/clients/run.sh python gateway javascript core go
 
-clients: build ## The same, and Java and Rust.
+clients: build judges ## The same, and Java and Rust.
 	@scripts/deps.sh clients
-	tests/clients/run.sh python gateway javascript java rust
+	tests/clients/run.sh python gateway javascript core go java rust
 
 test-suite: build judges ## etcd's own common suite against our binary, three-member cases included.
 	tests/etcd-suite/run.sh $(QUORATE_BIN)
@@ -110,11 +111,15 @@ fix: ## Format and apply the compiler's suggestions.
 bench: build judges ## Side by side with etcd: throughput, CPU a request, memory, latency.
 	cargo run --release --locked -p bench
 
+# ADVERSARY_ROWS=B2,B5* for some of them; ADVERSARY_SCALE=0.1 shows in two minutes that it runs.
+adversary: build judges ## Attacks by clients, on etcd and on us, while somebody puts: who lives, what it costs (1 hour).
+	cargo run --release --locked -p adversary
+
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds, a bare machine.
-	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_LEASES=100000
+soak: build judges ## The long counts: 100 kills and 500 power cuts on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds, a bare machine.
+	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_POWER_CUTS=500 IT_LEASES=100000
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	$(MAKE) --no-print-directory test-ctl

@@ -4,20 +4,29 @@
 //! first entries. Every later one takes both from the log's metadata and ignores the bootstrap flags.
 
 use crate::config::{Cluster, Config};
-use anyhow::{Context as _, bail, ensure};
+use crate::directory;
+use anyhow::{Context as _, bail};
 use engine_rocks::RocksEngine;
 use machine::{Member, Membership};
 use raft_node::bootstrap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use types::{Index, Term};
 use wal::{FsDisk, Wal};
 
-/// Refuses the data of another member of the same cluster: two processes that vote as one member lose acknowledged
+/// Refuses rows of another log, and the data of another member of the same cluster: two processes that vote as one member lose acknowledged
 /// writes. Flags that describe nobody in the cluster are ignored, as etcd ignores them on every start but the first.
-pub(crate) fn check_owner(ground: &Ground, membership: &Membership, config: &Config) -> anyhow::Result<()> {
+pub(crate) fn check_owner(
+    ground: &Ground,
+    applied: (Index, Term),
+    membership: &Membership,
+    config: &Config,
+) -> anyhow::Result<()> {
+    directory::check_rows(&ground.wal, ground.member, ground.snapshot, applied, membership)
+        .with_context(|| format!("the data directory {} is refused", config.data_dir.display()))?;
     match ground.described {
         Some(other) if other != ground.member && membership.members.contains_key(&other) => bail!(
             "the data directory {} belongs to member {:x}, but --name and --initial-cluster describe member {other:x} of \
@@ -43,6 +52,8 @@ pub(crate) struct Ground {
     pub(crate) cluster: u64,
     /// The raft log.
     pub(crate) wal: Wal<FsDisk>,
+    /// The state that the log goes on from, if that is not the beginning.
+    pub(crate) snapshot: Option<Index>,
     /// The rows.
     pub(crate) engine: Arc<RocksEngine>,
     /// Who the flags say this is, where they say it.
@@ -51,22 +62,25 @@ pub(crate) struct Ground {
     pub(crate) lock: File,
 }
 
-/// Opens the data directory, or makes it.
-pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<Ground> {
+/// Opens the data directory, or makes it. The store keeps so many tables open.
+pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> anyhow::Result<Ground> {
     let member_dir = config.data_dir.join("member");
+    directory::refuse_foreign(&member_dir, &config.wal_dir)?;
     make_dir(&member_dir)?;
+    directory::warn_if_open(&config.data_dir, log);
+    directory::warn_if_open(&member_dir, log);
     let lock = lock(&member_dir)?;
     make_dir(&config.wal_dir)?;
     let disk = FsDisk::open(&config.wal_dir)
         .with_context(|| format!("cannot open the log directory {}", config.wal_dir.display()))?;
-    let (mut wal, member, cluster) = if Wal::exists(&disk)? {
+    let (mut wal, member, cluster, snapshot) = if Wal::exists(&disk)? {
         reopen(disk, &config.wal_dir, log)?
     } else {
-        let identity = first_identity(config, &member_dir, log).await?;
+        let identity = first_identity(config, log).await?;
         let metadata = bootstrap::metadata(identity.member, identity.cluster);
         let wal = Wal::create(disk, &metadata)
             .with_context(|| format!("cannot create the log in {}", config.wal_dir.display()))?;
-        (wal, identity.member, identity.cluster)
+        (wal, identity.member, identity.cluster, None)
     };
     let described = Identity::derive(&config.name, &config.cluster);
     if wal.last_index() == 0 {
@@ -75,11 +89,25 @@ pub(crate) async fn open(config: &Config, log: &slog::Logger) -> anyhow::Result<
         write_first_entries(&mut wal, identity, &config.wal_dir)?;
     }
     let described = described.map(|identity| identity.member);
-    let engine = RocksEngine::open(&member_dir.join(ENGINE_DIR), &engine_rocks::Options::default())?;
-    Ok(Ground { member, cluster, wal, engine: Arc::new(engine), described, lock })
+    let options = engine_rocks::Options { open_tables_max: tables, ..engine_rocks::Options::default() };
+    // After the log: rows without a log are refused, so that a first start may be cut short anywhere.
+    let engine = open_engine(&member_dir, &options)?;
+    Ok(Ground { member, cluster, wal, snapshot, engine: Arc::new(engine), described, lock })
 }
 
-fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<FsDisk>, u64, u64)> {
+/// Opens the rows of a member, or makes a place for them.
+pub(crate) fn open_engine(member_dir: &Path, options: &engine_rocks::Options) -> anyhow::Result<RocksEngine> {
+    let dir = member_dir.join(ENGINE_DIR);
+    make_dir(&dir)?;
+    Ok(RocksEngine::open(&dir, options)?)
+}
+
+/// The log, whose it is, and the index of the snapshot that it goes on from.
+fn reopen(
+    disk: FsDisk,
+    dir: &Path,
+    log: &slog::Logger,
+) -> anyhow::Result<(Wal<FsDisk>, u64, u64, Option<Index>)> {
     let (wal, replayed) =
         Wal::open(disk).with_context(|| format!("cannot open the log in {}", dir.display()))?;
     if let Some(repair) = &replayed.repaired {
@@ -89,7 +117,7 @@ fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<F
         .with_context(|| format!("the log in {} does not say whose it is", dir.display()))?;
     slog::info!(log, "restarting local member"; "local-member-id" => format!("{member:x}"),
         "cluster-id" => format!("{cluster:x}"), "commit-index" => replayed.hard_state.commit);
-    Ok((wal, member, cluster))
+    Ok((wal, member, cluster, replayed.snapshot.map(|snapshot| snapshot.index())))
 }
 
 /// Who a new member is, and with whom.
@@ -127,12 +155,7 @@ fn write_first_entries(wal: &mut Wal<FsDisk>, identity: Option<&Identity>, dir: 
 }
 
 /// Who this member is to be, after everything that can be checked beforehand was.
-async fn first_identity(config: &Config, member_dir: &Path, log: &slog::Logger) -> anyhow::Result<Identity> {
-    ensure!(
-        !member_dir.join(ENGINE_DIR).exists(),
-        "{} holds data but no log: a log was lost, or --wal-dir is not what it was",
-        member_dir.display()
-    );
+async fn first_identity(config: &Config, log: &slog::Logger) -> anyhow::Result<Identity> {
     let wanted = &config.cluster;
     if !wanted.is_new {
         bail!(
@@ -176,9 +199,9 @@ async fn refuse_if_known(identity: &Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes a directory, for its owner only, whose name survives a power cut.
 pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("cannot create {}", path.display()))
+    wal::make_dir_all(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn lock(member_dir: &Path) -> anyhow::Result<File> {

@@ -1,17 +1,56 @@
 //! Logs: slog records as etcd's zap lines (`level ts caller msg` and fields), or as lines for people.
 //!
-//! One line is one write, so that lines of several processes on one terminal do not mix.
+//! ```text
+//! slog! ─▶ level ─▶ sampler (100 a second from a place, then one in 100) ─▶ a line ─▶ writer's queue ─▶ thread `log`
+//! ```
+//!
+//! Nobody can use the log as a weapon: a place in the code writes so many lines a second and no more, a field is so long
+//! and no longer, and who logs never waits for the output. A critical line is on its way out before the call returns.
+
+mod sampler;
+mod writer;
+
+pub(crate) use sampler::Sampling;
+pub(crate) use writer::{Lost, Queue, Writer};
 
 use crate::config;
+use sampler::{Sampler, Verdict};
 use slog::{Drain, KV, Level, OwnedKVList, Record};
 use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Bytes of a text field; what is longer is cut, and says so. Clients choose some of them: a host name may be as long as a
+/// request's head.
+const FIELD_BYTES_MAX: usize = 4 << 10;
+
+/// The logger, and what stands behind it.
+pub(crate) struct Logs {
+    /// The root logger.
+    pub(crate) logger: slog::Logger,
+    /// What was not written.
+    pub(crate) lost: Arc<Lost>,
+    writer: Arc<Writer>,
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.writer.flush();
+    }
+}
+
+impl Logs {
+    /// Waits until what was said is written; for two seconds at most.
+    pub(crate) fn flush(&self) {
+        self.writer.flush();
+    }
+}
+
 /// The root logger for this configuration. Fails where a log file cannot be opened.
-pub(crate) fn logger(settings: &config::Log) -> io::Result<slog::Logger> {
+pub(crate) fn start(settings: &config::Log) -> io::Result<Logs> {
     let mut outputs = Vec::new();
     for output in &settings.outputs {
         let write: Box<dyn Write + Send> = match output.as_str() {
@@ -21,10 +60,17 @@ pub(crate) fn logger(settings: &config::Log) -> io::Result<slog::Logger> {
         };
         outputs.push(write);
     }
-    let lines = Lines { is_console: settings.is_console, outputs: Mutex::new(outputs) };
+    let lost = Arc::new(Lost::default());
+    let writer = Arc::new(Writer::start(Queue::default(), outputs, Arc::clone(&lost))?);
+    let lines = Lines {
+        is_console: settings.is_console,
+        sampler: Sampler::new(Sampling::default()),
+        writer: Arc::clone(&writer),
+        lost: Arc::clone(&lost),
+    };
     let least = settings.level;
     let shown = move |record: &Record<'_>| importance(record).is_at_least(least);
-    Ok(slog::Logger::root(lines.filter(shown).fuse(), slog::o!()))
+    Ok(Logs { logger: slog::Logger::root(lines.filter(shown).fuse(), slog::o!()), lost, writer })
 }
 
 /// A record's level; what raft-rs tells at `info` of its inner life is for debugging, the node tells of elections itself.
@@ -37,7 +83,9 @@ fn importance(record: &Record<'_>) -> Level {
 
 struct Lines {
     is_console: bool,
-    outputs: Mutex<Vec<Box<dyn Write + Send>>>,
+    sampler: Sampler,
+    writer: Arc<Writer>,
+    lost: Arc<Lost>,
 }
 
 impl Drain for Lines {
@@ -45,14 +93,22 @@ impl Drain for Lines {
     type Err = slog::Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), slog::Never> {
+        let Verdict::Write(left_out) = self.sampler.judge(record) else {
+            self.lost.sampled.fetch_add(1, Relaxed);
+            return Ok(());
+        };
         let mut fields = Fields(Vec::new());
+        if left_out > 0 {
+            fields.0.push(("left-out", left_out.into()));
+        }
         // A field that cannot be shown is left out; the line is worth more than its field.
         let _ = values.serialize(record, &mut fields);
         let _ = record.kv().serialize(record, &mut fields);
         let line = if self.is_console { console(record, &fields) } else { json(record, &fields) };
-        for output in self.outputs.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            // Nobody is left to tell when the log itself cannot be written.
-            let _ = output.write_all(line.as_bytes());
+        self.writer.line(line);
+        if record.level() == Level::Critical {
+            // The process ends.
+            self.writer.flush();
         }
         Ok(())
     }
@@ -130,6 +186,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// A field as it is, or its beginning and how long it is.
+fn cut(mut text: String) -> String {
+    let whole = text.len();
+    if whole > FIELD_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(FIELD_BYTES_MAX));
+        let _ = write!(text, "… ({whole} bytes)");
+    }
+    text
+}
+
 /// Collects a record's fields as JSON values.
 struct Fields(Vec<(&'static str, serde_json::Value)>);
 
@@ -145,7 +211,12 @@ macro_rules! emit_number {
 impl slog::Serializer for Fields {
     emit_number! {
         emit_bool: bool, emit_u8: u8, emit_i8: i8, emit_u16: u16, emit_i16: i16, emit_u32: u32, emit_i32: i32,
-        emit_u64: u64, emit_i64: i64, emit_f32: f32, emit_f64: f64, emit_str: &str
+        emit_u64: u64, emit_i64: i64, emit_f32: f32, emit_f64: f64
+    }
+
+    fn emit_str(&mut self, key: slog::Key, value: &str) -> slog::Result {
+        self.0.push((key, cut(value.to_owned()).into()));
+        Ok(())
     }
 
     fn emit_usize(&mut self, key: slog::Key, value: usize) -> slog::Result {
@@ -153,7 +224,7 @@ impl slog::Serializer for Fields {
     }
 
     fn emit_arguments(&mut self, key: slog::Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        self.0.push((key, value.to_string().into()));
+        self.0.push((key, cut(value.to_string()).into()));
         Ok(())
     }
 }
@@ -165,6 +236,13 @@ mod tests {
 
     fn check(seconds: u64, micros: u32, expected: &str) {
         assert_eq!(timestamp(UNIX_EPOCH + Duration::new(seconds, micros * 1_000)), expected);
+    }
+
+    #[test]
+    fn a_field_that_a_client_chose_is_cut() {
+        let long = cut("ü".repeat(FIELD_BYTES_MAX));
+        assert!(long.ends_with("… (8192 bytes)") && long.len() < FIELD_BYTES_MAX + 32, "{}", long.len());
+        assert_eq!(cut("short".to_owned()), "short");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod boot;
 mod checkpoints;
 mod config;
+mod descriptors;
+mod directory;
 mod duties;
 mod logging;
 mod metrics;
@@ -46,10 +48,11 @@ fn serve() -> ExitCode {
         Ok(config) => config,
         Err(refusal) => return refuse(&refusal),
     };
-    let log = match logging::logger(&config.log) {
-        Ok(log) => log,
+    let logs = match logging::start(&config.log) {
+        Ok(logs) => logs,
         Err(error) => return refuse(&Refusal::Invalid(format!("cannot open the log output: {error}"))),
     };
+    let log = logs.logger.clone();
     for (name, value) in &raw.used {
         slog::info!(log, "recognized and used environment variable";
             "variable-name" => name, "variable-value" => value);
@@ -57,8 +60,23 @@ fn serve() -> ExitCode {
     for warning in &raw.warnings {
         slog::warn!(log, "{warning}");
     }
-    match server::run(config, &log) {
-        Ok(ended) => ended.exit(),
+    if let Err(error) = signals::behave_like_go() {
+        slog::warn!(log, "signals keep what they did"; "error" => %error);
+    }
+    let limit = descriptors::raise();
+    let shares =
+        match descriptors::divide(limit, config.limits.connections_max, &descriptors::Options::default()) {
+            Ok(shares) => shares,
+            Err(text) => return refuse(&Refusal::Invalid(text)),
+        };
+    slog::info!(log, "file descriptors"; "limit" => limit, "tables" => shares.tables, "peers" => shares.peers,
+        "clients" => shares.clients);
+    match server::run(config, shares, &logs) {
+        Ok(ended) => {
+            // The process may end by a signal to itself.
+            logs.flush();
+            ended.exit()
+        }
         Err(error) => {
             slog::crit!(log, "the member stops"; "error" => format!("{error:#}"));
             ExitCode::FAILURE

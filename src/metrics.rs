@@ -1,12 +1,14 @@
 //! What `/metrics` shows of the parts that the front end does not know: the engine, the node, the peers.
 
+use crate::logging::Lost;
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Read, Visit};
+use engine::{Batch, Engine, Family, Fault, Moment, Visit};
 use machine::Shared;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use transport::Transport;
 
@@ -45,8 +47,8 @@ impl Engine for Timed {
         self.engine.scan(family, from, to, visit)
     }
 
-    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
-        self.engine.at_one_moment(read)
+    fn moment(self: Arc<Self>) -> Box<Moment> {
+        Arc::clone(&self.engine).moment()
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -189,9 +191,46 @@ pub(crate) fn register(
 ) {
     node.register(registry);
     let peers = Peers::new(Arc::clone(transport), Arc::clone(shared), member);
-    let collectors: [Box<dyn Collector>; 3] =
-        [Box::new(engine.commits.clone()), Box::new(transport.round_trips()), Box::new(peers)];
+    let collectors: [Box<dyn Collector>; 4] = [
+        Box::new(engine.commits.clone()),
+        Box::new(transport.round_trips()),
+        Box::new(transport.faults()),
+        Box::new(peers),
+    ];
     for collector in collectors {
         registry.register(collector).expect("metric names are registered once");
     }
+}
+
+/// Lines of the log that were not written, read when somebody asks.
+struct LogLines {
+    lost: Arc<Lost>,
+    lines: IntCounterVec,
+}
+
+impl Collector for LogLines {
+    fn desc(&self) -> Vec<&Desc> {
+        self.lines.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (reason, lost) in [("sampled", &self.lost.sampled), ("full", &self.lost.dropped)] {
+            let counter = self.lines.with_label_values(&[reason]);
+            counter.inc_by(lost.load(Relaxed).saturating_sub(counter.get()));
+        }
+        self.lines.collect()
+    }
+}
+
+/// Adds what the log left out.
+///
+/// # Panics
+/// Where the name is taken, which the first start would show.
+pub(crate) fn register_log(registry: &Registry, lost: &Arc<Lost>) {
+    let help =
+        "The total number of lines left out of the log, by reason: sampled, or the output did not keep up.";
+    let options = Opts::new("quorate_log_lines_lost_total", help);
+    let lines = IntCounterVec::new(options, &["reason"]).expect("constant, valid labels");
+    let collector = LogLines { lost: Arc::clone(lost), lines };
+    registry.register(Box::new(collector)).expect("metric names are registered once");
 }

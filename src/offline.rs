@@ -6,11 +6,10 @@
 //!
 //! The log comes last and appears whole: without it no server starts on the directory.
 
-use crate::boot::{self, ENGINE_DIR, Identity};
+use crate::boot::{self, Identity};
 use crate::config::Cluster;
 use anyhow::{Context as _, bail, ensure};
 use engine::Family;
-use engine_rocks::RocksEngine;
 use machine::Summary;
 use raft_node::bootstrap;
 use snapshot::{FileError, Progress, Reader, Restore, Status, Verified, verify};
@@ -77,7 +76,7 @@ fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> 
     let reader = reader(verified)?;
     let member_dir = data_dir.join("member");
     boot::make_dir(&member_dir)?;
-    let engine = RocksEngine::open(&member_dir.join(ENGINE_DIR), &engine_rocks::Options::default())?;
+    let engine = boot::open_engine(&member_dir, &engine_rocks::Options::default())?;
     snapshot::load(reader, &engine, &mut |done| progress(done, total_bytes))?;
     let (start, hard_state) = bootstrap::restored_log(&identity.members);
     let bump = (wanted.bump_revision > 0).then_some(wanted.bump_revision);

@@ -3,8 +3,7 @@
 use machine::{Membership, Shared};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Asked, Handle, LeaseError, LeaseStatus, Outbound, promote};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 use transport::{Answer, HashError, HashKv, Host, LeaseRefusal, PromoteError, Transport};
@@ -14,18 +13,21 @@ pub(crate) struct Out {
     transport: Arc<Transport>,
     member: u64,
     /// The node starts before the transport, which needs it: changes of members before that are read from the
-    /// membership, which is published before the node tells of them.
-    is_started: AtomicBool,
+    /// membership, which is published before the node tells of them. Held while the transport is told, so that no older
+    /// list comes after a newer one.
+    is_started: Mutex<bool>,
 }
 
 impl Out {
     pub(crate) fn new(transport: Arc<Transport>, member: u64) -> Self {
-        Self { transport, member, is_started: AtomicBool::new(false) }
+        Self { transport, member, is_started: Mutex::new(false) }
     }
 
-    /// The transport is started: from now on it is told of changes of members.
-    pub(crate) fn started(&self) {
-        self.is_started.store(true, Ordering::SeqCst);
+    /// The transport is started: it is told of the members, and from now on of each change. `newest` reads the membership.
+    pub(crate) fn started(&self, newest: impl FnOnce() -> Arc<Membership>) {
+        let mut is_started = self.is_started.lock().unwrap_or_else(PoisonError::into_inner);
+        *is_started = true;
+        self.transport.update_peers(&peers_of(&newest(), self.member));
     }
 }
 
@@ -35,7 +37,8 @@ impl Outbound for Out {
     }
 
     fn members_changed(&self, membership: Arc<Membership>) {
-        if self.is_started.load(Ordering::SeqCst) {
+        let is_started = self.is_started.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_started {
             self.transport.update_peers(&peers_of(&membership, self.member));
         }
     }
@@ -78,7 +81,7 @@ fn lease_refusal(error: LeaseError) -> LeaseRefusal {
 }
 
 /// Everybody but this member, with their peer URLs.
-pub(crate) fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String>)> {
+fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String>)> {
     let others = membership.members.values().filter(|member| member.id != me);
     others.map(|member| (member.id, member.peer_urls.clone())).collect()
 }
@@ -87,6 +90,8 @@ pub(crate) fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String
 pub(crate) struct Member {
     pub(crate) node: Handle,
     pub(crate) shared: Arc<Shared>,
+    /// Turns at what peers may ask that takes long.
+    pub(crate) work: Arc<api::Pool>,
     /// Told when a peer says that this member was removed.
     pub(crate) removed: Arc<Notify>,
 }
@@ -127,14 +132,18 @@ impl Host for Member {
     }
 
     fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>> {
-        let view = self.shared.view();
+        let (shared, work) = (Arc::clone(&self.shared), Arc::clone(&self.work));
         Box::pin(async move {
-            // Walks the whole store: off the runtime's thread.
-            let hashed = tokio::task::spawn_blocking(move || (view.revision(), view.hash_kv(revision)));
+            // Walks the whole store: off the runtime's thread, when it is its turn, as long as the peer waits for it.
+            let hashed = work.run(api::Lane::Long, move |gone| {
+                let (view, effort) = (shared.view(), mvcc::Effort::within(mvcc::Cost::MAX).unless(gone));
+                (view.revision(), view.bounded(&effort).hash_kv(revision))
+            });
             let (current, hashed) = hashed.await.map_err(|error| HashError::Other(error.to_string()))?;
             let hashed = hashed.map_err(|error| match error {
                 mvcc::ReadError::Compacted => HashError::Compacted,
                 mvcc::ReadError::FutureRevision => HashError::Future,
+                mvcc::ReadError::GivenUp(why) => HashError::Other(why.to_string()),
                 mvcc::ReadError::Fault(fault) => HashError::Other(fault.to_string()),
             })?;
             Ok(HashKv {
@@ -180,5 +189,82 @@ impl Host for Member {
 
     fn peer_rejected_us(&self) {
         self.removed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn members(ids: &[u64]) -> Arc<Membership> {
+        let member = |id: u64| {
+            let peer_urls = vec![format!("http://127.0.0.1:{id}")];
+            (id, machine::Member { id, peer_urls, ..machine::Member::default() })
+        };
+        Arc::new(Membership { members: ids.iter().map(|id| member(*id)).collect(), ..Membership::default() })
+    }
+
+    struct Nobody;
+
+    impl Host for Nobody {
+        fn deliver(&self, _: Vec<raftpb::Message>) {}
+        fn unreachable(&self, _: u64) {}
+        fn snapshot_status(&self, _: u64, _: bool) {}
+        fn is_removed(&self, _: u64) -> bool {
+            false
+        }
+        fn members_json(&self) -> String {
+            String::new()
+        }
+        fn version_json(&self) -> String {
+            String::new()
+        }
+        fn downgrade_enabled(&self) -> Answer<Result<bool, String>> {
+            Box::pin(async { Ok(false) })
+        }
+        fn hash_kv(&self, _: i64) -> Answer<Result<HashKv, HashError>> {
+            Box::pin(async { Err(HashError::Future) })
+        }
+        fn promote(&self, _: u64) -> Answer<Result<String, PromoteError>> {
+            Box::pin(async { Err(PromoteError::NotFound) })
+        }
+        fn renew_lease(&self, _: i64) -> Answer<Result<i64, LeaseRefusal>> {
+            Box::pin(async { Err(LeaseRefusal::NotFound) })
+        }
+        fn lease_time_to_live(
+            &self,
+            _: i64,
+            _: bool,
+        ) -> Answer<Result<pb::LeaseTimeToLiveResponse, LeaseRefusal>> {
+            Box::pin(async { Err(LeaseRefusal::NotFound) })
+        }
+        fn peer_rejected_us(&self) {}
+    }
+
+    /// The consensus thread tells of a change right after the list was read that the start hands over.
+    #[tokio::test]
+    async fn a_change_of_members_during_the_start_is_not_overwritten_by_the_older_list() {
+        let identity =
+            transport::Identity { member: 1, cluster: 7, peer_urls: Vec::new(), version: "3.7.3".to_owned() };
+        let transport = Transport::new(identity, slog::Logger::root(slog::Discard, slog::o!()));
+        transport.start(Arc::new(Nobody));
+        let out = Arc::new(Out::new(Arc::clone(&transport), 1));
+        let (told, changed) = (Arc::clone(&out), members(&[1, 2, 3]));
+        let runtime = tokio::runtime::Handle::current();
+        let mut change = None;
+        out.started(|| {
+            let list = members(&[1, 2]);
+            change = Some(std::thread::spawn(move || {
+                let _inside = runtime.enter();
+                told.members_changed(changed);
+            }));
+            std::thread::sleep(Duration::from_millis(100));
+            list
+        });
+        change.expect("it was begun").join().expect("it ends");
+        let peers: Vec<u64> = transport.stats().iter().map(|peer| peer.member).collect();
+        assert_eq!(peers, [2, 3]);
+        transport.stop();
     }
 }

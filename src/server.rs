@@ -6,8 +6,10 @@
 //! ```
 
 use crate::config::Config;
+use crate::descriptors::Shares;
+use crate::logging::Logs;
 use crate::metrics::{self, Timed};
-use crate::peers::{Member, Out, peers_of};
+use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
 use crate::space::{self, Space};
 use crate::{ETCD_VERSION, boot, checkpoints, duties};
@@ -15,6 +17,7 @@ use anyhow::Context as _;
 use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
 use raft_node::{Handle, NodeFault, Options};
+use rustix::process::setpriority_process;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,26 +33,42 @@ const HANDOVER_MAX: Duration = Duration::from_secs(2);
 /// more, and a resolver may take half a minute.
 const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
+/// How nice threads are that do long work: 5 is a third of the share of those that serve and write, where there is not
+/// enough for all.
+const LONG_WORK_NICENESS: i32 = 5;
+
 /// Runs a member until it is told to end, or cannot go on.
-pub(crate) fn run(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
+pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(member(config, log));
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_start(give_way).build()?;
+    let ended = runtime.block_on(member(config, shares, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);
     ended
 }
 
-async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
+/// Threads beside the runtime's do long work (lists, hashes, snapshots): where cores are few, who writes goes first.
+fn give_way() {
+    // Where it is forbidden they are only less polite.
+    let _ = setpriority_process(None, LONG_WORK_NICENESS);
+}
+
+async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
+    let log = &logs.logger;
     let mut signals = Signals::listen()?;
     let peer_listeners = bind(&config.listen_peers).await?;
     let client_listeners = bind_for_clients(&config).await?;
     let parts = tokio::select! {
-        parts = build(&config, log) => parts?,
+        parts = build(&config, shares, log) => parts?,
         ended = signals.next() => return Ok(ended),
     };
     let (stop_peers, peers_stopping) = watch::channel(false);
     for listener in peer_listeners {
-        tokio::spawn(Arc::clone(&parts.transport).serve(listener, told(peers_stopping.clone())));
+        tokio::spawn(Arc::clone(&parts.transport).serve(
+            listener,
+            shares.peers,
+            told(peers_stopping.clone()),
+        ));
     }
     let (stop_clients, clients_stopping) = watch::channel(false);
     let mut ended_node = parts.node.watch_ended();
@@ -59,7 +78,7 @@ async fn member(config: Config, log: &slog::Logger) -> anyhow::Result<Ended> {
             if parts.node.status().is_removed { Ended::Removed } else { Ended::Failed }
         }
         () = parts.removed.notified() => Ended::Removed,
-        never = serve(&config, &parts, client_listeners, clients_stopping, log) => match never? {},
+        never = serve(&config, shares, &parts, client_listeners, clients_stopping, logs) => match never? {},
     };
     slog::info!(log, "stopping"; "reason" => ?ended);
     let _ = stop_clients.send(true);
@@ -98,8 +117,8 @@ impl Parts {
     }
 }
 
-async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
-    let ground = boot::open(config, log).await?;
+async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::Result<Parts> {
+    let ground = boot::open(config, shares.tables, log).await?;
     let election = config.heartbeat * u32::try_from(config.election_ticks).unwrap_or(u32::MAX);
     let settings = Settings {
         member: MemberId(ground.member),
@@ -111,7 +130,7 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
     let machine =
         Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state")?;
     let shared = machine.shared();
-    boot::check_owner(&ground, &shared.membership(), config)?;
+    boot::check_owner(&ground, machine.applied(), &shared.membership(), config)?;
     let identity = transport::Identity {
         member: ground.member,
         cluster: ground.cluster,
@@ -140,10 +159,10 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
     transport.start(Arc::new(Member {
         node: node.clone(),
         shared: Arc::clone(&shared),
+        work: Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() })),
         removed: Arc::clone(&removed),
     }));
-    out.started();
-    transport.update_peers(&peers_of(&shared.membership(), ground.member));
+    out.started(|| shared.membership());
     if config.initial_election_tick_advance {
         // etcd waits one tick for a leader's heartbeat instead of a whole election timeout.
         node.advance_ticks(config.election_ticks.saturating_sub(1));
@@ -151,6 +170,9 @@ async fn build(config: &Config, log: &slog::Logger) -> anyhow::Result<Parts> {
     let (member, cluster, lock) = (ground.member, ground.cluster, ground.lock);
     Ok(Parts { node, thread, shared, engine, transport, removed, member, cluster, lock })
 }
+
+/// Hashes taken for peers at one time. They compare one now and then, and theirs wait for no client's.
+const PEERS_WORK_MAX: usize = 1;
 
 /// etcd's `minTTL`: one and a half election timeouts, in whole seconds.
 fn lease_ttl_min(election: Duration) -> i64 {
@@ -163,11 +185,13 @@ enum Never {}
 /// Publishes the member, then answers clients.
 async fn serve(
     config: &Config,
+    shares: Shares,
     parts: &Parts,
     listeners: Vec<(Traffic, TcpListener)>,
     stopping: watch::Receiver<bool>,
-    log: &slog::Logger,
+    logs: &Logs,
 ) -> anyhow::Result<Never> {
+    let log = &logs.logger;
     let (node, shared) = (&parts.node, &parts.shared);
     tokio::spawn(checkpoints::decide(node.clone(), Arc::clone(shared), log.clone()));
     tokio::spawn(duties::agree_on_version(node.clone(), Arc::clone(shared), log.clone()));
@@ -178,9 +202,16 @@ async fn serve(
     tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
     let identity =
         api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };
-    let api = Api::new(parts.node.clone(), Arc::clone(&parts.shared), identity, limits(config), log.clone());
+    let api = Api::new(
+        parts.node.clone(),
+        Arc::clone(&parts.shared),
+        identity,
+        limits(config, shares),
+        log.clone(),
+    );
     let meters = parts.node.meters();
     metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
+    metrics::register_log(api.registry(), &logs.lost);
     let open = |traffic, listener| {
         tokio::spawn(api::serve(listener, Arc::clone(&api), traffic, told(stopping.clone())));
     };
@@ -201,13 +232,21 @@ async fn serve(
     std::future::pending().await
 }
 
-fn limits(config: &Config) -> api::Limits {
+fn limits(config: &Config, shares: Shares) -> api::Limits {
     api::Limits {
+        connections_max: shares.clients,
+        monitors_max: shares.monitors,
         max_request_bytes: config.limits.request_bytes_max,
         max_txn_ops: config.limits.txn_ops_max,
         max_concurrent_streams: config.limits.streams_max,
         keepalive_interval: config.limits.keepalive_interval,
         keepalive_timeout: config.limits.keepalive_timeout,
+        requests: in_flight(config.limits.inflight_request_bytes_max),
+        answers: in_flight(config.limits.inflight_answer_bytes_max),
+        values: api::InFlight {
+            free_bytes: api::InFlight::values().free_bytes,
+            ..in_flight(config.limits.inflight_answer_bytes_max)
+        },
         http: api::Http {
             gateway: config.http.gateway,
             origins: config.http.origins.clone(),
@@ -216,6 +255,11 @@ fn limits(config: &Config) -> api::Limits {
         shown: api::Shown { extensive: config.extensive_metrics, prefixes: config.metrics_prefixes.clone() },
         ..watch_limits(config)
     }
+}
+
+/// One connection gets half of it.
+fn in_flight(total_bytes: usize) -> api::InFlight {
+    api::InFlight { total_bytes, connection_bytes: total_bytes / 2, ..api::InFlight::default() }
 }
 
 /// As in etcd, an interval of zero is the default.

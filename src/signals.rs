@@ -1,6 +1,10 @@
-//! How a member is told to end, and how it says so to its parent.
+//! How a member is told to end, and how it says so to its parent; and what other signals do to it: as to a Go program.
 
+use signal_hook::consts::{SIGQUIT, SIGUSR1, SIGUSR2};
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::{fs, io, thread};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What ended the member.
@@ -43,7 +47,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Listens from now on. Must be called inside the runtime.
-    pub(crate) fn listen() -> std::io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
@@ -54,4 +58,44 @@ impl Signals {
             _ = self.interrupt.recv() => Ended::Interrupted,
         }
     }
+}
+
+/// Exit code of a program that was told to quit: that of Go's runtime.
+const QUIT: i32 = 2;
+
+/// Takes the signals that a Go program takes by itself: SIGUSR1 and SIGUSR2 do nothing, SIGQUIT says what every thread is
+/// doing and ends the process at once, whatever its runtime is busy with and whatever its parent had made of the signal.
+pub(crate) fn behave_like_go() -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGQUIT, SIGUSR1, SIGUSR2])?;
+    let wait = move || {
+        for signal in signals.forever() {
+            if signal == SIGQUIT {
+                // Nothing is left to do when stderr is closed.
+                let _ = io::stderr().write_all(state().as_bytes());
+                signal_hook::low_level::exit(QUIT);
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(|_| ())
+}
+
+/// A line a thread: its name, its state, and where in the kernel it waits, as far as the system tells.
+fn state() -> String {
+    let mut out = "SIGQUIT: quit\n\n".to_owned();
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return out };
+    for thread in threads.flatten().map(|entry| entry.path()) {
+        let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("?");
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "thread {} [{}]: {} {}",
+            thread.file_name().unwrap_or_default().to_string_lossy(),
+            read("comm").trim(),
+            state.trim(),
+            read("wchan").trim(),
+        );
+    }
+    out
 }

@@ -67,7 +67,8 @@ impl Space {
             let found = statvfs(dir)?;
             free_bytes = free_bytes.min(found.f_bavail.saturating_mul(found.f_frsize));
         }
-        let is_there = self.ballast.exists();
+        // A power cut may leave its name and not its space.
+        let is_there = self.ballast.metadata().is_ok_and(|found| found.len() >= BALLAST_BYTES);
         let ballast = match wanted(free_bytes, is_there) {
             Change::None => Change::None,
             Change::Made => {

@@ -138,3 +138,43 @@ fn boundaries_stand_in_the_manifests() {
     allow("tonic", &["api", "ctl", "proto"]);
     check(&complaints);
 }
+
+/// Option structs whose fields are limits: where they stand, and their names.
+const LIMITS: &[(&str, &str)] = &[
+    ("crates/wal/src/options.rs", "Options"),
+    ("crates/engine-rocks/src/options.rs", "Options"),
+    ("crates/raft-node/src/limits.rs", "Limits"),
+    ("crates/transport/src/limits.rs", "Limits"),
+    ("crates/watch/src/limits.rs", "Limits"),
+    ("crates/api/src/lib.rs", "Limits"),
+    ("crates/api/src/wire.rs", "Wire"),
+    ("crates/api/src/budget.rs", "Options"),
+    ("crates/api/src/slow.rs", "WorkLimits"),
+    ("crates/api/src/zip.rs", "Compression"),
+    ("crates/api/src/snapshot.rs", "Pace"),
+    ("crates/gateway/src/work.rs", "WorkLimits"),
+    ("src/descriptors.rs", "Options"),
+    ("src/logging/sampler.rs", "Sampling"),
+    ("src/logging/writer.rs", "Queue"),
+];
+
+#[test]
+fn every_limit_stands_in_the_page_of_limits() {
+    let page = fs::read_to_string(root().join("docs/limits.md")).expect("docs/limits.md");
+    let mut complaints = Vec::new();
+    for (file, name) in LIMITS {
+        let text = fs::read_to_string(root().join(file)).expect("a file with limits");
+        let head = format!("struct {name} {{\n");
+        let body = text.split_once(&head).and_then(|(_, rest)| rest.split_once("\n}"));
+        let (body, _) = body.unwrap_or_else(|| panic!("{file}: no struct {name}"));
+        let fields = body.lines().filter_map(|line| {
+            let (_, field) = line.trim_start().strip_prefix("pub")?.split_once(' ')?;
+            field.split_once(':').map(|(field, _)| field)
+        });
+        let fields: Vec<&str> = fields.collect();
+        assert!(!fields.is_empty(), "{file}: {name} has no fields");
+        let missing = fields.into_iter().filter(|field| !page.contains(&format!("`{field}`")));
+        complaints.extend(missing.map(|field| format!("{file}: {name}.{field} is not in docs/limits.md")));
+    }
+    check(&complaints);
+}

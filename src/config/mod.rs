@@ -4,6 +4,7 @@
 mod flags;
 mod parse;
 mod urls;
+mod values;
 
 pub(crate) use flags::help;
 pub(crate) use parse::{Raw, Refusal, read};
@@ -86,6 +87,12 @@ pub(crate) struct Limits {
     pub(crate) txn_ops_max: usize,
     /// Bytes of a request.
     pub(crate) request_bytes_max: usize,
+    /// Connections; zero = what the file descriptors leave.
+    pub(crate) connections_max: u64,
+    /// Bytes of requests that are not whole yet.
+    pub(crate) inflight_request_bytes_max: usize,
+    /// Bytes of answers that are not read yet.
+    pub(crate) inflight_answer_bytes_max: usize,
     /// Streams a connection.
     pub(crate) streams_max: u32,
     /// Time between progress notifications; zero = the default.
@@ -165,6 +172,12 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
         return Err(format!("{text} http://{both}").into());
     }
     let (heartbeat_ms, election_ms) = timing(raw)?;
+    let gates = raw.text("feature-gates");
+    if values::is_gate_on(gates, "LeaseCheckpointPersist") && !values::is_gate_on(gates, "LeaseCheckpoint") {
+        let text =
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
+        return Err(text.to_owned().into());
+    }
     let learners_max = usize::try_from(raw.int("max-learners"))
         .ok()
         .filter(|max| *max > 0)
@@ -183,7 +196,7 @@ fn validate(raw: &Raw) -> Result<Config, Refusal> {
         election_ticks: usize::try_from(election_ms / heartbeat_ms).map_err(|e| e.to_string())?,
         initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
         pre_vote: raw.bool("pre-vote"),
-        limits: limits(raw)?,
+        limits: limits(raw),
         downgrade_check: raw.duration("downgrade-check-time"),
         http: http(raw)?,
         extensive_metrics: raw.text("metrics") == "extensive",
@@ -269,17 +282,29 @@ fn cluster(raw: &Raw, name: &str) -> Result<Cluster, Refusal> {
     Ok(Cluster { advertise_peers, members, token, is_new })
 }
 
-fn limits(raw: &Raw) -> Result<Limits, String> {
-    let fits = |name: &str| usize::try_from(raw.uint(name)).map_err(|_| format!("--{name} is too large"));
-    Ok(Limits {
+fn limits(raw: &Raw) -> Limits {
+    // More than gRPC's length of a message can say is no limit, and leaves room to add to it.
+    let bounded = |name: &str| usize::try_from(raw.uint(name).min(u64::from(u32::MAX))).unwrap_or(usize::MAX);
+    let bytes = |name: &str| usize::try_from(raw.uint(name)).unwrap_or(usize::MAX);
+    let (interval, timeout) =
+        (raw.duration("grpc-keepalive-interval"), raw.duration("grpc-keepalive-timeout"));
+    Limits {
         quota_bytes: raw.int("quota-backend-bytes"),
-        txn_ops_max: fits("max-txn-ops")?,
-        request_bytes_max: fits("max-request-bytes")?,
-        streams_max: u32::try_from(raw.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+        txn_ops_max: bounded("max-txn-ops"),
+        request_bytes_max: bounded("max-request-bytes"),
+        connections_max: raw.uint("max-client-connections"),
+        inflight_request_bytes_max: bytes("max-inflight-request-bytes"),
+        inflight_answer_bytes_max: bytes("max-inflight-answer-bytes"),
+        // As in grpc-go, none at all is no limit.
+        streams_max: match u32::try_from(raw.uint("max-concurrent-streams")) {
+            Ok(0) | Err(_) => u32::MAX,
+            Ok(streams) => streams,
+        },
         watch_progress_interval: raw.duration("watch-progress-notify-interval"),
-        keepalive_interval: raw.duration("grpc-keepalive-interval"),
-        keepalive_timeout: raw.duration("grpc-keepalive-timeout"),
-    })
+        // As in etcd, without one of them there are none.
+        keepalive_interval: if timeout.is_zero() { Duration::ZERO } else { interval },
+        keepalive_timeout: timeout,
+    }
 }
 
 fn log(raw: &Raw) -> Result<Log, String> {

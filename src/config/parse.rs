@@ -4,6 +4,9 @@
 //! flags override `ETCD_*` variables.
 
 use super::flags::{self, Flag, Kind, State};
+use super::values::{
+    Unreadable, check_gates, check_u32, parse_bool, parse_duration, parse_int, parse_nanos, parse_uint,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,30 +59,37 @@ impl Raw {
 
     /// The value of a signed number.
     pub(crate) fn int(&self, name: &str) -> i64 {
-        self.text(name).parse().expect("checked when it was read")
+        parse_int(self.text(name)).expect("checked when it was read")
     }
 
     /// The value of an unsigned number.
     pub(crate) fn uint(&self, name: &str) -> u64 {
-        self.text(name).parse().expect("checked when it was read")
+        parse_uint(self.text(name)).expect("checked when it was read")
     }
 
-    /// The value of a duration.
+    /// The value of a duration; zero where it is negative.
     pub(crate) fn duration(&self, name: &str) -> Duration {
         parse_duration(self.text(name)).expect("checked when it was read")
     }
 
-    fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), Refusal> {
-        let said = || format!("invalid value {value:?} for flag -{}: parse error", flag.name);
-        let readable = match flag.kind {
-            Kind::Text => true,
-            Kind::Bool => parse_bool(&value).is_some(),
-            Kind::Int => value.parse::<i64>().is_ok(),
-            Kind::Uint => value.parse::<u64>().is_ok(),
-            Kind::Duration => parse_duration(&value).is_some(),
+    /// Takes a value, or says why it cannot be read.
+    fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), String> {
+        let why = match flag.kind {
+            Kind::Text => None,
+            Kind::Bool => parse_bool(&value).is_none().then_some(Unreadable::Syntax),
+            Kind::Int => parse_int(&value).err(),
+            Kind::Uint if flag.name == "max-concurrent-streams" => None,
+            Kind::Uint => parse_uint(&value).err(),
+            Kind::Duration => parse_nanos(&value).is_none().then_some(Unreadable::Syntax),
         };
-        if !readable {
-            return Err(Refusal::Usage(said()));
+        let why = match why {
+            Some(why) => Some(why.text().to_owned()),
+            None if flag.name == "feature-gates" => check_gates(&value).err(),
+            None if flag.name == "max-concurrent-streams" => check_u32(&value).err(),
+            None => None,
+        };
+        if let Some(why) = why {
+            return Err(why);
         }
         self.values.insert(flag.name, value);
         Ok(())
@@ -113,9 +123,8 @@ fn read_variables(raw: &mut Raw, vars: impl IntoIterator<Item = (String, String)
                 raw.warnings.push(format!("unrecognized environment variable {name}="));
             }
             Some(flag) => {
-                raw.set(flag, value.clone()).map_err(|_| {
-                    Refusal::Invalid(format!("invalid value {value:?} for {name}: parse error"))
-                })?;
+                raw.set(flag, value.clone())
+                    .map_err(|why| Refusal::Invalid(format!("invalid value {value:?} for {name}: {why}")))?;
                 raw.used.push((name, value));
             }
             None if rest == "UNSUPPORTED_ARCH" => {}
@@ -128,9 +137,16 @@ fn read_variables(raw: &mut Raw, vars: impl IntoIterator<Item = (String, String)
 fn read_arguments(raw: &mut Raw, args: impl IntoIterator<Item = String>) -> Result<(), Refusal> {
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
-        let Some(body) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
-            return Err(Refusal::Invalid(format!("{arg:?} is not a valid flag")));
-        };
+        let no_flag = |arg: &str| Refusal::Invalid(format!("{arg:?} is not a valid flag"));
+        if arg == "--" {
+            // Go's end of the flags: whatever comes after it is none.
+            return args.next().map_or(Ok(()), |arg| Err(no_flag(&arg)));
+        }
+        let body = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|body| !body.is_empty());
+        let body = body.ok_or_else(|| no_flag(&arg))?;
+        if body.starts_with(['-', '=']) {
+            return Err(Refusal::Usage(format!("bad flag syntax: {arg}")));
+        }
         let (name, inline) = match body.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (body, None),
@@ -153,7 +169,12 @@ fn read_arguments(raw: &mut Raw, args: impl IntoIterator<Item = String>) -> Resu
                 args.next().ok_or_else(|| Refusal::Usage(format!("flag needs an argument: -{name}")))?
             }
         };
-        raw.set(flag, value)?;
+        raw.set(flag, value.clone()).map_err(|why| {
+            Refusal::Usage(match flag.kind {
+                Kind::Bool => format!("invalid boolean value {value:?} for -{name}: {why}"),
+                _ => format!("invalid value {value:?} for flag -{name}: {why}"),
+            })
+        })?;
     }
     Ok(())
 }
@@ -163,7 +184,9 @@ fn check_states(raw: &mut Raw) -> Result<(), Refusal> {
         let Some(value) = raw.values.get(flag.name) else { continue };
         let same = value == flag.default
             || (flag.kind == Kind::Duration && parse_duration(value) == parse_duration(flag.default))
-            || (flag.kind == Kind::Bool && parse_bool(value) == parse_bool(flag.default));
+            || (flag.kind == Kind::Bool && parse_bool(value) == parse_bool(flag.default))
+            || (flag.kind == Kind::Uint && parse_uint(value) == parse_uint(flag.default))
+            || (flag.kind == Kind::Int && parse_int(value) == parse_int(flag.default));
         match flag.state {
             State::Later(what) if !same => {
                 let line = format!("--{} is not supported yet: this version does not have {what}", flag.name);
@@ -176,39 +199,6 @@ fn check_states(raw: &mut Raw) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// Go's spellings of a boolean (`strconv.ParseBool`).
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// A Go duration: numbers with units, added up; `0` needs none. Negative ones are not durations here.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut nanos = 0_f64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let (unit, scale) =
-            [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)]
-                .into_iter()
-                .find(|(unit, _)| rest.starts_with(unit) && !(*unit == "m" && rest.starts_with("ms")))?;
-        nanos += number * scale;
-        rest = &rest[unit.len()..];
-    }
-    Duration::try_from_secs_f64(nanos / 1e9).ok()
 }
 
 #[cfg(test)]
@@ -272,6 +262,32 @@ mod tests {
         check_refused("--name", Refusal::Usage("flag needs an argument: -name".into()));
         let text = "invalid value \"x\" for flag -max-txn-ops: parse error";
         check_refused("--max-txn-ops=x", Refusal::Usage(text.into()));
+        let text = "invalid value \"18446744073709551616\" for flag -max-txn-ops: value out of range";
+        check_refused("--max-txn-ops=18446744073709551616", Refusal::Usage(text.into()));
+        let text = "invalid boolean value \"x\" for -pre-vote: parse error";
+        check_refused("--pre-vote=x", Refusal::Usage(text.into()));
+        let text = "invalid value \"No=true\" for flag -feature-gates: unrecognized feature gate: No";
+        check_refused("--feature-gates=No=true", Refusal::Usage(text.into()));
+        let text = "strconv.ParseUint: parsing \"4294967296\": value out of range";
+        let text = format!("invalid value \"4294967296\" for flag -max-concurrent-streams: {text}");
+        check_refused("--max-concurrent-streams=4294967296", Refusal::Usage(text));
+        check_refused("-", Refusal::Invalid("\"-\" is not a valid flag".into()));
+        check_refused("-- --name=a", Refusal::Invalid("\"--name=a\" is not a valid flag".into()));
+        check_refused("---name=a", Refusal::Usage("bad flag syntax: ---name=a".into()));
+        check_refused("--=a", Refusal::Usage("bad flag syntax: --=a".into()));
+    }
+
+    #[test]
+    fn values_are_written_in_any_of_gos_ways() {
+        let raw = read_line("--max-txn-ops=0x10 --quota-backend-bytes=-1_000 --", &[]).expect("Go reads it");
+        assert_eq!((raw.uint("max-txn-ops"), raw.int("quota-backend-bytes")), (16, -1_000));
+        let raw = read_line("--watch-progress-notify-interval=-1s", &[]).expect("Go reads it");
+        assert_eq!(raw.duration("watch-progress-notify-interval"), Duration::ZERO);
+        // The default in other words is still the default.
+        check("--bcrypt-cost=0xa", &[], "bcrypt-cost", "0xa");
+        let refused = read_line("", &[("ETCD_MAX_TXN_OPS", "x")]).expect_err("it is no number");
+        let text = "invalid value \"x\" for ETCD_MAX_TXN_OPS: parse error";
+        assert_eq!(refused, Refusal::Invalid(text.to_owned()));
     }
 
     #[test]
@@ -287,20 +303,5 @@ mod tests {
         let raw = read_line("--max-wals=7", &[]).expect("accepted");
         assert_eq!(raw.warnings.len(), 1);
         assert!(raw.warnings[0].starts_with("--max-wals is accepted without effect: "), "{:?}", raw.warnings);
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        let check = |text, expected: Option<u64>| {
-            assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text}");
-        };
-        check("300ms", Some(300));
-        check("1m30s", Some(90_000));
-        check("2h0m0s", Some(7_200_000));
-        check("1.5s", Some(1_500));
-        check("0", Some(0));
-        check("5", None);
-        check("", None);
-        check("-1s", None);
     }
 }

@@ -92,3 +92,26 @@ fn what_etcd_refuses_is_refused_in_its_words() {
     );
     check_refused("--log-level=loud", "unrecognized level: \"loud\"");
 }
+
+#[test]
+fn urls_are_read_as_go_reads_them_and_listened_on_once() {
+    let line =
+        "--listen-client-urls=HTTP://127.0.0.1:1,http://127.0.0.1:1 --advertise-client-urls=Http://A:1";
+    let config = config(line).expect("valid");
+    assert_eq!(config.listen_clients, ["127.0.0.1:1".parse().expect("an address")]);
+    assert_eq!(config.advertise_clients, ["http://A:1"]);
+}
+
+#[test]
+fn limits_without_a_meaning_have_etcds() {
+    let limits = |line: &str| config(line).expect("valid").limits;
+    assert_eq!(limits("--max-concurrent-streams=0").streams_max, u32::MAX);
+    assert_eq!(limits("--max-concurrent-streams=7").streams_max, 7);
+    let bytes = limits("--max-request-bytes=18446744073709551615").request_bytes_max;
+    assert!(bytes.checked_add(1 << 20).is_some() && bytes >= u32::MAX as usize, "{bytes}");
+    assert_eq!(limits("--grpc-keepalive-timeout=0").keepalive_interval, Duration::ZERO);
+    assert_eq!(limits("--grpc-keepalive-interval=-1s").keepalive_interval, Duration::ZERO);
+    let text = "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
+    check_refused("--feature-gates=LeaseCheckpointPersist=true", text);
+    assert!(config("--feature-gates=LeaseCheckpointPersist=true,LeaseCheckpoint=true").is_ok());
+}

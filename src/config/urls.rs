@@ -29,7 +29,9 @@ impl PeerUrl {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(wrong("URL scheme must be http, https, unix, or unixs"));
         };
-        match scheme {
+        // Go's parser writes schemes small, and hashes what it wrote.
+        let scheme = scheme.to_ascii_lowercase();
+        match scheme.as_str() {
             "http" => {}
             "https" => return Err(wrong("https is not supported yet: this version does not have TLS")),
             "unix" | "unixs" => return Err(wrong("unix sockets are not supported yet")),
@@ -40,7 +42,7 @@ impl PeerUrl {
         }
         match rest.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self(text.to_owned()))
+                Ok(Self(format!("{scheme}://{rest}")))
             }
             _ => Err(wrong("URL address does not have the form \"host:port\"")),
         }
@@ -87,18 +89,21 @@ pub(crate) fn listen_addresses(flag: &str, text: &str) -> Result<Vec<SocketAddr>
     for url in parse_list(flag, text)? {
         let host_port = url.host_port();
         let (host, port) = host_port.rsplit_once(':').expect("checked when it was parsed");
-        if host == "localhost" {
+        let address = if host == "localhost" {
             // As Go does: IPv4 first.
             let found =
                 host_port.to_socket_addrs().map_err(|e| Refusal::Invalid(format!("--{flag}: {url}: {e}")))?;
             let port = port.parse().expect("checked when it was parsed");
             let ipv4 = found.into_iter().find(SocketAddr::is_ipv4);
-            addresses.push(ipv4.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port))));
+            ipv4.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port)))
         } else {
             let address = host_port.parse();
-            addresses.push(address.map_err(|_| {
-                Refusal::Invalid(format!("--{flag}: expected IP in URL for binding ({url})"))
-            })?);
+            address
+                .map_err(|_| Refusal::Invalid(format!("--{flag}: expected IP in URL for binding ({url})")))?
+        };
+        // Said twice it is listened on once, as in etcd.
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
     Ok(addresses)

@@ -12,11 +12,11 @@ use crate::{
 use bytes::Bytes;
 use gateway::Answer;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, ORIGIN},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, LOCATION, ORIGIN, TRANSFER_ENCODING},
     request::Parts,
 };
-use hyper::body::Incoming;
+use http_body::Body;
 use percent_encoding::percent_decode_str;
 use std::{convert::Infallible, sync::Arc};
 
@@ -46,12 +46,12 @@ impl Traffic {
 }
 
 /// Answers a request on a port for clients.
-pub(crate) async fn serve(
+pub(crate) async fn serve<B: Body<Data = Bytes> + Send + Unpin + 'static>(
     connection: Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Result<Page, Infallible> {
     let api = Arc::clone(connection.api());
-    if let Some(refusal) = without_host(request.version(), request.headers().contains_key(HOST)) {
+    if let Some(refusal) = refused(request.version(), request.headers()) {
         return Ok(refusal);
     }
     let name = host_name(host(request.uri().authority(), request.headers()));
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
 /// Answers a request on a port for metrics.
 pub(crate) async fn monitor<B>(api: Arc<Api>, request: Request<B>) -> Result<Page, Infallible> {
     let (parts, _) = request.into_parts();
-    if let Some(refusal) = without_host(parts.version, parts.headers.contains_key(HOST)) {
+    if let Some(refusal) = refused(parts.version, &parts.headers) {
         return Ok(refusal);
     }
     let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
@@ -82,7 +82,11 @@ pub(crate) async fn monitor<B>(api: Arc<Api>, request: Request<B>) -> Result<Pag
     Ok(pages::monitoring(&api, &parts, &path).await.unwrap_or_else(pages::not_found))
 }
 
-async fn route(connection: &Arc<Connection>, api: &Arc<Api>, request: Request<Incoming>) -> Page {
+async fn route<B: Body<Data = Bytes> + Send + Unpin + 'static>(
+    connection: &Arc<Connection>,
+    api: &Arc<Api>,
+    request: Request<B>,
+) -> Page {
     let (mut parts, body) = request.into_parts();
     let mut path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
     if let Some(rest) = path.strip_prefix("/v3beta/") {
@@ -104,21 +108,69 @@ async fn route(connection: &Arc<Connection>, api: &Arc<Api>, request: Request<In
                 let request = request.map(Requests::Gateway);
                 router::serve(Arc::clone(connection), request).await.unwrap_or_else(|never| match never {})
             };
-            gateway.serve(Request::from_parts(parts, body), call).await
+            api.steps.watch("gateway", gateway.serve(Request::from_parts(parts, body), call)).await
         }
         _ => pages::serve(api, &parts, &path).await,
     }
 }
 
-/// Go's answer to HTTP/1.1 without the header that it demands.
-fn without_host(version: Version, has_host: bool) -> Option<Page> {
-    if version != Version::HTTP_11 || has_host {
+/// What Go's server does not hand to anybody, in its order and words; the connection ends with each. What names two
+/// hosts could be for one that is allowed and be meant for the other.
+fn refused(version: Version, headers: &HeaderMap) -> Option<Page> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, is_one) = (hosts.next(), hosts.next().is_none());
+    let is_http11 = version == Version::HTTP_11;
+    if !is_one {
+        return Some(bad_request("400 Bad Request"));
+    }
+    if is_http11 && !is_plainly_chunked(headers) {
+        let text = "Unsupported transfer encoding".to_owned();
+        return Some(closing(respond(StatusCode::NOT_IMPLEMENTED, PLAIN, text)));
+    }
+    match host {
+        None if is_http11 => return Some(bad_request("400 Bad Request: missing required Host header")),
+        Some(host) if !is_host(host.as_bytes()) => {
+            return Some(bad_request("400 Bad Request: malformed Host header"));
+        }
+        _ => {}
+    }
+    let expected = headers.get(EXPECT).map_or(&b""[..], HeaderValue::as_bytes);
+    if expected.is_empty() || names_continue(expected) {
         return None;
     }
-    let text = "400 Bad Request: missing required Host header".to_owned();
-    let mut response = respond(StatusCode::BAD_REQUEST, PLAIN, text);
+    let mut response = Response::new(Answer::Whole(None));
+    *response.status_mut() = StatusCode::EXPECTATION_FAILED;
+    Some(closing(response))
+}
+
+/// Whether a body comes without a coding, or in chunks and nothing else. Several codings are where servers in a row
+/// understand different things.
+fn is_plainly_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Go's `ValidHostHeader`: bytes that a host's name, address or port has.
+fn is_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!$%&()*+,-.:;=['_~]".contains(byte))
+}
+
+/// Whether the one expectation that there is stands among the tokens.
+fn names_continue(expected: &[u8]) -> bool {
+    expected.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn bad_request(text: &str) -> Page {
+    closing(respond(StatusCode::BAD_REQUEST, PLAIN, text.to_owned()))
+}
+
+fn closing(mut response: Page) -> Page {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    Some(response)
+    response
 }
 
 /// To the clean path, or to the folder `/v3/`.
@@ -173,6 +225,48 @@ fn clean(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The status of a refusal, 0 where there is none.
+    fn code(version: Version, headers: &[(&str, &str)]) -> u16 {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: http::HeaderName = name.parse().expect("a name");
+            map.append(name, value.parse().expect("a value"));
+        }
+        refused(version, &map).map_or(0, |page| {
+            assert_eq!(page.headers()[CONNECTION], "close");
+            page.status().as_u16()
+        })
+    }
+
+    #[test]
+    fn heads_that_go_refuses_are_refused() {
+        let check = |headers: &[(&str, &str)], expected: u16| {
+            assert_eq!(code(Version::HTTP_11, headers), expected, "{headers:?}");
+        };
+        check(&[("host", "a")], 0);
+        check(&[("host", "")], 0);
+        check(&[("host", "[::1]:5")], 0);
+        check(&[], 400);
+        check(&[("host", "a"), ("host", "a")], 400);
+        for host in ["a b", "a/b", "a@b", "a?b", "a#b", "a\"b", "a{", "\u{e9}"] {
+            check(&[("host", host)], 400);
+        }
+        check(&[("host", "a"), ("transfer-encoding", "Chunked")], 0);
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", ""] {
+            check(&[("host", "a"), ("transfer-encoding", coding)], 501);
+        }
+        check(&[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], 501);
+        check(&[("transfer-encoding", "gzip, chunked")], 501);
+        check(&[("host", "a"), ("expect", "foo")], 417);
+        for good in ["", "100-continue", "100-Continue", "100-continue, foo"] {
+            check(&[("host", "a"), ("expect", good)], 0);
+        }
+        assert_eq!(code(Version::HTTP_10, &[]), 0);
+        assert_eq!(code(Version::HTTP_10, &[("host", "a"), ("host", "b")]), 400);
+        assert_eq!(code(Version::HTTP_10, &[("transfer-encoding", "gzip, chunked")]), 0);
+        assert_eq!(code(Version::HTTP_10, &[("expect", "foo")]), 417);
+    }
 
     #[test]
     fn paths_are_cleaned_as_go_cleans_them() {

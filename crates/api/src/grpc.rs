@@ -1,23 +1,33 @@
 //! gRPC on the wire: length-prefixed messages in, one message or a stream of them out, the status in trailers.
 //!
 //! tonic's generated services would do it too; this is what is left of them when every call is unary or streams only
-//! its answers, nothing is compressed, and errors must carry grpc-go's texts (which clients of etcd see). A call costs
-//! no box and no codec buffer: an answer is encoded at its exact size into a block shared by many answers.
+//! its answers, and errors must carry grpc-go's texts (which clients of etcd see). A call costs no box and no codec
+//! buffer: an answer is encoded at its exact size into a block shared by many answers.
 
-use crate::{metrics::Call, streams::Outgoing};
+use crate::{
+    budget::{Held, Meter, Share},
+    head,
+    kv::Deadline,
+    methods::Method,
+    metrics::Call,
+    streams::Outgoing,
+    zip::{self, Zip},
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
 use std::{
     cell::RefCell,
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::{Sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Status};
 
 /// What precedes a message on the wire: a flag byte and a length of four.
@@ -30,7 +40,14 @@ const SHARED_ANSWER_BYTES_MAX: usize = 2 << 10;
 /// A block for small answers: one allocation for some hundred puts, freed when the last of them has left.
 const BLOCK_BYTES: usize = 16 << 10;
 
+/// How long a client may take to end its half once its call does not wait for that any more.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+
+/// What it may still send meanwhile, in bytes, before its stream is reset: nobody reads it.
+const LINGER_BYTES_MAX: usize = 64 << 10;
+
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 thread_local! {
@@ -42,6 +59,7 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let fill = |out: &mut BytesMut| {
         out.put_u8(0); // not compressed
+        // What no prefix can say is refused before it leaves: see `sendable`.
         out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         message.encode_raw(out);
     };
@@ -92,136 +110,204 @@ impl Body for Requests {
     }
 }
 
-/// Reads the one message of a call, bounded by `max_bytes` before anything is decoded.
+/// How the messages of a call are bounded and written.
+#[derive(Clone)]
+pub(crate) struct Framing {
+    /// The longest message that is taken, packed or not, in bytes.
+    pub(crate) max_bytes: usize,
+    /// There where the client compresses.
+    pub(crate) zip: Option<Arc<Zip>>,
+    /// Whose messages they are.
+    pub(crate) method: Method,
+}
+
+impl Framing {
+    /// Decodes a message. A field of a wrong wire type is an unknown one, as in Go.
+    pub(crate) fn decode<M, E: std::fmt::Display>(
+        &self,
+        message: &Bytes,
+        decode: impl Fn(Bytes) -> Result<M, E>,
+    ) -> Result<M, Status> {
+        decode(message.clone()).or_else(|error| {
+            gateway::without_misfits(self.method.service(), self.method.name(), message)
+                .and_then(|fitting| decode(fitting.into()).ok())
+                .ok_or_else(|| Status::internal(format!("grpc: error unmarshalling request: {error}")))
+        })
+    }
+}
+
+/// The message of a unary call. Whatever follows it is not looked at, as in grpc-go: the call begins when its message is
+/// whole, not when the client has ended its half.
 pub(crate) async fn read(
     mut body: Requests,
-    headers: &HeaderMap,
-    max_bytes: usize,
+    framing: &Framing,
+    deadline: Deadline,
     call: &Call,
+    share: &Arc<Share>,
 ) -> Result<Bytes, Status> {
-    let mut message = Gather::new(max_bytes);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Status::cancelled("context canceled"))?;
-        if let Ok(data) = frame.into_data() {
-            message.push(&data, headers)?;
+    let mut message = Gather::new(framing);
+    let mut meter = Meter::new(share);
+    let bytes = loop {
+        let frame = next_frame(&mut body, Some(&mut meter), deadline).await?;
+        let Some(frame) = frame else { return Err(message.cut_off()) };
+        let Ok(data) = frame.into_data() else { continue };
+        if let Some(whole) = message.push(&data)? {
+            break whole;
         }
-        if body.is_end_stream() {
-            break;
-        }
-    }
-    let bytes = message.finish()?;
+        meter.hold(message.pieces.len())?;
+    };
+    linger(body);
+    let bytes = match &framing.zip {
+        Some(zip) if message.is_packed => Box::pin(zip.unpack(bytes, framing.max_bytes)).await?,
+        _ => bytes,
+    };
     call.received(bytes.len());
     Ok(bytes)
 }
 
-/// grpc-go's answer to what cannot be decoded.
-pub(crate) fn decoded<M, E: std::fmt::Display>(message: Result<M, E>) -> Result<M, Status> {
-    message.map_err(|e| Status::internal(format!("grpc: error unmarshalling request: {e}")))
+/// Waits for the end of a client's half whose call does not: many clients say it in a frame of its own, behind the
+/// message. A stream that is answered and let go before is reset, and h2 takes what comes then for abuse once it is too
+/// much. Nothing is done for a half that has ended, as nearly all have by then.
+pub(crate) fn linger(mut body: Requests) {
+    if body.is_end_stream() || matches!(body, Requests::Gateway(_)) {
+        return;
+    }
+    tokio::spawn(timeout(LINGER_MAX, async move {
+        let mut bytes = 0;
+        while let Ok(Some(frame)) = next_frame(&mut body, None, None).await
+            && bytes <= LINGER_BYTES_MAX
+        {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    }));
+}
+
+/// The next frame of a body, `None` at its end; fails where the bytes that are counted have to go. A timer is made only
+/// where the client keeps us waiting.
+pub(crate) async fn next_frame(
+    body: &mut Requests,
+    mut meter: Option<&mut Meter>,
+    deadline: Deadline,
+) -> Result<Option<Frame<Bytes>>, Status> {
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let frame = poll_fn(|cx| {
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+            return Poll::Ready(Ok(frame));
+        }
+        if let Some(meter) = &mut meter
+            && let Poll::Ready(status) = meter.poll_stalled(cx)
+        {
+            return Poll::Ready(Err(status));
+        }
+        let Some(deadline) = deadline else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
+        timer.as_mut().poll(cx).map(|()| Err(head::over()))
+    });
+    let frame = frame.await?;
+    frame.transpose().map_err(|_| Status::cancelled("context canceled"))
+}
+
+/// Waits for work no longer than its caller does.
+pub(crate) async fn within<T>(
+    deadline: Deadline,
+    work: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => match timeout_at(deadline.into(), work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(head::over()),
+        },
+    }
+}
+
+/// Refuses an answer that is longer than any that etcd sends. `framed` is it with its prefix.
+pub(crate) fn sendable(framed: Bytes, max_bytes: usize) -> Result<Bytes, Status> {
+    let length = framed.len().saturating_sub(PREFIX_BYTES);
+    if length <= max_bytes {
+        return Ok(framed);
+    }
+    let text = format!("grpc: trying to send message larger than max ({length} vs. {max_bytes})");
+    Err(Status::resource_exhausted(text))
 }
 
 /// Collects a message from the pieces it arrives in: nearly always one, which is then used as it is.
-struct Gather {
-    max_bytes: usize,
+struct Gather<'a> {
+    framing: &'a Framing,
     pieces: BytesMut,
-    whole: Option<Bytes>,
+    is_packed: bool,
 }
 
-impl Gather {
-    fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, pieces: BytesMut::new(), whole: None }
+impl<'a> Gather<'a> {
+    fn new(framing: &'a Framing) -> Self {
+        Self { framing, pieces: BytesMut::new(), is_packed: false }
     }
 
-    fn push(&mut self, data: &Bytes, headers: &HeaderMap) -> Result<(), Status> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        if self.whole.is_some() {
-            return Err(Status::internal("grpc: a unary call carries more than one message"));
-        }
+    /// The message, once it is whole.
+    fn push(&mut self, data: &Bytes) -> Result<Option<Bytes>, Status> {
         if self.pieces.is_empty()
-            && let Some(length) = expected(data, self.max_bytes, headers)?
-            && data.len() == PREFIX_BYTES + length
+            && let Some(prefix) = Prefix::of(data, self.framing)?
+            && let Some(message) = data.get(PREFIX_BYTES..PREFIX_BYTES + prefix.length)
         {
-            self.whole = Some(data.slice(PREFIX_BYTES..));
-            return Ok(());
+            self.is_packed = prefix.is_packed(self.framing)?;
+            return Ok(Some(data.slice_ref(message)));
         }
         self.pieces.extend_from_slice(data);
-        if let Some(length) = expected(&self.pieces, self.max_bytes, headers)? {
-            match self.pieces.len().cmp(&(PREFIX_BYTES + length)) {
-                std::cmp::Ordering::Less => {}
-                std::cmp::Ordering::Equal => {
-                    let mut whole = self.pieces.split();
-                    whole.advance(PREFIX_BYTES);
-                    self.whole = Some(whole.freeze());
-                }
-                std::cmp::Ordering::Greater => {
-                    return Err(Status::internal("grpc: a unary call carries more than one message"));
-                }
-            }
+        let Some(prefix) = Prefix::of(&self.pieces, self.framing)? else { return Ok(None) };
+        let message = prefix.take(&mut self.pieces);
+        if message.is_some() {
+            self.is_packed = prefix.is_packed(self.framing)?;
         }
-        Ok(())
+        Ok(message)
     }
 
-    fn finish(self) -> Result<Bytes, Status> {
-        match self.whole {
-            Some(whole) => Ok(whole),
-            // grpc-go hands out io.EOF and io.ErrUnexpectedEOF here.
-            None if self.pieces.is_empty() => Err(Status::internal("EOF")),
-            None => Err(Status::internal("unexpected EOF")),
-        }
+    /// What a client is told that ended its half before its message: grpc-go hands out io.EOF and io.ErrUnexpectedEOF,
+    /// which have no code.
+    fn cut_off(&self) -> Status {
+        Status::unknown(if self.pieces.len() < PREFIX_BYTES { "EOF" } else { "unexpected EOF" })
     }
 }
 
-/// The length that a message's prefix announces, once the prefix is there; refused when it is too large or compressed.
-pub(crate) fn expected(data: &[u8], max_bytes: usize, headers: &HeaderMap) -> Result<Option<usize>, Status> {
-    let Some((prefix, _)) = data.split_at_checked(PREFIX_BYTES) else {
-        return Ok(None);
-    };
-    let length = (&prefix[1..]).get_u32() as usize;
-    if length > max_bytes {
-        let text = format!("grpc: received message larger than max ({length} vs. {max_bytes})");
-        return Err(Status::resource_exhausted(text));
-    }
-    if prefix[0] != 0 {
-        return Err(compressed(headers));
-    }
-    Ok(Some(length))
+/// What precedes a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    flag: u8,
+    length: usize,
 }
 
-/// grpc-go's answers to a compressed message where no decompressor is registered, as in etcd.
-fn compressed(headers: &HeaderMap) -> Status {
-    match headers.get("grpc-encoding").and_then(|v| v.to_str().ok()) {
-        None | Some("identity") => {
-            Status::internal("grpc: compressed flag set with identity or empty encoding")
+impl Prefix {
+    /// The prefix, once it is there; refused where it announces what is too long.
+    pub(crate) fn of(data: &[u8], framing: &Framing) -> Result<Option<Self>, Status> {
+        let Some((prefix, _)) = data.split_at_checked(PREFIX_BYTES) else {
+            return Ok(None);
+        };
+        let length = (&prefix[1..]).get_u32() as usize;
+        let max_bytes = framing.max_bytes;
+        if length > max_bytes {
+            let text = format!("grpc: received message larger than max ({length} vs. {max_bytes})");
+            return Err(Status::resource_exhausted(text));
         }
-        Some(name) => {
-            let text = format!("grpc: Decompressor is not installed for grpc-encoding \"{name}\"");
-            Status::unimplemented(text)
+        Ok(Some(Self { flag: prefix[0], length }))
+    }
+
+    /// Whether the message is compressed; refused where nobody said how, or that is not the question.
+    pub(crate) fn is_packed(self, framing: &Framing) -> Result<bool, Status> {
+        match self.flag {
+            0 => Ok(false),
+            1 if framing.zip.is_some() => Ok(true),
+            1 => Err(Status::internal("grpc: compressed flag set with identity or empty encoding")),
+            flag => Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
         }
     }
-}
 
-/// When the caller stops waiting, from `grpc-timeout` (gRPC over HTTP/2: at most eight digits and a unit).
-pub(crate) fn deadline(headers: &HeaderMap) -> Option<Instant> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    Instant::now().checked_add(timeout(text)?)
-}
-
-fn timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
+    /// Takes the message out of the pieces, if it is all there.
+    pub(crate) fn take(self, pieces: &mut BytesMut) -> Option<Bytes> {
+        if pieces.len() < PREFIX_BYTES + self.length {
+            return None;
+        }
+        pieces.advance(PREFIX_BYTES);
+        Some(pieces.split_to(self.length).freeze())
     }
-    let n: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(n * 3600),
-        "M" => Duration::from_secs(n * 60),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
-    })
 }
 
 /// What a call sends back.
@@ -232,6 +318,8 @@ pub(crate) enum Reply {
     Empty,
     /// One message, then the status OK.
     Message(Option<Bytes>),
+    /// A large one, in pieces, whose bytes are counted.
+    Held(Held),
     /// Messages as they come, then a status.
     Stream(Outgoing),
 }
@@ -242,9 +330,23 @@ impl Reply {
         Self::head(Self::Message(Some(message)))
     }
 
+    /// The same for a read that had to find room for its answer.
+    pub(crate) fn held(message: Bytes, answers: &Arc<Share>, values: &Arc<Share>) -> http::Response<Self> {
+        match answers.hold(message) {
+            Ok(held) => Self::head(Self::Held(held)),
+            Err(smaller) => Self::unary(values.count(smaller)),
+        }
+    }
+
     /// The answer to a call that streams.
     pub(crate) fn stream(messages: Outgoing) -> http::Response<Self> {
         Self::head(Self::Stream(messages))
+    }
+
+    /// Says in a head that its messages are compressed.
+    pub(crate) fn compressed(mut response: http::Response<Self>) -> http::Response<Self> {
+        response.headers_mut().insert(ENCODING, HeaderValue::from_static(zip::NAME));
+        response
     }
 
     /// A refusal: headers only.
@@ -293,6 +395,13 @@ impl Body for Reply {
                 }
                 Some(message.map_or_else(|| Frame::trailers(ok()), Frame::data))
             }
+            Self::Held(held) => Some(match held.next() {
+                Ok(Some(piece)) => Frame::data(piece),
+                ended => {
+                    *this = Self::Empty;
+                    Frame::trailers(ended.map_or_else(|status| failed(&status), |_| ok()))
+                }
+            }),
             Self::Stream(messages) => Some(match std::task::ready!(messages.poll(cx)) {
                 Ok(data) => Frame::data(data),
                 Err(status) => {
@@ -311,7 +420,7 @@ impl Body for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Message(_) | Self::Stream(_) => SizeHint::default(),
+            Self::Message(_) | Self::Held(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }
@@ -327,10 +436,24 @@ mod tests {
         out
     }
 
-    fn gather(pieces: &[&[u8]], headers: &HeaderMap) -> Result<Bytes, (Code, String)> {
-        let mut gather = Gather::new(10);
-        let pushed = pieces.iter().try_for_each(|p| gather.push(&Bytes::copy_from_slice(p), headers));
-        pushed.and_then(|()| gather.finish()).map_err(|s| (s.code(), s.message().to_owned()))
+    fn framing(zip: bool) -> Framing {
+        Framing {
+            max_bytes: 10,
+            zip: zip.then(|| Arc::new(Zip::new(crate::Compression::default()))),
+            method: Method::Put,
+        }
+    }
+
+    fn gather(pieces: &[&[u8]], zip: bool) -> Result<Bytes, (Code, String)> {
+        let framing = framing(zip);
+        let mut gather = Gather::new(&framing);
+        let told = |s: Status| (s.code(), s.message().to_owned());
+        for piece in pieces {
+            if let Some(whole) = gather.push(&Bytes::copy_from_slice(piece)).map_err(told)? {
+                return Ok(whole);
+            }
+        }
+        Err(told(gather.cut_off()))
     }
 
     #[test]
@@ -338,33 +461,53 @@ mod tests {
         let frame = framed(b"0123456789");
         for cut in 0..frame.len() {
             let (front, back) = frame.split_at(cut);
-            assert_eq!(gather(&[front, b"", back], &HeaderMap::new()).as_deref(), Ok(&b"0123456789"[..]));
+            assert_eq!(gather(&[front, b"", back], false).as_deref(), Ok(&b"0123456789"[..]));
         }
-        assert_eq!(gather(&[&framed(b"")], &HeaderMap::new()).as_deref(), Ok(&b""[..]));
+        assert_eq!(gather(&[&framed(b"")], false).as_deref(), Ok(&b""[..]));
     }
 
     #[test]
-    fn what_is_no_single_message_is_refused_in_grpc_gos_words() {
-        let check = |pieces: &[&[u8]], encoding: Option<&'static str>, code, text: &str| {
-            let mut headers = HeaderMap::new();
-            if let Some(name) = encoding {
-                headers.insert("grpc-encoding", HeaderValue::from_static(name));
-            }
-            assert_eq!(gather(pieces, &headers), Err((code, text.to_owned())));
+    fn what_follows_the_message_is_not_looked_at() {
+        for zip in [false, true] {
+            assert_eq!(gather(&[&framed(b"1"), &framed(b"2")], zip).as_deref(), Ok(&b"1"[..]));
+            let together = [framed(b"1"), framed(b"2")].concat();
+            assert_eq!(gather(&[&together], zip).as_deref(), Ok(&b"1"[..]));
+            assert_eq!(gather(&[&together[..3], &together[3..]], zip).as_deref(), Ok(&b"1"[..]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_in_grpc_gos_words() {
+        let check = |pieces: &[&[u8]], zip, code, text: &str| {
+            assert_eq!(gather(pieces, zip), Err((code, text.to_owned())));
         };
         let large = [&[0][..], &11u32.to_be_bytes()].concat();
         let text = "grpc: received message larger than max (11 vs. 10)";
-        check(&[&large], None, Code::ResourceExhausted, text);
+        check(&[&large], false, Code::ResourceExhausted, text);
+        check(&[&large], true, Code::ResourceExhausted, text);
         let packed = [1, 0, 0, 0, 1, 7];
-        let text = "grpc: Decompressor is not installed for grpc-encoding \"gzip\"";
-        check(&[&packed], Some("gzip"), Code::Unimplemented, text);
         let text = "grpc: compressed flag set with identity or empty encoding";
-        check(&[&packed], None, Code::Internal, text);
-        check(&[], None, Code::Internal, "EOF");
-        check(&[&framed(b"123")[..4]], None, Code::Internal, "unexpected EOF");
-        let text = "grpc: a unary call carries more than one message";
-        check(&[&framed(b"1"), &framed(b"2")], None, Code::Internal, text);
-        check(&[&[framed(b"1"), framed(b"2")].concat()], None, Code::Internal, text);
+        check(&[&packed], false, Code::Internal, text);
+        assert_eq!(gather(&[&packed], true).as_deref(), Ok(&[7][..]));
+        for flag in [2, 255] {
+            let text = format!("grpc: received unexpected payload format {flag}");
+            check(&[&[flag, 0, 0, 0, 0]], true, Code::Internal, &text);
+        }
+        check(&[], false, Code::Unknown, "EOF");
+        check(&[&framed(b"123")[..4]], false, Code::Unknown, "EOF");
+        for flag in [0, 2] {
+            check(&[&[flag, 0, 0, 0, 3, 7]], false, Code::Unknown, "unexpected EOF");
+        }
+    }
+
+    #[test]
+    fn an_answer_above_the_limit_is_refused() {
+        let answer = encode(&prost_bytes(20));
+        let length = answer.len() - PREFIX_BYTES;
+        assert_eq!(sendable(answer.clone(), length).map_err(|s| s.code()), Ok(answer.clone()));
+        let status = sendable(answer, length - 1).expect_err("too long");
+        let text = format!("grpc: trying to send message larger than max ({length} vs. {})", length - 1);
+        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, &*text));
     }
 
     #[test]
@@ -380,22 +523,5 @@ mod tests {
 
     fn prost_bytes(length: usize) -> proto::mvccpb::KeyValue {
         proto::mvccpb::KeyValue { value: vec![7; length].into(), ..Default::default() }
-    }
-
-    #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
-        let check = |text: &str, expected: Option<Duration>| assert_eq!(timeout(text), expected, "{text}");
-        check("5S", Some(Duration::from_secs(5)));
-        check("99999999n", Some(Duration::from_nanos(99_999_999)));
-        check("100m", Some(Duration::from_millis(100)));
-        check("7u", Some(Duration::from_micros(7)));
-        check("2H", Some(Duration::from_hours(2)));
-        check("3M", Some(Duration::from_mins(3)));
-        check("", None);
-        check("S", None);
-        check("5", None);
-        check("123456789S", None);
-        check("-1S", None);
-        check("5é", None);
     }
 }

@@ -3,12 +3,21 @@
 //! Writes are proposed and answered from what their entry did. Reads take one [`mvcc::View`] and no lock; unless
 //! serializable, a barrier comes first: leadership confirmed, and everything committed by then applied here.
 
-use crate::{Api, grpc, parse, slow, status, status::Known};
+use crate::{
+    Api,
+    budget::{Room, Share},
+    grpc, parse, parts,
+    slow::Inline,
+    status,
+    status::Known,
+};
 use bytes::Bytes;
-use machine::Response;
+use machine::{Response, Stop};
+use mvcc::{Cost, Effort};
+use prost::Message;
 use proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, InternalRaftRequest,
-    PutRequest, RangeRequest, TxnRequest, TxnResponse, alarm_request::AlarmAction,
+    PutRequest, RangeRequest, TxnRequest, TxnResponse, alarm_request::AlarmAction, response_op,
 };
 use raft_node::{ProposeError, ReadError};
 use std::{
@@ -24,64 +33,84 @@ const COMPACTION_POLL: Duration = Duration::from_millis(5);
 /// When the caller stops waiting; `None` leaves it to the node's own request timeout.
 pub(crate) type Deadline = Option<Instant>;
 
-/// `Range`.
+/// `Range`. `values` is what the connection holds of small answers.
 pub(crate) async fn range(
     api: &Arc<Api>,
+    values: &Share,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     parse::range(&request)?;
-    checked_range(api, deadline, request).await
+    checked_range(api, values, deadline, request).await
 }
 
 /// A range that no check of a client's applies to any more.
 pub(crate) async fn checked_range(
     api: &Arc<Api>,
+    values: &Share,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     let start = Instant::now();
-    let answer = barrier_and_range(api, deadline, request).await;
+    let answer = barrier_and_range(api, values, deadline, request).await;
     api.metrics.durations.range_request.observe(start, &answer);
     answer
 }
 
 async fn barrier_and_range(
     api: &Arc<Api>,
+    values: &Share,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Bytes, Status> {
     if !request.serializable {
         barrier(api, deadline).await?;
     }
-    if slow::is_long(&request, &api.shared) {
-        let own = Arc::clone(api);
-        return Box::pin(api.slow.run(move || range_now(&own, &request))).await;
-    }
-    range_now(api, &request)
+    // After the barrier: those that waited for it together would all find room before any of them has taken it.
+    values.turn(deadline).await?;
+    let elsewhere = match api.slow.inline(|effort| range_now(api, &request, effort)) {
+        Inline::Done(answer) => return answer,
+        Inline::TooMuch(spent) => {
+            let own = Arc::clone(api);
+            let room = Room { answers: &api.answers, deadline };
+            let read = api.slow.read(Some(room), spent, move |effort| range_now(&own, &request, effort));
+            Box::pin(grpc::within(deadline, read))
+        }
+    };
+    elsewhere.await
 }
 
-fn range_now(api: &Api, request: &RangeRequest) -> Result<Bytes, Status> {
+fn range_now(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {
     let start = Instant::now();
-    let answer = api.shared.range(request);
-    api.metrics.durations.range.observe(start, &answer);
+    let answer = api.shared.range_within(request, effort);
+    if let Err(Stop::GivenUp(why)) = answer {
+        return Err(why.into()); // etcd has no such thing to be measured
+    }
+    let took = api.metrics.durations.range.observe(start, &answer);
     api.node.meters().count_range();
-    let mut answer = answer.map_err(|e| status::stop(&e))?;
+    let mut answer = answer?;
     api.complete(&mut answer.header);
-    Ok(grpc::encode(&answer))
+    let answer = parts::encode_range(answer);
+    if api.slow.is_inline(effort.spent()) {
+        api.steps.note("Range", took);
+    }
+    Ok(answer)
 }
 
 /// `Put`.
 pub(crate) async fn put(api: &Api, deadline: Deadline, request: PutRequest) -> Result<Bytes, Status> {
     afford(api, machine::put_cost(&request), deadline).await?;
     parse::put(&request)?;
-    match propose(api, deadline, InternalRaftRequest { put: Some(request), ..Default::default() }).await? {
+    let proposal = InternalRaftRequest { put: Some(request), ..Default::default() };
+    let encoding = match propose(api, deadline, proposal).await? {
         Response::Put(mut answer) => {
             api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
+            let rows = usize::from(answer.prev_kv.is_some());
+            encoded(api, rows, answer)
         }
-        other => Err(mismatch(&other)),
-    }
+        other => return Err(mismatch(&other)),
+    };
+    encoding.await
 }
 
 /// `DeleteRange`.
@@ -90,7 +119,35 @@ pub(crate) async fn delete_range(
     deadline: Deadline,
     request: DeleteRangeRequest,
 ) -> Result<Bytes, Status> {
-    delete(api, deadline, request).await.map(|answer| grpc::encode(&answer))
+    let encoding = {
+        let answer = delete(api, deadline, request).await?;
+        encoded(api, answer.prev_kvs.len(), answer)
+    };
+    encoding.await
+}
+
+/// Encodes an answer of so many rows, on a blocking thread where it is long. Not an `async fn`, which would keep room for
+/// the answer in the task of every call.
+pub(crate) fn encoded<M: Message + 'static>(
+    api: &Api,
+    rows: usize,
+    answer: M,
+) -> impl Future<Output = Result<Bytes, Status>> + Send {
+    let mut cost = Cost { rows: rows as u64, bytes: 0 };
+    if rows > 0 && api.slow.is_inline(cost) {
+        cost.bytes = answer.encoded_len() as u64;
+    }
+    let encoded = if api.slow.is_inline(cost) {
+        Ok(grpc::encode(&answer))
+    } else {
+        Err(Box::pin(api.slow.run(api.slow.lane(cost), move |_| grpc::encode(&answer))))
+    };
+    async move {
+        match encoded {
+            Ok(bytes) => Ok(bytes),
+            Err(later) => Ok(later.await?),
+        }
+    }
 }
 
 /// Deletes a range, for a client or in its name.
@@ -112,12 +169,33 @@ pub(crate) async fn delete(
 }
 
 /// `Txn`. One that only reads never enters the log; one without operations does not even need a quorum.
-pub(crate) async fn txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
+pub(crate) async fn txn(
+    api: &Arc<Api>,
+    values: &Share,
+    deadline: Deadline,
+    request: TxnRequest,
+) -> Result<Bytes, Status> {
     admit_txn(api, deadline, &request).await?;
     if machine::kv::is_read_only(&request) {
-        return read_txn(api, deadline, request).await;
+        return read_txn(api, values, deadline, request).await;
     }
-    log_txn(api, deadline, request).await.map(|answer| grpc::encode(&answer))
+    let encoding = {
+        let answer = log_txn(api, deadline, request).await?;
+        encoded(api, rows(&answer), answer)
+    };
+    encoding.await
+}
+
+/// Keys in a transaction's answer, and its operations.
+fn rows(answer: &TxnResponse) -> usize {
+    let rows = answer.responses.iter().map(|op| match &op.response {
+        Some(response_op::Response::ResponseRange(range)) => range.kvs.len(),
+        Some(response_op::Response::ResponsePut(put)) => usize::from(put.prev_kv.is_some()),
+        Some(response_op::Response::ResponseDeleteRange(delete)) => delete.prev_kvs.len(),
+        Some(response_op::Response::ResponseTxn(txn)) => rows(txn),
+        None => 0,
+    });
+    answer.responses.len() + rows.sum::<usize>()
 }
 
 /// A transaction that writes, in a client's name.
@@ -145,26 +223,40 @@ async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<T
     }
 }
 
-async fn read_txn(api: &Arc<Api>, deadline: Deadline, request: TxnRequest) -> Result<Bytes, Status> {
+async fn read_txn(
+    api: &Arc<Api>,
+    values: &Share,
+    deadline: Deadline,
+    request: TxnRequest,
+) -> Result<Bytes, Status> {
     if !machine::kv::is_serializable(&request) {
         barrier(api, deadline).await?;
     }
+    values.turn(deadline).await?;
     let start = Instant::now();
-    let answer = if slow::is_long_txn(&request, &api.shared) {
-        let own = Arc::clone(api);
-        Box::pin(api.slow.run(move || txn_now(&own, &request))).await
-    } else {
-        txn_now(api, &request)
+    let elsewhere = match api.slow.inline(|effort| txn_now(api, &request, effort)) {
+        Inline::Done(answer) => {
+            let took = api.metrics.durations.read_txn.observe(start, &answer);
+            api.steps.note("Txn", took);
+            return answer;
+        }
+        Inline::TooMuch(spent) => {
+            let own = Arc::clone(api);
+            let room = Room { answers: &api.answers, deadline };
+            let read = api.slow.read(Some(room), spent, move |effort| txn_now(&own, &request, effort));
+            Box::pin(grpc::within(deadline, read))
+        }
     };
+    let answer = elsewhere.await;
     api.metrics.durations.read_txn.observe(start, &answer);
     answer
 }
 
-fn txn_now(api: &Api, request: &TxnRequest) -> Result<Bytes, Status> {
-    let mut answer = api.shared.read_txn(request).map_err(|e| status::stop(&e))?;
+fn txn_now(api: &Api, request: &TxnRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {
+    let mut answer = api.shared.read_txn_within(request, effort)?;
     api.node.meters().count_txn(&answer);
     api.complete(&mut answer.header);
-    Ok(grpc::encode(&answer))
+    Ok(parts::encode_txn(answer))
 }
 
 /// `Compact`. `physical` answers only when the old records are gone.

@@ -3,12 +3,14 @@
 
 use crate::{
     Api, grpc,
-    kv::{Deadline, afford, mismatch, propose},
+    kv::{Deadline, afford, encoded, mismatch, propose},
+    slow::Inline,
     status,
     streams::Inbound,
 };
 use bytes::Bytes;
-use machine::{LEASE_COST, Response};
+use machine::{LEASE_COST, Response, Stop};
+use mvcc::Effort;
 use proto::etcdserverpb::{
     InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
     LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest,
@@ -91,23 +93,29 @@ pub(crate) async fn time_to_live(
         Err(error) => return Err(status::lease(error)),
     };
     api.complete(&mut answer.header);
-    Ok(grpc::encode(&answer))
+    encoded(api, answer.keys.len(), answer).await
 }
 
 /// `LeaseLeases`: those that this member knows of, the next to end first where it keeps their time. Of a million it takes
 /// a second: not on the runtime's thread.
 pub(crate) async fn leases(api: &Arc<Api>) -> Result<Bytes, Status> {
-    let own = Arc::clone(api);
-    api.slow.run(move || Ok(leases_now(&own))).await
+    match api.slow.inline(|effort| leases_now(api, effort)) {
+        Inline::Done(answer) => answer,
+        Inline::TooMuch(spent) => {
+            let own = Arc::clone(api);
+            api.slow.read(None, spent, move |effort| leases_now(&own, effort)).await
+        }
+    }
 }
 
-fn leases_now(api: &Api) -> Bytes {
+fn leases_now(api: &Api, effort: &Effort<'_>) -> Result<Bytes, Stop> {
     let (mut order, mut last) = (Vec::new(), None);
     loop {
         let ids = api.shared.lease_ids(last, LISTED_MAX);
         if ids.is_empty() {
             break;
         }
+        effort.spend(ids.len() as u64, 0)?;
         last = ids.last().copied();
         order.extend(api.node.lease_deadlines(&ids).into_iter().zip(ids));
     }
@@ -116,7 +124,7 @@ fn leases_now(api: &Api) -> Bytes {
     let leases = order.into_iter().map(|(_, id)| LeaseStatus { id }).collect();
     let mut answer = LeaseLeasesResponse { header: None, leases };
     api.complete(&mut answer.header);
-    grpc::encode(&answer)
+    Ok(grpc::encode(&answer))
 }
 
 /// `LeaseKeepAlive`: one answer a request, in order. Ends when the client has sent its last, or has gone away.

@@ -10,7 +10,9 @@
 //!                                    │                    ▲
 //!                                    └─ no ──▶ HTTP/1 ─▶ front ─┬─ /v3/… ─▶ gateway
 //!                                              host, CORS       └─ pages · probes: /health /readyz /version /metrics
+//! head:   content type, hosts, timeout, encoding, in grpc-go's order
 //! router: learner rule, client version, leader wanted, deadline, counters
+//! zip:    gzip in and out, on another thread where it is long
 //! lease:  the log (grant, revoke) | the leader's clock, over the peers' port where another leads
 //! kv:     parse (static checks) ─▶ node.propose | node.read_barrier + shared.range ─▶ status (etcd's code and text)
 //! ```
@@ -19,28 +21,35 @@
 //! * A request is refused with etcd's code and text; [`status`] is the only place that knows them.
 //! * No answer carries state older than its own header's revision, and every header carries cluster, member and term.
 //! * Nothing is spawned for a request beyond HTTP/2's own stream task, and no request is woken from another thread but
-//!   through the node's batched completions. Long reads ([`slow`]) leave the runtime's thread for a small capped pool.
+//!   through the node's batched completions. Work that costs more than a small budget ([`slow`]) leaves the runtime's
+//!   thread for a small capped pool, and ends when its client goes away.
 //! * Every message is bounded before it is decoded, every socket's outgoing buffer is bounded ([`socket`]).
 //!
-//! Deliberately not here: the Auth service. A call of its gets
-//! gRPC's own answer for a service that is not registered (`Unimplemented`, naming it). Client keepalive pings are
-//! answered, but a client that pings too often is not sent away: h2 does not show us pings.
+//! Deliberately not here: users and roles. Of the Auth service, what does not write is answered as etcd does where
+//! authentication is off, the rest is refused by name. Client keepalive pings are answered, but a client that pings too
+//! often is not sent away: h2 does not show us pings.
 
 mod access;
+mod auth;
+mod budget;
 mod cluster;
 mod concurrency;
+mod connections;
 mod downgrade;
 mod front;
 mod grpc;
+mod head;
 mod health;
 mod intervals;
 mod kv;
 mod lease;
 mod maintenance;
+mod metered;
 mod methods;
 mod metrics;
 mod pages;
 pub mod parse;
+mod parts;
 mod probes;
 mod query;
 mod range_stream;
@@ -50,11 +59,20 @@ mod slow;
 mod snapshot;
 mod socket;
 pub mod status;
+mod steps;
 mod streams;
 mod watch;
+mod wire;
+mod zip;
 
+pub use budget::Options as InFlight;
 pub use front::Traffic;
+pub use mvcc::Cost;
 pub use server::serve;
+pub use slow::{Lane, Lost, Pool, WorkLimits};
+pub use snapshot::Pace;
+pub use wire::Wire;
+pub use zip::Compression;
 
 use access::Access;
 use gateway::Gateway;
@@ -66,6 +84,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
+use steps::Steps;
 
 /// What a message may be longer than a log entry, in bytes: etcd's `grpcOverheadBytes`.
 pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;
@@ -97,9 +116,33 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`: how long an answer to a ping may take.
     pub keepalive_timeout: Duration,
-    /// How long a client may take nothing of a snapshot that is ready for it: meanwhile what is overwritten keeps its
-    /// space. One minute; etcd waits for ever.
-    pub snapshot_stall_max: Duration,
+    /// Connections to the ports for clients; beyond them new ones are closed at once. No limit by default: the composer
+    /// derives it from the file descriptors there are.
+    pub connections_max: usize,
+    /// The same for the ports for metrics.
+    pub monitors_max: usize,
+    /// Requests that are half here.
+    pub requests: InFlight,
+    /// Large answers that nobody has read yet.
+    pub answers: InFlight,
+    /// The same of small ones.
+    pub values: InFlight,
+    /// What a connection may take.
+    pub wire: Arc<Wire>,
+    /// The longest answer, in bytes without its prefix: etcd's 2 GiB less one (`math.MaxInt32`).
+    pub send_bytes_max: usize,
+    /// How compressed calls are worked on.
+    pub compression: Compression,
+    /// How fast a client must take a snapshot: meanwhile what is overwritten keeps its space. 1 MiB a minute, twice what a
+    /// modem did; etcd waits for ever.
+    pub snapshot_pace: Pace,
+    /// How long a piece of a list may wait for its client before the list lets go of the state that it reads, for which
+    /// compaction waits. Five seconds: who takes some hundred kB a second never does.
+    pub view_hold_max: Duration,
+    /// How much work may be where.
+    pub work: WorkLimits,
+    /// How much JSON is read and written where.
+    pub json: gateway::WorkLimits,
     /// What HTTP/1.1 has.
     pub http: Http,
     /// What `/metrics` shows.
@@ -141,7 +184,18 @@ impl Default for Limits {
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Duration::from_hours(2),
             keepalive_timeout: Duration::from_secs(20),
-            snapshot_stall_max: Duration::from_mins(1),
+            connections_max: usize::MAX,
+            monitors_max: usize::MAX,
+            requests: InFlight::default(),
+            answers: InFlight::default(),
+            values: InFlight::values(),
+            wire: Arc::default(),
+            send_bytes_max: i32::MAX as usize,
+            compression: Compression::default(),
+            snapshot_pace: Pace { bytes_min: 1 << 20, window: Duration::from_mins(1) },
+            view_hold_max: Duration::from_secs(5),
+            work: WorkLimits::default(),
+            json: gateway::WorkLimits::default(),
             http: Http::default(),
             shown: Shown::default(),
         }
@@ -155,12 +209,18 @@ pub struct Api {
     pub(crate) identity: Identity,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    pub(crate) slow: slow::Pool,
+    pub(crate) slow: Pool,
+    pub(crate) steps: Steps,
+    pub(crate) zip: Arc<zip::Zip>,
     pub(crate) turns: maintenance::Turns,
     pub(crate) watches: watch::Watches,
     /// How often this member has been without a leader for too long: then streams that want one end.
     pub(crate) leader_losses: tokio::sync::watch::Sender<u64>,
     pub(crate) access: Access,
+    pub(crate) connections: connections::Connections,
+    pub(crate) requests: Arc<budget::Budget>,
+    pub(crate) answers: Arc<budget::Budget>,
+    pub(crate) values: Arc<budget::Budget>,
     /// Nothing where it is switched off.
     pub(crate) gateway: Option<Gateway>,
     /// Whether the leader is being watched already, for the counters of its changes and losses.
@@ -179,22 +239,42 @@ impl Api {
     ) -> Arc<Self> {
         let metrics = Metrics::new(&identity, shared.quota(), &limits.shown);
         let access = Access::new(&limits.http.origins, &limits.http.hosts);
-        let gateway = limits.http.gateway.then(|| Gateway::new(limits.max_request_bytes + OVERHEAD_BYTES));
+        let zip = Arc::new(zip::Zip::new(limits.compression.clone()));
+        let gateway = {
+            let max_message_bytes = limits.max_request_bytes + OVERHEAD_BYTES;
+            limits.http.gateway.then(|| Gateway::new(max_message_bytes, limits.json))
+        };
         if limits.watch_progress_interval < watch::PROGRESS_INTERVAL_MIN {
             slog::warn!(log, "adjusting watch progress notify interval to minimum period";
                 "min-watch-progress-notify-interval" => format!("{:?}", watch::PROGRESS_INTERVAL_MIN));
         }
+        let connections = connections::Connections::new(
+            limits.connections_max,
+            limits.monitors_max,
+            metrics::Connections::new(metrics.registry()),
+        );
+        let (requests, answers, values) =
+            (limits.requests.clone(), limits.answers.clone(), limits.values.clone());
+        let slow = Pool::new(limits.work);
+        slow.register(metrics.registry());
+        let steps = Steps::new(limits.work.step_max, metrics.registry(), log.clone());
         Arc::new(Self {
             node,
             shared,
             identity,
             limits,
             metrics,
-            slow: slow::Pool::default(),
+            slow,
+            steps,
+            zip,
             turns: maintenance::Turns::default(),
             watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),
             access,
+            connections,
+            requests: budget::Budget::new(requests),
+            answers: budget::Budget::new(answers),
+            values: budget::Budget::new(values),
             gateway,
             watching: AtomicBool::new(false),
             log,

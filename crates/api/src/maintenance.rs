@@ -5,10 +5,11 @@ use crate::{
     Api, grpc,
     kv::{self, Deadline},
     snapshot,
-    status::{self, Known},
+    status::Known,
 };
 use bytes::Bytes;
-use machine::Response;
+use machine::{Response, Stop};
+use mvcc::{Cost, Effort};
 use proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
     HashResponse, InternalRaftRequest, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
@@ -22,12 +23,12 @@ use tonic::Status;
 pub(crate) struct Turns {
     /// One defragmentation, as in etcd.
     defragment: Arc<Mutex<()>>,
-    pub(crate) snapshots: Arc<Semaphore>,
+    pub(crate) snapshots: Semaphore,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { defragment: Arc::default(), snapshots: Arc::new(Semaphore::new(snapshot::SNAPSHOTS_MAX)) }
+        Self { defragment: Arc::default(), snapshots: Semaphore::new(snapshot::SNAPSHOTS_MAX) }
     }
 }
 
@@ -87,37 +88,31 @@ fn alarm_text(alarm: &AlarmMember) -> String {
 
 /// `Hash`: of everything this member stores.
 pub(crate) async fn hash(api: &Arc<Api>) -> Result<Bytes, Status> {
-    let start = Instant::now();
-    let own = Arc::clone(api);
-    let answer = api
-        .slow
-        .run(move || {
-            let view = own.shared.view();
-            let hash = view.hash().map_err(|e| status::store(&e))?;
-            Ok(grpc::encode(&HashResponse { header: Some(own.header(view.revision())), hash }))
-        })
-        .await;
+    let (start, own) = (Instant::now(), Arc::clone(api));
+    let hashed = move |effort: &Effort<'_>| -> Result<Bytes, Stop> {
+        let view = own.shared.view();
+        let hash = view.bounded(effort).hash()?;
+        Ok(grpc::encode(&HashResponse { header: Some(own.header(view.revision())), hash }))
+    };
+    let answer = api.slow.read(None, Cost::MAX, hashed).await;
     api.metrics.durations.hash.observe(start.elapsed().as_secs_f64());
     answer
 }
 
 /// `HashKV`: of the key space up to a revision, equal on all members.
 pub(crate) async fn hash_kv(api: &Arc<Api>, request: HashKvRequest) -> Result<Bytes, Status> {
-    let start = Instant::now();
-    let own = Arc::clone(api);
-    let answer = api
-        .slow
-        .run(move || {
-            let view = own.shared.view();
-            let found = view.hash_kv(request.revision).map_err(|e| status::store(&e))?;
-            Ok(grpc::encode(&HashKvResponse {
-                header: Some(own.header(view.revision())),
-                hash: found.hash,
-                compact_revision: found.compact_revision,
-                hash_revision: found.hash_revision,
-            }))
-        })
-        .await;
+    let (start, own) = (Instant::now(), Arc::clone(api));
+    let hashed = move |effort: &Effort<'_>| -> Result<Bytes, Stop> {
+        let view = own.shared.view();
+        let found = view.bounded(effort).hash_kv(request.revision)?;
+        Ok(grpc::encode(&HashKvResponse {
+            header: Some(own.header(view.revision())),
+            hash: found.hash,
+            compact_revision: found.compact_revision,
+            hash_revision: found.hash_revision,
+        }))
+    };
+    let answer = api.slow.read(None, Cost::MAX, hashed).await;
     api.metrics.durations.hash_kv.observe(start.elapsed().as_secs_f64());
     answer
 }

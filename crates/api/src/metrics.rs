@@ -6,6 +6,7 @@
 //! atomics. Gauges of state are read when somebody asks.
 
 mod calls;
+mod connections;
 mod durations;
 mod leases;
 mod prefixes;
@@ -15,9 +16,11 @@ mod state;
 mod watch;
 
 pub(crate) use calls::{Call, Received};
+pub(crate) use connections::Connections;
 
 use crate::{Api, Identity, Shown};
 use calls::Calls;
+use connections::InFlight;
 use durations::Durations;
 use http::HeaderValue;
 use leases::Leases;
@@ -56,6 +59,7 @@ pub(crate) struct Metrics {
     scrapes: IntCounterVec,
     state: State,
     leases: Leases,
+    in_flight: InFlight,
     process: Process,
 }
 
@@ -131,6 +135,7 @@ impl Metrics {
             scrapes: scrapes(&registry),
             state: State::new(&registry, identity, quota),
             leases: Leases::new(&registry),
+            in_flight: InFlight::new(&registry),
             process: Process::new(&registry),
             registry,
         }
@@ -169,6 +174,12 @@ impl Metrics {
         self.watch.refresh(api.watches.counts());
         self.leases.refresh(api.node.lease_counts());
         self.process.refresh();
+        api.connections.refresh();
+        self.in_flight.refresh([
+            ("requests", &api.requests),
+            ("answers", &api.answers),
+            ("values", &api.values),
+        ]);
         let mut page = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {
             slog::warn!(api.log, "cannot render metrics"; "error" => %error);

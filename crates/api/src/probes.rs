@@ -56,7 +56,10 @@ impl Check {
 /// etcd reads the empty key here, which no client may; such reads count as a client's do.
 async fn read(api: &Arc<Api>, serializable: bool) -> Result<(), String> {
     let request = RangeRequest { keys_only: true, limit: 1, serializable, ..Default::default() };
-    kv::checked_range(api, None, request).await.map(drop).map_err(|status| status.message().to_owned())
+    kv::checked_range(api, &api.values.share(), None, request)
+        .await
+        .map(drop)
+        .map_err(|status| status.message().to_owned())
 }
 
 /// A page of checks.

@@ -1,24 +1,33 @@
-//! `RangeStream`: a range in pieces, all of one View, so that neither side ever holds the whole of a long list.
+//! `RangeStream`: a range in pieces, all of one revision, so that neither side ever holds the whole of a long list.
 //!
 //! After etcd 3.7's `rangeStream`: the pieces merge into exactly what `Range` answers; header, `more` and `count` come
-//! with the last one. A piece begins with ten keys and grows or shrinks by halves towards `--max-request-bytes`. Pieces
-//! are read ahead by one while the client takes the one before; a slow client makes its own stream wait and nobody else.
+//! with the last one. A piece begins with ten keys and grows or shrinks by halves towards `--max-request-bytes`, beyond
+//! which none goes by more than a key. Pieces are read ahead by one while the client takes the one before; a slow client
+//! makes its own stream wait and nobody else.
+//!
+//! A client that keeps the pace reads one View, which compaction waits for. Where a piece is not taken for
+//! [`crate::Limits::view_hold_max`], the View is let go, and the stream goes on at its revision in newer ones, as etcd
+//! does from the start: until a compaction has passed that revision, of which the client is told.
 
 use crate::{
     Api, grpc,
     kv::{self, Deadline},
     parse,
-    slow::INLINE_ROWS_MAX,
-    status,
+    slow::Inline,
+    streams,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use mvcc::{KeyValue, Query, View};
+use machine::Stop;
+use mvcc::{Cost, Effort, KeyValue, Query, View};
 use proto::{
     etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, range_request::SortTarget},
     mvccpb,
 };
 use std::sync::Arc;
-use tokio::sync::mpsc::Sender;
+use tokio::{
+    sync::mpsc::{Sender, error::TrySendError},
+    time::timeout,
+};
 use tonic::Status;
 use types::{KeyRange, RangeEnd};
 
@@ -41,8 +50,13 @@ pub(crate) async fn start(
         kv::barrier(api, deadline).await?;
     }
     let own = Arc::clone(api);
-    tokio::spawn(async move {
-        if let Err(status) = send(&own, request, &pieces).await {
+    streams::spawn_until(deadline, async move {
+        // Who goes away is noticed here too, while a piece waits for its turn or is read.
+        let sent = tokio::select! {
+            sent = own.steps.watch("RangeStream", send(&own, request, &pieces)) => sent,
+            () = pieces.closed() => return,
+        };
+        if let Err(status) = sent {
             // Nobody may be listening any more: then there is nobody to tell.
             let _ = pieces.send(Err(status)).await;
         }
@@ -59,36 +73,67 @@ async fn send(
         // A target without an order sorts what the limit lets through; etcd does so piece by piece. Sorted as a whole,
         // the stream says what `Range` says.
         let own = Arc::clone(api);
-        let whole = api.slow.run(move || whole(&own, &request)).await?;
+        let whole = api.slow.read(None, Cost::default(), move |effort| whole(&own, &request, effort)).await?;
         let _ = pieces.send(Ok(whole)).await; // nobody may be listening any more
         return Ok(());
     }
-    let mut next = Some(Cursor::new(api.shared.view(), request, api.limits.max_request_bytes));
-    while let Some(cursor) = next {
-        let (piece, rest) = if cursor.is_short() {
-            cursor.piece(api)?
-        } else {
-            let own = Arc::clone(api);
-            api.slow.run(move || cursor.piece(&own)).await?
+    let mut cursor = Cursor::new(api.shared.view(), request, api.limits.max_request_bytes);
+    loop {
+        let (piece, is_last) = match api.slow.inline(|effort| cursor.piece(api, effort)) {
+            Inline::Done(piece) => piece?,
+            Inline::TooMuch(spent) => {
+                let (own, mut away) = (Arc::clone(api), Some(cursor));
+                let read = move |effort: &Effort<'_>| -> Result<_, Stop> {
+                    let piece = away.as_mut().map(|cursor| cursor.piece(&own, effort)).transpose()?;
+                    Ok(away.take().zip(piece))
+                };
+                let read = api.slow.read(None, spent, read).await?;
+                let (back, piece) = read.ok_or_else(|| Status::internal("a piece was read twice"))?;
+                cursor = back;
+                piece
+            }
         };
-        if pieces.send(Ok(piece)).await.is_err() {
+        // Who is gone needs no error.
+        if !deliver(api, piece, &mut cursor, pieces).await || is_last {
             return Ok(());
         }
-        next = rest;
     }
-    Ok(())
+}
+
+/// Hands a piece over; whether somebody takes pieces.
+async fn deliver(
+    api: &Api,
+    piece: Bytes,
+    cursor: &mut Cursor,
+    pieces: &Sender<Result<Bytes, Status>>,
+) -> bool {
+    let piece = match pieces.try_send(Ok(piece)) {
+        Ok(()) => return true,
+        Err(TrySendError::Closed(_)) => return false,
+        Err(TrySendError::Full(piece)) => piece,
+    };
+    let room = if let Ok(room) = timeout(api.limits.view_hold_max, pieces.reserve()).await {
+        room
+    } else {
+        cursor.view = None;
+        pieces.reserve().await
+    };
+    room.map(|room| room.send(piece)).is_ok()
 }
 
 /// The whole answer as one piece.
-fn whole(api: &Api, request: &RangeRequest) -> Result<Bytes, Status> {
-    let mut answer = api.shared.range(request).map_err(|e| status::stop(&e))?;
+fn whole(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {
+    let mut answer = api.shared.range_within(request, effort)?;
     api.complete(&mut answer.header);
     Ok(grpc::encode(&RangeStreamResponse { range_response: Some(answer) }))
 }
 
 /// Where the next piece begins.
 struct Cursor {
-    view: Arc<View>,
+    /// What is read, while the client keeps the pace.
+    view: Option<Arc<View>>,
+    /// What the header says: the newest revision when the stream began.
+    revision: i64,
     query: Query,
     /// What the client wants of the keys still to come; `i64::MAX` is all.
     wanted: i64,
@@ -103,43 +148,43 @@ impl Cursor {
         let wanted = if request.limit > 0 { request.limit } else { i64::MAX };
         let query = Query {
             range: KeyRange::from_wire(request.key, request.range_end),
-            // Fixed, so that the pieces agree: the View cannot move, and now is the View's now.
-            revision: if request.revision > 0 { request.revision } else { 0 },
+            // Fixed, so that the pieces agree.
+            revision: if request.revision > 0 { request.revision } else { view.revision() },
             limit: FIRST_PIECE_KEYS.min(wanted),
             keys_only: request.keys_only,
             count_only: request.count_only,
+            max_bytes: target_bytes,
             ..Query::default()
         };
-        Self { view, query, wanted, count: None, keys_only: request.keys_only, target_bytes }
+        let (revision, keys_only) = (view.revision(), request.keys_only);
+        Self { view: Some(view), revision, query, wanted, count: None, keys_only, target_bytes }
     }
 
-    fn is_short(&self) -> bool {
-        self.query.limit <= INLINE_ROWS_MAX && !(self.query.count_only && self.query.revision > 0)
-    }
-
-    /// Reads a piece; says it encoded, and where to go on.
-    fn piece(mut self, api: &Api) -> Result<(Bytes, Option<Self>), Status> {
-        let answer = self.view.range(&self.query).map_err(|e| status::store(&e))?;
+    /// Reads a piece and moves behind it; says it encoded, and whether it is the last. Given up, nothing has moved.
+    fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
+        let view = self.view.clone().unwrap_or_else(|| api.shared.view());
+        let answer = view.bounded(effort).range(&self.query)?;
+        drop(view);
         let count = *self.count.get_or_insert(answer.count);
+        self.query.uncounted = true;
         let sent = answer.kvs.len() as i64;
         self.wanted = self.wanted.saturating_sub(sent);
         let last_key = answer.kvs.last().map(|kv| kv.key.clone());
         let kvs = answer.kvs.into_iter().map(|kv| wire(kv, self.keys_only)).collect();
         let mut piece = RangeResponse { kvs, ..Default::default() };
         let more = answer.more && !self.query.count_only;
-        let done = !more || self.wanted == 0;
-        if done {
-            piece.header = Some(api.header(self.view.revision()));
+        let is_last = !more || self.wanted == 0 || last_key.is_none();
+        if is_last {
+            piece.header = Some(api.header(self.revision));
             piece.more = more;
             piece.count = count;
         }
         let bytes = grpc::encode(&RangeStreamResponse { range_response: Some(piece) });
-        let Some(last_key) = last_key.filter(|_| !done) else {
-            return Ok((bytes, None));
-        };
-        self.query.range = after(&last_key, &self.query.range);
-        self.query.limit = next_limit(self.query.limit, bytes.len(), self.target_bytes).min(self.wanted);
-        Ok((bytes, Some(self)))
+        if let Some(last_key) = last_key {
+            self.query.range = after(&last_key, &self.query.range);
+            self.query.limit = next_limit(self.query.limit, bytes.len(), self.target_bytes).min(self.wanted);
+        }
+        Ok((bytes, is_last))
     }
 }
 

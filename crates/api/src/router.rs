@@ -1,24 +1,30 @@
 //! From a request's head to its handler, by way of what etcd's interceptors check.
 
 use crate::{
-    Api, OVERHEAD_BYTES, cluster, concurrency, downgrade,
-    grpc::{self, PREFIX_BYTES, Reply, Requests},
+    Api, OVERHEAD_BYTES, auth,
+    budget::Share,
+    cluster, concurrency, downgrade,
+    grpc::{self, Framing, PREFIX_BYTES, Reply, Requests},
+    head::{self, Encoding, Head},
     health, kv, lease, maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
     range_stream,
     server::Phase,
     snapshot,
+    socket::Turn,
     status::{self, Known},
     streams::{self, Channel, Ending, Feed, Inbound, Outgoing},
+    zip::Zipped,
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use std::{
     convert::Infallible,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
@@ -33,11 +39,30 @@ pub(crate) struct Connection {
     version: OnceLock<SeenVersion>,
     /// Says when the server goes down, for streams that have no end of their own.
     phase: watch::Receiver<Phase>,
+    /// Told of calls that were given up.
+    turn: Turn,
+    /// What it holds of requests that are not whole.
+    requests: Arc<Share>,
+    /// What it holds of answers that are not read.
+    answers: Arc<Share>,
+    /// The same of small ones.
+    values: Arc<Share>,
 }
 
 impl Connection {
-    pub(crate) fn new(api: Arc<Api>, phase: watch::Receiver<Phase>) -> Self {
-        Self { api, version: OnceLock::new(), phase }
+    pub(crate) fn new(api: Arc<Api>, turn: Turn, phase: watch::Receiver<Phase>) -> Self {
+        let (requests, answers, values) = (api.requests.share(), api.answers.share(), api.values.share());
+        Self { api, version: OnceLock::new(), turn, phase, requests, answers, values }
+    }
+
+    /// What it holds of requests that are not whole.
+    pub(crate) fn requests(&self) -> &Arc<Share> {
+        &self.requests
+    }
+
+    /// What it holds of answers that are not read.
+    pub(crate) fn answers(&self) -> &Arc<Share> {
+        &self.answers
     }
 
     /// Whom the connection is with.
@@ -46,51 +71,68 @@ impl Connection {
     }
 }
 
-/// Answers one call.
-pub(crate) async fn serve(
+/// Answers one call. What of its head it needs is taken out before it begins: whatever a task has held once, it has
+/// room for until it ends.
+pub(crate) fn serve(
     connection: Arc<Connection>,
     request: http::Request<Requests>,
-) -> Result<http::Response<Reply>, Infallible> {
+) -> impl Future<Output = Result<http::Response<Reply>, Infallible>> + Send {
     let (parts, body) = request.into_parts();
-    if let Some(refusal) = not_grpc(&parts) {
-        return Ok(refusal);
+    let head = Head::of(&parts, matches!(body, Requests::Wire(_)));
+    let method = head::method(&parts).map_err(|path| Status::unimplemented(methods::unknown(path)));
+    let headers = parts.headers;
+    async move {
+        let Head { deadline, content_type, encoding } = match head {
+            Ok(head) => head,
+            Err(refusal) => {
+                grpc::linger(body);
+                return Ok(*refusal);
+            }
+        };
+        let mut response = match open(&connection, &headers, method, deadline, &encoding) {
+            Ok(mut call) => match call.method.kind() {
+                // By reference: what a future is given by value lies in it twice.
+                Kind::Unary => unary(&mut call, body).await,
+                Kind::ServerStream => stream(call, body).await,
+                Kind::BidiStream => converse(call, body),
+            },
+            Err(status) => {
+                grpc::linger(body);
+                Reply::refusal(status)
+            }
+        };
+        if let Some(content_type) = content_type {
+            response.headers_mut().insert(CONTENT_TYPE, *content_type);
+        }
+        Ok(response)
     }
-    let Some(method) = Method::at(parts.uri.path()) else {
-        return Ok(Reply::refusal(Status::unimplemented(methods::unknown(parts.uri.path()))));
-    };
-    let call = connection.api.metrics.calls.start(method);
-    let call = Open { connection: &connection, method, parts: &parts, call };
-    Ok(match method.kind() {
-        Kind::Unary => unary(call, body).await,
-        Kind::ServerStream => stream(call, body).await,
-        Kind::BidiStream => converse(call, body),
-    })
 }
 
-/// grpc-go's refusal of an HTTP/2 request that is none of gRPC's.
-fn not_grpc(parts: &Parts) -> Option<http::Response<Reply>> {
-    let content_type = parts.headers.get(CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    let (code, status) = if parts.method != http::Method::POST {
-        let text =
-            format!("Received a HEADERS frame with :method {:?} which should be POST", parts.method.as_str());
-        (StatusCode::METHOD_NOT_ALLOWED, Status::internal(text))
-    } else if !content_type.starts_with(b"application/grpc") {
-        let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::invalid_argument(text))
-    } else {
-        return None;
-    };
-    let mut response = Reply::refusal(status);
-    *response.status_mut() = code;
-    Some(response)
+/// A call of this method, and how its messages come.
+fn open<'a>(
+    connection: &'a Arc<Connection>,
+    headers: &'a HeaderMap,
+    method: Result<Method, Status>,
+    deadline: kv::Deadline,
+    encoding: &Encoding,
+) -> Result<Open<'a>, Status> {
+    let method = method?;
+    let api = &connection.api;
+    let zip = encoding.is_gzip()?.then(|| Arc::clone(&api.zip));
+    let framing = Framing { max_bytes: api.limits.max_request_bytes + OVERHEAD_BYTES, zip, method };
+    let call = api.metrics.calls.start(method);
+    Ok(Open { connection, method, headers, call, framing, deadline })
 }
 
 /// A call whose message has not been read yet.
 struct Open<'a> {
     connection: &'a Arc<Connection>,
     method: Method,
-    parts: &'a Parts,
+    headers: &'a HeaderMap,
     call: Call,
+    framing: Framing,
+    /// When the caller stops waiting.
+    deadline: kv::Deadline,
 }
 
 impl Open<'_> {
@@ -104,21 +146,45 @@ impl Open<'_> {
         body: Requests,
         for_learner: impl FnOnce(&M) -> bool,
     ) -> Result<M, Status> {
-        let message = grpc::decoded(M::decode(self.bytes(body).await?))?;
-        self.admit(&self.parts.headers, for_learner(&message))?;
+        let message = self.framing.decode(&self.bytes(body).await?, |bytes| M::decode(bytes))?;
+        self.admit(self.headers, for_learner(&message))?;
         Ok(message)
     }
 
     /// Transactions are decoded as deep as etcd nests them.
     async fn read_txn(&self, body: Requests) -> Result<pb::TxnRequest, Status> {
-        let message = grpc::decoded(proto::deep::txn(self.bytes(body).await?))?;
-        self.admit(&self.parts.headers, false)?;
+        let message = self.framing.decode(&self.bytes(body).await?, proto::deep::txn)?;
+        self.admit(self.headers, false)?;
         Ok(message)
     }
 
     async fn bytes(&self, body: Requests) -> Result<Bytes, Status> {
-        let max_bytes = self.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        grpc::read(body, &self.parts.headers, max_bytes, &self.call).await
+        let requests = &self.connection.requests;
+        let read = grpc::read(body, &self.framing, self.deadline, &self.call, requests);
+        read.await.inspect_err(|status| {
+            if status.code() == Code::Cancelled {
+                self.connection.turn.given_up();
+            }
+        })
+    }
+
+    /// The caller has stopped waiting: whatever went wrong, it did so too late. etcd's transport has closed such a
+    /// stream before its handler answers.
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The answers of a stream, until it ends.
+    fn outgoing(self, feed: Box<dyn Feed>) -> http::Response<Reply> {
+        let ending = self.ending();
+        let feed = match &self.framing.zip {
+            Some(zip) => Box::new(Zipped::new(feed, Arc::clone(zip))),
+            None => feed,
+        };
+        let max_bytes = self.api().limits.send_bytes_max;
+        let response =
+            Reply::stream(Outgoing::new(feed, self.call, ending).until(self.deadline).at_most(max_bytes));
+        if self.framing.zip.is_some() { Reply::compressed(response) } else { response }
     }
 
     /// etcd's interceptors, in their order.
@@ -137,7 +203,7 @@ impl Open<'_> {
     /// What ends a stream that has begun: a lost leader where the client asked for one; and where the stream has no end
     /// of its own, the server going down.
     fn ending(&self) -> Option<Ending> {
-        let losses = wants_leader(&self.parts.headers).then(|| self.api().leader_losses.subscribe());
+        let losses = wants_leader(self.headers).then(|| self.api().leader_losses.subscribe());
         let endless = self.method.kind() == Kind::BidiStream || self.method == Method::Observe;
         let phase = endless.then(|| self.connection.phase.clone());
         match (losses, phase) {
@@ -183,48 +249,98 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 }
 
 /// One message in, one out.
-async fn unary(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
-    match answer(&open, body).await {
-        Ok(message) => {
-            open.call.sent(message.len() - PREFIX_BYTES);
+async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
+    let mut answer = answer(open, body).await;
+    if let Ok(made) = &mut answer {
+        let message = made.message();
+        open.call.sent(message.len() - PREFIX_BYTES);
+        if let Some(zip) = &open.framing.zip {
+            let packing = Box::pin(zip.pack(std::mem::take(message)));
+            match packing.await {
+                Ok(packed) => *message = packed,
+                Err(status) => answer = Err(status),
+            }
+        }
+    }
+    let max_bytes = open.api().limits.send_bytes_max;
+    match answer.and_then(|made| made.sendable(max_bytes)) {
+        Ok(made) => {
             open.call.end(Code::Ok);
-            Reply::unary(message)
+            let Connection { answers, values, .. } = &**open.connection;
+            let response = match made {
+                Answer::Read(message) => Reply::held(message, answers, values),
+                Answer::Other(message) => Reply::unary(values.count(message)),
+            };
+            if open.framing.zip.is_some() { Reply::compressed(response) } else { response }
         }
         Err(status) => {
+            let status = if open.is_over() { head::over() } else { status };
             open.call.end(status.code());
             Reply::refusal(status)
         }
     }
 }
 
+/// What a call answers, by how its bytes are bounded.
+enum Answer {
+    /// A read's: where it is large, there was room for it before it was made.
+    Read(Bytes),
+    /// Anything else: a connection that holds too many of these waits for itself.
+    Other(Bytes),
+}
+
+impl Answer {
+    fn message(&mut self) -> &mut Bytes {
+        let (Self::Read(message) | Self::Other(message)) = self;
+        message
+    }
+
+    /// Refused where it is longer than any answer of etcd's.
+    fn sendable(self, max_bytes: usize) -> Result<Self, Status> {
+        Ok(match self {
+            Self::Read(message) => Self::Read(grpc::sendable(message, max_bytes)?),
+            Self::Other(message) => Self::Other(grpc::sendable(message, max_bytes)?),
+        })
+    }
+}
+
 /// The frequent calls run in the stream's own task as they are; the others are boxed, so that they do not make every
 /// task as large as the largest of them.
-async fn answer(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
+async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
     let api = open.api();
-    match open.method {
+    let values = &open.connection.values;
+    let answer = match open.method {
         Method::Put => {
             let request = open.read(body, |_| false).await?;
-            kv::put(api, grpc::deadline(&open.parts.headers), request).await
+            values.turn(open.deadline).await?;
+            kv::put(api, open.deadline, request).await
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
-            kv::range(api, grpc::deadline(&open.parts.headers), request).await
+            return kv::range(api, values, open.deadline, request).await.map(Answer::Read);
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
-            kv::txn(api, grpc::deadline(&open.parts.headers), request).await
+            let is_read = machine::kv::is_read_only(&request);
+            let answer = kv::txn(api, values, open.deadline, request).await?;
+            return Ok(if is_read { Answer::Read(answer) } else { Answer::Other(answer) });
         }
         Method::DeleteRange => {
             let request = open.read(body, |_| false).await?;
-            kv::delete_range(api, grpc::deadline(&open.parts.headers), request).await
+            values.turn(open.deadline).await?;
+            kv::delete_range(api, open.deadline, request).await
         }
-        _ => Box::pin(rare(open, body)).await,
-    }
+        _ => {
+            let rare = api.steps.watch(open.method.name(), rare(open, body));
+            Box::pin(grpc::within(open.deadline, rare)).await
+        }
+    };
+    answer.map(Answer::Other)
 }
 
 async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
     let api = open.api();
-    let deadline = grpc::deadline(&open.parts.headers);
+    let deadline = open.deadline;
     match open.method {
         Method::Compact => kv::compact(api, deadline, open.read(body, |_| false).await?).await,
         Method::Lock => concurrency::lock(api, deadline, open.read(body, |_| false).await?).await,
@@ -267,16 +383,44 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
             maintenance::defragment(api).await
         }
         Method::Downgrade => downgrade::downgrade(api, deadline, open.read(body, |_| false).await?).await,
-        Method::Put
-        | Method::Range
-        | Method::Txn
-        | Method::DeleteRange
-        | Method::RangeStream
-        | Method::Watch
-        | Method::LeaseKeepAlive
-        | Method::Observe
-        | Method::Snapshot
-        | Method::HealthWatch => Err(Status::internal("a method was routed to the wrong handler")),
+        _ => authentication(open, body).await,
+    }
+}
+
+/// The Auth service, where authentication is off.
+async fn authentication(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
+    let (api, deadline) = (open.api(), open.deadline);
+    match open.method {
+        Method::Authenticate => {
+            let _: pb::AuthenticateRequest = open.read(body, |_| false).await?;
+            auth::authenticate(api, deadline).await
+        }
+        Method::AuthStatus => {
+            let _: pb::AuthStatusRequest = open.read(body, |_| false).await?;
+            auth::status(api, deadline).await
+        }
+        Method::UserList => {
+            let _: pb::AuthUserListRequest = open.read(body, |_| false).await?;
+            auth::users(api, deadline).await
+        }
+        Method::RoleList => {
+            let _: pb::AuthRoleListRequest = open.read(body, |_| false).await?;
+            auth::roles(api, deadline).await
+        }
+        Method::AuthEnable
+        | Method::AuthDisable
+        | Method::UserAdd
+        | Method::UserGet
+        | Method::UserDelete
+        | Method::UserChangePassword
+        | Method::UserGrantRole
+        | Method::UserRevokeRole
+        | Method::RoleAdd
+        | Method::RoleGet
+        | Method::RoleDelete
+        | Method::RoleGrantPermission
+        | Method::RoleRevokePermission => Err(not_served(open, "authentication")),
+        _ => Err(Status::internal("a method was routed to the wrong handler")),
     }
 }
 
@@ -284,11 +428,9 @@ async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {
 async fn stream(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
     let (sender, receiver) = mpsc::channel(range_stream::PIECES_AHEAD_MAX);
     match start(&open, body, sender).await {
-        Ok(()) => {
-            let ending = open.ending();
-            Reply::stream(Outgoing::new(Box::new(Channel::new(receiver)), open.call, ending))
-        }
+        Ok(()) => open.outgoing(Box::new(Channel::new(receiver))),
         Err(status) => {
+            let status = if open.is_over() { head::over() } else { status };
             open.call.end(status.code());
             Reply::refusal(status)
         }
@@ -303,13 +445,13 @@ async fn start(
     match open.method {
         Method::RangeStream => {
             let request = open.read(body, |_| false).await?;
-            let deadline = grpc::deadline(&open.parts.headers);
-            range_stream::start(open.api(), deadline, request, sender).await
+            range_stream::start(open.api(), open.deadline, request, sender).await
         }
         Method::Observe => {
             let request = open.read(body, |_| false).await?;
-            let deadline = grpc::deadline(&open.parts.headers);
-            tokio::spawn(concurrency::observe(Arc::clone(open.api()), deadline, request, sender));
+            let api = Arc::clone(open.api());
+            let deadline = open.deadline;
+            streams::spawn_until(deadline, concurrency::observe(api, deadline, request, sender));
             Ok(())
         }
         Method::HealthWatch => {
@@ -329,15 +471,13 @@ async fn start(
 
 /// Many messages each way: nothing is read before the call is let in.
 fn converse(mut open: Open<'_>, body: Requests) -> http::Response<Reply> {
-    let begun = open.admit(&open.parts.headers, false).and_then(|()| {
-        let max_bytes = open.api().limits.max_request_bytes + OVERHEAD_BYTES;
-        begin(&open, Inbound::new(body, open.parts.headers.clone(), max_bytes, open.call.receiver()))
+    let begun = open.admit(open.headers, false).and_then(|()| {
+        let (connection, framing) = (open.connection, open.framing.clone());
+        let inbound = Inbound::new(body, framing, &connection.requests, open.call.receiver());
+        begin(&open, inbound.of(&connection.turn))
     });
     match begun {
-        Ok(feed) => {
-            let ending = open.ending();
-            Reply::stream(Outgoing::new(feed, open.call, ending))
-        }
+        Ok(feed) => open.outgoing(feed),
         Err(status) => {
             open.call.end(status.code());
             Reply::refusal(status)

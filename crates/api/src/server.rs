@@ -1,15 +1,18 @@
 //! The accept loop: one port for gRPC (HTTP/2 with prior knowledge) and HTTP/1.1, and its end.
 //!
-//! Shutting down: stop accepting, tell every connection (GOAWAY), let calls in flight finish for [`DRAIN_MAX`], then cut
+//! Shutting down: stop accepting, tell every connection (GOAWAY), let calls in flight finish for a while ([`Wire::drain`]), then cut
 //! what is left. Runs on one current-thread runtime, which the node's completions wake once a batch.
 
 use crate::{
     Api,
+    connections::Seat,
     front::{self, Traffic},
     grpc::Requests,
+    metered,
     router::{self, Connection},
-    socket::{Flusher, Socket},
+    socket::{Flusher, Socket, Turn},
     streams,
+    wire::Wire,
 };
 use bytes::BytesMut;
 use hyper::{
@@ -20,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus::IntCounter;
 use raft_node::Leadership;
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -29,45 +32,18 @@ use std::{
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{sleep, timeout},
 };
-
-/// How long calls in flight may go on once the server goes down. etcd's tests expect a member to stop soon.
-const DRAIN_MAX: Duration = Duration::from_millis(1_500);
 
 /// How long the connections that were cut may take to let go.
 const CUT_MAX: Duration = Duration::from_millis(100);
 
-/// How long a new connection may take to say what it speaks (grpc-go's connection timeout).
-const FIRST_BYTES_MAX: Duration = Duration::from_mins(2);
-
-/// How long an HTTP/1.1 client may take for a request's head (etcd's `ReadHeaderTimeout`).
-const HEADER_MAX: Duration = Duration::from_mins(5);
-
 /// Pause after an accept that failed: without free file descriptors the next would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a client may send on one stream before it is read, in bytes. The protocol's 64 KiB would make every larger put
-/// wait for a round trip.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-
-/// The same for all streams of a connection, in bytes.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-
-/// Headers of one request, in bytes. Tokens are the longest of them.
-const HEADERS_BYTES_MAX: u32 = 256 << 10;
-
-/// Streams that a client may have reset before we have looked at them. A client that cancels a thousand calls at once
-/// (deadlines passing while a disk stalls) is no attacker; beyond that the connection ends (CVE-2023-44487).
-const PENDING_RESETS_MAX: usize = 1_024;
-
-/// The head of a request over HTTP/1.1, in bytes, and so what a connection may buffer: Go's `DefaultMaxHeaderBytes`. What
-/// is longer is answered with 431.
-const HTTP1_HEAD_BYTES_MAX: usize = 1 << 20;
-
-/// Headers of a request over HTTP/1.1. Go counts only their bytes; a number bounds the table they are parsed into.
-const HTTP1_HEADERS_MAX: usize = 1_024;
+/// Pause after a connection that was refused: those who come again and again cost a thousand turns a second at most.
+const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
 /// How an HTTP/2 client begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -117,7 +93,7 @@ pub async fn serve(
     let flushing = tokio::spawn(Arc::clone(&flusher).run());
     let shared = Arc::new(Listener {
         http2: http2_builder(&api),
-        http1: http1_builder(),
+        http1: http1_builder(&api.limits.wire),
         api,
         traffic,
         flusher: Arc::clone(&flusher),
@@ -130,7 +106,12 @@ pub async fn serve(
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(connection(Arc::clone(&shared), stream, alive.clone()));
+                    if let Some(seat) = shared.api.connections.seat(traffic, &shared.api.log) {
+                        tokio::spawn(connection(Arc::clone(&shared), stream, seat, alive.clone()));
+                    } else {
+                        drop(stream);
+                        sleep(REFUSED_PAUSE).await;
+                    }
                 }
                 Err(error) => {
                     slog::warn!(shared.api.log, "cannot accept a client"; "error" => %error);
@@ -143,7 +124,7 @@ pub async fn serve(
     drop(alive);
     // Every connection holds a receiver, and so does `shared`: sending cannot fail.
     let _ = phase.send(Phase::Draining);
-    if timeout(DRAIN_MAX, all_gone.recv()).await.is_err() {
+    if timeout(shared.api.limits.wire.drain, all_gone.recv()).await.is_err() {
         slog::info!(shared.api.log, "calls in flight were cut at shutdown");
         let _ = phase.send(Phase::Cut);
         // Their tasks need one turn each to let go of their sockets.
@@ -169,16 +150,19 @@ async fn count_leaders(mut leadership: watch::Receiver<Leadership>, changes: Int
 }
 
 fn http2_builder(api: &Api) -> http2::Builder<TokioExecutor> {
-    let limits = &api.limits;
+    let (limits, wire) = (&api.limits, &api.limits.wire);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(wire.stream_window_bytes)
+        .initial_connection_window_size(wire.connection_window_bytes)
         .max_concurrent_streams(limits.max_concurrent_streams)
-        .max_header_list_size(HEADERS_BYTES_MAX)
-        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_header_list_size(wire.headers_bytes)
+        .max_pending_accept_reset_streams(wire.pending_resets)
+        // Over a connection's life it would end honest ones: a client whose oversized puts are refused while they are still
+        // coming makes one each. They cost no more than a frame, and who does not take those is not read from.
+        .max_local_error_reset_streams(None)
         .keep_alive_timeout(limits.keepalive_timeout);
     if !limits.keepalive_interval.is_zero() {
         builder.keep_alive_interval(limits.keepalive_interval);
@@ -186,51 +170,52 @@ fn http2_builder(api: &Api) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-fn http1_builder() -> http1::Builder {
+fn http1_builder(wire: &Wire) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_MAX)
-        .max_buf_size(HTTP1_HEAD_BYTES_MAX)
-        .max_headers(HTTP1_HEADERS_MAX)
+        .header_read_timeout(wire.http1_head)
+        .max_buf_size(wire.http1_head_bytes)
+        .max_headers(wire.http1_headers)
         // Names are compared without case, but scripts that grep for etcd's headers do not.
         .title_case_headers(true);
     builder
 }
 
 /// One client, from its first bytes to its end. `_alive` tells the listener that it is still there.
-async fn connection(listener: Arc<Listener>, stream: TcpStream, _alive: mpsc::Sender<()>) {
+async fn connection(listener: Arc<Listener>, stream: TcpStream, seat: Seat, _alive: mpsc::Sender<()>) {
     // Without it every answer waits for the acknowledgement of the one before. If it fails, the socket is gone.
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let mut socket = Socket::new(stream, Arc::clone(&listener.flusher));
-    let mut phase = listener.phase.clone();
+    let mut socket = Socket::new(stream, seat, &listener.api.limits.wire, Arc::clone(&listener.flusher));
+    let (turn, mut phase) = (socket.turn(), listener.phase.clone());
     let speaks = tokio::select! {
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => return,
-        speaks = timeout(FIRST_BYTES_MAX, first_bytes(&mut socket)) => speaks,
+        speaks = timeout(listener.api.limits.wire.first_bytes, first_bytes(&mut socket)) => speaks,
     };
     // It said nothing, or went away: nobody to tell.
     let Ok(Ok(speaks)) = speaks else { return };
     let api = Arc::clone(&listener.api);
-    let shared = Arc::new(Connection::new(Arc::clone(&api), listener.phase.clone()));
+    let shared = Arc::new(Connection::new(Arc::clone(&api), turn.clone(), listener.phase.clone()));
+    let cut = shared.answers().cut();
     match (listener.traffic, speaks) {
         (Traffic::All | Traffic::Grpc, Protocol::Http2) => {
             let service = service_fn(move |request: http::Request<_>| {
                 router::serve(Arc::clone(&shared), request.map(Requests::Wire))
             });
             let served = listener.http2.serve_connection(TokioIo::new(socket), service);
-            drive(served, http2::Connection::graceful_shutdown, phase).await;
+            drive(served, http2::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         (Traffic::All | Traffic::Http, Protocol::Http1) => {
-            let service = service_fn(move |request| front::serve(Arc::clone(&shared), request));
+            let service = service_fn(move |request| metered::serve(Arc::clone(&shared), request));
             let served = listener.http1.serve_connection(TokioIo::new(socket), service);
-            drive(served, http1::Connection::graceful_shutdown, phase).await;
+            drive(served, http1::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         (Traffic::Metrics, Protocol::Http1) => {
             let service = service_fn(move |request| front::monitor(Arc::clone(&api), request));
             let served = listener.http1.serve_connection(TokioIo::new(socket), service);
-            drive(served, http1::Connection::graceful_shutdown, phase).await;
+            drive(served, http1::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         // As etcd: the connection ends without a word.
         (Traffic::Grpc, Protocol::Http1) | (Traffic::Http | Traffic::Metrics, Protocol::Http2) => {}
@@ -241,18 +226,22 @@ async fn connection(listener: Arc<Listener>, stream: TcpStream, _alive: mpsc::Se
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     finish: fn(Pin<&mut C>),
+    turn: Turn,
+    cut: Arc<Notify>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
         // Errors here are the client's: it went away, or spoke nonsense and has been told so.
-        _ = &mut connection => return,
+        _ = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => return,
+        () = cut.notified() => return,
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => {}
     }
     finish(connection.as_mut());
     tokio::select! {
-        _ = connection => {}
+        _ = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => {}
+        () = cut.notified() => {}
         _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
     }
 }

@@ -1,75 +1,272 @@
-//! Long reads leave the runtime's thread.
+//! Work that a client causes, and where it runs.
 //!
-//! One thread serves all clients of a member, so nothing may hold it for long. What reads many rows, sorts them or hashes
-//! the whole store runs in a small pool of blocking threads, capped so that lists do not take the cores away from puts;
-//! what does not fit waits its turn. The answer is encoded there too.
+//! One thread serves all clients of a member, so nothing may hold it for long. What a request costs is counted while it
+//! is done ([`Effort`]): it begins on that thread with a small budget, and where that is spent it is given up there and
+//! done on a blocking thread.
+//!
+//! ```text
+//! inline: 512 rows, 64 KiB ─ spent ─▶ short lane: 8,192 rows, 4 MiB ─ spent ─▶ long lane
+//!                                     some ms each, so it moves             no budget
+//! ```
+//!
+//! * Each lane is capped, so that lists do not take the cores away from puts; what does not fit waits its turn. What is
+//!   short never waits for what is long.
+//! * A turn lives with the work, on its thread, and not with who waits for it: who goes away and asks again gets no
+//!   second one. Who goes away leaves a mark, and the work ends at its next step, with all it holds.
+//! * An answer is encoded where it was made.
 
-use crate::parse;
-use machine::Shared;
-use mvcc::Query;
-use proto::etcdserverpb::{RangeRequest, TxnRequest, request_op::Request};
-use tokio::sync::Semaphore;
+use crate::{budget::Room, status};
+use machine::Stop;
+use mvcc::{Cost, Effort, GivenUp};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
-use types::KeyRange;
 
-/// Long reads at work at one time: on the smallest machine we budget for (two cores) one more would stop the writes.
-pub(crate) const SLOW_READS_MAX: usize = 2;
+/// How much work may be where. Fields are defaults of [`WorkLimits::default`] unless a test draws smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkLimits {
+    /// What one request may cost on the thread that serves everybody. 512 rows (a listed key is two, one in the index and
+    /// one read; a key that is got is five) and 64 KiB: some 200 µs.
+    pub inline: Cost,
+    /// What it may cost in the short lane: 8,192 rows and 4 MiB, some milliseconds.
+    pub short: Cost,
+    /// Short work at one time: 2, of some milliseconds each.
+    pub short_max: usize,
+    /// Steps of snapshots at one time: 1. Each is short, and a backup waits for no list.
+    pub snapshot_max: usize,
+    /// Long work at one time: 2. On the smallest machine we budget for (two cores) one more would stop the writes.
+    pub long_max: usize,
+    /// A step on the thread that serves everybody that takes longer than this is counted and logged: 5 ms, after which
+    /// clients notice.
+    pub step_max: Duration,
+}
 
-/// Rows that a read may touch on the runtime's thread: 256 rows of 100 bytes take some 100 µs.
-pub(crate) const INLINE_ROWS_MAX: i64 = 256;
-
-/// The right to do long work.
-pub(crate) struct Pool(Semaphore);
-
-impl Default for Pool {
+impl Default for WorkLimits {
     fn default() -> Self {
-        Self(Semaphore::new(SLOW_READS_MAX))
+        Self {
+            inline: Cost { rows: 512, bytes: 64 << 10 },
+            short: Cost { rows: 8_192, bytes: 4 << 20 },
+            short_max: 2,
+            snapshot_max: 1,
+            long_max: 2,
+            step_max: Duration::from_millis(5),
+        }
+    }
+}
+
+/// What is short does not wait for what is long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Within [`WorkLimits::short`].
+    Short,
+    /// Anything.
+    Long,
+    /// Steps of snapshots.
+    Snapshot,
+}
+
+impl Lane {
+    const ALL: [Self; 3] = [Self::Short, Self::Long, Self::Snapshot];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Long => "long",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// The blocking threads' lanes.
+pub struct Pool {
+    limits: WorkLimits,
+    turns: [Arc<Semaphore>; 3],
+    running: IntGaugeVec,
+    waiting: IntGaugeVec,
+    done: IntCounterVec,
+}
+
+/// How a read fared that was tried at once.
+pub(crate) enum Inline<T> {
+    /// That was all.
+    Done(Result<T, Status>),
+    /// It is for [`Pool::read`]: it costs at least so much.
+    TooMuch(Cost),
+}
+
+/// Work that ended without a result.
+#[derive(Debug, thiserror::Error)]
+#[error("long work ended early: {0}")]
+pub struct Lost(String);
+
+impl From<Lost> for Status {
+    fn from(lost: Lost) -> Self {
+        Status::unknown(lost.to_string())
     }
 }
 
 impl Pool {
-    /// Runs long work on a blocking thread, when it is its turn.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// Lanes of this width.
+    pub fn new(limits: WorkLimits) -> Self {
+        let opts = Opts::new;
+        let gauge = |name, help| {
+            IntGaugeVec::new(opts(name, help), &["lane"]).expect("a constant, valid name and label")
+        };
+        let running = "Long requests that are being worked on, on threads of their own.";
+        let waiting = "Long requests that wait for their turn.";
+        let done = opts("quorate_work_total", "Long requests that got their turn.");
+        Self {
+            limits,
+            turns: [limits.short_max, limits.long_max, limits.snapshot_max]
+                .map(|max| Arc::new(Semaphore::new(max))),
+            running: gauge("quorate_work_running", running),
+            waiting: gauge("quorate_work_waiting", waiting),
+            done: IntCounterVec::new(done, &["lane"]).expect("a constant, valid name and label"),
+        }
+    }
+
+    /// Shows what is at work.
+    pub(crate) fn register(&self, registry: &Registry) {
+        for lane in Lane::ALL {
+            // A series that nobody has touched yet would be missing.
+            self.running.with_label_values(&[lane.name()]);
+            self.waiting.with_label_values(&[lane.name()]);
+            self.done.with_label_values(&[lane.name()]);
+        }
+        let known = "metric names are registered once";
+        registry.register(Box::new(self.running.clone())).expect(known);
+        registry.register(Box::new(self.waiting.clone())).expect(known);
+        registry.register(Box::new(self.done.clone())).expect(known);
+    }
+
+    /// Tries a read on the thread that serves everybody, as long as it costs no more than a request may there.
+    pub(crate) fn inline<T>(&self, read: impl FnOnce(&Effort<'_>) -> Result<T, Stop>) -> Inline<T> {
+        let effort = Effort::within(self.limits.inline);
+        match read(&effort) {
+            Err(Stop::GivenUp(GivenUp::Spent)) => Inline::TooMuch(effort.spent()),
+            answer => Inline::Done(answer.map_err(|stop| status::stop(&stop))),
+        }
+    }
+
+    /// The lane for work that costs at least so much.
+    pub(crate) fn lane(&self, cost: Cost) -> Lane {
+        if cost.fits(self.limits.short) { Lane::Short } else { Lane::Long }
+    }
+
+    /// Whether that much may be done, or encoded, on the thread that serves everybody.
+    pub(crate) fn is_inline(&self, cost: Cost) -> bool {
+        cost.fits(self.limits.inline)
+    }
+
+    /// Runs work on a blocking thread when it is its turn. `work` is given the mark that nobody waits for it any more, and
+    /// looks at it between its steps.
+    pub async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+        lane: Lane,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let turn = self.turn(lane).await;
+        self.run_in(turn, work).await
+    }
+
+    async fn run_in<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let gone = Arc::new(AtomicBool::new(false));
+        let waits = Waits(Arc::clone(&gone));
+        let result = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            (!gone.load(Relaxed)).then(|| work(&gone))
+        });
+        let result = result.await.map_err(|error| Lost(error.to_string()))?;
+        drop(waits);
+        result.ok_or_else(|| Lost("nobody waited for it".to_owned()))
+    }
+
+    /// Does a read that was given up after it had spent so much, in the lane where it fits; with `room`, when there is some
+    /// for its answer. It waits for that without a turn: else those that wait would keep away those that need none.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        room: Option<Room<'_>>,
+        spent: Cost,
+        mut work: impl FnMut(&Effort<'_>) -> Result<T, Stop> + Send + 'static,
     ) -> Result<T, Status> {
-        let _turn = self.0.acquire().await.expect("the semaphore is never closed");
-        tokio::task::spawn_blocking(work)
-            .await
-            .unwrap_or_else(|error| Err(Status::unknown(format!("a long read ended early: {error}"))))
+        let mut lane = self.lane(spent);
+        loop {
+            let budget = if lane == Lane::Short { self.limits.short } else { Cost::MAX };
+            let turn = loop {
+                if let Some(room) = &room {
+                    room.wait().await?;
+                }
+                let turn = self.turn(lane).await;
+                if room.as_ref().is_none_or(Room::is_there) {
+                    break turn;
+                }
+            };
+            let (again, result) = self
+                .run_in(turn, move |gone| {
+                    let result = work(&Effort::within(budget).unless(gone));
+                    (work, result)
+                })
+                .await?;
+            match result {
+                Err(Stop::GivenUp(GivenUp::Spent)) if lane == Lane::Short => {
+                    (work, lane) = (again, Lane::Long);
+                }
+                result => return result.map_err(|stop| status::stop(&stop)),
+            }
+        }
+    }
+
+    async fn turn(&self, lane: Lane) -> Turn {
+        let waiting = Counted::new(self.waiting.with_label_values(&[lane.name()]));
+        let permit = Arc::clone(&self.turns[lane as usize]).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        drop(waiting);
+        self.done.with_label_values(&[lane.name()]).inc();
+        Turn { _permit: permit, _running: Counted::new(self.running.with_label_values(&[lane.name()])) }
     }
 }
 
-/// Whether a range may touch more rows than the runtime's thread should.
-pub(crate) fn is_long(request: &RangeRequest, shared: &Shared) -> bool {
-    if request.range_end.is_empty() {
-        return false;
-    }
-    let plain = parse::default_order(request) && !parse::filtered(request);
-    if plain && (1..=INLINE_ROWS_MAX).contains(&request.limit) {
-        return false;
-    }
-    let view = shared.view();
-    if request.revision > 0 && request.revision < view.revision() {
-        return true; // counting in the past already walks the rows
-    }
-    if request.count_only && plain {
-        return false;
-    }
-    let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
-    let count = Query { range, count_only: true, ..Query::default() };
-    // An error comes again, and is answered, when the range itself is read.
-    view.range(&count).is_ok_and(|answer| answer.count > INLINE_ROWS_MAX)
+/// The right to do long work, until it is dropped.
+struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _running: Counted,
 }
 
-/// Whether any range of a read-only transaction is long, or they are many.
-pub(crate) fn is_long_txn(request: &TxnRequest, shared: &Shared) -> bool {
-    let ops = request.success.iter().chain(&request.failure);
-    let mut ranges = ops.filter_map(|op| match &op.request {
-        Some(Request::RequestRange(range)) => Some(range),
-        _ => None,
-    });
-    request.compare.iter().any(|c| !c.range_end.is_empty())
-        || ranges.clone().filter(|r| !r.range_end.is_empty()).count() > 1
-        || ranges.any(|r| is_long(r, shared))
+struct Counted(prometheus::IntGauge);
+
+impl Counted {
+    fn new(gauge: prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
 }
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Somebody waits for the work, until this is dropped.
+struct Waits(Arc<AtomicBool>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/slow.rs"]
+mod tests;

@@ -1,84 +1,164 @@
 //! `Maintenance.Snapshot`: everything that is replicated, as one applied group left it, in pieces of 32 KiB.
 //!
 //! ```text
-//! a blocking thread: at one moment ─ measure ─ write ─▶ pieces ─▶ channel (1) ─▶ the client, as fast as it reads
+//! a moment of the engine ─ measure ─▶ step ─▶ 256 KiB of pieces ─▶ channel (1) ─▶ the client, as fast as it reads
+//!                                      ▲ a turn on a blocking thread ◀─ they are taken ─┘
 //! ```
 //!
 //! The rows are read twice: etcd says with every piece how many bytes are still to come, so their sum must be known before
-//! the first. A client that stops reading holds one moment of the engine, whose replaced rows stay on disk; after
-//! [`crate::Limits::snapshot_stall_max`] it is sent away.
+//! the first. Between two steps a snapshot has no thread and no turn, so clients that read slowly hold nobody else up.
+//! But each holds its moment, whose replaced rows stay on disk: who does not keep [`crate::Limits::snapshot_pace`] is sent
+//! away.
 
-use crate::{Api, grpc, maintenance};
+use crate::{Api, Lane, grpc, maintenance};
 use bytes::Bytes;
+use engine::{Fault, Moment};
 use proto::etcdserverpb::SnapshotResponse;
-use snapshot::{Format, Gone, Native, Pieces, WriteError, length};
-use std::{sync::Arc, time::Instant};
-use tokio::{runtime::Handle, sync::mpsc::Sender, time::timeout};
+use snapshot::{Counter, Format, Native, Pieces, Writing};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::mpsc::Sender, time::timeout_at};
 use tonic::Status;
 
-/// Snapshots at work at one time: each has a thread, and holds what is overwritten meanwhile. More wait their turn.
-pub(crate) const SNAPSHOTS_MAX: usize = 4;
+/// Snapshots on their way at one time. Each holds what is overwritten meanwhile and a step's bytes, 16 MiB all together:
+/// a bound for errors and attacks. Beyond it they are refused.
+pub(crate) const SNAPSHOTS_MAX: usize = 64;
+
+/// What is written in one turn, in bytes: half a millisecond of work, and what a snapshot whose client is slow holds.
+const STEP_BYTES: u64 = 256 << 10;
+
+/// What is measured in one turn, in bytes: some milliseconds.
+const MEASURED_BYTES: u64 = 8 << 20;
+
+/// How fast a client must read.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// This many bytes …
+    pub bytes_min: u64,
+    /// … in each such time that it is waited for.
+    pub window: Duration,
+}
 
 /// Begins to send. The stream ends with the checksum, with an error, or when nobody listens any more.
 pub(crate) async fn start(api: Arc<Api>, pieces: Sender<Result<Bytes, Status>>) {
-    let turn = tokio::select! {
-        turn = Arc::clone(&api.turns.snapshots).acquire_owned() => turn,
-        () = pieces.closed() => return,
+    let start = Instant::now();
+    // Dropped with all it holds where the client goes away.
+    let sent = tokio::select! {
+        sent = api.steps.watch("Snapshot", admitted(&api, &pieces)) => sent,
+        () = pieces.closed() => Err(Status::cancelled("context canceled")),
     };
-    let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let start = Instant::now();
-        let sent = send(&api, &runtime, &pieces);
-        api.metrics.durations.snapshot.observe(start.elapsed().as_secs_f64());
-        if let Err(status) = sent {
-            slog::warn!(api.log, "failed to send the snapshot to a client"; "error" => status.message());
-            // Waits for the client if need be, but holds nothing: a stream that just ended would look whole.
-            runtime.spawn(async move { drop(pieces.send(Err(status)).await) });
-        }
-        drop(turn);
-    });
+    api.metrics.durations.snapshot.observe(start.elapsed().as_secs_f64());
+    if let Err(status) = sent {
+        slog::warn!(api.log, "failed to send the snapshot to a client"; "error" => status.message());
+        // Waits for the client if need be, but holds nothing: a stream that just ended would look whole.
+        let _ = pieces.send(Err(status)).await;
+    }
 }
 
-fn send(api: &Api, runtime: &Handle, pieces: &Sender<Result<Bytes, Status>>) -> Result<(), Status> {
-    let mut sent = Ok(());
-    let mut read = |rows: &dyn engine::Rows| {
-        sent = write(api, runtime, rows, pieces);
-        Ok(())
+async fn admitted(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<(), Status> {
+    let Ok(_turn) = api.turns.snapshots.try_acquire() else {
+        let text = format!("quorate: {SNAPSHOTS_MAX} snapshots are being sent already");
+        return Err(Status::resource_exhausted(text));
     };
-    api.shared.at_one_moment(&mut read).map_err(|fault| Status::unknown(fault.to_string()))?;
-    sent
+    send(api, pieces).await
 }
 
-fn write(
-    api: &Api,
-    runtime: &Handle,
-    rows: &dyn engine::Rows,
-    pieces: &Sender<Result<Bytes, Status>>,
-) -> Result<(), Status> {
-    let failed = |error: WriteError| match error {
-        WriteError::Gone(_) => Status::cancelled("context canceled"),
-        WriteError::Engine(fault) => Status::unknown(fault.to_string()),
-    };
+async fn send(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<(), Status> {
+    let failed = |fault: Fault| Status::unknown(fault.to_string());
+    let own = Arc::clone(api);
+    let mut rows = api.slow.run(Lane::Snapshot, move |_| own.shared.moment()).await?;
+    let total;
+    (rows, total) = measure(api, rows).await?;
     let version = maintenance::storage_version(api).unwrap_or_default();
-    let total = length(&Native, rows).map_err(failed)?;
     slog::info!(api.log, "sending database snapshot to client";
         "total-bytes" => total, "storage-version" => &version);
-    let (mut left, mut stalled) = (total, false);
-    let stall_max = api.limits.snapshot_stall_max;
-    let mut out = Pieces::new(|piece: Vec<u8>| {
-        left = left.saturating_sub(piece.len() as u64);
-        let version = version.clone();
-        let piece = SnapshotResponse { header: None, remaining_bytes: left, blob: piece.into(), version };
-        let taken = runtime.block_on(timeout(stall_max, pieces.send(Ok(grpc::encode(&piece)))));
-        stalled = taken.is_err();
-        if matches!(taken, Ok(Ok(()))) { Ok(()) } else { Err(Gone) }
-    });
-    let written = Native.write(rows, &mut out).and_then(|()| Ok(out.finish()?));
-    if stalled {
-        let text = format!("quorate: the client took nothing of the snapshot for {stall_max:?}");
-        return Err(Status::deadline_exceeded(text));
+    let mut client = Client::new(pieces, api.limits.snapshot_pace);
+    let (mut left, mut is_done) = (total, false);
+    let (mut writing, mut ready) = (Native.begin(), Pieces::default());
+    while !is_done {
+        let step = api.slow.run(Lane::Snapshot, move |_| {
+            let done = writing.step(&*rows, &mut ready, STEP_BYTES);
+            if let Ok(true) = done {
+                ready.finish();
+            }
+            (rows, writing, ready, done)
+        });
+        let done;
+        (rows, writing, ready, done) = step.await?;
+        is_done = done.map_err(failed)?;
+        while let Some(piece) = ready.take() {
+            let bytes = piece.len() as u64;
+            left = left.saturating_sub(bytes);
+            let version = version.clone();
+            let piece = SnapshotResponse { header: None, remaining_bytes: left, blob: piece.into(), version };
+            client.give(grpc::encode(&piece), bytes).await?;
+        }
     }
-    written.map_err(failed)?;
     slog::info!(api.log, "successfully sent database snapshot to client"; "total-bytes" => total);
     Ok(())
+}
+
+/// How long the snapshot is, in bytes, without its checksum.
+async fn measure(api: &Api, mut rows: Box<Moment>) -> Result<(Box<Moment>, u64), Status> {
+    let (mut writing, mut counter): (Box<dyn Writing>, _) = (Native.begin(), Counter::default());
+    loop {
+        let step = api.slow.run(Lane::Snapshot, move |_| {
+            let done = writing.step(&*rows, &mut counter, MEASURED_BYTES);
+            (rows, writing, counter, done)
+        });
+        let done;
+        (rows, writing, counter, done) = step.await?;
+        if done.map_err(|fault| Status::unknown(fault.to_string()))? {
+            return Ok((rows, counter.0));
+        }
+    }
+}
+
+/// Who takes the pieces, and how fast.
+struct Client<'a> {
+    pieces: &'a Sender<Result<Bytes, Status>>,
+    pace: Pace,
+    /// When the time is over that is looked at.
+    end: Instant,
+    /// What was taken in it, in bytes.
+    taken: u64,
+}
+
+impl<'a> Client<'a> {
+    fn new(pieces: &'a Sender<Result<Bytes, Status>>, pace: Pace) -> Self {
+        Self { pieces, pace, end: Instant::now() + pace.window, taken: 0 }
+    }
+
+    /// Hands a piece over when the client has taken the one before.
+    async fn give(&mut self, piece: Bytes, bytes: u64) -> Result<(), Status> {
+        let room = loop {
+            match timeout_at(self.end.into(), self.pieces.reserve()).await {
+                Ok(room) => break room.map_err(|_| Status::cancelled("context canceled"))?,
+                Err(_) if self.taken < self.pace.bytes_min => return Err(self.too_slow()),
+                Err(_) => self.begin(),
+            }
+        };
+        // A time that ended while the client had nothing to wait for says nothing about it.
+        if Instant::now() >= self.end {
+            self.begin();
+        }
+        self.taken += bytes;
+        room.send(Ok(piece));
+        Ok(())
+    }
+
+    fn begin(&mut self) {
+        (self.end, self.taken) = (Instant::now() + self.pace.window, 0);
+    }
+
+    fn too_slow(&self) -> Status {
+        let Pace { bytes_min, window } = self.pace;
+        let text = format!(
+            "quorate: the client took {} bytes of the snapshot in {window:?}, and must take {bytes_min}",
+            self.taken
+        );
+        Status::deadline_exceeded(text)
+    }
 }

@@ -1,4 +1,4 @@
-//! A client's socket that writes once a tick.
+//! A client's socket that writes once a tick, and reads a bounded piece in a turn.
 //!
 //! HTTP/2 hands its frames down in small pieces, a few for every answer. A write costs more than making the answer, so
 //! what is written is only gathered here, and a connection with something to send is noted with the runtime's flusher. The
@@ -11,24 +11,33 @@
 //!                                                └─ the socket is full: a task waits until it is writable
 //! ```
 //!
+//! HTTP/2 reads frames as long as there are any, and hands streams on only then. With a full kernel buffer that is a
+//! megabyte at once, tens of thousands of small messages that nobody could have taken in between: the library's counters
+//! of unread frames and of streams that were reset before they were seen would take an honest client, or a member that
+//! stood still for a second, for an attack. So a connection reads [`Wire::turn_bytes`] in a turn, and the tasks of its
+//! streams, and other clients, have theirs before the next one. Whoever does not take what it is sent is not read from
+//! either: what it asks for would only pile up as answers.
+//!
 //! Invariants:
 //! * Bytes leave in order: there is one buffer, and it is sent from its front under its lock.
-//! * A buffer never holds more than [`PENDING_BYTES_MAX`]; beyond it `poll_write` waits, and HTTP/2 stops taking answers.
+//! * A buffer never holds more than [`Wire::pending_bytes`]; beyond it `poll_write` waits, HTTP/2 stops taking answers, and
+//!   nothing is read.
 //! * A failed write is kept, and the next call of the connection gets it.
 //! * `poll_shutdown` waits until everything is sent. What a dropped connection left is sent too, unless the client takes
 //!   nothing for [`LINGER`].
 
+use crate::{connections::Seat, wire::Wire};
 use bytes::{Buf, Bytes};
 use std::{
     collections::VecDeque,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io, mem,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 use tokio::{
@@ -37,11 +46,8 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    time::{Instant, Sleep, sleep},
 };
-
-/// Bytes of a connection that wait to be written. Enough for a tick's answers on one connection (1,000 streams with
-/// 100-byte answers); a client that reads slowly costs no more than this.
-const PENDING_BYTES_MAX: usize = 256 << 10;
 
 /// From this size on, what is written while nothing waits goes to the socket directly: copying it would cost more than
 /// the write saves.
@@ -135,6 +141,8 @@ impl Flusher {
 /// The way out of one connection.
 struct Outgoing {
     half: OwnedWriteHalf,
+    /// What is left may linger behind its connection, and with it the descriptor.
+    _seat: Seat,
     pending: Mutex<Pending>,
     /// In the flusher's list.
     noted: AtomicBool,
@@ -227,9 +235,65 @@ async fn drain(outgoing: Arc<Outgoing>) {
     }
 }
 
+/// What a connection has read in its turn, and what came of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Turn(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicUsize,
+    given_up: AtomicUsize,
+}
+
+impl Turn {
+    /// The connection's task has its turn: it may read again.
+    pub(crate) fn begin(&self) {
+        self.0.read.store(0, Relaxed);
+    }
+
+    /// The client gave up a call before it was whole.
+    pub(crate) fn given_up(&self) {
+        self.0.given_up.fetch_add(1, Relaxed);
+    }
+}
+
+/// Calls that are begun and given up at once cost us more than their client. It may do so many of them in a row; then it
+/// is read from with pauses, at a rate that leaves others their time. Nobody is sent away for it.
+#[derive(Debug)]
+struct Patience {
+    left: usize,
+    since: Instant,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// At the beginning of a turn: ready when it may read.
+    fn poll(&mut self, given_up: usize, wire: &Wire, cx: &mut Context<'_>) -> Poll<()> {
+        if given_up > 0 {
+            let back = self.since.elapsed().as_millis() * wire.given_up_rate as u128 / 1_000;
+            if back > 0 {
+                let left = self.left.saturating_add(usize::try_from(back).unwrap_or(usize::MAX));
+                (self.left, self.since) = (left.min(wire.given_up), Instant::now());
+            }
+            self.left = self.left.saturating_sub(given_up);
+            if self.left == 0 {
+                self.pause = Some(Box::pin(sleep(wire.given_up_pause)));
+            }
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+}
+
 /// A client's connection.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
+    turn: Turn,
+    patience: Patience,
+    wire: Arc<Wire>,
     /// Read already, to find out what the client speaks.
     ahead: Bytes,
     outgoing: Arc<Outgoing>,
@@ -237,20 +301,44 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, flusher: Arc<Flusher>) -> Self {
+    pub(crate) fn new(stream: TcpStream, seat: Seat, wire: &Arc<Wire>, flusher: Arc<Flusher>) -> Self {
         let (read, half) = stream.into_split();
         let outgoing = Outgoing {
             half,
+            _seat: seat,
             pending: Mutex::default(),
             noted: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
         };
-        Self { read, ahead: Bytes::new(), outgoing: Arc::new(outgoing), flusher }
+        Self {
+            read,
+            turn: Turn::default(),
+            patience: Patience { left: wire.given_up, since: Instant::now(), pause: None },
+            wire: Arc::clone(wire),
+            ahead: Bytes::new(),
+            outgoing: Arc::new(outgoing),
+            flusher,
+        }
+    }
+
+    /// The count of its turn; whoever polls the connection begins each one.
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn.clone()
     }
 
     /// Puts bytes back that were read to look at them.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         self.ahead = bytes;
+    }
+
+    /// Whether nothing more can be written; then the connection is woken when something can. Its one task reads and writes.
+    fn is_full(&self, cx: &Context<'_>) -> bool {
+        let mut pending = lock(&self.outgoing.pending);
+        let is_full = pending.failed.is_none() && pending.waiting() >= self.wire.pending_bytes;
+        if is_full {
+            pending.waiter = Some(cx.waker().clone());
+        }
+        is_full
     }
 
     fn write(&self, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -263,7 +351,7 @@ impl Socket {
                 other => return Poll::Ready(other),
             }
         }
-        let mut room = PENDING_BYTES_MAX.saturating_sub(pending.waiting());
+        let mut room = self.wire.pending_bytes.saturating_sub(pending.waiting());
         if room == 0 {
             pending.waiter = Some(cx.waker().clone());
             return Poll::Pending;
@@ -298,7 +386,20 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
-            return Pin::new(&mut this.read).poll_read(cx, out);
+            let counts = &this.turn.0;
+            if counts.read.load(Relaxed) >= this.wire.turn_bytes {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let given_up = counts.given_up.swap(0, Relaxed);
+            ready!(this.patience.poll(given_up, &this.wire, cx));
+            if this.is_full(cx) {
+                return Poll::Pending;
+            }
+            let before = out.filled().len();
+            let read = Pin::new(&mut this.read).poll_read(cx, out);
+            counts.read.fetch_add(out.filled().len() - before, Relaxed);
+            return read;
         }
         let n = this.ahead.len().min(out.remaining());
         out.put_slice(&this.ahead[..n]);

@@ -7,6 +7,7 @@
 //! errors that it has no code for.
 
 use machine::{Refusal, Stop};
+use mvcc::GivenUp;
 use raft_node::{LeaseError, ProposeError, ReadError};
 use tonic::{Code, Status};
 
@@ -116,6 +117,8 @@ known! {
     TimeoutWaitAppliedIndex = Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
     /// A CORRUPT alarm is raised.
     Corrupt = DataLoss, "etcdserver: corrupt cluster";
+    /// A token is asked for where there are no users.
+    AuthNotEnabled = FailedPrecondition, "etcdserver: authentication is not enabled";
     /// A learner serves only serializable ranges and its status.
     NotForLearner = FailedPrecondition, "etcdserver: rpc not supported for learner";
 }
@@ -195,6 +198,7 @@ pub fn lease(error: LeaseError) -> Status {
 pub fn stop(error: &Stop) -> Status {
     match error {
         Stop::Refused(why) => refusal(why).into(),
+        Stop::GivenUp(why) => given_up(*why),
         Stop::Fault(fault) => Status::unknown(fault.to_string()),
     }
 }
@@ -204,7 +208,16 @@ pub fn store(error: &mvcc::ReadError) -> Status {
     match error {
         mvcc::ReadError::Compacted => Known::Compacted.into(),
         mvcc::ReadError::FutureRevision => Known::FutureRevision.into(),
+        mvcc::ReadError::GivenUp(why) => given_up(*why),
         mvcc::ReadError::Fault(fault) => Status::unknown(fault.to_string()),
+    }
+}
+
+/// Nobody is there to be told that the client went away; and what costs too much here is done elsewhere.
+fn given_up(why: GivenUp) -> Status {
+    match why {
+        GivenUp::Cancelled => Status::cancelled("context canceled"),
+        GivenUp::Spent => Status::internal(why.to_string()),
     }
 }
 

@@ -10,25 +10,28 @@
 //! the receiver, and the handler's next send fails: that is how it learns of it.
 
 use crate::{
-    grpc::{self, PREFIX_BYTES, Requests},
+    budget::{Meter, Share},
+    grpc::{self, Framing, PREFIX_BYTES, Prefix, Requests},
+    head,
+    kv::Deadline,
     metrics::{Call, Received},
     server::Phase,
+    socket::Turn,
     status::Known,
 };
-use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
-use http_body_util::BodyExt;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use raft_node::Leadership;
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{mpsc::Receiver, watch},
-    time::sleep,
+    time::{Sleep, sleep, sleep_until, timeout_at},
 };
 use tonic::{Code, Status};
 
@@ -43,48 +46,79 @@ const LEADERLESS_ELECTIONS: u32 = 3;
 /// What a client sends on one stream.
 pub(crate) struct Inbound {
     body: Requests,
-    headers: HeaderMap,
-    max_bytes: usize,
+    framing: Framing,
     /// Received, but no whole message yet.
     pieces: BytesMut,
+    meter: Meter,
+    /// A whole message that is being unpacked.
+    packed: Option<Bytes>,
     received: Received,
+    /// Told when the client gives up.
+    turn: Turn,
 }
+
 impl Inbound {
-    /// The messages of a body, each bounded by `max_bytes` before it is decoded.
-    pub(crate) fn new(body: Requests, headers: HeaderMap, max_bytes: usize, received: Received) -> Self {
-        Self { body, headers, max_bytes, pieces: BytesMut::new(), received }
+    /// The messages of a body, each bounded before it is decoded; what waits of them is counted in `share`.
+    pub(crate) fn new(body: Requests, framing: Framing, share: &Arc<Share>, received: Received) -> Self {
+        Self {
+            body,
+            framing,
+            pieces: BytesMut::new(),
+            meter: Meter::new(share),
+            packed: None,
+            received,
+            turn: Turn::default(),
+        }
+    }
+
+    /// The same on a connection that counts what its client gives up.
+    pub(crate) fn of(self, turn: &Turn) -> Self {
+        Self { turn: turn.clone(), ..self }
     }
 
     /// The next message; `None` when the client has sent its last. Dropping the future loses nothing.
     pub(crate) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         loop {
-            if let Some(message) = self.take()? {
+            if let Some(message) = self.take().await? {
                 self.received.message(message.len());
-                return grpc::decoded(M::decode(message)).map(Some);
+                return self.framing.decode(&message, |bytes| M::decode(bytes)).map(Some);
             }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
+            let frame = grpc::next_frame(&mut self.body, Some(&mut self.meter), None).await;
+            let frame = frame.inspect_err(|status| {
+                if status.code() == Code::Cancelled {
+                    self.turn.given_up();
+                }
+            });
+            match frame? {
+                Some(frame) => {
                     if let Ok(data) = frame.into_data() {
                         self.pieces.extend_from_slice(&data);
+                        self.meter.hold(self.pieces.len())?;
                     }
                 }
-                Some(Err(_)) => return Err(Status::cancelled("context canceled")),
-                None if self.pieces.is_empty() => return Ok(None),
-                // grpc-go's io.ErrUnexpectedEOF.
+                // A prefix that is cut off is the end too, in grpc-go.
+                None if self.pieces.len() < PREFIX_BYTES => return Ok(None),
+                // Its io.ErrUnexpectedEOF.
                 None => return Err(Status::internal("unexpected EOF")),
             }
         }
     }
 
-    fn take(&mut self) -> Result<Option<Bytes>, Status> {
-        let Some(length) = grpc::expected(&self.pieces, self.max_bytes, &self.headers)? else {
-            return Ok(None);
-        };
-        if self.pieces.len() < PREFIX_BYTES + length {
-            return Ok(None);
+    async fn take(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.packed.is_none() {
+            let Some(prefix) = Prefix::of(&self.pieces, &self.framing)? else { return Ok(None) };
+            let Some(message) = prefix.take(&mut self.pieces) else { return Ok(None) };
+            // Less than before: it fits.
+            let _ = self.meter.hold(self.pieces.len());
+            if !prefix.is_packed(&self.framing)? {
+                return Ok(Some(message));
+            }
+            self.packed = Some(message);
         }
-        self.pieces.advance(PREFIX_BYTES);
-        Ok(Some(self.pieces.split_to(length).freeze()))
+        let (Some(packed), Some(zip)) = (&self.packed, &self.framing.zip) else { return Ok(None) };
+        let message = zip.unpack(packed.clone(), self.framing.max_bytes).await;
+        self.packed = None;
+        message.map(Some)
     }
 }
 
@@ -150,29 +184,70 @@ pub(crate) struct Outgoing {
     feed: Box<dyn Feed>,
     call: Call,
     ending: Option<Ending>,
+    deadline: Deadline,
+    /// Made when the stream waits for the first time.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The longest message that is sent, in bytes.
+    max_bytes: usize,
 }
 
 impl Outgoing {
     pub(crate) fn new(feed: Box<dyn Feed>, call: Call, ending: Option<Ending>) -> Self {
-        Self { feed, call, ending }
+        Self { feed, call, ending, deadline: None, timer: None, max_bytes: usize::MAX }
+    }
+
+    /// Ends with the caller's patience.
+    pub(crate) fn until(mut self, deadline: Deadline) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Ends at a message that is longer.
+    pub(crate) fn at_most(mut self, max_bytes: usize) -> Self {
+        self.max_bytes = max_bytes;
+        self
     }
 
     /// The next DATA frame, or how the stream ends. `Ending` is looked at only while there is nothing to send: what is
-    /// ready still leaves.
+    /// ready still leaves, until the caller's deadline.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
-        let end = match self.feed.poll_messages(cx, &self.call) {
-            Poll::Ready(Some(Ok(data))) => return Poll::Ready(Ok(data)),
-            Poll::Ready(Some(Err(status))) => status,
-            Poll::Ready(None) => Status::ok(""),
-            Poll::Pending => match &mut self.ending {
-                Some(ending) => ready!(ending.as_mut().poll(cx)),
-                None => return Poll::Pending,
-            },
+        let end = if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            head::over()
+        } else {
+            match self.feed.poll_messages(cx, &self.call) {
+                Poll::Ready(Some(Ok(data))) => match grpc::sendable(data, self.max_bytes) {
+                    Ok(data) => return Poll::Ready(Ok(data)),
+                    Err(status) => status,
+                },
+                Poll::Ready(Some(Err(status))) => status,
+                Poll::Ready(None) => Status::ok(""),
+                Poll::Pending => ready!(self.poll_end(cx)),
+            }
         };
         self.call.end(end.code());
         debug_assert!(end.code() == Code::Ok || !end.message().is_empty());
         Poll::Ready(Err(end))
     }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if let Some(ending) = &mut self.ending
+            && let Poll::Ready(status) = ending.as_mut().poll(cx)
+        {
+            return Poll::Ready(status);
+        }
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
+        timer.as_mut().poll(cx).map(|()| head::over())
+    }
+}
+
+/// Runs what feeds a stream in a task of its own, no longer than the stream's caller waits: also where nothing of it is
+/// read, so that nobody looks at the stream's own deadline.
+pub(crate) fn spawn_until(deadline: Deadline, work: impl Future<Output = ()> + Send + 'static) {
+    match deadline {
+        None => tokio::spawn(work),
+        Some(deadline) => tokio::spawn(async move { drop(timeout_at(deadline.into(), work).await) }),
+    };
 }
 
 /// Resolves when this member has been without a leader for too long, after now.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use api::{Api, Identity, Limits};
+use api::{Api, Identity, Limits, Pace};
 use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Settings};
 use proto::{
@@ -22,7 +22,10 @@ use tonic::{Code, Request, Status, transport::Channel};
 use types::MemberId;
 use wal::{MemDisk, Wal};
 
+mod edge;
+mod holding;
 mod watching;
+mod work;
 
 const MEMBER: u64 = 0x1234;
 const CLUSTER: u64 = 7;
@@ -34,7 +37,7 @@ impl Outbound for Nowhere {
     fn members_changed(&self, _: Arc<Membership>) {}
 }
 
-fn node(quota_bytes: i64) -> Handle {
+fn node(quota_bytes: i64, engine: Arc<dyn Engine>) -> Handle {
     let disk = MemDisk::new();
     let mut wal = Wal::create(disk.clone(), &bootstrap::metadata(MEMBER, CLUSTER)).unwrap();
     let member = Member {
@@ -48,7 +51,6 @@ fn node(quota_bytes: i64) -> Handle {
     wal.sync().unwrap();
     drop(wal);
     let (wal, _) = Wal::open(disk).unwrap();
-    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
     let settings = Settings { member: MemberId(MEMBER), lease_ttl_min: 2, max_learners: 1, quota_bytes };
     let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
     let options = Options { request_timeout: Duration::from_secs(2), ..Options::new(MEMBER, CLUSTER) };
@@ -73,7 +75,11 @@ impl Server {
     }
 
     async fn with(quota_bytes: i64, limits: Limits) -> Self {
-        let node = node(quota_bytes);
+        Self::on(Arc::new(MemoryEngine::default()), quota_bytes, limits).await
+    }
+
+    async fn on(engine: Arc<dyn Engine>, quota_bytes: i64, limits: Limits) -> Self {
+        let node = node(quota_bytes, engine);
         node.watch_leader().wait_for(|leadership| leadership.is_leader).await.unwrap();
         let identity = Identity { member: MEMBER, cluster: CLUSTER, version: "3.7.3".into() };
         let api = Api::new(node.clone(), node.machine(), identity, limits, discard());
@@ -322,7 +328,8 @@ async fn a_physical_compaction_answers_when_the_history_is_gone() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_snapshot_is_sent_away() {
-    let limits = Limits { snapshot_stall_max: Duration::from_millis(200), ..Limits::default() };
+    let pace = Pace { bytes_min: 1, window: Duration::from_millis(200) };
+    let limits = Limits { snapshot_pace: pace, ..Limits::default() };
     let server = Server::with(0, limits).await;
     for number in 0..16 {
         server.put(&number.to_string(), &"v".repeat(1 << 20)).await;

@@ -42,13 +42,18 @@ impl Address {
     /// Reads one endpoint.
     pub(crate) fn read(given: &str) -> Result<Self, Failure> {
         let given = given.trim().to_owned();
-        if given.starts_with("https://") || given.starts_with("unixs:") {
+        // Schemes are written in either case, as in every URL.
+        let scheme = given.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        if scheme.as_deref() == Some("https") || given.starts_with("unixs:") {
             let text = format!("endpoint {given}: TLS is not there yet in this program");
             return Err(Failure::args(text));
         }
         if let Some(path) = given.strip_prefix("unix:") {
             let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
             return Ok(Self { given, place: Place::Unix(path) });
+        }
+        if scheme.as_deref().is_some_and(|scheme| scheme != "http") {
+            return Err(Failure::new(ERROR, format!("endpoint {} is no host:port", quote(given.as_bytes()))));
         }
         let bare = given.split_once("://").map_or(&given[..], |(_, rest)| rest);
         let authority = bare.split('/').next().unwrap_or_default().to_owned();
@@ -146,6 +151,7 @@ mod tests {
         for (given, host) in [
             ("127.0.0.1:2379", "127.0.0.1:2379"),
             (" http://localhost:1/path", "localhost:1"),
+            ("HTTP://localhost:1", "localhost:1"),
             ("[::1]:2379", "[::1]:2379"),
         ] {
             match Address::read(given).unwrap().place {
@@ -162,7 +168,8 @@ mod tests {
             }
         }
         assert_eq!(Address::read("https://a:1").unwrap_err().code, 128);
-        for bad in ["", "host", "host:", ":1", "host:port", "a b:1"] {
+        assert_eq!(Address::read("HTTPS://a:1").unwrap_err().code, 128);
+        for bad in ["", "host", "host:", ":1", "host:port", "a b:1", "foo://a:1", "://a:1"] {
             assert_eq!(Address::read(bad).unwrap_err().code, 1, "{bad}");
         }
     }

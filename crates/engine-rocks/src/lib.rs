@@ -16,12 +16,14 @@ mod options;
 pub use options::Options;
 
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Op, Read, Rows, Visit};
+use engine::{Batch, Engine, Family, Fault, Moment, Op, Rows, Visit};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions,
     Snapshot, WriteBatch, WriteOptions,
 };
+use self_cell::self_cell;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Rows on disk, in RocksDB.
 pub struct RocksEngine {
@@ -30,6 +32,11 @@ pub struct RocksEngine {
 }
 
 impl RocksEngine {
+    /// Whether there is a database in the directory. Looks, and changes nothing.
+    pub fn exists(path: &Path) -> bool {
+        path.join("CURRENT").exists()
+    }
+
     /// Opens the database in this directory, or creates it.
     ///
     /// Fails where another process holds the directory, where a file is damaged, and where the disk refuses.
@@ -91,8 +98,8 @@ impl Engine for RocksEngine {
         walk(self.db.raw_iterator_cf_opt(self.family(family), read), from, visit)
     }
 
-    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
-        read(&Moment { engine: self, snapshot: self.db.snapshot() })
+    fn moment(self: Arc<Self>) -> Box<Moment> {
+        Box::new(Held::new(self, |engine| engine.db.snapshot()))
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -138,15 +145,18 @@ impl RocksEngine {
     }
 }
 
-/// All families between two batches.
-struct Moment<'a> {
-    engine: &'a RocksEngine,
-    snapshot: Snapshot<'a>,
+self_cell! {
+    /// All families between two batches: the snapshot, and the database that it is of.
+    struct Held {
+        owner: Arc<RocksEngine>,
+        #[covariant]
+        dependent: Snapshot,
+    }
 }
 
-impl Rows for Moment<'_> {
+impl Rows for Held {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        let row = self.snapshot.get_pinned_cf(self.engine.family(family), key);
+        let row = self.borrow_dependent().get_pinned_cf(self.borrow_owner().family(family), key);
         Ok(row.map_err(|e| fault("read a row", e))?.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -157,16 +167,14 @@ impl Rows for Moment<'_> {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
         let mut read = ReadOptions::default();
         // Whoever reads everything once must not push out what others read again and again.
         read.fill_cache(false);
         if let Some(to) = to {
             read.set_iterate_upper_bound(to);
         }
-        walk(self.snapshot.raw_iterator_cf_opt(self.engine.family(family), read), from, visit)
+        let family = self.borrow_owner().family(family);
+        walk(self.borrow_dependent().raw_iterator_cf_opt(family, read), from, visit)
     }
 }
 

@@ -68,6 +68,51 @@ fn rocksdb_and_memory_agree_and_a_flush_survives_a_reopen() {
     }
 }
 
+/// Limits so small that every few batches fill a memtable, a block and a file.
+fn small() -> Options {
+    Options {
+        block_cache_bytes: 16 << 10,
+        memtable_bytes: 128 << 10,
+        file_bytes: 32 << 10,
+        block_bytes: 256,
+        open_tables_max: 20,
+        write_out_bytes: 4 << 10,
+        log_file_bytes: 16 << 10,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn small_limits_make_many_files_and_lose_nothing_that_was_flushed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let memory = MemoryEngine::new();
+    let mut dice = Dice(23);
+    let (mut files, mut next) = (0, 0_u32);
+    for life in 0..4 {
+        let rocks = RocksEngine::open(dir.path(), &small()).expect("open");
+        for family in Family::ALL {
+            assert_eq!(rows(&rocks, family), rows(&memory, family), "life {life}");
+        }
+        for _ in 0..400 {
+            let mut batch = random_batch(&mut dice);
+            // What no compression makes small.
+            let value = (0..40).flat_map(|_| dice.roll(u64::MAX).to_be_bytes()).collect::<Vec<u8>>();
+            batch.put(Family::Revs, next.to_be_bytes().to_vec(), value);
+            next += 1;
+            memory.write(batch.clone()).expect("memory write");
+            rocks.write(batch).expect("rocks write");
+        }
+        rocks.flush().expect("flush");
+        let listed = std::fs::read_dir(dir.path()).expect("the directory");
+        let names = listed.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        files = files.max(names.filter(|name| name.rsplit('.').next() == Some("sst")).count());
+        if life % 2 == 1 {
+            rocks.compact().expect("compact");
+        }
+    }
+    assert!(files > 20, "{files} files: the limits were not reached");
+}
+
 #[test]
 fn a_second_open_of_one_directory_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -97,30 +142,40 @@ fn a_scan_stops_at_its_upper_bound() {
 #[test]
 fn a_moment_holds_still_while_the_writer_goes_on_and_compacts() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let rocks = RocksEngine::open(dir.path(), &Options::default()).expect("open");
+    let rocks = Arc::new(RocksEngine::open(dir.path(), &Options::default()).expect("open"));
     let mut dice = Dice(11);
     for _ in 0..50 {
         rocks.write(random_batch(&mut dice)).expect("write");
     }
-    let before = Family::ALL.map(|family| rows(&rocks, family));
-    let mut read = |moment: &dyn Rows| {
-        for _ in 0..50 {
-            rocks.write(random_batch(&mut dice))?;
-        }
-        rocks.flush()?;
-        rocks.compact()?;
-        for (family, before) in Family::ALL.into_iter().zip(&before) {
-            let mut seen = Vec::new();
-            moment.scan(family, b"", None, &mut |key, value| {
-                seen.push((key.to_vec(), value.to_vec()));
-                ControlFlow::Continue(())
-            })?;
-            assert_eq!(seen, *before);
-            let (key, value) = before.first().expect("fifty batches leave rows");
-            assert_eq!(moment.get(family, key)?.as_deref(), Some(&value[..]));
-        }
-        Ok(())
-    };
-    rocks.at_one_moment(&mut read).expect("read");
-    assert_ne!(before, Family::ALL.map(|family| rows(&rocks, family)));
+    let before = Family::ALL.map(|family| rows(&*rocks, family));
+    let moment = Arc::clone(&rocks).moment();
+    for _ in 0..50 {
+        rocks.write(random_batch(&mut dice)).expect("write");
+    }
+    rocks.flush().expect("flush");
+    rocks.compact().expect("compact");
+    for (family, before) in Family::ALL.into_iter().zip(&before) {
+        let mut seen = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            seen.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        moment.scan(family, b"", None, &mut visit).expect("scan");
+        assert_eq!(seen, *before);
+        let (key, value) = before.first().expect("fifty batches leave rows");
+        assert_eq!(moment.get(family, key).expect("get").as_deref(), Some(&value[..]));
+    }
+    assert_ne!(before, Family::ALL.map(|family| rows(&*rocks, family)));
+    // It keeps the database open, on whatever thread it is.
+    drop(rocks);
+    let counted = std::thread::spawn(move || {
+        let mut count = 0;
+        let mut visit = |_: &[u8], _: &[u8]| {
+            count += 1;
+            ControlFlow::Continue(())
+        };
+        moment.scan(Family::Revs, b"", None, &mut visit).expect("scan");
+        count
+    });
+    assert_eq!(counted.join().expect("no panic"), before[Family::Revs as usize].len());
 }

@@ -11,7 +11,7 @@
 //!   after it returns. The raft log covers what lies between.
 //! * An error is a [`Fault`] of this process. It is never retried: the caller stops the member.
 //!
-//! What it does not do: no transactions, no reads of the past but [`Engine::at_one_moment`], no knowledge of what the rows
+//! What it does not do: no transactions, no reads of the past but [`Engine::moment`], no knowledge of what the rows
 //! mean.
 
 mod batch;
@@ -22,6 +22,7 @@ pub use memory::MemoryEngine;
 
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// A family of rows with its own order and tuning. Ids are stable on disk; see docs/format.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,8 +78,8 @@ pub trait Rows {
     ) -> Result<(), Fault>;
 }
 
-/// What is done with the rows of one moment.
-pub type Read<'a> = dyn FnMut(&dyn Rows) -> Result<(), Fault> + 'a;
+/// All families as they were between two batches.
+pub type Moment = dyn Rows + Send;
 
 /// Ordered, atomic, crash-safe rows. One writer, any number of readers.
 pub trait Engine: Send + Sync + 'static {
@@ -97,9 +98,9 @@ pub trait Engine: Send + Sync + 'static {
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault>;
 
-    /// Reads all families as they are between two batches, while the writer goes on. What is removed or overwritten
-    /// meanwhile takes space until `read` returns, so it must end by itself.
-    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault>;
+    /// All families as they are now, between two batches, while the writer goes on. What is removed or overwritten
+    /// meanwhile takes space until it is dropped, so whoever holds it must have an end.
+    fn moment(self: Arc<Self>) -> Box<Moment>;
 
     /// Applies the batch atomically.
     fn write(&self, batch: Batch) -> Result<(), Fault>;

@@ -1,10 +1,10 @@
 //! The engine in memory: what tests, the simulator and the mirror run on.
 
-use crate::{Batch, Engine, Family, Fault, Op, Read, Rows, Visit};
+use crate::{Batch, Engine, Family, Fault, Moment, Op, Rows, Visit};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Table = BTreeMap<Bytes, Bytes>;
 
@@ -54,9 +54,9 @@ fn apply(rows: &mut BTreeMap<Family, Table>, batch: &Batch) {
 }
 
 /// A copy of all rows (cheap: shared bytes).
-struct Moment(BTreeMap<Family, Table>);
+struct Copied(BTreeMap<Family, Table>);
 
-impl Rows for Moment {
+impl Rows for Copied {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         Ok(self.0.get(&family).and_then(|rows| rows.get(key).cloned()))
     }
@@ -122,9 +122,8 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn at_one_moment(&self, read: &mut Read<'_>) -> Result<(), Fault> {
-        let moment = Moment(self.lock().rows.clone());
-        read(&moment)
+    fn moment(self: Arc<Self>) -> Box<Moment> {
+        Box::new(Copied(self.lock().rows.clone()))
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -171,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_moment_does_not_see_what_is_written_after_it() {
-        let engine = MemoryEngine::new();
+        let engine = Arc::new(MemoryEngine::new());
         let write = |value: &'static str| {
             let mut batch = Batch::default();
             batch.put(Family::Meta, "key", value);
@@ -179,18 +178,16 @@ mod tests {
             engine.write(batch).expect("write");
         };
         write("before");
-        let mut read = |rows: &dyn Rows| {
-            write("later");
-            assert_eq!(rows.get(Family::Meta, b"key")?.as_deref(), Some(&b"before"[..]));
-            let mut seen = Vec::new();
-            rows.scan(Family::Revs, b"", None, &mut |key, _| {
-                seen.push(key.to_vec());
-                ControlFlow::Continue(())
-            })?;
-            assert_eq!(seen, [b"before".to_vec()]);
-            Ok(())
+        let rows = Arc::clone(&engine).moment();
+        write("later");
+        assert_eq!(rows.get(Family::Meta, b"key").expect("get").as_deref(), Some(&b"before"[..]));
+        let mut seen = Vec::new();
+        let mut visit = |key: &[u8], _: &[u8]| {
+            seen.push(key.to_vec());
+            ControlFlow::Continue(())
         };
-        engine.at_one_moment(&mut read).expect("read");
+        rows.scan(Family::Revs, b"", None, &mut visit).expect("scan");
+        assert_eq!(seen, [b"before".to_vec()]);
         assert_eq!(engine.get(Family::Meta, b"key").expect("get").as_deref(), Some(&b"later"[..]));
     }
 

@@ -1,8 +1,10 @@
 //! The bodies: what is handed to the gRPC side, what comes back, and the lines of a stream.
 
 use crate::{
-    json::{self, PREFIX_BYTES},
+    json::PREFIX_BYTES,
+    large,
     status::{DEADLINE_EXCEEDED, INTERNAL, Status},
+    work::{Output, Turns},
 };
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -10,6 +12,7 @@ use prost_reflect::MessageDescriptor;
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -82,23 +85,35 @@ impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
 
 /// Cuts the gRPC side's data into messages.
 #[derive(Debug, Default)]
-pub(crate) struct Frames(BytesMut);
+pub(crate) struct Frames {
+    /// What came in one piece and has not been taken yet: nearly always whole messages, used as they are.
+    piece: Bytes,
+    /// What is behind it, put together.
+    gathered: BytesMut,
+}
 
 impl Frames {
-    pub(crate) fn push(&mut self, data: &[u8]) {
-        self.0.extend_from_slice(data);
+    pub(crate) fn push(&mut self, data: Bytes) {
+        if self.piece.is_empty() && self.gathered.is_empty() {
+            self.piece = data;
+            return;
+        }
+        self.gathered.extend_from_slice(&std::mem::take(&mut self.piece));
+        self.gathered.extend_from_slice(&data);
     }
 
     /// The next whole message, without its prefix.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
-        let mut length = self.0.get(1..PREFIX_BYTES)?;
-        let end = PREFIX_BYTES + length.get_u32() as usize;
-        if self.0.len() < end {
+        let in_piece = !self.piece.is_empty();
+        let waiting = if in_piece { &self.piece[..] } else { &self.gathered[..] };
+        let end = PREFIX_BYTES + waiting.get(1..PREFIX_BYTES)?.get_u32() as usize;
+        if waiting.len() < end {
             return None;
         }
-        let mut message = self.0.split_to(end);
+        let mut message =
+            if in_piece { self.piece.split_to(end) } else { self.gathered.split_to(end).freeze() };
         message.advance(PREFIX_BYTES);
-        Some(message.freeze())
+        Some(message)
     }
 }
 
@@ -111,7 +126,6 @@ pub(crate) enum Event {
 }
 
 /// The answer to a call that streams: `{"result":…}` a message, `{"error":…}` at the end of one that fails.
-#[derive(Debug)]
 pub struct Lines<R> {
     inner: R,
     message: MessageDescriptor,
@@ -120,11 +134,31 @@ pub struct Lines<R> {
     ready: VecDeque<Bytes>,
     deadline: Option<Pin<Box<Sleep>>>,
     ended: bool,
+    turns: Turns,
+    /// A line that is being made on another thread.
+    making: Option<Making>,
+}
+
+type Making = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
+
+impl<R: fmt::Debug> fmt::Debug for Lines<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines")
+            .field("inner", &self.inner)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
-    pub(crate) fn new(inner: R, message: MessageDescriptor, deadline: Option<Pin<Box<Sleep>>>) -> Self {
-        Self { inner, message, frames: Frames::default(), ready: VecDeque::new(), deadline, ended: false }
+    pub(crate) fn new(
+        inner: R,
+        message: MessageDescriptor,
+        deadline: Option<Pin<Box<Sleep>>>,
+        turns: Turns,
+    ) -> Self {
+        let (frames, ready) = (Frames::default(), VecDeque::new());
+        Self { inner, message, frames, ready, deadline, ended: false, turns, making: None }
     }
 
     /// Puts a line back in front.
@@ -145,11 +179,26 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
             if let Some(line) = self.ready.pop_front() {
                 return Poll::Ready(Event::Line(line));
             }
-            if let Some(message) = self.frames.next() {
-                return Poll::Ready(self.line(&message));
+            if let Some(making) = &mut self.making
+                && let Poll::Ready(line) = making.as_mut().poll(cx)
+            {
+                self.making = None;
+                return Poll::Ready(match line {
+                    Ok(line) => Event::Line(line),
+                    Err(status) => {
+                        self.ended = true;
+                        Event::Failed(status)
+                    }
+                });
             }
-            if self.ended {
-                return Poll::Ready(Event::End);
+            if self.making.is_none() {
+                if let Some(message) = self.frames.next() {
+                    self.making = Some(Box::pin(line(self.turns.clone(), self.message.clone(), message)));
+                    continue;
+                }
+                if self.ended {
+                    return Poll::Ready(Event::End);
+                }
             }
             if let Some(deadline) = &mut self.deadline
                 && deadline.as_mut().poll(cx).is_ready()
@@ -160,9 +209,12 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
                     "context deadline exceeded",
                 )));
             }
+            if self.making.is_some() {
+                return Poll::Pending;
+            }
             match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.frames.push(&data),
+                    Ok(data) => self.frames.push(data),
                     Err(frame) => {
                         self.ended = true;
                         if let Some(status) = frame.trailers_ref().and_then(Status::of) {
@@ -178,18 +230,17 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
             }
         }
     }
+}
 
-    fn line(&mut self, message: &[u8]) -> Event {
-        let mut line = br#"{"result":"#.to_vec();
-        match json::write(&self.message, message, &mut line) {
-            Ok(()) => {
-                line.extend_from_slice(b"}\n");
-                Event::Line(line.into())
-            }
-            Err(status) => {
-                self.ended = true;
-                Event::Failed(status)
-            }
-        }
-    }
+/// A message as a line.
+async fn line(turns: Turns, descriptor: MessageDescriptor, message: Bytes) -> Result<Bytes, Status> {
+    let length = message.len();
+    let shown = turns.run(length, move |gone| {
+        let mut line = Output::new(length, gone);
+        line.bytes.extend_from_slice(br#"{"result":"#);
+        large::write(&descriptor, &message, large::PART_BYTES_MAX, &mut line)?;
+        line.bytes.extend_from_slice(b"}\n");
+        Ok(line.bytes)
+    });
+    Ok(shown.await?.into())
 }

@@ -1,14 +1,20 @@
 //! JSON to protobuf and back, by the descriptors: `prost-reflect` does the mapping, here are etcd's options of it.
 //!
-//! Two things that Go's protojson says and the library does not are added: a message is an object, and a field comes
-//! once ([`Once`]).
+//! What Go's protojson says and the library does not is added: a message is an object, a field comes once, and whole
+//! numbers are written as JSON writes numbers, in quotes too ([`Checked`]).
 
-use crate::status::{INTERNAL, Status};
+use crate::{
+    number,
+    status::{INTERNAL, Status},
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use prost_reflect::{DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions,
+};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::{borrow::Cow, fmt};
+use serde_json::value::RawValue;
+use std::{borrow::Cow, cell::RefCell, fmt, io, ops::Range};
 
 /// What precedes a message on gRPC's wire: a flag byte and a length of four.
 pub(crate) const PREFIX_BYTES: usize = 5;
@@ -25,8 +31,8 @@ pub(crate) fn read(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes, St
         return Err(Status::invalid(format!("proto: syntax error (line 1:1): unexpected token {token}")));
     }
     let wrong = |error: serde_json::Error| Status::invalid(format!("proto: {error}"));
-    Once(message).deserialize(&mut serde_json::Deserializer::from_slice(json)).map_err(wrong)?;
-    let mut parser = serde_json::Deserializer::from_slice(json);
+    let plain = plain(message, json).map_err(wrong)?;
+    let mut parser = serde_json::Deserializer::from_slice(&plain);
     let parsed =
         DynamicMessage::deserialize_with_options(message.clone(), &mut parser, &READ).map_err(wrong)?;
     let length = parsed.encoded_len();
@@ -37,8 +43,12 @@ pub(crate) fn read(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes, St
     Ok(out.freeze())
 }
 
-/// A message, without its prefix, as JSON.
-pub(crate) fn write(message: &MessageDescriptor, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+/// A message, without its prefix, as JSON. Bytes fields of the tree are slices of `bytes`.
+pub(crate) fn write(
+    message: &MessageDescriptor,
+    bytes: Bytes,
+    out: &mut dyn io::Write,
+) -> Result<(), Status> {
     let broken = |error: &dyn fmt::Display| {
         Status::new(INTERNAL, format!("the gateway cannot show this answer: {error}"))
     };
@@ -46,11 +56,57 @@ pub(crate) fn write(message: &MessageDescriptor, bytes: &[u8], out: &mut Vec<u8>
     answer.serialize_with_options(&mut serde_json::Serializer::new(out), &WRITE).map_err(|e| broken(&e))
 }
 
-/// Refuses a message that sets a field twice, be it under its name in `proto/` or its JSON name.
-#[derive(Clone, Copy)]
-struct Once<'a>(&'a MessageDescriptor);
+/// Checks the JSON of a message, and writes its numbers as the library reads them.
+fn plain<'a>(message: &MessageDescriptor, json: &'a [u8]) -> Result<Cow<'a, [u8]>, serde_json::Error> {
+    let fixes = RefCell::default();
+    let checked = Checked { message, json, fixes: &fixes };
+    checked.deserialize(&mut serde_json::Deserializer::from_slice(json))?;
+    let fixes = fixes.into_inner();
+    if fixes.is_empty() {
+        return Ok(Cow::Borrowed(json));
+    }
+    let (mut plain, mut copied) = (Vec::with_capacity(json.len()), 0);
+    for (place, digits) in fixes {
+        plain.extend_from_slice(&json[copied..place.start]);
+        plain.extend_from_slice(format!("\"{digits}\"").as_bytes());
+        copied = place.end;
+    }
+    plain.extend_from_slice(&json[copied..]);
+    Ok(Cow::Owned(plain))
+}
 
-impl<'de> DeserializeSeed<'de> for Once<'_> {
+/// Refuses a message that sets a field twice, be it under its name in `proto/` or its JSON name, and whole numbers that
+/// are none; collects those with a point or an exponent.
+#[derive(Clone, Copy)]
+struct Checked<'a> {
+    message: &'a MessageDescriptor,
+    json: &'a [u8],
+    /// Where in the JSON which digits belong, in order.
+    fixes: &'a RefCell<Vec<(Range<usize>, String)>>,
+}
+
+impl Checked<'_> {
+    fn number(&self, field: &FieldDescriptor, raw: &RawValue) -> Result<(), String> {
+        let text = raw.get();
+        let shown = || format!("invalid value for {:?} field {}: {text}", field.kind(), field.name());
+        if let Some(digits) = number::plain(text).map_err(|_| shown())? {
+            // The raw value is a piece of the input.
+            let start = text.as_ptr().addr() - self.json.as_ptr().addr();
+            self.fixes.borrow_mut().push((start..start + text.len(), digits));
+        }
+        Ok(())
+    }
+}
+
+fn is_whole_number(field: &FieldDescriptor) -> bool {
+    let is_whole = matches!(
+        field.kind(),
+        Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64 | Kind::Sint32 | Kind::Sint64
+    );
+    is_whole && !field.is_list()
+}
+
+impl<'de> DeserializeSeed<'de> for Checked<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -59,7 +115,7 @@ impl<'de> DeserializeSeed<'de> for Once<'_> {
 }
 
 /// Only objects and lists are looked into; what is of the wrong type, the library refuses.
-impl<'de> Visitor<'de> for Once<'_> {
+impl<'de> Visitor<'de> for Checked<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +125,8 @@ impl<'de> Visitor<'de> for Once<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut seen = Vec::new();
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            let field = self.0.get_field_by_json_name(&key).or_else(|| self.0.get_field_by_name(&key));
+            let field =
+                self.message.get_field_by_json_name(&key).or_else(|| self.message.get_field_by_name(&key));
             let Some(field) = field else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -79,7 +136,11 @@ impl<'de> Visitor<'de> for Once<'_> {
             }
             seen.push(field.number());
             match field.kind() {
-                Kind::Message(inner) => map.next_value_seed(Once(&inner))?,
+                Kind::Message(inner) => map.next_value_seed(Checked { message: &inner, ..self })?,
+                _ if is_whole_number(&field) => {
+                    let raw: &RawValue = map.next_value()?;
+                    self.number(&field, raw).map_err(Error::custom)?;
+                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -149,7 +210,14 @@ mod tests {
             r#"{"key":"Zm9v","limit":3,"revision":"-4"}"#,
             pb::RangeRequest { limit: 3, revision: -4, ..base.clone() },
         );
-        check_range(r#"{"key":"Zm9v","limit":3.0}"#, pb::RangeRequest { limit: 3, ..base.clone() });
+        for three in ["3.0", "3e0", "\"3\"", "\"3.0\"", "\"30e-1\"", "\"\\u0033\""] {
+            let json = format!(r#"{{"limit":{three},"key":"Zm9v"}}"#);
+            check_range(&json, pb::RangeRequest { limit: 3, ..base.clone() });
+        }
+        check_range(
+            r#"{"limit":"9.223372036854775807e18","key":"Zm9v","revision" : 1e1}"#,
+            pb::RangeRequest { limit: i64::MAX, revision: 10, ..base.clone() },
+        );
         check_range(
             r#"{"key":"Zm9v","range_end":"AA=="}"#,
             pb::RangeRequest { range_end: b"\0"[..].into(), ..base.clone() },
@@ -180,8 +248,13 @@ mod tests {
         refused("5", "unexpected token 5");
         refused(r#"{"key":5}"#, "base64");
         refused(r#"{"key":"!!"}"#, "base64");
-        refused(r#"{"limit":"x"}"#, "invalid digit");
-        refused(r#"{"limit":1.5}"#, "integer");
+        for wrong in ["\"x\"", "1.5", "\"1.5\"", "\"+1\"", "\" 1\"", "\"01\"", "\"\"", "\"1.\"", "\"1e400\""]
+        {
+            let text = format!("invalid value for int64 field limit: {wrong}");
+            refused(&format!(r#"{{"limit":{wrong}}}"#), &text);
+            let deep = format!(r#"{{"success":[{{"request_range":{{"limit":{wrong}}}}}]}}"#);
+            assert!(read_as::<pb::TxnRequest>("/v3/kv/txn", &deep).is_err_and(|e| e.contains(&text)));
+        }
         refused(r#"{"serializable":"true"}"#, "boolean");
         refused(r#"{"key":"Zm9v","key":"Zm9v"}"#, r#"duplicate field "key""#);
         refused(r#"{"range_end":"Zm9v","rangeEnd":"Zm9v"}"#, r#"duplicate field "rangeEnd""#);
@@ -200,7 +273,8 @@ mod tests {
             count: 7,
         };
         let mut shown = Vec::new();
-        write(&routes()["/v3/kv/range"].output(), &answer.encode_to_vec(), &mut shown).expect("an answer");
+        write(&routes()["/v3/kv/range"].output(), answer.encode_to_vec().into(), &mut shown)
+            .expect("an answer");
         let expected = r#"{"header":{"cluster_id":"18446744073709551615","revision":"2"},"kvs":[{"key":"Zm9v","version":"1"}],"more":true,"count":"7"}"#;
         assert_eq!(String::from_utf8_lossy(&shown), expected);
     }
@@ -223,7 +297,8 @@ mod tests {
         values.push(json.as_bytes());
         let whole = values.next().expect("not too deep").expect("whole");
         read(&input("/v3/kv/txn"), &whole).expect("a transaction");
-        write(&routes()["/v3/kv/txn"].output(), &answer.encode_to_vec(), &mut Vec::new()).expect("an answer");
+        write(&routes()["/v3/kv/txn"].output(), answer.encode_to_vec().into(), &mut Vec::new())
+            .expect("an answer");
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {
@@ -267,7 +342,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..48)) {
             for method in routes().values() {
                 let _ = read(&method.input(), &bytes);
-                let _ = write(&method.output(), &bytes, &mut Vec::new());
+                let _ = write(&method.output(), bytes.clone().into(), &mut Vec::new());
             }
         }
 
@@ -286,7 +361,7 @@ mod tests {
             let put = pb::PutRequest { key: key.clone().into(), lease, ignore_value: ignore, value: key.into(), ..Default::default() };
             let txn = pb::TxnRequest { success: vec![pb::RequestOp { request: Some(Request::RequestPut(put)) }], ..Default::default() };
             let mut shown = Vec::new();
-            write(&input("/v3/kv/txn"), &txn.encode_to_vec(), &mut shown).expect("a request");
+            write(&input("/v3/kv/txn"), txn.encode_to_vec().into(), &mut shown).expect("a request");
             let read = read_as::<pb::TxnRequest>("/v3/kv/txn", &String::from_utf8(shown).expect("JSON is UTF-8"));
             prop_assert_eq!(read, Ok(txn));
         }

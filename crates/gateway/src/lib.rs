@@ -20,7 +20,7 @@
 //! Invariants:
 //! * No handler knows of the gateway, and a call through it counts and is refused as one over gRPC.
 //! * A body is bounded before it is parsed, in bytes and in depth. What is large is parsed and shown on a blocking
-//!   thread, one at a time ([`INLINE_BYTES_MAX`]).
+//!   thread, a few at a time, and what is short waits for nothing that is long ([`WorkLimits`]).
 //! * Codes, HTTP statuses and the texts of refusals are etcd's; only for a value that fits no field the text is the
 //!   library's own (Go changes its from build to build on purpose).
 //!
@@ -29,12 +29,19 @@
 
 mod body;
 mod json;
+mod large;
 mod metadata;
+mod misfit;
+mod number;
 mod routes;
 mod scan;
 mod status;
+mod work;
 
 pub use body::{Answer, Lines, Messages};
+pub use metadata::check_base64;
+pub use misfit::without_misfits;
+pub use work::WorkLimits;
 
 use body::{Event, Frames};
 use bytes::Bytes;
@@ -48,10 +55,8 @@ use routes::Routes;
 use scan::Values;
 use status::{DEADLINE_EXCEEDED, INTERNAL, JSON, NOT_FOUND, Status, UNIMPLEMENTED};
 use std::{future::poll_fn, time::Duration};
-use tokio::sync::{Semaphore, mpsc};
-
-/// JSON, or a message, up to this size is parsed or shown on the runtime's thread, in bytes: some 200 µs of work.
-pub const INLINE_BYTES_MAX: usize = 32 << 10;
+use tokio::sync::mpsc;
+use work::{Output, Turns};
 
 /// JSON is longer than the message it stands for: base64 makes four bytes of three, and names and spaces come on top.
 /// Bodies may be so many times as long as a message.
@@ -63,19 +68,19 @@ const MESSAGES_AHEAD_MAX: usize = 8;
 /// The header by which grpc-gateway shows what gRPC's answer had as its content type.
 const GRPC_CONTENT_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
 
-/// The gateway: its routes, and its turn on a blocking thread. One for a member.
+/// The gateway: its routes, and its turns on blocking threads. One for a member.
 #[derive(Debug)]
 pub struct Gateway {
     routes: Routes,
     max_json_bytes: usize,
-    large: Semaphore,
+    turns: Turns,
 }
 
 impl Gateway {
     /// A gateway to a gRPC side that takes messages of up to `max_message_bytes`.
-    pub fn new(max_message_bytes: usize) -> Self {
+    pub fn new(max_message_bytes: usize, work: WorkLimits) -> Self {
         let max_json_bytes = max_message_bytes.saturating_mul(JSON_FACTOR);
-        Self { routes: routes::routes(), max_json_bytes, large: Semaphore::new(1) }
+        Self { routes: routes::routes(), max_json_bytes, turns: Turns::new(work) }
     }
 
     /// Answers a request for a path under `/v3/`. `call` is the gRPC side.
@@ -127,14 +132,12 @@ impl Gateway {
         let message = self.message(method, body).await?;
         let request = request(method, metadata, Messages::One(Some(message)));
         let answer = within(timeout, async { outcome(call(request).await).await }).await??;
-        let output = method.output();
-        let shown = self
-            .transcode(answer.len(), move || {
-                let mut shown = Vec::new();
-                json::write(&output, &answer, &mut shown).map(|()| shown)
-            })
-            .await?;
-        Ok(success(Answer::Whole(Some(shown.into()))))
+        let (output, length) = (method.output(), answer.len());
+        let shown = self.turns.clone().run(length, move |gone| {
+            let mut shown = Output::new(length, gone);
+            large::write(&output, &answer, large::PART_BYTES_MAX, &mut shown).map(|()| shown.bytes)
+        });
+        Ok(success(Answer::Whole(Some(shown.await?.into()))))
     }
 
     /// The one message in a body: nothing stands for a message without fields, and what follows the first value is
@@ -157,21 +160,7 @@ impl Gateway {
             None => values.finish()?.unwrap_or(Bytes::from_static(b"{}")),
         };
         let input = method.input();
-        self.transcode(value.len(), move || json::read(&input, &value)).await
-    }
-
-    /// Runs what takes long in proportion to `bytes`.
-    async fn transcode<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce() -> Result<T, Status> + Send + 'static,
-    ) -> Result<T, Status> {
-        if bytes <= INLINE_BYTES_MAX {
-            return work();
-        }
-        let _turn = self.large.acquire().await.expect("the semaphore is never closed");
-        let ended_early = |error| Status::new(INTERNAL, format!("the gateway's work ended early: {error}"));
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(ended_early(error)))
+        self.turns.clone().run(value.len(), move |_| json::read(&input, &value)).await
     }
 
     async fn stream<B, C, F, R>(
@@ -190,7 +179,8 @@ impl Gateway {
         let timeout = metadata.timeout;
         let messages = if method.is_client_streaming() {
             let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD_MAX);
-            tokio::spawn(pump(method.clone(), Values::new(self.max_json_bytes), body, sender));
+            let values = Values::new(self.max_json_bytes);
+            tokio::spawn(pump(method.clone(), values, body, sender, self.turns.clone()));
             Messages::Many(receiver)
         } else {
             match self.message(method, body).await {
@@ -206,7 +196,7 @@ impl Gateway {
         if let Some(status) = Status::of(response.headers()) {
             return status.stream_response();
         }
-        let mut lines = Lines::new(response.into_body(), method.output(), deadline);
+        let mut lines = Lines::new(response.into_body(), method.output(), deadline, self.turns.clone());
         // The head says how the first message went, so it waits for it.
         match poll_fn(|cx| lines.poll_event(cx)).await {
             Event::Line(line) => {
@@ -225,14 +215,24 @@ impl Gateway {
 
 /// Hands over a client's values until there are no more, one is none, or nobody listens. The gRPC side sees the end of
 /// the client's half in all of these cases, as with etcd.
-async fn pump<B>(method: MethodDescriptor, mut values: Values, mut body: B, sender: mpsc::Sender<Bytes>)
-where
+async fn pump<B>(
+    method: MethodDescriptor,
+    mut values: Values,
+    mut body: B,
+    sender: mpsc::Sender<Bytes>,
+    turns: Turns,
+) where
     B: Body<Data = Bytes> + Unpin,
 {
-    let input = method.input();
     loop {
         while let Ok(Some(value)) = values.next() {
-            let Ok(message) = json::read(&input, &value) else { return };
+            let input = method.input();
+            let read = turns.clone().run(value.len(), move |_| json::read(&input, &value));
+            let read = tokio::select! {
+                () = sender.closed() => return,
+                read = read => read,
+            };
+            let Ok(message) = read else { return };
             if sender.send(message).await.is_err() {
                 return;
             }
@@ -285,7 +285,7 @@ async fn outcome<R: Body<Data = Bytes> + Unpin>(response: Response<R>) -> Result
     while let Some(frame) = body.frame().await {
         match frame.map_err(|_| Status::new(INTERNAL, "the answer broke off"))?.into_data() {
             Ok(data) => {
-                frames.push(&data);
+                frames.push(data);
                 message = message.or_else(|| frames.next());
             }
             Err(frame) => {

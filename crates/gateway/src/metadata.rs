@@ -8,6 +8,9 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// What clients put before metadata of their own.
 const OWN_PREFIX: &str = "grpc-metadata-";
 
+/// What the names of binary metadata end in; their values are base64.
+const BINARY: &str = "-bin";
+
 /// The permanent headers of IANA's list that are passed on, as `grpcgateway-…`.
 const PERMANENT: &[&str] = &[
     "accept",
@@ -58,7 +61,7 @@ pub(crate) struct Metadata {
 
 /// Reads a request's headers.
 pub(crate) fn of(headers: &HeaderMap) -> Result<Metadata, Status> {
-    let timeout = headers.get(TIMEOUT).filter(|text| !text.is_empty()).map(timeout).transpose()?;
+    let timeout = headers.get(TIMEOUT).filter(|text| !text.is_empty()).map(timeout).transpose()?.flatten();
     let mut metadata = HeaderMap::new();
     for (name, value) in headers {
         if name == header::AUTHORIZATION {
@@ -73,6 +76,12 @@ pub(crate) fn of(headers: &HeaderMap) -> Result<Metadata, Status> {
             }
             None => continue,
         };
+        if let (Some(key), Err(offset)) =
+            (own.filter(|key| key.ends_with(BINARY)), check_base64(value.as_bytes()))
+        {
+            let text = format!("illegal base64 data at input byte {offset}");
+            return Err(Status::invalid(format!("invalid binary header {}: {text}", canonical(key))));
+        }
         let is_text = value.as_bytes().iter().all(|byte| (0x20..=0x7e).contains(byte));
         if let (Ok(key), true) = (key, is_text) {
             metadata.append(key, value.clone());
@@ -86,16 +95,48 @@ pub(crate) fn of(headers: &HeaderMap) -> Result<Metadata, Status> {
     Ok(Metadata { headers: metadata, timeout })
 }
 
-fn timeout(value: &HeaderValue) -> Result<Duration, Status> {
+/// Whether Go takes this for base64, as gRPC's binary metadata are: padded where its length is that of padded text, else
+/// without padding.
+///
+/// # Errors
+/// The offset that Go names as that of the first byte which is wrong.
+pub fn check_base64(text: &[u8]) -> Result<(), usize> {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let digits = text.iter().position(|byte| !is_digit(byte)).unwrap_or(text.len());
+    let rest = &text[digits..];
+    let is_padded = text.len().is_multiple_of(4);
+    match (digits % 4, rest) {
+        (0, []) => Ok(()),
+        (2 | 3, []) if !is_padded => Ok(()),
+        (1, []) => Err(digits - 1),
+        (2, [b'=', b'=']) | (3, [b'=']) if is_padded => Ok(()),
+        (2, [b'=', b'=', ..]) if is_padded => Err(digits + 2),
+        (3, [b'=', ..]) if is_padded => Err(digits + 1),
+        _ => Err(digits),
+    }
+}
+
+/// A header of clients' own metadata as Go writes its name.
+fn canonical(key: &str) -> String {
+    let word = |word: &str| {
+        let (first, rest) = word.split_at_checked(1).unwrap_or((word, ""));
+        first.to_ascii_uppercase() + rest
+    };
+    let words: Vec<String> = format!("{OWN_PREFIX}{key}").split('-').map(word).collect();
+    words.join("-")
+}
+
+/// How long the caller waits; zero is for ever, less than that is over at once (as in grpc-gateway).
+fn timeout(value: &HeaderValue) -> Result<Option<Duration>, Status> {
     let wrong =
         || Status::invalid(format!("invalid grpc-timeout: {}", String::from_utf8_lossy(value.as_bytes())));
     let text = value.to_str().map_err(|_| wrong())?;
     let (digits, unit) =
         text.len().checked_sub(1).and_then(|end| text.split_at_checked(end)).ok_or_else(wrong)?;
     let count: i64 = digits.parse().map_err(|_| wrong())?;
-    // What is over already is over at once.
+    let is_endless = count == 0;
     let count = u64::try_from(count).unwrap_or(0);
-    Ok(match unit {
+    let timeout = match unit {
         "H" => Duration::from_secs(count.saturating_mul(3600)),
         "M" => Duration::from_secs(count.saturating_mul(60)),
         "S" => Duration::from_secs(count),
@@ -103,7 +144,8 @@ fn timeout(value: &HeaderValue) -> Result<Duration, Status> {
         "u" => Duration::from_micros(count),
         "n" => Duration::from_nanos(count),
         _ => return Err(wrong()),
-    })
+    };
+    Ok((!is_endless).then_some(timeout))
 }
 
 /// gRPC allows eight digits: the finest unit in which the timeout has no more.
@@ -156,6 +198,34 @@ mod tests {
         check(&[("Grpc-Timeout", "3S")], &[("grpc-timeout", "3000000u")]);
         check(&[("Grpc-Timeout", "200000000S")], &[("grpc-timeout", "99999999H")]);
         check(&[("Grpc-Timeout", "-3S")], &[("grpc-timeout", "0n")]);
+        check(&[("Grpc-Timeout", "0S")], &[]);
+    }
+
+    #[test]
+    fn binary_metadata_is_base64_as_go_takes_it() {
+        for good in ["", "AA==", "AAA=", "AAAA", "AA", "AAA", "AAAAAA", "+/8="] {
+            assert_eq!(check_base64(good.as_bytes()), Ok(()), "{good}");
+        }
+        let bad = [
+            ("A", 0),
+            ("A===", 1),
+            ("AAA*", 3),
+            ("-_8=", 0),
+            ("AAAAA", 4),
+            ("AA=", 2),
+            ("a*==", 1),
+            ("====", 0),
+            ("AA=A", 2),
+            ("AAA=AAAA", 4),
+            ("AAAA=", 4),
+        ];
+        for (text, offset) in bad {
+            assert_eq!(check_base64(text.as_bytes()), Err(offset), "{text}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-metadata-x-bin", HeaderValue::from_static("a*"));
+        let text = "invalid binary header Grpc-Metadata-X-Bin: illegal base64 data at input byte 1";
+        assert_eq!(of(&headers).expect_err("no base64").message, text);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use proto::etcdserverpb as pb;
 use std::convert::Infallible;
 
 const MAX_BYTES: usize = 2 << 20;
+/// [`WorkLimits::inline_bytes`].
+const INLINE_BYTES: usize = 32 << 10;
 
 type Frames = Vec<Result<Frame<Bytes>, Infallible>>;
 type Side = StreamBody<tokio_stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
@@ -51,7 +53,7 @@ fn post(path: &str, body: &str) -> Request<Full<Bytes>> {
 
 /// The status and the body of an answer.
 async fn ask(request: Request<Full<Bytes>>, side: Response<Side>) -> (u16, String) {
-    let response = Gateway::new(MAX_BYTES).serve(request, |_| async { side }).await;
+    let response = Gateway::new(MAX_BYTES, WorkLimits::default()).serve(request, |_| async { side }).await;
     let code = response.status().as_u16();
     let body = response.into_body().collect().await.expect("infallible").to_bytes();
     (code, String::from_utf8(body.to_vec()).expect("JSON is UTF-8"))
@@ -73,7 +75,7 @@ async fn a_call_reaches_its_method_with_its_message_and_its_metadata() {
         assert_eq!(body, framed(&pb::PutRequest { key: "foo".into(), ..Default::default() }));
         answers(vec![Frame::data(framed(&put_answer())), trailers("0", "")])
     };
-    let response = Gateway::new(MAX_BYTES).serve(request, side).await;
+    let response = Gateway::new(MAX_BYTES, WorkLimits::default()).serve(request, side).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "application/json");
     assert_eq!(response.headers()["grpc-metadata-content-type"], "application/grpc");
@@ -139,7 +141,7 @@ async fn a_client_that_streams_is_heard_value_by_value_until_one_is_none() {
         }
         answers(vec![trailers("0", "")])
     };
-    let response = Gateway::new(MAX_BYTES).serve(request, side).await;
+    let response = Gateway::new(MAX_BYTES, WorkLimits::default()).serve(request, side).await;
     assert_eq!(response.status(), StatusCode::OK);
     for id in [1, 2] {
         let expected = framed(&pb::LeaseKeepAliveRequest { id });
@@ -154,14 +156,14 @@ async fn nobody_waits_longer_than_the_caller_said() {
         let mut request = post(path, "{}");
         request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("50m"));
         let side = |_| std::future::pending::<Response<Side>>();
-        let response = Gateway::new(MAX_BYTES).serve(request, side).await;
+        let response = Gateway::new(MAX_BYTES, WorkLimits::default()).serve(request, side).await;
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT, "{path}");
     }
 }
 
 #[tokio::test]
 async fn a_large_answer_is_shown_as_a_small_one() {
-    let kv = proto::mvccpb::KeyValue { key: vec![b'k'; 2 * INLINE_BYTES_MAX].into(), ..Default::default() };
+    let kv = proto::mvccpb::KeyValue { key: vec![b'k'; 2 * INLINE_BYTES].into(), ..Default::default() };
     let answer = pb::RangeResponse { kvs: vec![kv], ..Default::default() };
     let frame = framed(&answer);
     let (front, back) = (frame.slice(..1000), frame.slice(1000..));
@@ -169,7 +171,7 @@ async fn a_large_answer_is_shown_as_a_small_one() {
     let (code, body) = ask(post("/v3/kv/range", r#"{"key":"AA=="}"#), side).await;
     assert_eq!(code, 200);
     assert!(
-        body.starts_with(r#"{"kvs":[{"key":"a2tra2tr"#) && body.len() > 2 * INLINE_BYTES_MAX,
+        body.starts_with(r#"{"kvs":[{"key":"a2tra2tr"#) && body.len() > 2 * INLINE_BYTES,
         "{}",
         body.len()
     );

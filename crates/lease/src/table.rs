@@ -2,7 +2,7 @@
 
 use crate::TTL_MAX;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use types::LeaseId;
 
@@ -15,18 +15,24 @@ pub struct Lease {
     pub ttl: i64,
     /// What the last checkpoint left of it, in seconds; 0 = all of it.
     pub remaining_ttl: i64,
-    keys: HashSet<Bytes>,
+    keys: BTreeSet<Bytes>,
 }
 
 impl Lease {
     /// A lease on which nothing hangs yet.
     pub fn new(id: LeaseId, ttl: i64, remaining_ttl: i64) -> Self {
-        Self { id, ttl, remaining_ttl, keys: HashSet::new() }
+        Self { id, ttl, remaining_ttl, keys: BTreeSet::new() }
     }
 
-    /// The keys that hang on it, in no order (etcd promises none either).
+    /// The keys that hang on it, in byte order (etcd promises none).
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.keys.iter()
+    }
+
+    /// The keys behind this one, in byte order; all of them behind none. For whoever takes many in pieces.
+    pub fn keys_after(&self, after: Option<&[u8]>) -> impl Iterator<Item = &Bytes> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.keys.range::<[u8], _>((from, Bound::Unbounded))
     }
 }
 
@@ -85,9 +91,7 @@ impl Table {
     /// Takes the lease out and hands over the keys to delete, in byte order.
     pub fn revoke(&mut self, id: LeaseId) -> Result<Vec<Bytes>, UnknownLease> {
         let lease = self.leases.remove(&id).ok_or(UnknownLease(id))?;
-        let mut keys: Vec<Bytes> = lease.keys.into_iter().collect();
-        keys.sort_unstable();
-        Ok(keys)
+        Ok(lease.keys.into_iter().collect())
     }
 
     /// Hangs a key on a lease.
@@ -185,6 +189,22 @@ mod tests {
         assert_eq!(table.revoke(7), Ok(vec![Bytes::from("a"), Bytes::from("a\0"), Bytes::from("b")]));
         assert_eq!(table.revoke(7), Err(UnknownLease(7)));
         assert_eq!(table.attach(7, Bytes::from("a")), Err(UnknownLease(7)));
+    }
+
+    #[test]
+    fn keys_are_listed_from_behind_the_last_on() {
+        let mut table = granted(&[7]);
+        for key in ["b", "a", "c"] {
+            table.attach(7, Bytes::from_static(key.as_bytes())).expect("granted");
+        }
+        let lease = table.get(7).expect("granted");
+        let listed = |after: Option<&str>| {
+            lease.keys_after(after.map(str::as_bytes)).map(|key| key[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (listed(None), listed(Some("a")), listed(Some("b\0"))),
+            (vec![b'a', b'b', b'c'], vec![b'b', b'c'], vec![b'c'])
+        );
     }
 
     #[test]

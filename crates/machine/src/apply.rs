@@ -104,6 +104,9 @@ impl<'m> Applying<'m> {
                 over_quota = false;
                 Err(refusal)
             }
+            Err(Stop::GivenUp(_)) => {
+                return Err(Fault::Broken("an entry's reads have no budget to be spent"));
+            }
             Err(Stop::Fault(Fault::Broken(reason))) => {
                 return Err(Fault::Entry { index, reason: reason.to_owned() });
             }

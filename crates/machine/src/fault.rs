@@ -44,6 +44,9 @@ pub enum Stop {
     /// The client is refused, as on every member.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Whoever asked for a read has ended it.
+    #[error(transparent)]
+    GivenUp(#[from] mvcc::GivenUp),
     /// This process failed.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -60,6 +63,7 @@ impl From<mvcc::ReadError> for Stop {
         match error {
             mvcc::ReadError::Compacted => Stop::Refused(Refusal::Compacted),
             mvcc::ReadError::FutureRevision => Stop::Refused(Refusal::FutureRevision),
+            mvcc::ReadError::GivenUp(why) => Stop::GivenUp(why),
             mvcc::ReadError::Fault(fault) => Stop::Fault(Fault::Engine(fault)),
         }
     }

@@ -33,6 +33,14 @@ impl History {
     pub fn new(view: Arc<View>) -> Self {
         Self(view)
     }
+
+    /// What the newest View holds, and of what was compacted since the older one everything.
+    pub fn reaching_back(newest: Arc<View>, older: &View) -> Self {
+        if newest.compact_revision() == older.compact_revision() {
+            return Self(newest);
+        }
+        Self(Arc::new(newest.as_far_back_as(older)))
+    }
 }
 
 impl watch::History for History {

@@ -5,7 +5,7 @@ use crate::{Alarms, Membership, Quota, Stop};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use lease::Info as LeaseInfo;
-use mvcc::{Published, Sizes, Tap, View};
+use mvcc::{Cost, Effort, Published, Sizes, Tap, View};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,9 +80,11 @@ impl Shared {
         self.leases.read().get(id).map(lease_info)
     }
 
-    /// The keys that hang on a lease, in no order; `None` without the lease.
-    pub fn lease_keys(&self, id: LeaseId) -> Option<Vec<Bytes>> {
-        self.leases.read().get(id).map(|lease| lease.keys().cloned().collect())
+    /// At most so many of the keys that hang on a lease, in order, from behind this one on; `None` without the lease. What is
+    /// applied waits for whoever reads the table: who wants many takes them in pieces.
+    pub fn lease_keys(&self, id: LeaseId, after: Option<&[u8]>, limit: usize) -> Option<Vec<Bytes>> {
+        let leases = self.leases.read();
+        leases.get(id).map(|lease| lease.keys_after(after).take(limit).cloned().collect())
     }
 
     /// At most so many IDs of leases, in order, from behind this one on. What is applied waits for whoever reads the table:
@@ -112,16 +114,26 @@ impl Shared {
         cost == 0 || self.quota.fits(self.view.view().total_bytes(), cost)
     }
 
-    /// Answers a range from one View; the header says that View's revision.
+    /// Answers a range from one View, whatever it takes; the header says that View's revision.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Stop> {
-        let view = self.view.view();
-        kv::range(&Reading { view: &view }, request)
+        self.range_within(request, &Effort::within(Cost::MAX))
     }
 
-    /// Answers a read-only transaction (see [`kv::is_read_only`]) from one View.
-    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Stop> {
+    /// Answers a range from one View, or ends as [`Stop::GivenUp`] where it costs more than it may.
+    pub fn range_within(&self, request: &RangeRequest, effort: &Effort<'_>) -> Result<RangeResponse, Stop> {
         let view = self.view.view();
-        kv::txn(&mut Reading { view: &view }, request, true)
+        kv::range(&Reading { view: &view, effort }, request)
+    }
+
+    /// Answers a read-only transaction (see [`kv::is_read_only`]) from one View, whatever it takes.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Stop> {
+        self.read_txn_within(request, &Effort::within(Cost::MAX))
+    }
+
+    /// The same, or ends as [`Stop::GivenUp`] where it costs more than it may.
+    pub fn read_txn_within(&self, request: &TxnRequest, effort: &Effort<'_>) -> Result<TxnResponse, Stop> {
+        let view = self.view.view();
+        kv::txn(&mut Reading { view: &view, effort }, request, true)
     }
 
     /// Returns the space of what is gone to the file system. Blocks the caller, for seconds where there is much; neither
@@ -131,10 +143,9 @@ impl Shared {
         engine.compact()
     }
 
-    /// Reads every row as one applied group left it: everything that is replicated.
-    pub fn at_one_moment(&self, read: &mut engine::Read<'_>) -> Result<(), engine::Fault> {
-        let engine = self.view.view().engine();
-        engine.at_one_moment(read)
+    /// Every row as an applied group left it: everything that is replicated.
+    pub fn moment(&self) -> Box<engine::Moment> {
+        self.view.view().engine().moment()
     }
 
     pub(crate) fn leases_table(&self) -> &Leases {

@@ -43,7 +43,7 @@ pub struct KeyMeta {
 }
 
 impl KeyMeta {
-    fn of(head: &Head) -> Self {
+    pub(crate) fn of(head: &Head) -> Self {
         Self {
             create_revision: head.create,
             mod_revision: head.newest.main,
@@ -150,6 +150,7 @@ impl<'s> Group<'s> {
             current,
             compact: self.state.compact,
             epoch: &self.store.epoch,
+            effort: None,
         }
     }
 

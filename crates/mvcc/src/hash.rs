@@ -15,6 +15,7 @@
 
 use crate::keyvalue::Fields;
 use crate::query::ReadError;
+use crate::read::Reader;
 use crate::row::{Tail, broken};
 use crate::view::View;
 use bytes::Bytes;
@@ -39,7 +40,7 @@ pub struct HashKv {
     pub hash_revision: i64,
 }
 
-pub(crate) fn hash_kv(view: &View, asked: i64) -> Result<HashKv, ReadError> {
+pub(crate) fn hash_kv(view: &View, reader: Reader<'_>, asked: i64) -> Result<HashKv, ReadError> {
     if let Some(kept) = view.hashes.iter().find(|hash| hash.hash_revision == asked) {
         return Ok(*kept);
     }
@@ -50,16 +51,16 @@ pub(crate) fn hash_kv(view: &View, asked: i64) -> Result<HashKv, ReadError> {
     if asked > view.revision() {
         return Err(ReadError::FutureRevision);
     }
-    hash_up_to(view, if asked == 0 { view.revision() } else { asked })
+    hash_up_to(view, reader, if asked == 0 { view.revision() } else { asked })
 }
 
-pub(crate) fn hash_up_to(view: &View, revision: i64) -> Result<HashKv, ReadError> {
+pub(crate) fn hash_up_to(view: &View, reader: Reader<'_>, revision: i64) -> Result<HashKv, ReadError> {
     let compact = view.compact_revision();
-    let keep = kept(view, revision)?;
+    let keep = kept(reader, revision)?;
     let mut keep = keep.iter().copied().peekable();
     let mut hash = crc32c::crc32c(BUCKET);
     let end = Revision::new(revision.max(-1) + 1, 0);
-    scan(view, FIRST, end, &mut |at, tail, kv| {
+    scan(reader, FIRST, end, &mut |at, tail, kv| {
         while keep.next_if(|kept| *kept < at).is_some() {}
         let compacted = at.main <= compact && keep.next_if_eq(&at).is_none();
         if !compacted {
@@ -70,10 +71,10 @@ pub(crate) fn hash_up_to(view: &View, revision: i64) -> Result<HashKv, ReadError
     Ok(HashKv { hash, compact_revision: compact, hash_revision: revision })
 }
 
-pub(crate) fn hash_rows(view: &View) -> Result<u32, ReadError> {
+pub(crate) fn hash_rows(reader: Reader<'_>) -> Result<u32, ReadError> {
     let mut hash = crc32c::crc32c(BUCKET);
-    let end = Revision::new(view.revision() + 1, 0);
-    scan(view, FIRST, end, &mut |at, tail, kv| {
+    let end = Revision::new(reader.current + 1, 0);
+    scan(reader, FIRST, end, &mut |at, tail, kv| {
         hash = append(hash, at, tail, kv);
         Ok(())
     })?;
@@ -81,30 +82,23 @@ pub(crate) fn hash_rows(view: &View) -> Result<u32, ReadError> {
 }
 
 /// Which rows at or before the compaction count, ascending.
-fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
-    let (compact, reader) = (view.compact_revision(), view.reader());
+fn kept(reader: Reader<'_>, revision: i64) -> Result<Vec<Revision>, ReadError> {
+    let compact = reader.compact;
     if compact < 0 {
         return Ok(Vec::new());
     }
     let live_at = |revision: i64, gone: &HashSet<Bytes>| {
-        let (mut kept, mut any, mut failed) = (Vec::new(), false, None);
-        view.index.visit(&KeyRange::all(), &[], &mut |key, record| match reader
-            .live_revision(record, revision)
-        {
-            Ok(found) => {
-                let found = found.filter(|at| at.main < revision || !gone.contains(key));
-                any |= found.is_some();
-                kept.extend(found.filter(|at| at.main <= compact));
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        });
-        failed.map_or(Ok((kept, any)), Err)
+        let (mut kept, mut any) = (Vec::new(), false);
+        reader.visit(&KeyRange::all(), &[], |key, record| {
+            let found = reader.live_revision(record, revision)?;
+            let found = found.filter(|at| at.main < revision || !gone.contains(key));
+            any |= found.is_some();
+            kept.extend(found.filter(|at| at.main <= compact));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok::<_, ReadError>((kept, any))
     };
-    let (mut kept, any) = live_at(revision, &deleted_at(view, revision)?)?;
+    let (mut kept, any) = live_at(revision, &deleted_at(reader, revision)?)?;
     if !any {
         kept = live_at(compact, &HashSet::new())?.0;
     }
@@ -114,10 +108,10 @@ fn kept(view: &View, revision: i64) -> Result<Vec<Revision>, ReadError> {
 
 /// The keys that the transaction at a revision deleted, whatever it did to them after. The tombstones of a revision that may
 /// be asked for are all there, while of its puts a compaction leaves only the newest.
-fn deleted_at(view: &View, revision: i64) -> Result<HashSet<Bytes>, ReadError> {
+fn deleted_at(reader: Reader<'_>, revision: i64) -> Result<HashSet<Bytes>, ReadError> {
     let mut keys = HashSet::new();
     let (start, end) = (Revision::new(revision, 0), Revision::new(revision + 1, 0));
-    scan(view, start, end, &mut |_, tail, kv| {
+    scan(reader, start, end, &mut |_, tail, kv| {
         if tail.tombstone {
             let key = Fields::parse(kv).ok_or_else(|| broken("Revs", kv))?.key;
             keys.insert(Bytes::copy_from_slice(&kv[key]));
@@ -142,12 +136,24 @@ pub(crate) fn row_len(tail: &Tail, kv: &[u8]) -> usize {
 type Visit<'a> = dyn FnMut(Revision, &Tail, &[u8]) -> Result<(), Fault> + 'a;
 
 /// Visits the history from `start` to before `end`.
-fn scan(view: &View, start: Revision, end: Revision, visit: &mut Visit<'_>) -> Result<(), ReadError> {
-    let (start, end) = (start.encode(), end.encode());
-    crate::open::try_scan(&*view.engine, Family::Revs, &start, Some(&end), &mut |key, row| {
+fn scan(reader: Reader<'_>, start: Revision, end: Revision, visit: &mut Visit<'_>) -> Result<(), ReadError> {
+    let (start, end, mut failed) = (start.encode(), end.encode(), None);
+    let mut step = |key: &[u8], row: &[u8]| {
+        reader.spend(1, row.len())?;
         let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;
         let (kv, tail) = Tail::split(at, row).ok_or_else(|| broken("Revs", key))?;
-        visit(at, &tail, kv)
+        Ok::<_, ReadError>(visit(at, &tail, kv)?)
+    };
+    reader.engine.scan(Family::Revs, &start, Some(&end), &mut |key, row| match step(key, row) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
     })?;
-    if view.epoch.is_expired() { Err(ReadError::Compacted) } else { Ok(()) }
+    match failed {
+        Some(error) => Err(error),
+        None if reader.epoch.is_expired() => Err(ReadError::Compacted),
+        None => Ok(()),
+    }
 }

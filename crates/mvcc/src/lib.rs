@@ -33,6 +33,7 @@
 
 mod check;
 mod compaction;
+mod effort;
 mod group;
 mod hash;
 mod hashing;
@@ -47,9 +48,11 @@ mod row;
 mod store;
 mod tally;
 mod tap;
+mod top;
 mod varint;
 mod view;
 
+pub use effort::{Cost, Effort, GET_ROWS, GivenUp};
 pub use group::{CompactError, Group, KeyMeta, Txn};
 pub use hash::HashKv;
 pub use keyvalue::KeyValue;
@@ -59,4 +62,4 @@ pub use row::META_PREFIX;
 pub use store::{Published, Store};
 pub use tally::Tally;
 pub use tap::{TAP_BYTES_MAX, Taken, Tap, Written};
-pub use view::{Event, EventKind, Sizes, Usage, View};
+pub use view::{Bounded, Event, EventKind, Sizes, Usage, View};

@@ -1,6 +1,6 @@
 //! Questions about the key space, and their answers: etcd's range request without its wire form.
 
-use crate::KeyValue;
+use crate::{GivenUp, KeyValue};
 use engine::Fault;
 use types::KeyRange;
 
@@ -30,6 +30,7 @@ pub enum Order {
 
 /// A read of a range of keys at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of etcd's range request, each on its own")]
 pub struct Query {
     /// The keys asked for.
     pub range: KeyRange,
@@ -46,6 +47,11 @@ pub struct Query {
     pub keys_only: bool,
     /// Return only the count.
     pub count_only: bool,
+    /// End the answer with the key that brings it to this many bytes, with `more` where others follow; 0 = no such end.
+    /// Only where keys come in their own order and unfiltered.
+    pub max_bytes: usize,
+    /// Whoever asks knows the count: where counting takes a walk it is left out, and 0.
+    pub uncounted: bool,
     /// Keep keys modified at this revision or later; 0 = all.
     pub min_mod_revision: i64,
     /// Keep keys modified at this revision or before; 0 = all.
@@ -66,6 +72,8 @@ impl Default for Query {
             limit_first: false,
             keys_only: false,
             count_only: false,
+            max_bytes: 0,
+            uncounted: false,
             min_mod_revision: 0,
             max_mod_revision: 0,
             min_create_revision: 0,
@@ -88,6 +96,21 @@ impl Query {
     /// Whether the keys come in their own order, ascending, so that a limit ends the walk.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.sort, None | Some((SortBy::Key, Order::Ascend))) && !self.has_filter()
+    }
+
+    /// How many bytes end the answer.
+    pub(crate) fn enough_bytes(&self) -> usize {
+        if self.max_bytes > 0 && self.is_plain() { self.max_bytes } else { usize::MAX }
+    }
+
+    /// Whether an answer shows only what the index knows.
+    pub(crate) fn is_of_index(&self) -> bool {
+        self.keys_only && !self.by_value()
+    }
+
+    /// Whether every value is compared.
+    pub(crate) fn by_value(&self) -> bool {
+        matches!(self.sort, Some((SortBy::Value, _)))
     }
 
     /// How many keys of the range, in key order, are enough to answer.
@@ -123,7 +146,8 @@ pub struct Answer {
     pub more: bool,
 }
 
-/// Why a read was not answered. The first two are for the client; a fault is this process's end.
+/// Why a read was not answered. The first two are for the client, the third for whoever gave the read its
+/// [`crate::Effort`]; a fault is this process's end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The revision is before the last compaction.
@@ -132,6 +156,9 @@ pub enum ReadError {
     /// The revision is not there yet.
     #[error("required revision is a future revision")]
     FutureRevision,
+    /// Whoever asked has ended it.
+    #[error(transparent)]
+    GivenUp(#[from] GivenUp),
     /// The store cannot be read.
     #[error(transparent)]
     Fault(#[from] Fault),

@@ -1,12 +1,17 @@
 //! Reading: one index, one engine, one revision window; the same for Views and inside a group.
+//!
+//! Every step counts what it is about to do ([`Effort`]), where the reader has a budget: a key visited in the index or
+//! passed in a scan is a row, a row read by its key [`GET_ROWS`]; of the newest versions the index knows the bytes.
 
-use crate::KeyValue;
+use crate::effort::{Effort, GET_ROWS};
 use crate::index::Index;
 use crate::keyvalue::Fields;
-use crate::query::{Answer, Order, Query, ReadError, SortBy};
+use crate::query::{Answer, Query, ReadError};
 use crate::record::{self, Digit, Head, Record};
 use crate::row::{self, Version, broken, corrupt};
+use crate::top::{Found, Top};
 use crate::view::Epoch;
+use crate::{KeyMeta, KeyValue};
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, Family, Fault};
 use std::ops::ControlFlow;
@@ -16,6 +21,9 @@ use types::{KeyRange, Revision};
 const GETS_MAX: usize = 8;
 /// Keys taken from the index at a time, so that a long list holds no second copy of all its keys.
 const PAGE_KEYS: usize = 1024;
+/// Bytes of values that end such a page early: what is held of a page beside its answer, and what is read between two
+/// looks at whether anybody still waits.
+const PAGE_BYTES: usize = 1024 * 1024;
 /// Values of a list share buffers of this size, in bytes: one allocation for hundreds of rows.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -28,19 +36,21 @@ pub(crate) struct Reader<'a> {
     pub(crate) current: i64,
     pub(crate) compact: i64,
     pub(crate) epoch: &'a Epoch,
-}
-
-/// A version that a query found, before its value is read.
-struct Found {
-    key: Bytes,
-    at: Revision,
-    create: i64,
-    version: i64,
-    /// The version itself where finding it took reading it.
-    kv: Option<KeyValue>,
+    /// What it may cost; nothing = whatever it takes.
+    pub(crate) effort: Option<&'a Effort<'a>>,
 }
 
 impl Reader<'_> {
+    /// Counts what comes next.
+    pub(crate) fn spend(&self, rows: u64, bytes: usize) -> Result<(), ReadError> {
+        Ok(self.effort.map_or(Ok(()), |effort| effort.spend(rows, bytes as u64))?)
+    }
+
+    /// Refuses at once what will count this many rows and cannot.
+    fn foresee(&self, rows: u64) -> Result<(), ReadError> {
+        Ok(self.effort.map_or(Ok(()), |effort| effort.foresee(rows))?)
+    }
+
     /// The revision a query reads at, if it may.
     pub(crate) fn revision_of(&self, asked: i64) -> Result<i64, ReadError> {
         match asked {
@@ -64,11 +74,30 @@ impl Reader<'_> {
             return Ok(self.index.count(range).cast_signed());
         }
         let mut count = 0;
-        self.try_visit(range, |key, record| {
+        self.visit(range, &[], |key, record| {
             count += i64::from(self.lives_at(key, record, revision)?);
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(count)
+    }
+
+    /// What is known of a live key without reading its value.
+    pub(crate) fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {
+        self.spend(1, key.len())?;
+        let record = self.index.get(key).filter(|record| record::is_live(record));
+        Ok(record.map(|record| KeyMeta::of(&Head::of(record))))
+    }
+
+    /// Visits what is known of the live keys of a range, in order, without reading values.
+    pub(crate) fn metas(
+        &self,
+        range: &KeyRange,
+        visit: &mut dyn FnMut(&[u8], KeyMeta) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.visit(range, &[], |key, record| {
+            let is_live = record::is_live(record);
+            Ok(if is_live { visit(key, KeyMeta::of(&Head::of(record))) } else { ControlFlow::Continue(()) })
+        })
     }
 
     fn range_now(&self, query: &Query) -> Result<Answer, ReadError> {
@@ -76,17 +105,14 @@ impl Reader<'_> {
             return self.point_now(query);
         }
         let count = self.index.count(&query.range);
-        let by_value = matches!(query.sort, Some((SortBy::Value, _)));
-        let fast_keys = query.keys_only && !by_value;
         let mut answer = Answer { count: count.cast_signed(), ..Answer::default() };
         if query.is_plain() {
             let limit = query.limit().unwrap_or(usize::MAX);
-            answer.more = count > limit as u64;
             let wanted = usize::try_from(count).unwrap_or(usize::MAX).min(limit);
-            answer.kvs = self.plain(&query.range, wanted, fast_keys)?;
+            answer.kvs = self.plain(query, wanted)?;
+            answer.more = count > answer.kvs.len() as u64;
         } else {
-            let mut found = self.live(&query.range, query.enough());
-            found.retain(|found| query.keeps(found.create, found.at.main));
+            let found = self.sorted(query, count)?;
             (answer.kvs, answer.more) = self.settle(query, found)?;
         }
         strip_values(query, &mut answer.kvs);
@@ -95,45 +121,57 @@ impl Reader<'_> {
 
     fn point_now(&self, query: &Query) -> Result<Answer, ReadError> {
         let key = &query.range.start;
+        self.spend(1, key.len())?;
         let live = self.index.get(key).filter(|record| record::is_live(record));
         let Some(head) = live.map(Head::of) else { return Ok(Answer::default()) };
         let mut answer = Answer { count: 1, ..Answer::default() };
         if query.keeps(head.create, head.newest.main) {
-            let by_value = matches!(query.sort, Some((SortBy::Value, _)));
-            answer.kvs.push(if query.keys_only && !by_value {
+            answer.kvs.push(if query.is_of_index() {
                 key_only(key.clone(), &head)
             } else {
-                self.value(key, head.newest)?
+                self.value(key, head.newest, head.size)?
             });
             strip_values(query, &mut answer.kvs);
         }
         Ok(answer)
     }
 
-    /// The first `wanted` live keys of the range, in order.
-    fn plain(&self, range: &KeyRange, wanted: usize, fast_keys: bool) -> Result<Vec<KeyValue>, ReadError> {
-        let mut kvs = Vec::with_capacity(wanted);
-        let mut from = Vec::new();
-        while kvs.len() < wanted {
+    /// The first `wanted` live keys of the range, in order, or as many as come to the bytes that are enough.
+    fn plain(&self, query: &Query, wanted: usize) -> Result<Vec<KeyValue>, ReadError> {
+        let (range, fast_keys, enough_bytes) = (&query.range, query.is_of_index(), query.enough_bytes());
+        if enough_bytes == usize::MAX {
+            // Each is visited, and each but those that the index answers is read too.
+            self.foresee((wanted as u64).saturating_mul(if fast_keys { 1 } else { 2 }))?;
+        }
+        let mut kvs = Vec::with_capacity(if enough_bytes == usize::MAX { wanted } else { 0 });
+        let (mut from, mut total_bytes) = (Vec::new(), 0);
+        while kvs.len() < wanted && total_bytes < enough_bytes {
             let page_keys = PAGE_KEYS.min(wanted - kvs.len());
             let mut page: Vec<(Bytes, Head)> = Vec::with_capacity(page_keys);
-            self.index.visit(range, &from, &mut |key, record| {
+            let mut bytes = 0;
+            self.visit(range, &from, |key, record| {
                 if record::is_live(record) {
-                    page.push((Bytes::copy_from_slice(key), Head::of(record)));
+                    let head = Head::of(record);
+                    bytes += if fast_keys { key.len() } else { head.size as usize };
+                    page.push((Bytes::copy_from_slice(key), head));
                 }
-                if page.len() == page_keys { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
+                let is_full = page.len() == page_keys || bytes >= PAGE_BYTES.min(enough_bytes - total_bytes);
+                Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
             let Some((last, _)) = page.last() else { break };
+            total_bytes += bytes;
             from.clear();
             from.extend_from_slice(last);
             from.push(0);
             if fast_keys {
+                self.spend(0, bytes)?;
                 kvs.extend(page.into_iter().map(|(key, head)| key_only(key, &head)));
             } else if page.len() <= GETS_MAX {
                 for (key, head) in &page {
-                    kvs.push(self.value(key, head.newest)?);
+                    kvs.push(self.value(key, head.newest, head.size)?);
                 }
             } else {
+                self.spend(page.len() as u64, bytes)?;
                 self.scan_page(&page, &mut kvs)?;
             }
         }
@@ -189,83 +227,99 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The first live keys of the range, at most `enough`.
-    fn live(&self, range: &KeyRange, enough: usize) -> Vec<Found> {
-        let mut found = Vec::new();
-        self.index.visit(range, &[], &mut |key, record| {
+    /// The live keys that a sorted or filtered answer may show, of `count` in the range.
+    fn sorted(&self, query: &Query, count: u64) -> Result<Vec<Found>, ReadError> {
+        let (enough, mut top) = (query.enough(), Top::new(query));
+        if enough as u64 >= count && !top.ends_early() {
+            self.foresee(count)?;
+        }
+        self.visit(&query.range, &[], |key, record| {
             if record::is_live(record) {
                 let head = Head::of(record);
-                let key = Bytes::copy_from_slice(key);
-                found.push(Found {
-                    key,
-                    at: head.newest,
-                    create: head.create,
-                    version: head.version,
-                    kv: None,
-                });
+                if query.keeps(head.create, head.newest.main) && top.admits(&head) {
+                    self.push(&mut top, query, Found::newest(key, &head))?;
+                }
             }
-            if found.len() >= enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        found
+            let is_done = top.is_full() || top.len() >= enough;
+            Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(top.finish())
+    }
+
+    /// Adds a key, with its value where values are compared.
+    fn push(&self, top: &mut Top, query: &Query, mut found: Found) -> Result<(), ReadError> {
+        if query.by_value() && found.kv.is_none() {
+            found.kv = Some(self.value(&found.key, found.at, found.size)?);
+        }
+        top.push(found);
+        Ok(())
     }
 
     fn range_then(&self, query: &Query, revision: i64) -> Result<Answer, ReadError> {
-        let enough = query.enough();
-        let (mut found, mut count) = (Vec::new(), 0);
-        self.try_visit(&query.range, |key, record| {
-            if found.len() >= enough {
+        let (enough, mut top, mut count) = (query.enough(), Top::new(query), 0);
+        // Where the bytes are enough, one more key tells that there are more.
+        let (mut bytes, enough_bytes, mut cut) = (0, query.enough_bytes(), usize::MAX);
+        self.visit(&query.range, &[], |key, record| {
+            if top.is_full() || top.len() >= enough.min(cut.saturating_add(1)) {
+                if query.uncounted {
+                    return Ok(ControlFlow::Break(()));
+                }
                 count += i64::from(self.lives_at(key, record, revision)?);
             } else if let Some(version) = self.found_at(key, record, revision)? {
                 count += 1;
                 if query.keeps(version.create, version.at.main) {
-                    found.push(version);
+                    bytes += if query.is_of_index() { key.len() } else { version.size as usize };
+                    self.push(&mut top, query, version)?;
+                    if bytes >= enough_bytes {
+                        cut = cut.min(top.len());
+                    }
                 }
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        let mut found = top.finish();
+        let is_cut = found.len() > cut;
+        found.truncate(cut);
         let (kvs, more) = self.settle(query, found)?;
-        let mut answer = Answer { kvs, count, more };
+        let count = if query.uncounted { 0 } else { count };
+        let mut answer = Answer { kvs, count, more: more || is_cut };
         strip_values(query, &mut answer.kvs);
         Ok(answer)
     }
 
-    /// Sorts, cuts and reads the values.
+    /// Cuts what was found, in its order, and reads the values.
     fn settle(&self, query: &Query, mut found: Vec<Found>) -> Result<(Vec<KeyValue>, bool), ReadError> {
-        let (by, order) = query.sort.unwrap_or((SortBy::Key, Order::Ascend));
-        let fast_keys = query.keys_only && by != SortBy::Value;
-        if by == SortBy::Value {
-            for found in &mut found {
-                if found.kv.is_none() {
-                    found.kv = Some(self.value(&found.key, found.at)?);
-                }
-            }
-        }
-        sort(&mut found, by, order);
         let limit = query.limit().unwrap_or(usize::MAX);
         let more = found.len() > limit;
         found.truncate(limit);
-        let read = |found: Found| match (found.kv, fast_keys) {
-            (_, true) => Ok(KeyValue {
-                key: found.key,
-                create_revision: found.create,
-                mod_revision: found.at.main,
-                version: found.version,
-                ..KeyValue::default()
-            }),
-            (Some(kv), false) => Ok(kv),
-            (None, false) => self.value(&found.key, found.at),
-        };
-        Ok((found.into_iter().map(read).collect::<Result<_, ReadError>>()?, more))
+        // Not collected in place: the answer would keep the room that finding took.
+        let mut kvs = Vec::with_capacity(found.len());
+        for found in found {
+            kvs.push(match (found.kv, query.is_of_index()) {
+                (_, true) => KeyValue {
+                    key: found.key,
+                    create_revision: found.create,
+                    mod_revision: found.at.main,
+                    version: found.version,
+                    ..KeyValue::default()
+                },
+                (Some(kv), false) => kv,
+                (None, false) => self.value(&found.key, found.at, found.size)?,
+            });
+        }
+        Ok((kvs, more))
     }
 
-    fn try_visit(
+    /// Visits keys with their records, dead ones too, each of which costs a row.
+    pub(crate) fn visit(
         &self,
         range: &KeyRange,
+        from: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ReadError>,
     ) -> Result<(), ReadError> {
         let mut failed = None;
-        self.index.visit(range, &[], &mut |key, record| {
-            visit(key, record).unwrap_or_else(|error| {
+        self.index.visit(range, from, &mut |key, record| {
+            self.spend(1, 0).and_then(|()| visit(key, record)).unwrap_or_else(|error| {
                 failed = Some(error);
                 ControlFlow::Break(())
             })
@@ -273,8 +327,9 @@ impl Reader<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The newest version of a key, wherever it is.
-    fn value(&self, key: &Bytes, newest: Revision) -> Result<KeyValue, ReadError> {
+    /// The version of a key that the index calls the newest, `size` bytes long, wherever it is.
+    fn value(&self, key: &Bytes, newest: Revision, size: u32) -> Result<KeyValue, ReadError> {
+        self.spend(GET_ROWS, size as usize)?;
         if self.overlay.first().is_none_or(|(first, _)| newest < *first) {
             let mut escaped = Vec::with_capacity(row::escaped_len(key));
             row::escape(key, &mut escaped);
@@ -302,8 +357,12 @@ impl Reader<'_> {
         if let Ok(found) = self.overlay.binary_search_by_key(&at, |(revision, _)| *revision) {
             return Ok(Version::parse(at, &self.overlay[found].1)?);
         }
+        self.spend(GET_ROWS, 0)?;
         match self.engine.get(Family::Revs, &at.encode())? {
-            Some(row) => Ok(Version::parse(at, &row)?),
+            Some(row) => {
+                self.spend(0, row.len())?;
+                Ok(Version::parse(at, &row)?)
+            }
             // Only an expired View can have lost it: compaction waits for all others.
             None if self.epoch.is_expired() => Err(ReadError::Compacted),
             None => Err(corrupt(format!("the version at {at:?} is missing")).into()),
@@ -324,13 +383,13 @@ impl Reader<'_> {
 
     fn found_at(&self, key: &[u8], record: &[u8], revision: i64) -> Result<Option<Found>, ReadError> {
         let head = Head::of(record);
-        let key = Bytes::copy_from_slice(key);
         if head.newest.main <= revision {
-            let found = Found { key, at: head.newest, create: head.create, version: head.version, kv: None };
-            return Ok((!head.dead).then_some(found));
+            return Ok((!head.dead).then(|| Found::newest(key, &head)));
         }
         let Some((at, kv)) = self.before_newest(&head, record, revision)? else { return Ok(None) };
-        Ok(Some(Found { key, at, create: kv.create_revision, version: kv.version, kv: Some(kv) }))
+        let (key, create, version) = (Bytes::copy_from_slice(key), kv.create_revision, kv.version);
+        let size = u32::try_from(kv.encoded_len()).unwrap_or(u32::MAX);
+        Ok(Some(Found { key, at, create, version, size, kv: Some(kv) }))
     }
 
     /// Where the version stands that a key had at `revision`, if it lived then.
@@ -420,23 +479,4 @@ fn strip_values(query: &Query, kvs: &mut [KeyValue]) {
             kv.value = Bytes::new();
         }
     }
-}
-
-/// Sorts stably, either way; keys come in ascending, so ties keep that order.
-fn sort(found: &mut [Found], by: SortBy, order: Order) {
-    let compare = |a: &Found, b: &Found| match by {
-        SortBy::Key => a.key.cmp(&b.key),
-        SortBy::Version => a.version.cmp(&b.version),
-        SortBy::Create => a.create.cmp(&b.create),
-        SortBy::Mod => a.at.main.cmp(&b.at.main),
-        SortBy::Value => value_of(a).cmp(&value_of(b)),
-    };
-    match order {
-        Order::Ascend => found.sort_by(compare),
-        Order::Descend => found.sort_by(|a, b| compare(b, a)),
-    }
-}
-
-fn value_of(found: &Found) -> Option<&Bytes> {
-    found.kv.as_ref().map(|kv| &kv.value)
 }

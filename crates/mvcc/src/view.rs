@@ -6,7 +6,7 @@ use crate::read::Reader;
 use crate::record::{self, Head};
 use crate::row::{State, Version, broken, corrupt};
 use crate::tally::Tally;
-use crate::{HashKv, KeyValue, hash};
+use crate::{Effort, HashKv, KeyMeta, KeyValue, hash};
 use bytes::Bytes;
 use engine::{Engine, Family};
 use std::fmt;
@@ -139,22 +139,27 @@ impl View {
         self.reader().range(query)
     }
 
+    /// The same reads, as long as they cost no more than they may.
+    pub fn bounded<'a>(&'a self, effort: &'a Effort<'a>) -> Bounded<'a> {
+        Bounded { view: self, effort }
+    }
+
     /// etcd's hash of the history up to a revision; 0 = the current one. Where a compaction at the revision was finished
     /// since the store was opened, and is among the ten newest, it is the hash that left: of the history before it.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
-        hash::hash_kv(self, revision)
+        hash::hash_kv(self, self.reader(), revision)
     }
 
     /// The hash of the history up to the current revision, whatever hashes compactions have left: a function of what was
     /// applied, also over a restart.
     pub fn hash_now(&self) -> Result<HashKv, ReadError> {
-        hash::hash_up_to(self, self.revision())
+        hash::hash_up_to(self, self.reader(), self.revision())
     }
 
     /// A hash over every row of the history that is stored, compacted or not: equal members may differ while a
     /// compaction is under way, as in etcd's `Hash`, which is for tests.
     pub fn hash(&self) -> Result<u32, ReadError> {
-        hash::hash_rows(self)
+        hash::hash_rows(self.reader())
     }
 
     /// [`Sizes::total_bytes`] alone: counts nothing.
@@ -201,6 +206,20 @@ impl View {
             Some(error) => Err(error),
             None if self.epoch.is_expired() => Err(ReadError::Compacted),
             None => Ok(()),
+        }
+    }
+
+    /// This View, read as far back as an older one that is held still: what was compacted since is not removed as long as
+    /// one of them lives.
+    #[must_use]
+    pub fn as_far_back_as(&self, older: &View) -> Self {
+        Self {
+            state: State { compact: older.state.compact.min(self.state.compact), ..self.state },
+            index: self.index.clone(),
+            engine: Arc::clone(&self.engine),
+            epoch: Arc::clone(&older.epoch),
+            hashes: Arc::clone(&self.hashes),
+            tally: self.tally,
         }
     }
 
@@ -252,7 +271,50 @@ impl View {
             current: self.state.revision,
             compact: self.state.compact,
             epoch: &self.epoch,
+            effort: None,
         }
+    }
+}
+
+/// Reads of a View that end, as [`crate::ReadError::GivenUp`], where their [`Effort`] does.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounded<'a> {
+    view: &'a View,
+    effort: &'a Effort<'a>,
+}
+
+impl Bounded<'_> {
+    /// Answers a query.
+    pub fn range(self, query: &Query) -> Result<Answer, ReadError> {
+        self.reader().range(query)
+    }
+
+    /// What is known of a live key without reading its value.
+    pub fn meta(self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {
+        self.reader().meta(key)
+    }
+
+    /// Visits what is known of the live keys of a range, in order, without reading values.
+    pub fn metas(
+        self,
+        range: &KeyRange,
+        visit: &mut dyn FnMut(&[u8], KeyMeta) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.reader().metas(range, visit)
+    }
+
+    /// See [`View::hash_kv`].
+    pub fn hash_kv(self, revision: i64) -> Result<HashKv, ReadError> {
+        hash::hash_kv(self.view, self.reader(), revision)
+    }
+
+    /// See [`View::hash`].
+    pub fn hash(self) -> Result<u32, ReadError> {
+        hash::hash_rows(self.reader())
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader { effort: Some(self.effort), ..self.view.reader() }
     }
 }
 

@@ -12,10 +12,11 @@
 //!
 //! Only etcd's bytes are decoded, by prost; rust-protobuf 2 decodes nothing (RUSTSEC-2024-0437).
 
-use crate::limits::{PEER_CONTEXT_BYTES_MAX, PEER_ENTRIES_MAX, PEER_ENTRY_BYTES_MAX};
+use crate::limits::Limits;
 use bytes::Bytes;
 use proto::raftpb::{self, MessageType as Wire};
 use raft::eraftpb::{self, MessageType as Kind};
+use std::time::Duration;
 use thiserror::Error;
 use types::{Entry, EntryKind};
 
@@ -45,7 +46,7 @@ pub enum Incoming {
     /// Raft's own business.
     Step(Checked),
     /// Entries that a follower forwards; they wait like our own.
-    Proposals(Vec<(EntryKind, Bytes)>),
+    Proposals(Forwarded),
     /// The head of a snapshot: not supported between members yet.
     Snapshot {
         /// Who sent it.
@@ -53,6 +54,17 @@ pub enum Incoming {
         /// Up to where it reaches.
         index: u64,
     },
+}
+
+/// Entries on their way from member to member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// How many members have sent them, the one they come from included.
+    pub hops: u8,
+    /// How long they may still wait, where that was told.
+    pub left: Option<Duration>,
+    /// What is to be logged.
+    pub entries: Vec<(EntryKind, Bytes)>,
 }
 
 /// Why a message is dropped.
@@ -82,7 +94,7 @@ pub enum Rejected {
 }
 
 /// Checks a message for the member `me` and takes it apart.
-pub fn incoming(message: raftpb::Message, me: u64) -> Result<Incoming, Rejected> {
+pub fn incoming(message: raftpb::Message, me: u64, limits: &Limits) -> Result<Incoming, Rejected> {
     if message.to() != me {
         return Err(Rejected::OtherReceiver(message.to()));
     }
@@ -92,7 +104,7 @@ pub fn incoming(message: raftpb::Message, me: u64) -> Result<Incoming, Rejected>
     let raw_kind = message.r#type.unwrap_or_default();
     let wire = Wire::try_from(raw_kind).map_err(|_| Rejected::LocalKind(raw_kind))?;
     let kind = match wire {
-        Wire::MsgProp => return proposals(message),
+        Wire::MsgProp => return proposals(message, limits),
         Wire::MsgSnap => {
             let index = message.snapshot.and_then(|s| s.metadata).map_or(0, |m| m.index());
             return Ok(Incoming::Snapshot { from: message.from.unwrap_or_default(), index });
@@ -126,11 +138,11 @@ pub fn incoming(message: raftpb::Message, me: u64) -> Result<Incoming, Rejected>
         return Err(Rejected::Term(message.term()));
     }
     let context = message.context().len();
-    if context > PEER_CONTEXT_BYTES_MAX {
+    if context > limits.peer_context_bytes {
         return Err(Rejected::Context(context));
     }
     let entries = match kind {
-        Kind::MsgAppend => append_entries(&message)?,
+        Kind::MsgAppend => append_entries(&message, limits)?,
         Kind::MsgReadIndex | Kind::MsgReadIndexResp => read_entry(&message)?,
         _ if message.entries.is_empty() => Vec::new(),
         _ => return Err(Rejected::Entries("this kind carries none")),
@@ -159,32 +171,53 @@ fn wire_kind(entry: &raftpb::Entry) -> Result<EntryKind, Rejected> {
     }
 }
 
-fn proposals(message: raftpb::Message) -> Result<Incoming, Rejected> {
+fn proposals(message: raftpb::Message, limits: &Limits) -> Result<Incoming, Rejected> {
     if message.entries.is_empty() {
         return Err(Rejected::Entries("a proposal of nothing"));
     }
-    if message.entries.len() > PEER_ENTRIES_MAX {
+    if message.entries.len() > limits.peer_entries {
         return Err(Rejected::Entries("too many"));
     }
-    let mut out = Vec::with_capacity(message.entries.len());
+    let (hops, left) = read_hop_mark(message.context());
+    let mut entries = Vec::with_capacity(message.entries.len());
     for entry in message.entries {
         let kind = wire_kind(&entry)?;
         let data = entry.data.unwrap_or_default();
-        if data.is_empty() || data.len() > PEER_ENTRY_BYTES_MAX {
+        if data.is_empty() || data.len() > limits.peer_entry_bytes {
             return Err(Rejected::Entries("a proposal without data, or too large"));
         }
         // It may enter a log that every member applies.
         machine::check(kind, &data).map_err(Rejected::Entry)?;
-        out.push((kind, data));
+        entries.push((kind, data));
     }
-    Ok(Incoming::Proposals(out))
+    Ok(Incoming::Proposals(Forwarded { hops, left, entries }))
 }
 
-fn append_entries(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Rejected> {
+/// What a proposal that came from a peer carries when it is handed on: how many members have sent it, and the
+/// milliseconds that it may still wait. Members of etcd's hand the context of a proposal on as it is, and do not look at
+/// it. A proposal that its own member sends carries none, as etcd's.
+pub(crate) fn hop_mark(hops: u8, left: Duration) -> Bytes {
+    let millis = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+    let mut mark = vec![hops];
+    mark.extend(millis.to_be_bytes());
+    mark.into()
+}
+
+fn read_hop_mark(context: &[u8]) -> (u8, Option<Duration>) {
+    match *context {
+        [hops, a, b, c, d] => {
+            let left = Duration::from_millis(u32::from_be_bytes([a, b, c, d]).into());
+            (hops.saturating_add(1), Some(left))
+        }
+        _ => (1, None),
+    }
+}
+
+fn append_entries(message: &raftpb::Message, limits: &Limits) -> Result<Vec<eraftpb::Entry>, Rejected> {
     if message.log_term() > message.term() || (message.index() == 0) != (message.log_term() == 0) {
         return Err(Rejected::Term(message.log_term()));
     }
-    if message.entries.len() > PEER_ENTRIES_MAX {
+    if message.entries.len() > limits.peer_entries {
         return Err(Rejected::Entries("too many"));
     }
     let mut out = Vec::with_capacity(message.entries.len());
@@ -199,7 +232,7 @@ fn append_entries(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Reje
         }
         term = entry.term();
         let data = entry.data.clone().unwrap_or_default();
-        if data.len() > PEER_ENTRY_BYTES_MAX {
+        if data.len() > limits.peer_entry_bytes {
             return Err(Rejected::Entries("too large"));
         }
         out.push(raft_entry(wire_kind(entry)?, term, index, data));
@@ -329,7 +362,7 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "expectations are written in place")]
     fn check(message: raftpb::Message, expected: Result<(), Rejected>) {
         let shown = format!("{message:?}");
-        assert_eq!(incoming(message, 1).map(drop), expected, "{shown}");
+        assert_eq!(incoming(message, 1, &Limits::default()).map(drop), expected, "{shown}");
     }
 
     #[test]
@@ -345,7 +378,7 @@ mod tests {
         check(message(Wire::MsgHeartbeat, 0), Err(Rejected::Term(0)));
         check(message(Wire::MsgHup, 0), Err(Rejected::LocalKind(0)));
         check(raftpb::Message { r#type: Some(99), ..message(Wire::MsgHup, 5) }, Err(Rejected::LocalKind(99)));
-        let context = Some(vec![0; PEER_CONTEXT_BYTES_MAX + 1].into());
+        let context = Some(vec![0; Limits::default().peer_context_bytes + 1].into());
         check(raftpb::Message { context, ..message(Wire::MsgHeartbeat, 5) }, Err(Rejected::Context(65)));
         let stray = raftpb::Message { entries: vec![entry(5, 1, "")], ..message(Wire::MsgVote, 5) };
         check(stray, entries("this kind carries none"));
@@ -386,13 +419,58 @@ mod tests {
         // A put of key "k" with header ID 9; the header alone; the put alone; field 77 with the header.
         let (put, header, unknown) = (b"\x22\x03\x0a\x01k", b"\xa2\x06\x02\x08\x09", b"\xea\x04\x01x");
         let request = [&put[..], &header[..]].concat();
-        let expected = Incoming::Proposals(vec![(EntryKind::Normal, request.clone().into())]);
-        assert_eq!(incoming(proposal(&request), 1), Ok(expected));
+        let entries = vec![(EntryKind::Normal, request.clone().into())];
+        let expected = Incoming::Proposals(Forwarded { hops: 1, left: None, entries });
+        assert_eq!(incoming(proposal(&request), 1, &Limits::default()), Ok(expected));
         check(proposal(header), Err(Rejected::Entry("a request of no known kind".to_owned())));
         check(proposal(put), Err(Rejected::Entry("the request has no header".to_owned())));
         let unknown = [&unknown[..], &header[..]].concat();
         check(proposal(&unknown), Err(Rejected::Entry("a request of no known kind".to_owned())));
-        assert!(matches!(incoming(proposal(b"\xff\xff"), 1), Err(Rejected::Entry(_))));
+        assert!(matches!(incoming(proposal(b"\xff\xff"), 1, &Limits::default()), Err(Rejected::Entry(_))));
+    }
+
+    #[test]
+    fn what_a_peer_may_send_is_a_limits_value() {
+        let limits =
+            Limits { peer_entries: 1, peer_entry_bytes: 12, peer_context_bytes: 3, ..Limits::default() };
+        let taken = |message: raftpb::Message| incoming(message, 1, &limits).map(drop);
+        let small = |index| entry(5, index, "twelve bytes");
+        assert_eq!(taken(append(5, 1, vec![small(2)])), Ok(()));
+        assert_eq!(taken(append(5, 1, vec![small(2), small(3)])), Err(Rejected::Entries("too many")));
+        assert_eq!(
+            taken(append(5, 1, vec![entry(5, 2, "thirteen byte")])),
+            Err(Rejected::Entries("too large"))
+        );
+        let request = b"\x22\x03\x0a\x01k\xa2\x06\x02\x08\x09";
+        let entry = |data: &[u8]| raftpb::Entry { data: Some(data.to_vec().into()), ..Default::default() };
+        let proposal = |entries| raftpb::Message { entries, ..message(Wire::MsgProp, 0) };
+        assert_eq!(taken(proposal(vec![entry(request)])), Ok(()));
+        let two = proposal(vec![entry(request), entry(request)]);
+        assert_eq!(taken(two), Err(Rejected::Entries("too many")));
+        let large = taken(proposal(vec![entry(&[b'x'; 13])]));
+        assert_eq!(large, Err(Rejected::Entries("a proposal without data, or too large")));
+        let context = Some(vec![0; 4].into());
+        let heartbeat = raftpb::Message { context, ..message(Wire::MsgHeartbeat, 5) };
+        assert_eq!(taken(heartbeat), Err(Rejected::Context(4)));
+    }
+
+    #[test]
+    fn a_proposal_that_is_handed_on_says_how_often_and_how_long_it_may_wait() {
+        let request = b"\x22\x03\x0a\x01k\xa2\x06\x02\x08\x09";
+        let hops = |context: Option<Bytes>| {
+            let entries = vec![raftpb::Entry { data: Some(request.to_vec().into()), ..Default::default() }];
+            let message = raftpb::Message { entries, context, ..message(Wire::MsgProp, 0) };
+            match incoming(message, 1, &Limits::default()) {
+                Ok(Incoming::Proposals(Forwarded { hops, left, .. })) => (hops, left),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(hops(None), (1, None));
+        assert_eq!(hops(Some("something of etcd's".into())), (1, None));
+        let left = Duration::from_millis(6_543);
+        assert_eq!(hops(Some(hop_mark(1, left))), (2, Some(left)));
+        assert_eq!(hops(Some(hop_mark(255, left))), (255, Some(left)));
+        assert_eq!(hops(Some(hop_mark(1, Duration::MAX))), (2, Some(Duration::from_millis(u32::MAX.into()))));
     }
 
     #[test]
@@ -419,7 +497,7 @@ mod tests {
         let metadata = raftpb::SnapshotMetadata { index: Some(9), term: Some(3), conf_state: None };
         let snapshot = Some(raftpb::Snapshot { data: None, metadata: Some(metadata) });
         let message = raftpb::Message { snapshot, ..message(Wire::MsgSnap, 5) };
-        assert_eq!(incoming(message, 1), Ok(Incoming::Snapshot { from: 2, index: 9 }));
+        assert_eq!(incoming(message, 1, &Limits::default()), Ok(Incoming::Snapshot { from: 2, index: 9 }));
     }
 
     /// As captured from an etcd 3.7.3 leader: type, to, from, term, logTerm, index, commit; zeros included.

@@ -9,7 +9,7 @@ use crate::core::Proposal;
 use crate::{ProposeError, ReadError, TransferError};
 use lease::Deadlines;
 use machine::{Outcome, Response};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,7 +26,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Something to be done on the consensus thread, apart from the daily work.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Unreachable(u64),
     SnapshotDone {
         member: u64,
         ok: bool,
@@ -54,6 +53,8 @@ pub(crate) struct Batch {
     pub proposals: Vec<Proposal>,
     pub messages: Vec<Checked>,
     pub reads: Vec<u64>,
+    /// Members to whom messages do not arrive, each once however often that was told.
+    pub unreachable: BTreeSet<u64>,
     pub commands: Vec<Command>,
 }
 
@@ -62,6 +63,7 @@ impl Batch {
         self.proposals.is_empty()
             && self.messages.is_empty()
             && self.reads.is_empty()
+            && self.unreachable.is_empty()
             && self.commands.is_empty()
     }
 
@@ -77,6 +79,7 @@ impl Batch {
         merge(&mut self.proposals, &mut other.proposals);
         merge(&mut self.messages, &mut other.messages);
         merge(&mut self.reads, &mut other.reads);
+        self.unreachable.append(&mut other.unreachable);
         merge(&mut self.commands, &mut other.commands);
     }
 }
@@ -238,6 +241,8 @@ pub(crate) struct Front {
     pub gathered: Batch,
     /// Reads that came since the last hand-over: they share one round.
     pub reads: Vec<ReadWaiter>,
+    /// Those, and those of the rounds under way.
+    pub reads_waiting: usize,
     pub waiters: HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>,
     pub rounds: VecDeque<(u64, Vec<ReadWaiter>)>,
     /// No waiter ends before this; `None` while nobody waits. May be too early, never too late.
@@ -254,6 +259,7 @@ impl Front {
         Self {
             gathered: Batch::default(),
             reads: Vec::new(),
+            reads_waiting: 0,
             waiters: HashMap::default(),
             rounds: VecDeque::new(),
             first_deadline: None,

@@ -2,16 +2,15 @@
 //!
 //! Nothing here blocks: a request is put where the flusher task finds it, and its task waits for the answer (`tasks`).
 
-use crate::convert::{Incoming, incoming};
+use crate::convert::{Forwarded, Incoming, incoming};
 use crate::core::Proposal;
 use crate::front::{Command, Front, Inbox, Load, Outbox, Waiter, lock};
 use crate::leases::Lessor;
-use crate::limits::{INBOX_BYTES_MAX, INBOX_ENTRIES_MAX, INBOX_MESSAGE_BYTES_MAX, INBOX_MESSAGES_MAX};
+use crate::meters::PeerDrop;
 use crate::status::StatusCells;
 use crate::{
     Leadership, Options, Outbound, PeerProgress, ProposeError, ReadError, RequestIds, Status, TransferError,
 };
-use bytes::Bytes;
 use machine::Response;
 use prost::Message as _;
 use proto::{etcdserverpb as pb, raftpb};
@@ -108,7 +107,7 @@ impl Handle {
         let (since, deadline) = self.shared.times(deadline);
         let (reply, answer) = oneshot::channel();
         let data = change.encode_to_vec().into();
-        let proposal = Proposal { id, kind: EntryKind::ConfChange, data, deadline };
+        let proposal = Proposal { id, kind: EntryKind::ConfChange, data, deadline, hops: 0 };
         self.shared.submit(proposal, Waiter::Change { reply, since, deadline })?;
         self.shared.answer(id, answer).await
     }
@@ -122,9 +121,10 @@ impl Handle {
             if front.ended.is_some() {
                 return Err(ReadError::Stopped);
             }
-            if front.reads.len() >= INBOX_ENTRIES_MAX {
+            if front.reads_waiting >= self.shared.options.limits.inbox_entries {
                 return Err(ReadError::TooManyRequests);
             }
+            front.reads_waiting += 1;
             front.reads.push(reply);
             self.shared.flush_later(&mut front);
         }
@@ -143,15 +143,18 @@ impl Handle {
     pub fn deliver(&self, message: raftpb::Message) {
         let from = message.from();
         if self.shared.machine.membership().removed.contains(&from) {
+            self.shared.meters.peer_dropped(PeerDrop::Removed);
             slog::debug!(self.shared.log, "dropped a removed member's message"; "from" => format!("{from:x}"));
             return;
         }
-        match incoming(message, self.shared.options.member) {
+        let limits = &self.shared.options.limits;
+        match incoming(message, self.shared.options.member, limits) {
             Ok(Incoming::Step(checked)) => {
                 let (load, bytes) = (&self.shared.load, checked.bytes());
-                if load.messages.load(Relaxed) >= INBOX_MESSAGES_MAX
-                    || load.message_bytes.load(Relaxed) >= INBOX_MESSAGE_BYTES_MAX
+                if load.messages.load(Relaxed) >= limits.inbox_messages.max(1)
+                    || load.message_bytes.load(Relaxed) >= limits.inbox_message_bytes.max(1)
                 {
+                    self.shared.meters.peer_dropped(PeerDrop::Full);
                     return;
                 }
                 load.messages.fetch_add(1, Relaxed);
@@ -160,18 +163,25 @@ impl Handle {
                 front.gathered.messages.push(checked);
                 self.shared.flush_later(&mut front);
             }
-            Ok(Incoming::Proposals(entries)) => self.shared.take_forwarded(entries),
+            Ok(Incoming::Proposals(forwarded)) => self.shared.take_forwarded(forwarded),
             Ok(Incoming::Snapshot { from, index }) => slog::warn!(self.shared.log,
                 "snapshots from peers are not supported yet: dropped one";
                 "from" => format!("{from:x}"), "index" => index),
-            Err(reason) => slog::warn!(self.shared.log, "dropped a peer's message that is not valid";
-                "from" => format!("{from:x}"), "reason" => %reason),
+            Err(reason) => {
+                self.shared.meters.peer_dropped(PeerDrop::Invalid);
+                slog::warn!(self.shared.log, "dropped a peer's message that is not valid";
+                    "from" => format!("{from:x}"), "reason" => %reason);
+            }
         }
     }
 
     /// Messages to this member do not arrive.
     pub fn report_unreachable(&self, member: u64) {
-        self.shared.command(Command::Unreachable(member));
+        let mut front = lock(&self.shared.front);
+        if front.ended.is_none() {
+            front.gathered.unreachable.insert(member);
+            self.shared.flush_later(&mut front);
+        }
     }
 
     /// A snapshot was sent to this member, or failed.
@@ -260,7 +270,7 @@ impl Shared {
     pub(crate) fn entry(&self, mut request: pb::InternalRaftRequest, deadline: Instant) -> Proposal {
         let id = self.ids.next_id();
         request.header.get_or_insert_default().id = id;
-        Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline }
+        Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline, hops: 0 }
     }
 
     /// Registers who waits for an entry that goes its own way to the log.
@@ -291,6 +301,9 @@ impl Shared {
         if let Some(error) = &front.ended {
             return Err(error.clone());
         }
+        if front.waiters.len() >= self.options.limits.waiters.max(1) {
+            return Err(ProposeError::TooManyRequests);
+        }
         self.load.add(bytes);
         self.register(&mut front, proposal.id, waiter);
         front.gathered.proposals.push(proposal);
@@ -299,8 +312,8 @@ impl Shared {
     }
 
     fn is_full(&self) -> bool {
-        self.load.entries.load(Relaxed) >= INBOX_ENTRIES_MAX
-            || self.load.bytes.load(Relaxed) >= INBOX_BYTES_MAX
+        self.load.entries.load(Relaxed) >= self.options.limits.inbox_entries.max(1)
+            || self.load.bytes.load(Relaxed) >= self.options.limits.inbox_bytes.max(1)
     }
 
     fn flush_later(&self, front: &mut Front) {
@@ -309,16 +322,20 @@ impl Shared {
         }
     }
 
-    /// A follower's proposals wait as our own do; it classifies its own timeouts.
-    fn take_forwarded(&self, entries: Vec<(EntryKind, Bytes)>) {
-        let deadline = Instant::now() + self.options.request_timeout;
+    /// A follower's proposals wait as our own do, but no longer than it was told that they may; it classifies its own
+    /// timeouts.
+    fn take_forwarded(&self, forwarded: Forwarded) {
+        let Forwarded { hops, left, entries } = forwarded;
+        let timeout = self.options.request_timeout;
+        let deadline = Instant::now() + left.map_or(timeout, |left| left.min(timeout));
         let mut front = lock(&self.front);
         for (kind, data) in entries {
             if self.is_full() {
+                self.meters.peer_dropped(PeerDrop::Full);
                 break;
             }
             self.load.add(data.len());
-            front.gathered.proposals.push(Proposal { id: 0, kind, data, deadline });
+            front.gathered.proposals.push(Proposal { id: 0, kind, data, deadline, hops });
         }
         self.flush_later(&mut front);
     }

@@ -8,16 +8,16 @@
 
 use crate::front::{Command, Waiter, lock};
 use crate::handle::Handle;
-use crate::limits::RENEWALS_WAITING_MAX;
+use crate::limits::Limits;
 use crate::{Asked, LeaseError, ProposeError};
 use bytes::Bytes;
 use lease::{Change, Checkpoints, Deadlines, Expirer, Pace, Renewal};
 use proto::etcdserverpb as pb;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use types::{LeaseId, Term};
 
 /// Before what could not be logged now is tried again.
@@ -32,6 +32,8 @@ pub const TTL_BUCKETS: usize = 24;
 pub(crate) struct Lessor {
     inner: Mutex<Inner>,
     counters: Counters,
+    /// Turns at gathering what hangs on a lease, where that is much.
+    gathering: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -45,23 +47,25 @@ struct Inner {
 struct Waiting {
     by_lease: HashMap<LeaseId, Vec<oneshot::Sender<()>>>,
     count: usize,
+    count_max: usize,
 }
 
 impl Waiting {
     /// One more, if there is room.
     fn wait(&mut self, id: LeaseId) -> Option<oneshot::Receiver<()>> {
-        let waiting = self.by_lease.entry(id).or_default();
-        if waiting.len() == waiting.capacity() {
+        if let Some(waiting) =
+            self.by_lease.get_mut(&id).filter(|waiting| waiting.len() == waiting.capacity())
+        {
             // Who gave up makes room.
             let before = waiting.len();
             waiting.retain(|waits| !waits.is_closed());
             self.count -= before - waiting.len();
         }
-        if self.count >= RENEWALS_WAITING_MAX {
+        if self.count >= self.count_max {
             return None;
         }
         let (waits, gone) = oneshot::channel();
-        waiting.push(waits);
+        self.by_lease.entry(id).or_default().push(waits);
         self.count += 1;
         Some(gone)
     }
@@ -100,10 +104,12 @@ pub struct LeaseCounts {
 }
 
 impl Lessor {
-    pub(crate) fn new(election_timeout: Duration) -> Self {
+    pub(crate) fn new(election_timeout: Duration, limits: &Limits) -> Self {
         let expirer = Expirer::new(Pace::of(election_timeout));
-        let inner = Mutex::new(Inner { expirer, waiting: Waiting::default() });
-        Self { inner, counters: Counters::default() }
+        let waiting = Waiting { count_max: limits.renewals_waiting, ..Waiting::default() };
+        let inner = Mutex::new(Inner { expirer, waiting });
+        let gathering = Arc::new(Semaphore::new(limits.lease_keys_threads));
+        Self { inner, counters: Counters::default(), gathering }
     }
 
     /// Lets the clockwork be used. For the consensus thread.
@@ -121,7 +127,8 @@ impl Lessor {
     /// Nobody waits any more for leases of a term that is over.
     pub(crate) fn demote(&self) {
         let mut inner = lock(&self.inner);
-        let before = (inner.expirer.demote(), std::mem::take(&mut inner.waiting));
+        let fresh = Waiting { count_max: inner.waiting.count_max, ..Waiting::default() };
+        let before = (inner.expirer.demote(), std::mem::replace(&mut inner.waiting, fresh));
         drop(inner);
         drop(before);
     }
@@ -293,12 +300,41 @@ impl Handle {
         self.wait_applied().await.map_err(|Behind| LeaseError::Behind)?;
         let machine = &self.shared.machine;
         let granted_ttl = machine.lease(id).ok_or(LeaseError::NotFound)?.ttl;
-        let keys = if with_keys { machine.lease_keys(id) } else { None };
+        let keys = if with_keys { self.lease_keys(id).await? } else { Vec::new() };
         match self.lease_remaining(id) {
-            Some(ttl) => Ok(LeaseStatus { ttl, granted_ttl, keys: keys.unwrap_or_default() }),
+            Some(ttl) => Ok(LeaseStatus { ttl, granted_ttl, keys }),
             None if self.keeps_leases() => Err(LeaseError::NotFound),
             None => Err(LeaseError::NotPrimary),
         }
+    }
+
+    /// The keys that hang on a lease; many are gathered on a blocking thread, as long as somebody waits for them.
+    async fn lease_keys(&self, id: LeaseId) -> Result<Vec<Bytes>, LeaseError> {
+        let machine = &self.shared.machine;
+        let at_once = self.options().limits.lease_keys.max(1);
+        let mut keys = machine.lease_keys(id, None, at_once).unwrap_or_default();
+        if keys.len() < at_once {
+            return Ok(keys);
+        }
+        let turns = Arc::clone(&self.shared.lessor.gathering);
+        let turn = turns.acquire_owned().await.map_err(|_| LeaseError::Stopped)?;
+        let (machine, waits) = (Arc::clone(machine), Arc::new(()));
+        let asked = Arc::downgrade(&waits);
+        let gathered = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            while asked.strong_count() > 0 {
+                let last = keys.last().cloned();
+                let more = machine.lease_keys(id, last.as_deref(), at_once).unwrap_or_default();
+                keys.extend_from_slice(&more);
+                if more.len() < at_once {
+                    break;
+                }
+            }
+            keys
+        });
+        let gathered = gathered.await.map_err(|_| LeaseError::NoAnswer);
+        drop(waits);
+        gathered
     }
 
     /// Seconds until the lease ends, cut off towards zero; below zero while it is being revoked. `None` where this
@@ -400,9 +436,11 @@ mod tests {
 
     #[test]
     fn renewals_wait_up_to_a_limit_and_who_gave_up_makes_room() {
-        let mut waiting = Waiting::default();
-        let mut held: Vec<_> = (0..RENEWALS_WAITING_MAX).map(|_| waiting.wait(7).unwrap()).collect();
+        const MAX: usize = 64;
+        let mut waiting = Waiting { count_max: MAX, ..Waiting::default() };
+        let mut held: Vec<_> = (0..MAX).map(|_| waiting.wait(7).unwrap()).collect();
         assert!(waiting.wait(8).is_none());
+        assert_eq!(waiting.by_lease.len(), 1, "who is refused leaves nothing behind");
         drop(held.split_off(1));
         assert!(waiting.wait(7).is_some(), "nobody was left but one");
         assert!(waiting.wait(8).is_some() && waiting.count == 3);

@@ -4,12 +4,13 @@
 //! What is counted an entry goes into plain local cells first ([`Applies`]) and to the shared ones once a group. Nothing
 //! here takes a lock.
 
-use crate::core::Log;
+use crate::core::{Dropped, Log};
 use machine::{Effect, Outcome, Response};
 use prometheus::core::Collector;
 use prometheus::local::LocalHistogram;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry, exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    exponential_buckets,
 };
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use proto::etcdserverpb::{TxnResponse, response_op};
@@ -37,6 +38,32 @@ const OPS: [(u32, &str); 13] = [
     (0, "Unknown"),
 ];
 
+/// Why something of a peer was dropped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PeerDrop {
+    /// No correct peer sends it.
+    Invalid,
+    /// Its sender was removed from the cluster.
+    Removed,
+    /// Too much waits for the consensus thread, or for the log.
+    Full,
+    /// The core says why.
+    Core(Dropped),
+}
+
+impl PeerDrop {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Removed => "removed",
+            Self::Full => "full",
+            Self::Core(Dropped::Message) => "unfit",
+            Self::Core(Dropped::Read) => "read twice",
+            Self::Core(Dropped::Proposal) => "hops",
+        }
+    }
+}
+
 /// The node's own series.
 #[derive(Clone)]
 pub struct Meters {
@@ -51,6 +78,7 @@ pub struct Meters {
     compaction_pause: Histogram,
     compaction_total: Histogram,
     compaction_last: IntGauge,
+    peer_drops: IntCounterVec,
 }
 
 /// `count` buckets from `start` up, each twice the one before.
@@ -100,6 +128,10 @@ impl Meters {
                 14,
             ),
             compaction_last: gauge("etcd_debugging_mvcc_db_compaction_last", "The unix time of the last db compaction. Resets to 0 on start."),
+            peer_drops: IntCounterVec::new(
+                Opts::new("quorate_peer_messages_dropped_total", "What peers sent and this member did not take, by reason."),
+                &["reason"],
+            ).expect("constant, valid labels"),
         }
     }
 
@@ -108,7 +140,7 @@ impl Meters {
     /// # Panics
     /// Where one of the names is taken, which the first start would show.
     pub fn register(&self, registry: &Registry) {
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 12] = [
             Box::new(self.fsync.clone()),
             Box::new(self.write.clone()),
             Box::new(self.written_bytes.clone()),
@@ -120,6 +152,7 @@ impl Meters {
             Box::new(self.compaction_pause.clone()),
             Box::new(self.compaction_total.clone()),
             Box::new(self.compaction_last.clone()),
+            Box::new(self.peer_drops.clone()),
         ];
         for collector in all {
             registry.register(collector).expect("metric names are registered once");
@@ -139,6 +172,16 @@ impl Meters {
         if count.ranges + count.writes > 1 {
             self.txns.inc();
         }
+    }
+
+    /// Something of a peer was dropped.
+    pub(crate) fn peer_dropped(&self, why: PeerDrop) {
+        self.peer_drops.with_label_values(&[why.reason()]).inc();
+    }
+
+    /// How much of what peers sent was dropped for this reason: `invalid`, `removed`, `full`, `unfit`, `read twice`, `hops`.
+    pub fn peer_drops(&self, reason: &str) -> u64 {
+        self.peer_drops.with_label_values(&[reason]).get()
     }
 
     /// One step of a compaction.
@@ -262,6 +305,13 @@ impl<L: Log> Log for Timed<L> {
         }
         let start = Instant::now();
         let result = self.log.sync();
+        self.meters.fsync.observe(start.elapsed().as_secs_f64());
+        result
+    }
+
+    fn sync_all(&mut self) -> Result<(), WalError> {
+        let start = Instant::now();
+        let result = self.log.sync_all();
         self.meters.fsync.observe(start.elapsed().as_secs_f64());
         result
     }

@@ -1,6 +1,6 @@
 //! What a node is told at its start, and what it needs of the world.
 
-use crate::{LeaseError, LeaseStatus};
+use crate::{LeaseError, LeaseStatus, Limits};
 use machine::Membership;
 use proto::raftpb;
 use std::pin::Pin;
@@ -25,6 +25,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// The longest request, encoded (`--max-request-bytes`).
     pub max_request_bytes: usize,
+    /// What is bounded, and by how much.
+    pub limits: Limits,
 }
 
 impl Options {
@@ -40,6 +42,7 @@ impl Options {
             pre_vote: true,
             request_timeout: Self::request_timeout(tick * 10),
             max_request_bytes: 1_572_864,
+            limits: Limits::default(),
         }
     }
 

@@ -2,8 +2,12 @@
 //! all members and their restarts, because an entry's ID completes whoever waits for it.
 //!
 //! ```text
-//! | 2 bytes: member ID, low bits | 5 bytes: milliseconds at the start | 1 byte: counter |
+//! | 2 bytes: member ID, low bits | 5 bytes: milliseconds at the start, moved | 1 byte: counter |
 //! ```
+//!
+//! Of three members two agree in the low bits of their IDs once in 22,000 clusters. etcd's such members, started at about
+//! the same time, make the same IDs, and one is told what came of the other's request. Here the milliseconds are moved by
+//! what the rest of the member's ID says, the same in each of its lives: years lie between two such members.
 //!
 //! The counter carries into the milliseconds: a restart repeats an ID only if a member made more than 256,000 a second.
 
@@ -21,7 +25,10 @@ const SUFFIX_MASK: u64 = u64::MAX >> 16;
 impl RequestIds {
     /// A generator for a member that starts at this time (milliseconds since 1970).
     pub fn new(member: u64, unix_millis: u64) -> Self {
-        Self { prefix: member << 48, suffix: AtomicU64::new((unix_millis & (u64::MAX >> 24)) << 8) }
+        // The low bits are the prefix; an odd factor spreads the others, of which the highest come out best.
+        let moved = (member >> 16).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
+        let millis = unix_millis.wrapping_add(moved) & (u64::MAX >> 24);
+        Self { prefix: member << 48, suffix: AtomicU64::new(millis << 8) }
     }
 
     /// The next ID, never 0.
@@ -47,10 +54,23 @@ mod tests {
 
     #[test]
     fn an_id_has_the_members_mark_the_time_and_a_counter() {
-        let ids = RequestIds::new(0xabcd_0000_0000_1234, 0x12_3456_789a);
+        let ids = RequestIds::new(0x1234, 0x12_3456_789a);
         assert_eq!(ids.next_id(), 0x1234_1234_5678_9a01);
         assert_eq!(ids.next_id(), 0x1234_1234_5678_9a02);
         assert!(ids.is_own(0x1234_0000_0000_0000) && !ids.is_own(0x1235_0000_0000_0000));
+    }
+
+    /// Members whose IDs agree in the low 16 bits, started in the same millisecond, asked a million times each.
+    #[test]
+    fn members_that_share_the_mark_share_no_id() {
+        let starts =
+            [0x29be_1ae5_193b_2e64_u64, 0x8211_f1d0_f64f_2e64, 0x0001_0000_0000_2e64, 0x0000_0000_0001_2e64];
+        let mut first: Vec<u64> =
+            starts.iter().map(|member| RequestIds::new(*member, 1_795_414_287_961).next_id()).collect();
+        first.sort_unstable();
+        for pair in first.windows(2) {
+            assert!(pair[1] - pair[0] > 1_000_000_000, "{pair:x?}");
+        }
     }
 
     #[test]

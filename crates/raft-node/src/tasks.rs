@@ -6,7 +6,6 @@
 
 use crate::front::{Batch, Done, Waiter, lock};
 use crate::handle::{Handle, Shared};
-use crate::limits::FLUSH_YIELDS;
 use crate::{ProposeError, ReadError};
 use machine::{Effect, Outcome, Response};
 use proto::etcdserverpb as pb;
@@ -26,7 +25,7 @@ async fn flush(shared: Arc<Shared>) {
     let mut batch = Batch::default();
     loop {
         shared.flush.notified().await;
-        for _ in 0..FLUSH_YIELDS {
+        for _ in 0..shared.options.limits.flush_yields {
             tokio::task::yield_now().await;
         }
         let ended = {
@@ -125,6 +124,7 @@ fn complete_reads(shared: &Shared, rounds: &[u64], result: Result<(), ReadError>
             if let Some(at) = front.rounds.iter().position(|(known, _)| known == round)
                 && let Some((_, waiters)) = front.rounds.remove(at)
             {
+                front.reads_waiting -= waiters.len();
                 ready.push(waiters);
             }
         }
@@ -142,6 +142,7 @@ fn end(shared: &Shared, error: &ProposeError) {
         front.gathered = Batch::default();
         let rounds = std::mem::take(&mut front.rounds).into_iter().flat_map(|(_, waiters)| waiters);
         let reads: Vec<_> = rounds.chain(std::mem::take(&mut front.reads)).collect();
+        front.reads_waiting = 0;
         (std::mem::take(&mut front.waiters), reads)
     };
     for waiter in waiters.into_values() {

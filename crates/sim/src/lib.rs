@@ -23,6 +23,8 @@
 //! At the end everything is healed: the members must agree within a minute, every lease must end although one member stays
 //! away, every acknowledged write must be there on each of them, and every watcher must have been told of everything.
 //!
+//! The limits of the members (batches, messages, caches, what may be under way) are drawn from the seed too, small ones mostly.
+//!
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.
 //!
@@ -36,6 +38,7 @@ mod admin;
 mod client;
 mod cluster;
 mod faults;
+mod limits;
 mod member;
 mod model;
 mod mutation;

@@ -268,6 +268,7 @@ impl Oracle {
         let answer = match shared.range(request) {
             Ok(response) => Ok(response),
             Err(Stop::Refused(refusal)) => Err(refusal),
+            Err(Stop::GivenUp(why)) => return Err(format!("member {id} cannot read: {why}")),
             Err(Stop::Fault(fault)) => return Err(format!("member {id} cannot read: {fault}")),
         };
         must!(

@@ -45,9 +45,10 @@ pub(crate) struct Watching {
 impl Watching {
     pub(crate) fn new(shared: Arc<Shared>, seed: u64) -> Self {
         shared.tap().open();
-        let (mut hub, mut rng) = (Hub::new(shared.view().revision()), Rng::new(seed));
+        let mut rng = Rng::new(seed);
         // Mostly in smaller steps than a server's, so that more comes between.
-        hub.tell_in_steps_of(*rng.pick(&[2, 5, 20, 512]));
+        let limits = watch::Limits { tell_cost: *rng.pick(&[2, 5, 20, 512]), ..watch::Limits::default() };
+        let hub = Hub::within(shared.view().revision(), limits);
         Self { hub, shared, rng, held: None }
     }
 

@@ -1,7 +1,10 @@
 //! The boundary between what is written and how: rows in, bytes out, in pieces as etcd sends them.
+//!
+//! A snapshot is written a step at a time, so that nobody's thread is held while a client takes what there is.
 
 use engine::{Fault, Rows};
 use sha2::{Digest as _, Sha256};
+use std::collections::VecDeque;
 
 /// Snapshots are a multiple of this, in bytes: etcd's tools tell by it whether a checksum follows.
 pub const SECTOR_BYTES: u64 = 512;
@@ -9,85 +12,72 @@ pub const SECTOR_BYTES: u64 = 512;
 /// One piece of a stream, in bytes: etcd's `snapshotSendBufferSize`.
 pub const PIECE_BYTES: usize = 32 << 10;
 
-/// A layout of snapshots. Writes the same bytes for the same rows, a whole number of [`SECTOR_BYTES`].
+/// A layout of snapshots. The same bytes for the same rows, a whole number of [`SECTOR_BYTES`].
 pub trait Format: Send + Sync {
-    /// Writes everything.
-    fn write(&self, rows: &dyn Rows, out: &mut dyn Sink) -> Result<(), WriteError>;
+    /// Begins a snapshot.
+    fn begin(&self) -> Box<dyn Writing>;
+}
+
+/// A snapshot on its way. The bytes do not depend on how long the steps are.
+pub trait Writing: Send {
+    /// Writes on, for about so many bytes, from rows that are the same at every step; whether that was all.
+    fn step(&mut self, rows: &dyn Rows, out: &mut dyn Sink, bytes: u64) -> Result<bool, Fault>;
 }
 
 /// Where the bytes go.
 pub trait Sink {
-    /// Takes the next bytes. May wait; says so when nobody wants them any more.
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Gone>;
+    /// Takes the next bytes.
+    fn put(&mut self, bytes: &[u8]);
 }
 
-/// Nobody takes the bytes any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("nobody takes the snapshot any more")]
-pub struct Gone;
+/// Counts bytes: the same rows give the same snapshot, so its length is known before it is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counter(pub u64);
 
-/// Why a snapshot was not written to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The engine cannot be read.
-    #[error(transparent)]
-    Engine(#[from] Fault),
-    /// The other end is away.
-    #[error(transparent)]
-    Gone(#[from] Gone),
-}
-
-/// How long the snapshot of these rows is, in bytes, without its checksum. Reads all of them.
-pub fn length(format: &dyn Format, rows: &dyn Rows) -> Result<u64, WriteError> {
-    struct Count(u64);
-    impl Sink for Count {
-        fn put(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-            self.0 += bytes.len() as u64;
-            Ok(())
-        }
+impl Sink for Counter {
+    fn put(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len() as u64;
     }
-    let mut count = Count(0);
-    format.write(rows, &mut count)?;
-    Ok(count.0)
 }
 
 /// Cuts what it is given into pieces of [`PIECE_BYTES`] and sums it up; the last piece may be shorter.
-pub struct Pieces<F> {
+#[derive(Debug, Default)]
+pub struct Pieces {
     piece: Vec<u8>,
     sum: Sha256,
-    send: F,
+    ready: VecDeque<Vec<u8>>,
 }
 
-impl<F: FnMut(Vec<u8>) -> Result<(), Gone>> Pieces<F> {
-    /// Hands each piece to `send`.
-    pub fn new(send: F) -> Self {
-        Self { piece: Vec::with_capacity(PIECE_BYTES), sum: Sha256::new(), send }
+impl Pieces {
+    /// The next piece that is whole.
+    pub fn take(&mut self) -> Option<Vec<u8>> {
+        self.ready.pop_front()
     }
 
-    /// Sends what is left, then the SHA-256 of all of it as a piece of its own.
-    pub fn finish(mut self) -> Result<(), Gone> {
+    /// There are no more bytes: what is left becomes a piece, and the SHA-256 of all of it one of its own.
+    pub fn finish(&mut self) {
         if !self.piece.is_empty() {
-            self.flush()?;
+            self.cut();
         }
-        (self.send)(self.sum.finalize().to_vec())
+        self.ready.push_back(self.sum.finalize_reset().to_vec());
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn cut(&mut self) {
         self.sum.update(&self.piece);
-        (self.send)(std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES)))
+        self.ready.push_back(std::mem::take(&mut self.piece));
     }
 }
 
-impl<F: FnMut(Vec<u8>) -> Result<(), Gone>> Sink for Pieces<F> {
-    fn put(&mut self, mut bytes: &[u8]) -> Result<(), Gone> {
+impl Sink for Pieces {
+    fn put(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.piece.len()));
+            self.piece.reserve_exact(PIECE_BYTES - self.piece.len());
             self.piece.extend_from_slice(now);
             if self.piece.len() == PIECE_BYTES {
-                self.flush()?;
+                self.cut();
             }
             bytes = later;
         }
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! batches, which hold history, leases, members, alarms, versions, and the applied index that all of it belongs to.
 //!
 //! ```text
-//! Engine::at_one_moment ─ Rows ─▶ Format::write ─ bytes ─▶ Pieces ─ 32 KiB each, then SHA-256 ─▶ a client's file
+//! Engine::moment ─ Rows ─▶ Writing::step ─ bytes ─▶ Pieces ─ 32 KiB each, then SHA-256 ─▶ a client's file
 //!                                  │ Native here,
 //!                                  └ bbolt to come
 //! a file ─▶ verify (length, SHA-256) ─▶ Reader (sums of every block) ─ rows ─▶ load ─▶ an empty engine
@@ -13,8 +13,9 @@
 //! Invariants:
 //! * A file is a whole number of 512-byte sectors, then 32 bytes of SHA-256 over them: what `etcdctl snapshot save` asks
 //!   of a file it has received.
-//! * The same rows give the same bytes; so [`length`] knows how long a snapshot is before it is written.
-//! * Neither side holds more than a block ([`BLOCK_BYTES`], or one longer row) and a piece.
+//! * The same rows give the same bytes, in steps of whatever length; so a [`Counter`] knows how long a snapshot is before
+//!   it is written.
+//! * Neither side holds more than a step, a block ([`BLOCK_BYTES`], or one longer row) and a piece.
 //! * Nothing is taken from a file before its SHA-256 was seen to be right, nor from a block before its own sum was. A file
 //!   that was cut, or in which a bit has changed, is refused with the offset at which that shows.
 //!
@@ -28,7 +29,7 @@ mod offline;
 mod reader;
 
 pub use file::{FileError, HASH_BYTES, Verified, verify};
-pub use format::{Format, Gone, PIECE_BYTES, Pieces, SECTOR_BYTES, Sink, WriteError, length};
+pub use format::{Counter, Format, PIECE_BYTES, Pieces, SECTOR_BYTES, Sink, Writing};
 pub use native::{BLOCK_BYTES, Native};
 pub use offline::{Offline, Progress, Restore, Status};
 pub use reader::{LoadError, ReadError, Reader, Visit, load};

@@ -11,8 +11,8 @@
 //!
 //! Numbers are big-endian. Families come in the order meta, revs, latest: what says whose snapshot it is comes first.
 
-use crate::format::{Format, SECTOR_BYTES, Sink, WriteError};
-use engine::{Family, Rows};
+use crate::format::{Format, SECTOR_BYTES, Sink, Writing};
+use engine::{Family, Fault, Rows};
 use std::ops::ControlFlow;
 
 /// What a block's rows take before it ends, in bytes; one longer row makes a block of its own.
@@ -38,97 +38,130 @@ pub(crate) fn number(family: Family) -> u8 {
 pub struct Native;
 
 impl Format for Native {
-    fn write(&self, rows: &dyn Rows, out: &mut dyn Sink) -> Result<(), WriteError> {
-        let mut writer = Writer { out, sum: 0, written: 0, block: Vec::with_capacity(BLOCK_BYTES), rows: 0 };
-        writer.head()?;
-        let mut counts = [0u64; Family::ALL.len()];
-        for family in ORDER {
-            counts[usize::from(number(family))] = writer.family(rows, family)?;
-        }
-        writer.block.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
-        writer.end_block(END, 0)?;
-        writer.pad()
+    fn begin(&self) -> Box<dyn Writing> {
+        Box::new(Writer {
+            sum: 0,
+            written: 0,
+            block: Vec::with_capacity(BLOCK_BYTES),
+            rows: 0,
+            counts: [0; Family::ALL.len()],
+            place: None,
+            next: Vec::new(),
+        })
     }
 }
 
-struct Writer<'a> {
-    out: &'a mut dyn Sink,
+/// How far a snapshot is.
+struct Writer {
     sum: u32,
     written: u64,
     block: Vec<u8>,
+    /// Rows in the block.
     rows: u32,
+    /// Rows of each family, by number.
+    counts: [u64; Family::ALL.len()],
+    /// The place in [`ORDER`] of the family that is being written; nothing before the head.
+    place: Option<usize>,
+    /// The first key of it that is not in a block yet.
+    next: Vec<u8>,
 }
 
-impl Writer<'_> {
-    fn head(&mut self) -> Result<(), WriteError> {
-        self.put_summed(MAGIC)?;
-        self.put_summed(&VERSION.to_be_bytes())?;
-        self.put_sum()
-    }
-
-    fn family(&mut self, rows: &dyn Rows, family: Family) -> Result<u64, WriteError> {
-        let (mut count, mut failed) = (0, None);
-        rows.scan(family, b"", None, &mut |key, value| {
-            count += 1;
-            match self.row(family, key, value) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
+impl Writing for Writer {
+    fn step(&mut self, rows: &dyn Rows, out: &mut dyn Sink, bytes: u64) -> Result<bool, Fault> {
+        let goal = self.written.saturating_add(bytes.max(1)); // every step gets somewhere
+        let mut place = if let Some(place) = self.place {
+            place
+        } else {
+            self.head(out);
+            0
+        };
+        while let Some(&family) = ORDER.get(place) {
+            self.place = Some(place);
+            if !self.family(rows, family, goal, out)? {
+                return Ok(false);
             }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+            self.next.clear();
+            place += 1;
         }
-        if self.rows > 0 {
-            self.end_block(ROWS, number(family))?;
-        }
-        Ok(count)
+        self.block.extend(self.counts.iter().flat_map(|count| count.to_be_bytes()));
+        self.end_block(END, 0, out);
+        self.pad(out);
+        Ok(true)
+    }
+}
+
+impl Writer {
+    fn head(&mut self, out: &mut dyn Sink) {
+        self.put_summed(MAGIC, out);
+        self.put_summed(&VERSION.to_be_bytes(), out);
+        self.put_sum(out);
     }
 
-    fn row(&mut self, family: Family, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+    /// Goes on with a family until so many bytes are written; whether that was all of it.
+    fn family(
+        &mut self,
+        rows: &dyn Rows,
+        family: Family,
+        goal: u64,
+        out: &mut dyn Sink,
+    ) -> Result<bool, Fault> {
+        let (mut is_done, from) = (true, std::mem::take(&mut self.next));
+        rows.scan(family, &from, None, &mut |key, value| {
+            if self.written >= goal {
+                self.next.extend_from_slice(key);
+                is_done = false;
+                return ControlFlow::Break(());
+            }
+            self.row(family, key, value, out);
+            ControlFlow::Continue(())
+        })?;
+        if is_done && self.rows > 0 {
+            self.end_block(ROWS, number(family), out);
+        }
+        Ok(is_done)
+    }
+
+    fn row(&mut self, family: Family, key: &[u8], value: &[u8], out: &mut dyn Sink) {
         if self.rows > 0 && self.block.len() + key.len() + value.len() > BLOCK_BYTES {
-            self.end_block(ROWS, number(family))?;
+            self.end_block(ROWS, number(family), out);
         }
         for part in [key, value] {
             put_varint(part.len() as u64, &mut self.block);
             self.block.extend_from_slice(part);
         }
         self.rows += 1;
-        Ok(())
+        self.counts[usize::from(number(family))] += 1;
     }
 
-    fn end_block(&mut self, kind: u8, family: u8) -> Result<(), WriteError> {
+    fn end_block(&mut self, kind: u8, family: u8, out: &mut dyn Sink) {
         let length = u32::try_from(self.block.len()).expect("a row fits a request, which is far below 4 GiB");
         let mut head = vec![kind, family];
         head.extend(self.rows.to_be_bytes());
         head.extend(length.to_be_bytes());
-        self.put_summed(&head)?;
+        self.put_summed(&head, out);
         let mut block = std::mem::take(&mut self.block);
-        self.put_summed(&block)?;
+        self.put_summed(&block, out);
         block.clear();
         block.shrink_to(BLOCK_BYTES);
         (self.block, self.rows) = (block, 0);
-        self.put_sum()
+        self.put_sum(out);
     }
 
-    fn pad(&mut self) -> Result<(), WriteError> {
+    fn pad(&mut self, out: &mut dyn Sink) {
         let length = self.written.next_multiple_of(SECTOR_BYTES) - self.written;
-        let zeros = vec![0; usize::try_from(length).expect("below a sector")];
-        Ok(self.out.put(&zeros)?)
+        out.put(&vec![0; usize::try_from(length).expect("below a sector")]);
     }
 
-    fn put_summed(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    fn put_summed(&mut self, bytes: &[u8], out: &mut dyn Sink) {
         self.sum = crc32c::crc32c_append(self.sum, bytes);
         self.written += bytes.len() as u64;
-        Ok(self.out.put(bytes)?)
+        out.put(bytes);
     }
 
-    fn put_sum(&mut self) -> Result<(), WriteError> {
+    fn put_sum(&mut self, out: &mut dyn Sink) {
         let sum = self.sum.to_be_bytes();
         self.written += sum.len() as u64;
-        Ok(self.out.put(&sum)?)
+        out.put(&sum);
     }
 }
 

@@ -1,13 +1,14 @@
 //! What goes in comes out; what was changed on the way does not.
 
 use crate::{
-    FileError, Format as _, Gone, Native, PIECE_BYTES, Pieces, ReadError, Reader, SECTOR_BYTES, length, load,
-    verify,
+    BLOCK_BYTES, Counter, FileError, Format as _, Native, PIECE_BYTES, Pieces, ReadError, Reader,
+    SECTOR_BYTES, load, verify,
 };
 use engine::{Batch, Engine, Family, MemoryEngine};
 use proptest::prelude::*;
 use std::io::Cursor;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 type Row = (Family, Vec<u8>, Vec<u8>);
 
@@ -33,22 +34,35 @@ fn rows(engine: &dyn Engine) -> Vec<Row> {
     all
 }
 
-/// A file as a client saves it, and the length that was announced.
-fn save(engine: &dyn Engine) -> (Vec<u8>, u64) {
-    let (mut file, mut announced) = (Vec::new(), 0);
-    let mut read = |rows: &dyn engine::Rows| {
-        announced = length(&Native, rows).expect("counting waits for nobody");
-        let mut pieces = Pieces::new(|piece: Vec<u8>| {
+/// A file as a client saves it, and the length that was announced, written in steps of so many bytes.
+fn save_in_steps(engine: MemoryEngine, step_bytes: u64) -> (Vec<u8>, u64) {
+    let rows = Arc::new(engine).moment();
+    let mut announced = Counter::default();
+    assert!(Native.begin().step(&*rows, &mut announced, u64::MAX).expect("read"), "all of it in one step");
+    let (mut file, mut pieces, mut writing) = (Vec::new(), Pieces::default(), Native.begin());
+    let mut is_done = false;
+    while !is_done {
+        is_done = writing.step(&*rows, &mut pieces, step_bytes).expect("read");
+        if is_done {
+            pieces.finish();
+        }
+        let mut taken = 0;
+        while let Some(piece) = pieces.take() {
             assert!(piece.len() <= PIECE_BYTES);
+            taken += piece.len() as u64;
             file.extend(piece);
-            Ok(())
-        });
-        Native.write(rows, &mut pieces).expect("the sink takes everything");
-        pieces.finish().expect("the sink takes everything");
-        Ok(())
-    };
-    engine.at_one_moment(&mut read).expect("read");
-    (file, announced)
+        }
+        let most = step_bytes.saturating_add((2 * BLOCK_BYTES + PIECE_BYTES) as u64 + LONGEST_ROW);
+        assert!(taken <= most, "a step of {step_bytes} bytes gave {taken}");
+    }
+    (file, announced.0)
+}
+
+/// The longest row that these tests write, in bytes.
+const LONGEST_ROW: u64 = 200_100;
+
+fn save(engine: MemoryEngine) -> (Vec<u8>, u64) {
+    save_in_steps(engine, u64::MAX)
 }
 
 fn restore(file: &[u8], skip_hash: bool) -> Result<Vec<Row>, String> {
@@ -78,16 +92,18 @@ fn any_rows() -> impl Strategy<Value = Vec<Row>> {
 proptest! {
     #[test]
     fn what_goes_in_comes_out(all in any_rows()) {
-        let (file, announced) = save(&engine(&all));
+        let (file, announced) = save(engine(&all));
         prop_assert_eq!(file.len() as u64, announced + 32);
         prop_assert_eq!(announced % SECTOR_BYTES, 0);
         prop_assert_eq!(restore(&file, false), Ok(all.clone()));
-        prop_assert_eq!(save(&engine(&all)).0, file, "the same rows, the same bytes");
+        for step_bytes in [0, 1, 500] {
+            prop_assert_eq!(&save_in_steps(engine(&all), step_bytes).0, &file, "the same rows, the same bytes");
+        }
     }
 
     #[test]
     fn foreign_bytes_are_refused_and_cost_no_memory(bytes in prop::collection::vec(any::<u8>(), 0..600), whole in any::<bool>()) {
-        let mut file = if whole { save(&engine(&[])).0 } else { Vec::new() };
+        let mut file = if whole { save(engine(&[])).0 } else { Vec::new() };
         file.truncate(24);
         file.extend(&bytes);
         prop_assert!(restore(&file, true).is_err());
@@ -96,7 +112,7 @@ proptest! {
 
 #[test]
 fn a_bit_that_changed_anywhere_is_found_by_either_check() {
-    let (file, _) = save(&engine(&some_rows()));
+    let (file, _) = save(engine(&some_rows()));
     for at in (0..file.len()).step_by(997).chain([0, 16, 20, 24, 25, 30, file.len() - 1]) {
         let mut bad = file.clone();
         bad[at] ^= 0x10;
@@ -111,7 +127,7 @@ fn a_bit_that_changed_anywhere_is_found_by_either_check() {
 
 #[test]
 fn a_file_that_was_cut_is_refused_whatever_is_left_of_it() {
-    let (file, announced) = save(&engine(&some_rows()));
+    let (file, announced) = save(engine(&some_rows()));
     for length in (0..announced).step_by(509).chain([1, 15, 16, 24, announced - 1]) {
         let cut = &file[..usize::try_from(length).expect("small")];
         let refusal = restore(cut, false).expect_err("no hash, or another");
@@ -123,7 +139,7 @@ fn a_file_that_was_cut_is_refused_whatever_is_left_of_it() {
 
 #[test]
 fn blocks_cannot_be_left_out_or_doubled() {
-    let (file, announced) = save(&engine(&some_rows()));
+    let (file, announced) = save(engine(&some_rows()));
     let content = &file[..usize::try_from(announced).expect("small")];
     // The second block of revs: its length stands behind kind, family and rows.
     let word = |at: usize| u32::from_be_bytes(content[at..at + 4].try_into().expect("four")) as usize;
@@ -146,23 +162,16 @@ fn what_somebody_else_made_is_named() {
     assert!(matches!(named(bbolt), Some(ReadError::Bbolt)));
     assert!(matches!(named(vec![0; 4096]), Some(ReadError::Unknown)));
     assert!(matches!(named(Vec::new()), Some(ReadError::Unknown)));
-    let mut later = save(&engine(&[])).0;
+    let mut later = save(engine(&[])).0;
     later[19] = 2;
     assert!(matches!(named(later), Some(ReadError::Version(2))));
     assert!(matches!(verify(Cursor::new(vec![0; 100]), false), Err(FileError::NoHash)));
 }
 
 #[test]
-fn a_writer_stops_when_nobody_takes_its_bytes() {
-    let mut taken = 0;
-    let mut read = |rows: &dyn engine::Rows| {
-        let mut pieces = Pieces::new(|_| {
-            taken += 1;
-            if taken == 2 { Err(Gone) } else { Ok(()) }
-        });
-        assert!(Native.write(rows, &mut pieces).is_err());
-        Ok(())
-    };
-    engine(&some_rows()).at_one_moment(&mut read).expect("read");
-    assert_eq!(taken, 2);
+fn steps_of_any_length_give_the_same_bytes() {
+    let (file, _) = save(engine(&some_rows()));
+    for step_bytes in [1, 10_000, 70_000, 300_000] {
+        assert_eq!(save_in_steps(engine(&some_rows()), step_bytes).0, file, "{step_bytes}");
+    }
 }

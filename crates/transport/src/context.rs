@@ -2,13 +2,17 @@
 
 use std::{future::Future, pin::Pin, sync::OnceLock};
 
-use prometheus::{HistogramOpts, HistogramVec, exponential_buckets};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, exponential_buckets};
 use proto::{etcdserverpb as pb, raftpb};
 use slog::Logger;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
 
 use crate::complaint::Complaints;
 use crate::leases::LeaseRefusal;
+use crate::limits::Limits;
 
 /// Who this member is, as its headers say it.
 #[derive(Clone, Debug)]
@@ -107,25 +111,36 @@ pub enum PromoteError {
 /// What every task of the transport shares.
 pub(crate) struct Context {
     pub(crate) identity: Identity,
+    pub(crate) limits: Limits,
     pub(crate) log: Logger,
+    /// Bytes of bodies of requests that are being read.
+    pub(crate) bodies: AtomicUsize,
     round_trips: HistogramVec,
+    faults: IntCounterVec,
     complaints: Complaints,
     host: OnceLock<Arc<dyn Host>>,
     rejected: std::sync::atomic::AtomicBool,
 }
 
 impl Context {
-    pub(crate) fn new(identity: Identity, log: Logger) -> Self {
+    pub(crate) fn new(identity: Identity, limits: Limits, log: Logger) -> Self {
         let (name, help) =
             ("etcd_network_peer_round_trip_time_seconds", "Round-Trip-Time histogram between peers");
         let buckets = exponential_buckets(0.0001, 2.0, 16).expect("constant, valid buckets");
         let round_trips = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &["To"])
             .expect("a constant, valid metric name");
+        let (name, help) =
+            ("quorate_peer_faults_total", "What peers, and whoever else reached the peer port, did wrong.");
+        let faults =
+            IntCounterVec::new(Opts::new(name, help), &["fault"]).expect("a constant, valid metric name");
         Self {
+            complaints: Complaints::new(&limits),
             identity,
+            limits,
             log,
+            bodies: AtomicUsize::new(0),
             round_trips,
-            complaints: Complaints::default(),
+            faults,
             host: OnceLock::new(),
             rejected: false.into(),
         }
@@ -138,6 +153,16 @@ impl Context {
 
     pub(crate) fn round_trips(&self) -> &HistogramVec {
         &self.round_trips
+    }
+
+    pub(crate) fn faults(&self) -> &IntCounterVec {
+        &self.faults
+    }
+
+    /// A peer is one no more.
+    pub(crate) fn forget(&self, peer: u64) {
+        // An error says that it was never probed.
+        let _ = self.round_trips.remove_label_values(&[&hex(peer)]);
     }
 
     /// False when a host was set before.
@@ -155,10 +180,16 @@ impl Context {
 
     /// One line about what a sender does wrong, and no more of the same for a while. `what` is the line's message.
     pub(crate) fn complain(&self, who: &str, what: &'static str, error: &str) {
-        if let Some(before) = self.complaints.due(who, what, std::time::Instant::now()) {
+        self.faults.with_label_values(&[what]).inc();
+        if let Some(before) = self.complaints.due(who, what, Instant::now(), 1) {
             slog::warn!(self.log, "{}", what; "local-member-id" => hex(self.identity.member),
                 "remote-peer" => who, "error" => error, "times-since-last-told" => before);
         }
+    }
+
+    /// Whether a line about a peer's connections is due, and how many like it were left out.
+    pub(crate) fn tells(&self, peer: u64, what: &'static str) -> Option<u64> {
+        self.complaints.due(&hex(peer), what, Instant::now(), self.limits.connection_lines.max(1))
     }
 
     /// Tells the host once, however many connections are turned away.
@@ -171,11 +202,11 @@ impl Context {
         self.host().peer_rejected_us();
     }
 
-    /// Hands over what may be handed over. The rule is etcd's `Process`: nothing from removed members, nothing that is
-    /// addressed to another.
-    pub(crate) fn admit(&self, mut messages: Vec<raftpb::Message>) {
+    /// Hands over what may be handed over of what this member's stream brought. The rule is etcd's `Process`: nothing from
+    /// removed members, nothing that is addressed to another; and nobody speaks in another's name.
+    pub(crate) fn admit(&self, sender: u64, mut messages: Vec<raftpb::Message>) {
         let host = self.host();
-        let (me, mut last) = (self.identity.member, None);
+        let (me, mut last, mut false_names) = (self.identity.member, None, 0);
         messages.retain(|m| {
             let from = m.from();
             // One peer's batch has one sender: ask about it once.
@@ -184,12 +215,26 @@ impl Context {
                 _ => host.is_removed(from),
             };
             last = Some((from, removed));
-            m.to() == me && !removed
+            let speaks_for_itself = from == sender || is_handed_on(m);
+            false_names += usize::from(!speaks_for_itself);
+            m.to() == me && !removed && speaks_for_itself
         });
+        if false_names > 0 {
+            let error = format!("{false_names} of one batch");
+            self.complain(&hex(sender), "dropped a peer's messages in another's name", &error);
+        }
         if !messages.is_empty() {
             host.deliver(messages);
         }
     }
+}
+
+/// Whether a member that does not lead hands such a message on to the leader, as it is: a read, or the wish that leadership
+/// move. It names who said it first.
+pub(crate) fn is_handed_on(message: &raftpb::Message) -> bool {
+    use raftpb::MessageType::{MsgProp, MsgReadIndex, MsgTransferLeader};
+    let number = message.r#type;
+    [MsgProp, MsgReadIndex, MsgTransferLeader].iter().any(|kind| number == Some((*kind).into()))
 }
 
 /// etcd's spelling of an ID: lower-case hex without leading zeros.

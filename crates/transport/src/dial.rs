@@ -8,7 +8,7 @@
 //!
 //! The answer's head and chunks are read by hand: one task, one buffer, no channel between connection and decoder.
 
-use std::{io, mem, sync::Arc};
+use std::{io, mem, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use proto::raftpb;
@@ -20,20 +20,19 @@ use tokio::{
 
 use crate::{
     chunk::ChunkDecoder,
-    codec::{Decoder, Frame, Kind},
+    codec::{Bounds, Decoder, Frame, Kind},
     complaint::Reasons,
     context::hex,
     headers,
-    limits::{
-        BUFFER_KEPT_BYTES, DEADLINE, HEAD_BYTES_MAX, READ_BATCH_BYTES, READ_BYTES, REDIAL, REFUSAL_BYTES_MAX,
-    },
+    limits::Limits,
     peer::{Counters, Peer},
     post, urls,
 };
 
-/// One dial in [`REDIAL`], the first at once (a token bucket of one).
+/// One dial in [`Limits::redial`], the first at once (a token bucket of one).
 struct Limiter {
     next: Instant,
+    every: Duration,
 }
 
 impl Limiter {
@@ -42,13 +41,13 @@ impl Limiter {
         if self.next > now {
             sleep_until(self.next).await;
         }
-        self.next = self.next.max(now) + REDIAL;
+        self.next = self.next.max(now) + self.every;
     }
 }
 
 /// Dials and reads for ever; ends by abort.
 pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
-    let mut limiter = Limiter { next: Instant::now() };
+    let mut limiter = Limiter { next: Instant::now(), every: peer.context().limits.redial };
     let (mut reported, mut fruitless) = (Reasons::default(), Reasons::default());
     loop {
         match open(&peer, kind).await {
@@ -60,9 +59,13 @@ pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
                 let reason = e.to_string();
                 peer.deactivate(kind.name(), "dial", &reason);
                 // One line per reason, not per attempt: there are ten attempts a second.
-                if reported.is_new(&reason) {
-                    slog::warn!(peer.context().log, "failed to dial stream of remote peer";
-                        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => &reason);
+                let what = "failed to dial stream of remote peer";
+                // And not for ever, for the peer chooses its words.
+                if reported.is_new(&reason)
+                    && let Some(before) = peer.context().tells(peer.id, what)
+                {
+                    slog::warn!(peer.context().log, "{}", what; "stream-reader-type" => kind.name(),
+                        "remote-peer-id" => hex(peer.id), "error" => &reason, "left-out" => before);
                 }
             }
         }
@@ -80,8 +83,8 @@ struct Stream {
 /// `fruitless`: why streams before this one ended without a single frame. After one that did, the next counts, and is
 /// told of, only with its first frame: a peer that answers and then speaks garbage does so ten times a second.
 async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons) {
-    let log = &peer.context().log;
-    let mut receiver = Receiver::new(kind, peer.context().identity.member, peer.id);
+    let context = peer.context();
+    let mut receiver = Receiver::new(kind, context.identity.member, peer.id, &context.limits);
     let mut is_told = false;
     if fruitless.is_empty() {
         is_told = true;
@@ -92,9 +95,12 @@ async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons
     if bore_fruit {
         fruitless.forget();
     }
-    if bore_fruit || fruitless.is_new(&error.to_string()) {
-        slog::warn!(log, "lost TCP streaming connection with remote peer";
-            "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => %error);
+    let what = "lost TCP streaming connection with remote peer";
+    if (bore_fruit || fruitless.is_new(&error.to_string()))
+        && let Some(before) = context.tells(peer.id, what)
+    {
+        slog::warn!(context.log, "{}", what; "stream-reader-type" => kind.name(),
+            "remote-peer-id" => hex(peer.id), "error" => %error, "left-out" => before);
     }
     // A peer that closes in order is about to be dialled again; only other ends count against it, as in etcd.
     if error.kind() != io::ErrorKind::UnexpectedEof {
@@ -105,8 +111,11 @@ async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons
 
 fn established(peer: &Peer, kind: Kind) {
     peer.activate();
-    slog::info!(peer.context().log, "established TCP streaming connection with remote peer";
-        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id));
+    let what = "established TCP streaming connection with remote peer";
+    if let Some(before) = peer.context().tells(peer.id, what) {
+        slog::info!(peer.context().log, "{}", what; "stream-reader-type" => kind.name(),
+            "remote-peer-id" => hex(peer.id), "left-out" => before);
+    }
 }
 
 /// Reads until the stream ends; says why it ended.
@@ -118,18 +127,19 @@ async fn read(
     is_told: &mut bool,
 ) -> io::Error {
     let mut raw = stream.rest;
-    let silence = tokio::time::sleep(DEADLINE);
+    let limits = &peer.context().limits;
+    let silence = tokio::time::sleep(limits.deadline);
     tokio::pin!(silence);
     let mut heard = Instant::now();
     loop {
-        let outcome = drain(receiver, &mut raw, &stream.socket, &peer.counters);
+        let outcome = drain(receiver, &mut raw, &stream.socket, &peer.counters, limits);
         if receiver.frames > 0 && !mem::replace(is_told, true) {
             established(peer, kind);
         }
         // What was whole before the end counts, whatever the end was.
         let messages = receiver.take();
         if !messages.is_empty() {
-            peer.context().admit(messages);
+            peer.context().admit(peer.id, messages);
         }
         if let Err(e) = outcome {
             return e;
@@ -146,10 +156,11 @@ async fn read(
                     Err(e) => return e,
                 },
                 () = &mut silence => {
-                    if heard.elapsed() >= DEADLINE {
-                        return io::Error::new(io::ErrorKind::TimedOut, "nothing was heard for 5 s");
+                    if heard.elapsed() >= limits.deadline {
+                        let silence = format!("nothing was heard for {:?}", limits.deadline);
+                        return io::Error::new(io::ErrorKind::TimedOut, silence);
                     }
-                    silence.as_mut().reset(heard + DEADLINE);
+                    silence.as_mut().reset(heard + limits.deadline);
                 }
             }
         }
@@ -162,16 +173,18 @@ fn drain(
     raw: &mut BytesMut,
     socket: &TcpStream,
     counters: &Counters,
+    limits: &Limits,
 ) -> io::Result<()> {
+    let read_bytes = limits.read_bytes.max(1);
     let mut total = 0;
     loop {
         total += raw.len();
         counters.received(raw.len());
-        let was_full = raw.len() >= READ_BYTES;
+        let was_full = raw.len() >= read_bytes;
         receiver.feed(raw)?;
         raw.clear();
-        raw.reserve(READ_BYTES);
-        if !was_full || total >= READ_BATCH_BYTES {
+        raw.reserve(read_bytes);
+        if !was_full || total >= limits.read_batch_bytes {
             return Ok(());
         }
         match socket.try_read_buf(raw) {
@@ -192,28 +205,34 @@ pub(crate) struct Receiver {
     messages: Vec<raftpb::Message>,
     /// Frames decoded so far, link heartbeats among them.
     frames: u64,
+    read_bytes: usize,
+    buffer_kept_bytes: usize,
 }
 
 impl Receiver {
-    pub(crate) fn new(kind: Kind, local: u64, remote: u64) -> Self {
+    pub(crate) fn new(kind: Kind, local: u64, remote: u64, limits: &Limits) -> Self {
+        let read_bytes = limits.read_bytes.max(1);
+        let bounds = Bounds { frame_bytes: limits.frame_bytes, entries: limits.frame_entries };
         Self {
             kind,
             chunks: ChunkDecoder::default(),
-            payload: BytesMut::with_capacity(READ_BYTES),
-            decoder: Decoder::new(kind, local, remote),
+            payload: BytesMut::with_capacity(read_bytes),
+            decoder: Decoder::new(kind, local, remote, bounds),
             messages: Vec::new(),
             frames: 0,
+            read_bytes,
+            buffer_kept_bytes: limits.buffer_kept_bytes,
         }
     }
 
     /// Decodes all that these bytes complete. An error is the end of the stream, in order (`UnexpectedEof`) or not.
     pub(crate) fn feed(&mut self, raw: &[u8]) -> io::Result<()> {
         let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
-        if self.payload.is_empty() && self.payload.capacity() > BUFFER_KEPT_BYTES {
+        if self.payload.is_empty() && self.payload.capacity() > self.buffer_kept_bytes {
             self.payload = BytesMut::new();
         }
         if self.payload.capacity() - self.payload.len() < raw.len() {
-            self.payload.reserve(raw.len().max(READ_BYTES));
+            self.payload.reserve(raw.len().max(self.read_bytes));
         }
         self.chunks.feed(raw, &mut self.payload).map_err(|e| garbage(&e))?;
         while let Some(frame) = self.decoder.decode(&mut self.payload).map_err(|e| garbage(&e))? {
@@ -247,16 +266,18 @@ async fn open(peer: &Peer, kind: Kind) -> io::Result<Stream> {
 
 async fn request(peer: &Peer, kind: Kind, url: &str) -> io::Result<Stream> {
     let address = urls::parse(url)?;
-    let mut socket = post::dial(&address).await?;
+    let limits = &peer.context().limits;
+    let mut socket = post::dial(&address, limits.dial).await?;
     let exchange = async {
         socket.write_all(request_head(peer, kind, &address.authority).as_bytes()).await?;
-        let mut rest = BytesMut::with_capacity(READ_BYTES);
-        let head = read_head(&mut socket, &mut rest).await?;
+        let mut rest = BytesMut::with_capacity(limits.read_bytes.max(1));
+        let head = read_head(&mut socket, &mut rest, limits.head_bytes).await?;
         judge(peer, head, socket, rest).await
     };
-    timeout(DEADLINE, exchange)
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer to the stream request within 5 s"))?
+    timeout(limits.deadline, exchange).await.map_err(|_| {
+        let silence = format!("no answer to the stream request within {:?}", limits.deadline);
+        io::Error::new(io::ErrorKind::TimedOut, silence)
+    })?
 }
 
 fn request_head(peer: &Peer, kind: Kind, authority: &str) -> String {
@@ -283,13 +304,13 @@ pub(crate) struct Head {
 }
 
 /// Parses a response head at the front of `input` and takes it; `None` when it is not all there. Pure.
-pub(crate) fn parse_head(input: &mut BytesMut) -> io::Result<Option<Head>> {
+pub(crate) fn parse_head(input: &mut BytesMut, bytes_max: usize) -> io::Result<Option<Head>> {
     let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Response::new(&mut fields);
     let length = match parsed.parse(input).map_err(|e| garbage(&e))? {
         httparse::Status::Complete(length) => length,
-        httparse::Status::Partial if input.len() > HEAD_BYTES_MAX => {
+        httparse::Status::Partial if input.len() > bytes_max => {
             return Err(garbage(&"response head too long"));
         }
         httparse::Status::Partial => return Ok(None),
@@ -304,9 +325,9 @@ pub(crate) fn parse_head(input: &mut BytesMut) -> io::Result<Option<Head>> {
     Ok(Some(Head { status, headers }))
 }
 
-async fn read_head(socket: &mut TcpStream, input: &mut BytesMut) -> io::Result<Head> {
+async fn read_head(socket: &mut TcpStream, input: &mut BytesMut, bytes_max: usize) -> io::Result<Head> {
     loop {
-        if let Some(head) = parse_head(input)? {
+        if let Some(head) = parse_head(input, bytes_max)? {
             return Ok(head);
         }
         if socket.read_buf(input).await? == 0 {
@@ -335,7 +356,7 @@ async fn judge(peer: &Peer, head: Head, socket: TcpStream, rest: BytesMut) -> io
             peer.context().identity.member
         ))),
         412 => {
-            let text = refusal(&head.headers, socket, rest).await?;
+            let text = refusal(&head.headers, socket, rest, peer.context().limits.refusal_bytes).await?;
             let theirs = headers::text(&head.headers, &headers::CLUSTER_ID).to_owned();
             Err(io::Error::other(format!("{text} (the peer's cluster: {theirs})")))
         }
@@ -349,9 +370,14 @@ fn is_chunked(headers: &http::HeaderMap) -> bool {
         .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
-async fn refusal(headers: &http::HeaderMap, mut socket: TcpStream, mut body: BytesMut) -> io::Result<String> {
+async fn refusal(
+    headers: &http::HeaderMap,
+    mut socket: TcpStream,
+    mut body: BytesMut,
+    bytes_max: usize,
+) -> io::Result<String> {
     let length = headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).unwrap_or("0");
-    let length = length.parse::<usize>().unwrap_or(0).min(REFUSAL_BYTES_MAX);
+    let length = length.parse::<usize>().unwrap_or(0).min(bytes_max);
     while body.len() < length && socket.read_buf(&mut body).await? > 0 {}
     body.truncate(length);
     Ok(String::from_utf8_lossy(&body).trim_end().to_owned())

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     headers::{CLEARED, CLUSTER_ID, LEASE_CHECKPOINTS, parse_id, text},
+    limits::Limits,
     post::{Call, Client, Reply},
 };
 
@@ -136,7 +137,7 @@ pub async fn fetch_downgrade_enabled(url: &str, limit: Duration) -> Result<bool,
 
 async fn get(url: &str, path: &str, limit: Duration) -> Result<Reply, FetchError> {
     let call = Call { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new() };
-    let reply = Client::default().call(url.trim_end_matches('/'), &call, limit).await;
+    let reply = Client::new(&Limits::default()).call(url.trim_end_matches('/'), &call, limit).await;
     let reply = reply.map_err(|e| FetchError::Unreachable { url: url.to_owned(), cause: e.to_string() })?;
     match reply.status {
         StatusCode::OK => Ok(reply),

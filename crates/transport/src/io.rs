@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -19,8 +20,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
-
-use crate::limits::DEADLINE;
 
 /// While one of these lives, the connection's reads have no deadline.
 #[derive(Debug)]
@@ -39,20 +38,25 @@ impl Drop for Busy {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Deadline {
+    after: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     armed: bool,
 }
 
 impl Deadline {
+    fn new(after: Duration) -> Self {
+        Self { after, timer: None, armed: false }
+    }
+
     fn disarm(&mut self) {
         self.armed = false;
     }
 
     /// Called when the operation waits: an error once it has waited too long.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let at = Instant::now() + DEADLINE;
+        let at = Instant::now() + self.after;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if !self.armed {
             self.armed = true;
@@ -84,8 +88,8 @@ pub(crate) struct PeerIo {
 }
 
 impl PeerIo {
-    pub(crate) fn new(stream: TcpStream, busy: Arc<AtomicUsize>) -> Self {
-        Self { stream, busy, reading: Deadline::default(), writing: Deadline::default() }
+    pub(crate) fn new(stream: TcpStream, busy: Arc<AtomicUsize>, deadline: Duration) -> Self {
+        Self { stream, busy, reading: Deadline::new(deadline), writing: Deadline::new(deadline) }
     }
 }
 

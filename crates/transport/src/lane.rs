@@ -11,15 +11,17 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::limits::{LANE_BYTES_MAX, LANE_MESSAGES_MAX};
+use crate::limits::Limits;
 use proto::raftpb;
 
 /// Which attachment: 0 is none.
 pub(crate) type Attachment = u64;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lane {
     state: Mutex<State>,
+    messages_max: usize,
+    bytes_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,14 @@ pub(crate) struct Attached {
 }
 
 impl Lane {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            state: Mutex::default(),
+            messages_max: limits.lane_messages.max(1),
+            bytes_max: limits.lane_bytes,
+        }
+    }
+
     /// `None` once the lane is closed.
     pub(crate) fn attach(&self) -> Option<Attached> {
         let mut state = self.lock();
@@ -100,7 +110,7 @@ impl Lane {
             return Push::Detached(message);
         }
         let weight = weight(&message);
-        let full = state.messages.len() >= LANE_MESSAGES_MAX || state.bytes + weight > LANE_BYTES_MAX;
+        let full = state.messages.len() >= self.messages_max || state.bytes + weight > self.bytes_max;
         // One message always fits an empty lane.
         if full && !state.messages.is_empty() {
             return Push::Full;

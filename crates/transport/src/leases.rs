@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    limits::{LEASE_ANSWER_BYTES_MAX, LEASE_QUESTIONS_MAX},
+    limits::Limits,
     post::{Call, Client, Reply},
 };
 
@@ -44,9 +44,9 @@ pub enum LeaseRefusal {
 }
 
 /// The ways to the members that lead or have led, by their peer URLs.
-#[derive(Default)]
 pub(crate) struct Leases {
     ways: Mutex<HashMap<String, Arc<Way>>>,
+    limits: Limits,
 }
 
 /// The way to one URL.
@@ -58,13 +58,11 @@ struct Way {
     idle: Mutex<Vec<Client>>,
 }
 
-impl Default for Way {
-    fn default() -> Self {
-        Self { turns: Semaphore::new(LEASE_QUESTIONS_MAX), idle: Mutex::default() }
-    }
-}
-
 impl Leases {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { ways: Mutex::default(), limits: limits.clone() }
+    }
+
     /// Asks the member at this peer URL to renew a lease; its TTL in seconds.
     pub(crate) async fn renew(&self, url: &str, id: i64, limit: Duration) -> Result<i64, LeaseRefusal> {
         let question = pb::LeaseKeepAliveRequest { id };
@@ -103,7 +101,8 @@ impl Leases {
         let body = Bytes::from(question.encode_to_vec());
         let call = Call { method: Method::POST, path, headers, body };
         let url = url.trim_end_matches('/');
-        let reply = self.way(url).call(url, &call, limit).await.map_err(|error| other(&error))?;
+        let reply =
+            self.way(url).call(url, &call, limit, &self.limits).await.map_err(|error| other(&error))?;
         match reply.status {
             StatusCode::OK => A::decode(reply.body).map_err(|error| other(&error)),
             StatusCode::NOT_FOUND => Err(LeaseRefusal::NotFound),
@@ -114,19 +113,26 @@ impl Leases {
 
     fn way(&self, url: &str) -> Arc<Way> {
         let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(ways.entry(url.to_owned()).or_default())
+        if !ways.contains_key(url) && ways.len() >= self.limits.lease_urls.max(1) {
+            // Former leaders, or their former URLs: whom nobody asks now.
+            ways.retain(|_, way| Arc::strong_count(way) > 1);
+        }
+        let turns = self.limits.lease_questions.max(1);
+        let fresh = || Arc::new(Way { turns: Semaphore::new(turns), idle: Mutex::default() });
+        Arc::clone(ways.entry(url.to_owned()).or_insert_with(fresh))
     }
 }
 
 impl Way {
     /// Waits for a turn and asks, both within the limit.
-    async fn call(&self, url: &str, call: &Call<'_>, limit: Duration) -> io::Result<Reply> {
+    async fn call(&self, url: &str, call: &Call<'_>, limit: Duration, limits: &Limits) -> io::Result<Reply> {
         let deadline = Instant::now() + limit;
         let turn = timeout_at(deadline, self.turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no turn to ask"));
         };
-        let mut client = self.idle().pop().unwrap_or_else(|| Client::reading(LEASE_ANSWER_BYTES_MAX));
+        let mut client =
+            self.idle().pop().unwrap_or_else(|| Client::new(limits).reading(limits.lease_answer_bytes));
         let reply = client.call(url, call, deadline.saturating_duration_since(Instant::now())).await?;
         self.idle().push(client);
         Ok(reply)
@@ -175,8 +181,8 @@ mod tests {
                 tokio::spawn(answer(stream));
             }
         });
-        let leases = Arc::new(Leases::default());
-        let questions: Vec<_> = (0..5 * LEASE_QUESTIONS_MAX)
+        let leases = Arc::new(Leases::new(&Limits::default()));
+        let questions: Vec<_> = (0..5 * Limits::default().lease_questions)
             .map(|_| {
                 let (leases, url) = (Arc::clone(&leases), url.clone());
                 tokio::spawn(async move { leases.renew(&url, 1, Duration::from_secs(10)).await })
@@ -186,17 +192,27 @@ mod tests {
             assert_eq!(question.await.expect("it ends"), Ok(7));
         }
         let accepted = accepted.load(Ordering::Relaxed);
-        assert!(accepted <= LEASE_QUESTIONS_MAX, "{accepted} connections");
+        assert!(accepted <= Limits::default().lease_questions, "{accepted} connections");
         assert_eq!(leases.way(url.trim_end_matches('/')).idle().len(), accepted, "all are kept");
     }
 
     #[tokio::test]
     async fn who_gets_no_turn_is_told_within_its_limit() {
-        let leases = Leases::default();
+        let leases = Leases::new(&Limits { lease_questions: 1, ..Limits::default() });
         let way = leases.way("http://127.0.0.1:1");
-        let _all =
-            way.turns.acquire_many(u32::try_from(LEASE_QUESTIONS_MAX).expect("small")).await.expect("open");
+        let _all = way.turns.acquire().await.expect("open");
         let answer = leases.renew("http://127.0.0.1:1/", 1, Duration::from_millis(20)).await;
         assert_eq!(answer, Err(LeaseRefusal::Other("no turn to ask".to_owned())));
+    }
+
+    #[test]
+    fn ways_to_former_leaders_give_way() {
+        let leases = Leases::new(&Limits { lease_urls: 3, ..Limits::default() });
+        let used = leases.way("http://a:1");
+        for number in 0..100 {
+            leases.way(&format!("http://b:{number}"));
+            assert!(leases.ways.lock().unwrap().len() <= 3);
+        }
+        assert!(Arc::ptr_eq(&used, &leases.way("http://a:1")));
     }
 }

@@ -39,6 +39,7 @@
 //! * `send` never blocks, never does IO, and holds each lock for a push. All queues are bounded in messages and bytes; a
 //!   full one drops the message and reports the member unreachable.
 //! * Encoder state (term, index) lives exactly as long as one response: a new GET starts from zero on both ends.
+//! * Whoever reaches the port costs a bounded amount of memory, connections and lines in the log ([`Limits`]).
 //! * 410 is answered to removed members only; etcd members stop their process when they see it.
 //! * Nothing that is sent is ever sent twice: a POST is retried only when it is known not to have left.
 //!
@@ -50,7 +51,8 @@
 //! ## What it does not do
 //!
 //! No TLS (an `https` peer URL fails to dial, by name). No snapshots between members: `/raft/snapshot` is refused by
-//! name, an outgoing `MsgSnap` is reported as failed. It does not judge raft messages beyond sender and addressee: the
+//! name, an outgoing `MsgSnap` is reported as failed. It does not judge raft messages beyond sender and addressee: a stream
+//! carries what its member says of itself, and what members hand on (proposals, reads, wishes that leadership move); the
 //! node validates what it is given.
 
 pub mod chunk;
@@ -83,5 +85,6 @@ pub use fetch::{
     fetch_members, fetch_version,
 };
 pub use leases::LeaseRefusal;
+pub use limits::Limits;
 pub use peer::PeerStats;
 pub use transport::Transport;

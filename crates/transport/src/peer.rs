@@ -113,7 +113,7 @@ impl Peer {
             posts,
             is_retired: AtomicBool::new(false),
             counters: Counters::default(),
-            lanes: [Lane::default(), Lane::default()],
+            lanes: [Lane::new(&context.limits), Lane::new(&context.limits)],
             active: Mutex::new(None),
             tasks: Mutex::new(Vec::new()),
             context,
@@ -185,8 +185,11 @@ impl Peer {
         if attached.discarded {
             self.context.host().unreachable(self.id);
         }
-        slog::info!(self.context.log, "established TCP streaming connection with remote peer";
-            "stream-writer-type" => kind.name(), "remote-peer-id" => hex(self.id), "replaced" => attached.replaced);
+        let what = "established TCP streaming connection with remote peer";
+        if let Some(before) = self.context.tells(self.id, what) {
+            slog::info!(self.context.log, "{}", what; "stream-writer-type" => kind.name(),
+                "remote-peer-id" => hex(self.id), "replaced" => attached.replaced, "left-out" => before);
+        }
         Some(attached.id)
     }
 
@@ -198,8 +201,11 @@ impl Peer {
             self.counters.failed();
         }
         if newest {
-            slog::warn!(self.context.log, "lost TCP streaming connection with remote peer";
-                "stream-writer-type" => kind.name(), "remote-peer-id" => hex(self.id));
+            let what = "lost TCP streaming connection with remote peer";
+            if let Some(before) = self.context.tells(self.id, what) {
+                slog::warn!(self.context.log, "{}", what; "stream-writer-type" => kind.name(),
+                    "remote-peer-id" => hex(self.id), "left-out" => before);
+            }
             self.deactivate(kind.name(), "write", "connection closed");
         }
         if newest || leftover {
@@ -216,7 +222,10 @@ impl Peer {
         if active.is_none() {
             *active = Some(Instant::now());
             drop(active);
-            slog::info!(self.context.log, "peer became active"; "peer-id" => hex(self.id));
+            let what = "peer became active";
+            if let Some(before) = self.context.tells(self.id, what) {
+                slog::info!(self.context.log, "{}", what; "peer-id" => hex(self.id), "left-out" => before);
+            }
         }
     }
 
@@ -224,8 +233,11 @@ impl Peer {
         if self.active().take().is_some() {
             self.counters.disconnects.fetch_add(1, Ordering::Relaxed);
             let error = format!("failed to {action} {} on {way} ({reason})", hex(self.id));
-            slog::warn!(self.context.log, "peer became inactive (message send to peer failed)";
-                "peer-id" => hex(self.id), "error" => error);
+            let what = "peer became inactive (message send to peer failed)";
+            if let Some(before) = self.context.tells(self.id, what) {
+                slog::warn!(self.context.log, "{}", what;
+                    "peer-id" => hex(self.id), "error" => error, "left-out" => before);
+            }
         }
     }
 
@@ -260,6 +272,7 @@ impl Peer {
             task.abort();
         }
         self.lanes.iter().for_each(Lane::close);
+        self.context.forget(self.id);
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {

@@ -18,23 +18,28 @@ use tokio::{sync::Notify, task::AbortHandle};
 use crate::{
     context::hex,
     headers,
-    limits::{POST_MESSAGES_MAX, POST_WORKERS, REQUEST},
+    limits::Limits,
     peer::Peer,
     post::{Call, Client, Reply},
 };
 
 /// What waits for a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PostQueue {
     messages: Mutex<VecDeque<raftpb::Message>>,
+    messages_max: usize,
     arrived: Notify,
 }
 
 impl PostQueue {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { messages: Mutex::default(), messages_max: limits.post_messages.max(1), arrived: Notify::new() }
+    }
+
     /// False when the queue is full: the message is dropped.
     pub(crate) fn push(&self, message: raftpb::Message) -> bool {
         let mut messages = self.lock();
-        if messages.len() >= POST_MESSAGES_MAX {
+        if messages.len() >= self.messages_max {
             return false;
         }
         messages.push_back(message);
@@ -71,11 +76,13 @@ impl PostQueue {
 
 /// Starts the workers of a peer; must run inside the runtime.
 pub(crate) fn spawn(peer: &Arc<Peer>) -> Vec<AbortHandle> {
-    (0..POST_WORKERS).map(|_| tokio::spawn(work(peer.clone())).abort_handle()).collect()
+    (0..peer.context().limits.post_workers.max(1))
+        .map(|_| tokio::spawn(work(peer.clone())).abort_handle())
+        .collect()
 }
 
 async fn work(peer: Arc<Peer>) {
-    let mut client = Client::default();
+    let mut client = Client::new(&peer.context().limits);
     let mut request_headers = headers::outgoing(&peer.context().identity);
     request_headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
     while let Some(message) = peer.posts.pop(&peer.is_retired).await {
@@ -99,7 +106,7 @@ async fn work(peer: Arc<Peer>) {
 async fn post(peer: &Peer, client: &mut Client, headers: HeaderMap, body: Bytes) -> io::Result<()> {
     let url = peer.urls.pick().ok_or_else(|| io::Error::other("the peer has no URL"))?;
     let call = Call { method: Method::POST, path: "/raft", headers, body };
-    let outcome = match client.call(&url, &call, REQUEST).await {
+    let outcome = match client.call(&url, &call, peer.context().limits.request).await {
         Ok(reply) => judge(peer, &reply),
         Err(e) => Err(e),
     };

@@ -12,10 +12,7 @@ use tokio::{
     time::{Instant, error::Elapsed, timeout, timeout_at},
 };
 
-use crate::{
-    limits::{DIAL, FETCH_BYTES_MAX, IDLE},
-    urls,
-};
+use crate::{limits::Limits, urls};
 
 /// What came back.
 #[derive(Debug)]
@@ -52,18 +49,21 @@ pub(crate) struct Client {
     open: Option<Open>,
     /// The longest answer it reads, in bytes.
     answer_bytes_max: usize,
-}
-
-impl Default for Client {
-    fn default() -> Self {
-        Self::reading(FETCH_BYTES_MAX)
-    }
+    /// How long it connects.
+    dial: Duration,
+    /// A connection idle for longer is not used again.
+    idle: Duration,
 }
 
 impl Client {
+    /// A client for small answers.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { open: None, answer_bytes_max: limits.answer_bytes, dial: limits.dial, idle: limits.idle }
+    }
+
     /// A client for answers of up to this many bytes.
-    pub(crate) fn reading(answer_bytes_max: usize) -> Self {
-        Self { open: None, answer_bytes_max }
+    pub(crate) fn reading(self, answer_bytes_max: usize) -> Self {
+        Self { answer_bytes_max, ..self }
     }
 
     /// Sends one request to `url` + path and reads the whole answer. The connection is kept on success.
@@ -91,7 +91,7 @@ impl Client {
             }
         }
         self.open = None;
-        let open = self.open.insert(connect(url).await?);
+        let open = self.open.insert(connect(url, self.dial).await?);
         match exchange(open, call, max).await {
             Ok(reply) => Ok(self.keep(reply)),
             Err(e) => {
@@ -102,7 +102,7 @@ impl Client {
     }
 
     fn reusable(&mut self, url: &str) -> Option<&mut Open> {
-        self.open.as_mut().filter(|o| o.url == url && o.used.elapsed() < IDLE && !o.sender.is_closed())
+        self.open.as_mut().filter(|o| o.url == url && o.used.elapsed() < self.idle && !o.sender.is_closed())
     }
 
     fn keep(&mut self, reply: Reply) -> Reply {
@@ -114,8 +114,8 @@ impl Client {
 }
 
 /// Connects to a peer URL, `TCP_NODELAY` on. An error says whether the name or the address did not answer.
-pub(crate) async fn dial(address: &urls::Address) -> io::Result<TcpStream> {
-    let deadline = Instant::now() + DIAL;
+pub(crate) async fn dial(address: &urls::Address, limit: Duration) -> io::Result<TcpStream> {
+    let deadline = Instant::now() + limit;
     let authority = &address.authority;
     let found = timeout_at(deadline, lookup_host(authority)).await;
     let found: Vec<SocketAddr> = named("look up", authority, found)?.collect();
@@ -129,9 +129,9 @@ fn named<T>(what: &str, authority: &str, outcome: Result<io::Result<T>, Elapsed>
     outcome.map_err(|e| io::Error::new(e.kind(), format!("{what} {authority}: {e}")))
 }
 
-async fn connect(url: &str) -> io::Result<Open> {
+async fn connect(url: &str, limit: Duration) -> io::Result<Open> {
     let address = urls::parse(url)?;
-    let stream = dial(&address).await?;
+    let stream = dial(&address, limit).await?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| other(&e))?;
     // Ends when the sender is dropped or the other end closes; what failed is seen by the sender.
     tokio::spawn(async move {

@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use crate::{
     context::hex,
-    limits::{CLOCK_DRIFT_MAX, PROBE, REQUEST},
     peer::Peer,
     post::{Call, Client},
 };
@@ -28,9 +27,10 @@ struct Health {
 }
 
 pub(crate) async fn run(peer: Arc<Peer>) {
-    let (mut client, mut healthy, mut drifts) = (Client::default(), true, false);
+    let limits = &peer.context().limits;
+    let (mut client, mut healthy, mut drifts) = (Client::new(limits), true, false);
     loop {
-        tokio::time::sleep(PROBE).await;
+        tokio::time::sleep(limits.probe).await;
         let outcome = probe(&peer, &mut client).await;
         let log = &peer.context().log;
         match (&outcome, healthy) {
@@ -45,11 +45,11 @@ pub(crate) async fn run(peer: Arc<Peer>) {
         healthy = outcome.is_ok();
         if let Ok(Some(drift)) = outcome {
             // Nothing here depends on it; whoever compares the members' logs, or their files' times, wants to know.
-            if drift > CLOCK_DRIFT_MAX && !drifts {
+            if drift > limits.clock_drift && !drifts {
                 slog::warn!(log, "prober found high clock drift"; "remote-peer-id" => hex(peer.id),
                     "clock-drift" => format!("{drift:?}"));
             }
-            drifts = drift > CLOCK_DRIFT_MAX;
+            drifts = drift > limits.clock_drift;
         }
     }
 }
@@ -60,7 +60,7 @@ async fn probe(peer: &Peer, client: &mut Client) -> Result<Option<Duration>, Str
     let call =
         Call { method: Method::GET, path: "/raft/probing", headers: HeaderMap::new(), body: Bytes::new() };
     let begun = Instant::now();
-    let reply = client.call(&url, &call, REQUEST).await.map_err(|e| e.to_string())?;
+    let reply = client.call(&url, &call, peer.context().limits.request).await.map_err(|e| e.to_string())?;
     if reply.status != StatusCode::OK {
         return Err(format!("unexpected http status {}", reply.status));
     }

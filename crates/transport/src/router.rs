@@ -16,15 +16,15 @@ use tokio::sync::Notify;
 
 use crate::{
     codec::Kind,
-    limits::INBOX_MESSAGES_MAX,
     peer::Peer,
     transport::{Table, Transport},
 };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
     filled: Notify,
+    messages_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -36,11 +36,15 @@ struct Waiting {
 }
 
 impl Inbox {
+    pub(crate) fn new(messages_max: usize) -> Self {
+        Self { waiting: Mutex::default(), filled: Notify::new(), messages_max: messages_max.max(1) }
+    }
+
     /// Takes the batch; what does not fit is dropped, and its addressees are reported later.
     pub(crate) fn push(&self, mut batch: Vec<raftpb::Message>) {
         let mut waiting = self.lock();
         let was_empty = waiting.messages.is_empty();
-        let room = INBOX_MESSAGES_MAX.saturating_sub(waiting.messages.len());
+        let room = self.messages_max.saturating_sub(waiting.messages.len());
         if batch.len() > room {
             for message in batch.drain(room..) {
                 let is_snapshot = message.r#type() == raftpb::MessageType::MsgSnap;

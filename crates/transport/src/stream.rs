@@ -20,7 +20,6 @@ use crate::{
     codec::{Encoder, Kind},
     io::Busy,
     lane::Attachment,
-    limits::{BUFFER_KEPT_BYTES, FRAME_BYTES, HEARTBEAT},
     peer::Peer,
 };
 
@@ -40,7 +39,8 @@ impl StreamBody {
     /// Takes the peer's lane over. `None`: the peer is being removed.
     pub(crate) fn attach(peer: Arc<Peer>, kind: Kind, busy: Busy) -> Option<Self> {
         let attachment = peer.attach(kind)?;
-        let mut heartbeat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+        let every = peer.context().limits.heartbeat;
+        let mut heartbeat = interval_at(tokio::time::Instant::now() + every, every);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(Self {
             peer,
@@ -56,7 +56,9 @@ impl StreamBody {
 
     /// Polled by hyper through the response body.
     pub(crate) fn poll_frame(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.out.capacity() > BUFFER_KEPT_BYTES {
+        let limits = &self.peer.context().limits;
+        let (kept_bytes, batch_bytes) = (limits.buffer_kept_bytes, limits.batch_bytes.max(1));
+        if self.out.capacity() > kept_bytes {
             self.out = BytesMut::new();
         }
         if self.batch.is_empty() {
@@ -65,7 +67,7 @@ impl StreamBody {
                 Poll::Ready(true) | Poll::Pending => {}
             }
         }
-        while self.out.len() < FRAME_BYTES
+        while self.out.len() < batch_bytes
             && let Some(message) = self.batch.pop_front()
         {
             self.encoder.encode(&message, &mut self.out);

@@ -16,7 +16,7 @@ use crate::{
     context::{Context, Host, Identity, hex},
     dial,
     leases::{LeaseRefusal, Leases},
-    limits::{REMOTES_MAX, REQUEST},
+    limits::Limits,
     peer::{Peer, PeerStats, Standing},
     pipeline::{self, PostQueue},
     probe, router, server, urls,
@@ -26,13 +26,14 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Table {
     peers: BTreeMap<u64, Arc<Peer>>,
-    remotes: BTreeMap<u64, Arc<Peer>>,
+    /// Since when, and who.
+    remotes: BTreeMap<u64, (Instant, Arc<Peer>)>,
 }
 
 impl Table {
     /// A member if it is one, else a remote.
     pub(crate) fn find(&self, id: u64) -> Option<&Arc<Peer>> {
-        self.peers.get(&id).or_else(|| self.remotes.get(&id))
+        self.peers.get(&id).or_else(|| self.remotes.get(&id).map(|(_, peer)| peer))
     }
 }
 
@@ -50,16 +51,21 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// A transport that does nothing yet.
+    /// A transport that does nothing yet, with the limits of a member.
     pub fn new(identity: Identity, log: Logger) -> Arc<Self> {
+        Self::with(identity, Limits::default(), log)
+    }
+
+    /// A transport that does nothing yet.
+    pub fn with(identity: Identity, limits: Limits, log: Logger) -> Arc<Self> {
         Arc::new(Self {
-            context: Arc::new(Context::new(identity, log)),
-            inbox: router::Inbox::default(),
+            inbox: router::Inbox::new(limits.inbox_messages),
+            leases: Leases::new(&limits),
+            context: Arc::new(Context::new(identity, limits, log)),
             table: RwLock::default(),
             changing: Mutex::new(()),
             runtime: OnceLock::new(),
             router: Mutex::new(None),
-            leases: Leases::default(),
         })
     }
 
@@ -97,10 +103,10 @@ impl Transport {
                 self.change_urls(peer, urls);
                 peer.clone()
             } else {
-                let posts = remote.as_ref().map(|remote| remote.posts.clone()).unwrap_or_default();
+                let posts = remote.as_ref().map(|(_, remote)| remote.posts.clone());
                 self.add(*id, urls, Standing::Member, posts)
             };
-            if let Some(remote) = remote {
+            if let Some((_, remote)) = remote {
                 remote.retire();
             }
             table.peers.insert(*id, peer);
@@ -113,10 +119,16 @@ impl Transport {
         }
     }
 
-    /// Answers peers on this listener until `shutdown` completes, then closes all its connections.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    /// Answers peers on this listener until `shutdown` completes, then closes all its connections. It takes at most
+    /// `connections_max` of them at once, or fewer where the limits say so; the idle ones give way first.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        connections_max: usize,
+        shutdown: impl Future<Output = ()>,
+    ) {
         assert!(self.context.is_started(), "Transport::start comes before serve");
-        server::serve(self, listener, shutdown).await;
+        server::serve(self, listener, connections_max, shutdown).await;
     }
 
     /// Since when there has been a working connection with this member; `None` when there is none.
@@ -129,9 +141,14 @@ impl Transport {
         self.context.round_trips().clone()
     }
 
+    /// `quorate_peer_faults_total`: what was done wrong at the peer port, by kind.
+    pub fn faults(&self) -> prometheus::IntCounterVec {
+        self.context.faults().clone()
+    }
+
     /// Asks the leader, at one of its peer URLs, to renew a lease: its TTL in seconds. In the runtime.
     pub async fn renew_lease(&self, url: &str, id: i64) -> Result<i64, LeaseRefusal> {
-        self.leases.renew(url, id, REQUEST).await
+        self.leases.renew(url, id, self.context.limits.request).await
     }
 
     /// Asks the leader, at one of its peer URLs, what is left of a lease and what hangs on it. In the runtime.
@@ -141,7 +158,7 @@ impl Transport {
         id: i64,
         keys: bool,
     ) -> Result<pb::LeaseTimeToLiveResponse, LeaseRefusal> {
-        self.leases.time_to_live(url, id, keys, REQUEST).await
+        self.leases.time_to_live(url, id, keys, self.context.limits.request).await
     }
 
     /// Counters of all members, by ID.
@@ -157,7 +174,8 @@ impl Transport {
         }
         let old = self.table();
         self.put(Table::default());
-        old.peers.values().chain(old.remotes.values()).for_each(|peer| peer.stop());
+        old.peers.values().for_each(|peer| peer.stop());
+        old.remotes.values().for_each(|(_, peer)| peer.stop());
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {
@@ -177,10 +195,20 @@ impl Transport {
         self.table().peers.get(&id).cloned()
     }
 
-    /// Remembers an unknown sender, so that it can be answered (etcd `AddRemote`). Malformed URLs are not remembered.
+    /// Remembers an unknown sender, so that it can be answered (etcd `AddRemote`). Malformed URLs are not remembered. Where
+    /// there are too many, the oldest gives way, but not at once: who goes on asking comes again.
     pub(crate) fn add_remote(&self, id: u64, peer_urls: &str) {
-        let known = |table: &Table| table.find(id).is_some() || table.remotes.len() >= REMOTES_MAX;
-        if id == self.context.identity.member || known(&self.table()) {
+        let limits = &self.context.limits;
+        let now = Instant::now();
+        let oldest =
+            |table: &Table| table.remotes.iter().min_by_key(|(_, (since, _))| *since).map(|(id, _)| *id);
+        let is_kept = |since: Instant| now.saturating_duration_since(since) < limits.remote_kept;
+        let no_place = |table: &Table| {
+            let is_full = table.remotes.len() >= limits.remotes.max(1);
+            table.find(id).is_some()
+                || (is_full && oldest(table).is_some_and(|id| is_kept(table.remotes[&id].0)))
+        };
+        if id == self.context.identity.member || no_place(&self.table()) {
             return;
         }
         let list: Vec<String> = peer_urls.split(',').map(|url| url.trim().to_owned()).collect();
@@ -189,21 +217,27 @@ impl Transport {
         }
         let _changing = self.changing.lock().expect("no panic while peers change");
         let old = self.table();
-        if known(&old) {
+        if no_place(&old) {
             return;
         }
         let mut table = Table { peers: old.peers.clone(), remotes: old.remotes.clone() };
-        table.remotes.insert(id, self.add(id, &list, Standing::Remote, Arc::default()));
+        let is_full = table.remotes.len() >= limits.remotes.max(1);
+        let gone = oldest(&table).filter(|_| is_full).and_then(|id| table.remotes.remove(&id));
+        table.remotes.insert(id, (now, self.add(id, &list, Standing::Remote, None)));
         self.put(table);
+        if let Some((_, gone)) = gone {
+            gone.stop();
+        }
     }
 
     fn put(&self, table: Table) {
         *self.table.write().expect("no panic while the table is held") = Arc::new(table);
     }
 
-    fn add(&self, id: u64, urls: &[String], standing: Standing, posts: Arc<PostQueue>) -> Arc<Peer> {
+    fn add(&self, id: u64, urls: &[String], standing: Standing, posts: Option<Arc<PostQueue>>) -> Arc<Peer> {
         let runtime = self.runtime.get().expect("Transport::start comes before update_peers");
         let _inside = runtime.enter();
+        let posts = posts.unwrap_or_else(|| Arc::new(PostQueue::new(&self.context.limits)));
         let peer = Peer::new(self.context.clone(), id, urls, standing, posts);
         let mut tasks = pipeline::spawn(&peer);
         if standing == Standing::Member {
@@ -215,8 +249,10 @@ impl Transport {
             Standing::Member => "added remote peer",
             Standing::Remote => "added new remote peer",
         };
-        slog::info!(self.context.log, "{}", what;
-            "remote-peer-id" => hex(id), "remote-peer-urls" => urls.join(","));
+        if let Some(before) = self.context.tells(id, what) {
+            slog::info!(self.context.log, "{}", what;
+                "remote-peer-id" => hex(id), "remote-peer-urls" => urls.join(","), "left-out" => before);
+        }
         peer
     }
 

@@ -6,7 +6,7 @@
 mod fs;
 mod mem;
 
-pub use fs::{FsDisk, FsFile};
+pub use fs::{FsDisk, FsFile, make_dir_all};
 pub use mem::{MemDisk, MemFile};
 
 use std::io;
@@ -43,6 +43,13 @@ pub trait DiskFile: Send {
 
     /// Writes all of it at an offset.
     fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Told how far the file is written and how far it soon will be: space that was only set aside may be made cheap
+    /// to write there. The file reads as before.
+    fn zero_ahead(&mut self, end: u64, bytes: u64) -> io::Result<()> {
+        let _ = (end, bytes);
+        Ok(())
+    }
 
     /// Makes what was written durable (fdatasync).
     fn sync(&mut self) -> io::Result<()>;

@@ -20,6 +20,9 @@ pub(crate) const WORD_BYTES: usize = 8;
 /// peer stream is 512 MiB), and low enough that lengths fit the offset index.
 pub(crate) const RECORD_BYTES_MAX: usize = 1 << 30;
 
+/// The frame of a hard state, in bytes, from above: three tags with ten bytes each, and what frames a record.
+pub(crate) const STATE_FRAME_BYTES_MAX: usize = WORD_BYTES + 3 + 10 + 5 + 1 + 33 + 7;
+
 /// The record types of etcd's log.
 pub(crate) mod kind {
     pub(crate) const METADATA: u64 = 1;

@@ -37,11 +37,13 @@ mod error;
 mod frame;
 mod index;
 mod open;
+mod options;
 mod replay;
 mod segment;
 mod superblock;
 mod wal;
 
-pub use disk::{Disk, DiskFile, FsDisk, FsFile, MemDisk, MemFile};
+pub use disk::{Disk, DiskFile, FsDisk, FsFile, MemDisk, MemFile, make_dir_all};
 pub use error::WalError;
-pub use wal::{Options, Repair, Replayed, SEGMENT_BYTES, Wal};
+pub use options::{Options, SEGMENT_BYTES};
+pub use wal::{Repair, Replayed, Wal};

@@ -4,14 +4,15 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::WalError;
 use crate::frame;
 use crate::index::LogIndex;
+use crate::options::Options;
 use crate::replay::{Replay, SegmentName, Tail};
 use crate::superblock::Superblock;
-use crate::wal::{Options, Repair, Replayed, Segment, Wal};
+use crate::wal::{Repair, Replayed, Segment, Wal};
 use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
 use std::collections::VecDeque;
-use types::HardState;
+use types::{HardState, Index};
 
 /// The name under which a segment is prepared, as etcd's are; nobody takes it for one.
 const PREPARED: &str = "0.tmp";
@@ -47,7 +48,7 @@ impl<D: Disk> Wal<D> {
             segments: VecDeque::from([segment]),
             end: buffer.len() as u64,
             durable: buffer.len() as u64,
-            must_sync: false,
+            needed: 0,
             written_bytes: 0,
             crc,
             end_crc: crc,
@@ -59,8 +60,8 @@ impl<D: Disk> Wal<D> {
             buffer: Vec::new(),
             failed: false,
         };
+        // Durable with the first that is worth remembering: a log without its head is refused anyway.
         wal.remember(0)?;
-        wal.superblock.sync()?;
         Ok(wal)
     }
 
@@ -70,39 +71,26 @@ impl<D: Disk> Wal<D> {
         Self::open_with(disk, Options::default())
     }
 
+    /// What [`Wal::open`] would find, and the first entry of it, with nothing on disk changed.
+    pub fn inspect(disk: &D) -> Result<(Replayed, Index), WalError> {
+        let Read { replay, .. } = read(disk, Options::default())?;
+        Ok((replay.replayed(), replay.index.first()))
+    }
+
     /// [`Wal::open`] with another layout: segments may be of any length.
     pub fn open_with(disk: D, options: Options) -> Result<(Self, Replayed), WalError> {
-        let names = segments_of(&disk)?;
-        let [first, ..] = &names[..] else { return Err(WalError::NotFound) };
-        check_consecutive(&names)?;
-        let mut segments = VecDeque::new();
-        for name in &names {
-            let file = disk.open(&name.name).map_err(|e| WalError::io("open", &name.name, e))?;
-            segments.push_back(Segment { seq: name.seq, name: name.name.clone(), file });
-        }
-        let remembered = Superblock::open(&disk)?;
-        let mut replay = Replay::new(first, remembered.as_ref().and_then(|&(_, mark)| mark));
-        let mut tail = Tail { end: 0, junk_end: None };
-        for (n, (name, segment)) in names.iter().zip(&segments).enumerate() {
-            tail = replay.segment(&segment.file, name, n + 1 == names.len())?;
-        }
-        replay.finish(&names[names.len() - 1], tail.end)?;
+        let Read { mut segments, superblock, replay, tail } = read(&disk, options)?;
         let last = segments.back_mut().expect("there is at least one segment");
-        let repaired = repair(&disk, last, &tail)?;
+        let repaired = repair(&disk, last, &tail, options.replay_bytes)?;
         let length = last.file.len().map_err(|e| WalError::io("measure", &last.name, e))?;
         if length < options.segment_bytes {
             last.file.set_len(options.segment_bytes).map_err(|e| WalError::io("lengthen", &last.name, e))?;
         }
-        let superblock = match remembered {
-            Some((superblock, _)) => superblock,
+        let superblock = match superblock {
+            Some(superblock) => superblock,
             None => Superblock::create(&disk)?,
         };
-        let replayed = Replayed {
-            metadata: replay.metadata.clone().unwrap_or_default(),
-            hard_state: replay.state,
-            snapshot: replay.newest_snapshot(),
-            repaired,
-        };
+        let replayed = Replayed { repaired, ..replay.replayed() };
         let mut wal = Self {
             disk,
             options,
@@ -110,7 +98,8 @@ impl<D: Disk> Wal<D> {
             segments,
             end: tail.end,
             durable: 0,
-            must_sync: true,
+            // All that was read: a process that was killed may not have synced it.
+            needed: tail.end,
             written_bytes: 0,
             crc: replay.crc,
             end_crc: replay.crc,
@@ -129,6 +118,33 @@ impl<D: Disk> Wal<D> {
     }
 }
 
+/// A log that was read through and not changed.
+struct Read<F> {
+    segments: VecDeque<Segment<F>>,
+    superblock: Option<Superblock<F>>,
+    replay: Replay,
+    tail: Tail,
+}
+
+fn read<D: Disk>(disk: &D, options: Options) -> Result<Read<D::File>, WalError> {
+    let names = segments_of(disk)?;
+    let [first, ..] = &names[..] else { return Err(WalError::NotFound) };
+    check_consecutive(&names)?;
+    let mut segments = VecDeque::new();
+    for name in &names {
+        let file = disk.open(&name.name).map_err(|e| WalError::io("open", &name.name, e))?;
+        segments.push_back(Segment { seq: name.seq, name: name.name.clone(), file });
+    }
+    let (superblock, mark) = Superblock::open(disk)?.unzip();
+    let mut replay = Replay::new(first, mark.flatten(), options);
+    let mut tail = Tail { end: 0, junk_end: None };
+    for (n, (name, segment)) in names.iter().zip(&segments).enumerate() {
+        tail = replay.segment(&segment.file, name, n + 1 == names.len())?;
+    }
+    replay.finish(&names[names.len() - 1], tail.end)?;
+    Ok(Read { segments, superblock, replay, tail })
+}
+
 /// Makes a segment under another name, and gives it its own when it is durable.
 pub(crate) fn publish<D: Disk>(
     disk: &D,
@@ -138,7 +154,10 @@ pub(crate) fn publish<D: Disk>(
 ) -> Result<Segment<D::File>, WalError> {
     let mut file =
         disk.create(PREPARED, options.segment_bytes).map_err(|e| WalError::io("create", PREPARED, e))?;
-    file.write_at(head, 0).map_err(|e| WalError::io("write", PREPARED, e))?;
+    let written = file.write_at(head, 0);
+    written
+        .and_then(|()| file.zero_ahead(head.len() as u64, options.zero_ahead_bytes))
+        .map_err(|e| WalError::io("write", PREPARED, e))?;
     file.sync().map_err(|e| WalError::io("sync", PREPARED, e))?;
     disk.rename(PREPARED, &name.name).map_err(|e| WalError::io("rename", PREPARED, e))?;
     disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))?;
@@ -165,11 +184,16 @@ fn check_consecutive(names: &[SegmentName]) -> Result<(), WalError> {
 
 /// Sets aside what a crash left after the last good record, and makes zeros of it: what is written there next must
 /// not be followed by the remains.
-fn repair<D: Disk>(disk: &D, last: &mut Segment<D::File>, tail: &Tail) -> Result<Option<Repair>, WalError> {
+fn repair<D: Disk>(
+    disk: &D,
+    last: &mut Segment<D::File>,
+    tail: &Tail,
+    chunk_bytes: usize,
+) -> Result<Option<Repair>, WalError> {
     let Some(junk_end) = tail.junk_end else { return Ok(None) };
     let broken = format!("{}.broken", last.name);
     let mut copy = disk.create(&broken, 0).map_err(|e| WalError::io("create", &broken, e))?;
-    let mut chunk = vec![0; 1 << 20];
+    let mut chunk = vec![0; chunk_bytes];
     let mut at = tail.end;
     while at < junk_end {
         let length = usize::try_from(junk_end - at).map_or(chunk.len(), |left| left.min(chunk.len()));
@@ -183,7 +207,7 @@ fn repair<D: Disk>(disk: &D, last: &mut Segment<D::File>, tail: &Tail) -> Result
     }
     copy.sync().map_err(|e| WalError::io("sync", &broken, e))?;
     disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))?;
+    // Synced with all that was read, before the log is written to.
     last.file.set_len(tail.end).map_err(|e| WalError::io("cut", &last.name, e))?;
-    last.file.sync().map_err(|e| WalError::io("sync", &last.name, e))?;
     Ok(Some(Repair { file: last.name.clone(), offset: tail.end, bytes: junk_end - tail.end }))
 }

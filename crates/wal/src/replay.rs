@@ -12,16 +12,14 @@ use crate::disk::DiskFile;
 use crate::error::WalError;
 use crate::frame::{EntryView, Record, kind, parse_state};
 use crate::index::{LogIndex, Slot};
+use crate::options::Options;
 use crate::segment::{Reader, Step};
 use crate::superblock::Mark;
+use crate::wal::Replayed;
 use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
 use types::{Entry, HardState, Index, Term};
-
-/// The unsynced writes of one log, in bytes, at most: more is synced as it is written. A record torn by a crash has
-/// no good records further behind it than this; the greatest batch of etcd's logs is below it.
-pub(crate) const UNSYNCED_BYTES_MAX: u64 = 16 << 20;
 
 /// No log reaches this index; what names one above is no entry of ours or of etcd's.
 pub(crate) const INDEX_MAX: Index = i64::MAX.unsigned_abs();
@@ -60,6 +58,7 @@ pub(crate) struct Replay {
     replacing: Option<(Index, Term)>,
     base: Base,
     mark: Option<Mark>,
+    options: Options,
 }
 
 /// Where the base of the index comes from.
@@ -85,9 +84,9 @@ pub(crate) struct Tail {
 
 impl Replay {
     /// At the start of a log whose first segment is this one.
-    pub(crate) fn new(first: &SegmentName, mark: Option<Mark>) -> Self {
+    pub(crate) fn new(first: &SegmentName, mark: Option<Mark>, options: Options) -> Self {
         let base = if first.seq == 0 { Base::Fixed } else { Base::Unknown };
-        Self { base, mark, ..Self::default() }
+        Self { base, mark, options, ..Self::default() }
     }
 
     /// Reads a segment. `last`: no other follows, so a crash may have torn its end.
@@ -97,7 +96,7 @@ impl Replay {
         segment: &SegmentName,
         last: bool,
     ) -> Result<Tail, WalError> {
-        let mut reader = Reader::new(file, &segment.name)?;
+        let mut reader = Reader::new(file, &segment.name, self.options.replay_bytes)?;
         let mut offset = 0;
         let mut records = 0_u64;
         let torn = loop {
@@ -136,7 +135,7 @@ impl Replay {
         self.check_end(segment, offset)?;
         let junk_end = reader.last_written(offset)?;
         if junk_end.is_some() {
-            check_torn(&mut reader, segment, offset, torn)?;
+            check_torn(&mut reader, segment, offset, torn, self.options.unsynced_bytes_max)?;
         }
         // A record cut short by the end of the file may have no byte of its own that is not zero.
         Ok(Tail { end: offset, junk_end: junk_end.or(torn.map(|_| reader.len())) })
@@ -273,8 +272,18 @@ impl Replay {
         }
     }
 
+    /// What was read, before anything is repaired.
+    pub(crate) fn replayed(&self) -> Replayed {
+        Replayed {
+            metadata: self.metadata.clone().unwrap_or_default(),
+            hard_state: self.state,
+            snapshot: self.newest_snapshot(),
+            repaired: None,
+        }
+    }
+
     /// The newest snapshot record that counts (etcd's `ValidSnapshotEntries`), but for the one of an empty log.
-    pub(crate) fn newest_snapshot(&self) -> Option<walpb::Snapshot> {
+    fn newest_snapshot(&self) -> Option<walpb::Snapshot> {
         let counts = |snapshot: &&walpb::Snapshot| snapshot.index() <= self.state.commit;
         self.snapshots.iter().rfind(counts).filter(|snapshot| snapshot.index() > 0).cloned()
     }
@@ -299,13 +308,14 @@ fn check_torn<F: DiskFile>(
     segment: &SegmentName,
     offset: u64,
     torn: Option<&'static str>,
+    unsynced_bytes_max: u64,
 ) -> Result<(), WalError> {
     let Some(good) = reader.last_good(offset)? else { return Ok(()) };
     // A crash that lost this record's sectors may have kept later ones of the same writes. One that runs over the
     // end of the file has nothing behind it.
     let over_the_end = torn == Some(crate::segment::RUNS_OVER_THE_END);
     let lost_sector = torn.is_some() && !over_the_end || torn.is_none() && reader.sector_is_zero(offset)?;
-    if lost_sector && good - offset <= UNSYNCED_BYTES_MAX {
+    if lost_sector && good - offset <= unsynced_bytes_max {
         return Ok(());
     }
     let what = format!("{}, but good records follow up to offset {good}", torn.unwrap_or("no record"));

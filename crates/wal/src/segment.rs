@@ -13,9 +13,6 @@ use crate::frame::{RECORD_BYTES_MAX, Record, WORD_BYTES, kind, split_word};
 /// What a disk writes whole or not at all, in bytes (etcd's `minSectorSize`).
 const SECTOR_BYTES: u64 = 512;
 
-/// How much is read at once, in bytes.
-const CHUNK_BYTES: usize = 1 << 20;
-
 /// What is wrong with a record that is longer than its file.
 pub(crate) const RUNS_OVER_THE_END: &str = "the record runs over the end of the file";
 
@@ -38,12 +35,14 @@ pub(crate) struct Reader<'a, F> {
     buffer: Vec<u8>,
     /// Where in the file the buffer begins.
     start: u64,
+    /// How much is read at once.
+    chunk_bytes: usize,
 }
 
 impl<'a, F: DiskFile> Reader<'a, F> {
-    pub(crate) fn new(file: &'a F, name: &'a str) -> Result<Self, WalError> {
+    pub(crate) fn new(file: &'a F, name: &'a str, chunk_bytes: usize) -> Result<Self, WalError> {
         let len = file.len().map_err(|e| WalError::io("measure", name, e))?;
-        Ok(Self { file, name, len, buffer: Vec::new(), start: 0 })
+        Ok(Self { file, name, len, buffer: Vec::new(), start: 0, chunk_bytes })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -63,7 +62,7 @@ impl<'a, F: DiskFile> Reader<'a, F> {
     }
 
     fn fill(&mut self, offset: u64, length: usize) -> Result<(), WalError> {
-        self.buffer.resize(length.max(CHUNK_BYTES), 0);
+        self.buffer.resize(length.max(self.chunk_bytes), 0);
         self.start = offset;
         let mut done = 0;
         while done < self.buffer.len() {
@@ -129,7 +128,7 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         let mut last = None;
         let mut at = offset;
         while at < self.len {
-            let bytes = self.bytes(at, CHUNK_BYTES)?;
+            let bytes = self.bytes(at, self.chunk_bytes)?;
             if bytes.is_empty() {
                 break;
             }

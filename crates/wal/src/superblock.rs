@@ -123,6 +123,26 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_is_written_without_touching_the_other_after_a_restart_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = crate::FsDisk::open(dir.path()).expect("open");
+        drop(Superblock::create(&disk).expect("create"));
+        for n in 1..=4 {
+            // Opened anew each time: what the file knows of itself is lost in between.
+            let (mut block, mark) = Superblock::open(&disk).expect("open").expect("the file is there");
+            assert_eq!(mark.map_or(0, |mark| mark.seq), n - 1);
+            block.remember(Mark { seq: n, offset: 8, crc: 7 }).expect("remember");
+            let slots = [0, SLOT_STRIDE_BYTES].map(|at| {
+                let mut slot = [0; SLOT_BYTES];
+                block.file.read_at(&mut slot, at).expect("read");
+                decode(&slot).map_or(0, |(generation, _)| generation)
+            });
+            assert_eq!(slots.into_iter().max(), Some(n));
+            assert_eq!(slots.into_iter().min(), Some(n - 1), "the slot before is still there");
+        }
+    }
+
+    #[test]
     fn the_newest_whole_slot_counts() {
         let disk = MemDisk::new();
         assert!(Superblock::open(&disk).expect("open").is_none());

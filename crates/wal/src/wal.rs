@@ -5,38 +5,14 @@ use crate::error::WalError;
 use crate::frame;
 use crate::index::{LogIndex, Slot};
 use crate::open::publish;
-use crate::replay::{INDEX_MAX, SegmentName, UNSYNCED_BYTES_MAX, read_entry};
+use crate::options::Options;
+use crate::replay::{INDEX_MAX, SegmentName, read_entry};
 use crate::superblock::{Mark, Superblock};
 use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
 use std::collections::VecDeque;
 use types::{Entry, HardState, Index, Term};
-
-/// etcd's `SegmentSizeBytes`: space set aside for a segment, and the length at which the next begins.
-pub const SEGMENT_BYTES: u64 = 64_000_000;
-
-/// What is encoded before it is written, in bytes: bounds the buffer; a batch is one write unless it is larger.
-const WRITE_BYTES_MAX: usize = 4 << 20;
-
-/// How much of the log is read from disk at once for [`Wal::entries`], in bytes, unless one entry is larger.
-const READ_BYTES_MAX: u64 = 256 << 10;
-
-/// How much log is synced before the superblock is, in bytes: one more sync in a few hundred batches.
-const SUPERBLOCK_SYNC_BYTES: u64 = 8 << 20;
-
-/// How a log is laid out.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Space set aside for a segment, and the length at which the next begins, in bytes.
-    pub segment_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { segment_bytes: SEGMENT_BYTES }
-    }
-}
 
 /// What a log held when it was opened. Its entries are read by [`Wal::entries`].
 #[derive(Clone, Debug, PartialEq)]
@@ -80,8 +56,9 @@ pub struct Wal<D: Disk> {
     pub(crate) end: u64,
     /// How far the last segment is durable. Never beyond `end`.
     pub(crate) durable: u64,
-    /// Whether something was appended that must be durable before the caller acts on it.
-    pub(crate) must_sync: bool,
+    /// The end of what must be durable before the caller acts on it, in the last segment. A position, not a flag: a
+    /// sync covers what was written before it and nothing else, whoever asked for it.
+    pub(crate) needed: u64,
     /// Bytes written since it was opened.
     pub(crate) written_bytes: u64,
     /// The running crc, after what is encoded.
@@ -125,6 +102,7 @@ impl<D: Disk> Wal<D> {
     fn try_append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
         let seq = self.tail().seq;
         for entry in entries {
+            self.make_room(frame::entry_frame_bytes_max(entry.data.len()))?;
             let before = self.buffer.len();
             let offset = self.end + before as u64;
             let seed = self.crc;
@@ -136,18 +114,25 @@ impl<D: Disk> Wal<D> {
                 seed,
             };
             self.index.put(entry.index, entry.term, seq, slot);
-            if self.buffer.len() >= WRITE_BYTES_MAX {
+            if self.buffer.len() >= self.options.write_bytes_max {
                 self.write_out()?;
             }
         }
-        self.must_sync |= !entries.is_empty();
+        if !entries.is_empty() {
+            self.needed = self.position();
+        }
         // etcd's Save leaves out a state that says nothing.
         if let Some(state) = hard_state.filter(|state| **state != HardState::default()) {
             // A commit index alone may be lost: it is learned again (etcd's raft.MustSync).
-            self.must_sync |= (state.term, state.vote) != (self.state.term, self.state.vote);
-            self.must_sync |= self.uncommitted_snapshot.take_if(|index| *index <= state.commit).is_some();
+            let promises = (state.term, state.vote) != (self.state.term, self.state.vote);
+            let commits_a_snapshot =
+                self.uncommitted_snapshot.take_if(|index| *index <= state.commit).is_some();
+            self.make_room(frame::STATE_FRAME_BYTES_MAX)?;
             self.crc = frame::push_state(&mut self.buffer, self.crc, state);
             self.state = *state;
+            if promises || commits_a_snapshot {
+                self.needed = self.position();
+            }
         }
         self.write_out()?;
         if self.end >= self.options.segment_bytes { self.cut() } else { Ok(()) }
@@ -157,7 +142,7 @@ impl<D: Disk> Wal<D> {
     /// nothing, was appended.
     pub fn sync(&mut self) -> Result<(), WalError> {
         self.check_alive()?;
-        if !self.must_sync {
+        if !self.must_sync() {
             return Ok(());
         }
         let result = self.sync_tail();
@@ -166,7 +151,7 @@ impl<D: Disk> Wal<D> {
 
     /// Whether [`Wal::sync`] would do something.
     pub fn must_sync(&self) -> bool {
-        self.must_sync
+        self.needed > self.durable
     }
 
     /// Bytes written since it was opened: frames, without what is set aside for them.
@@ -174,11 +159,16 @@ impl<D: Disk> Wal<D> {
         self.written_bytes
     }
 
-    /// Makes everything durable, commit index and superblock included: at the end of the process.
-    pub fn close(mut self) -> Result<(), WalError> {
+    /// Makes everything durable, commit index and superblock included, whether anybody needs it or not.
+    pub fn sync_all(&mut self) -> Result<(), WalError> {
         self.check_alive()?;
-        self.sync_tail()?;
-        self.superblock.sync()
+        let result = self.sync_tail().and_then(|()| self.superblock.sync());
+        self.note(result)
+    }
+
+    /// [`Wal::sync_all`], at the end of the process.
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.sync_all()
     }
 
     /// Records that a snapshot exists, and syncs. One that is ahead of the log, or of another term than the entry at
@@ -257,7 +247,8 @@ impl<D: Disk> Wal<D> {
         for index in low..high {
             let (seq, slot) = self.index.locate(index).expect("the range was checked");
             let near = run.first().is_none_or(|&(first_seq, first)| {
-                first_seq == seq && u64::from(slot.offset + slot.bytes - first.offset) <= READ_BYTES_MAX
+                first_seq == seq
+                    && u64::from(slot.offset + slot.bytes - first.offset) <= self.options.read_bytes_max
             });
             let fits = u64::from(slot.bytes) <= *budget || force && run.is_empty();
             if !near || !fits {
@@ -352,23 +343,37 @@ impl<D: Disk> Wal<D> {
         self.segments.back_mut().expect("there is at least one segment")
     }
 
+    /// Writes what is encoded if a frame of this length would take the buffer over what may be unsynced: a longer one
+    /// goes alone, since nothing good may lie further behind a torn record.
+    fn make_room(&mut self, frame_bytes: usize) -> Result<(), WalError> {
+        let bytes = (self.buffer.len() + frame_bytes) as u64;
+        if bytes > self.options.unsynced_bytes_max { self.write_out() } else { Ok(()) }
+    }
+
+    /// The end of what is encoded, written or not, in the last segment.
+    fn position(&self) -> u64 {
+        self.end + self.buffer.len() as u64
+    }
+
     fn write_out(&mut self) -> Result<(), WalError> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if self.end - self.durable + self.buffer.len() as u64 > UNSYNCED_BYTES_MAX {
+        if self.end > self.durable && self.position() - self.durable > self.options.unsynced_bytes_max {
             self.sync_tail()?;
         }
         let offset = self.end;
         let buffer = std::mem::take(&mut self.buffer);
+        let (end, ahead) = (offset + buffer.len() as u64, self.options.zero_ahead_bytes);
         let tail = self.tail();
-        tail.file.write_at(&buffer, offset).map_err(|e| WalError::io("write", &tail.name, e))?;
-        self.end += buffer.len() as u64;
+        let written = tail.file.write_at(&buffer, offset).and_then(|()| tail.file.zero_ahead(end, ahead));
+        written.map_err(|e| WalError::io("write", &tail.name, e))?;
+        self.end = end;
         self.written_bytes += buffer.len() as u64;
         self.end_crc = self.crc;
         self.buffer = buffer;
         self.buffer.clear();
-        self.buffer.shrink_to(WRITE_BYTES_MAX);
+        self.buffer.shrink_to(self.options.write_bytes_max);
         Ok(())
     }
 
@@ -377,7 +382,6 @@ impl<D: Disk> Wal<D> {
         tail.file.sync().map_err(|e| WalError::io("sync", &tail.name, e))?;
         let bytes = self.end - self.durable;
         self.durable = self.end;
-        self.must_sync = false;
         self.remember(bytes)
     }
 
@@ -386,7 +390,7 @@ impl<D: Disk> Wal<D> {
         let mark = Mark { seq: self.tail().seq, offset: self.durable, crc: self.end_crc };
         self.superblock.remember(mark)?;
         self.superblock_behind_bytes += bytes;
-        if self.superblock_behind_bytes >= SUPERBLOCK_SYNC_BYTES {
+        if self.superblock_behind_bytes >= self.options.superblock_sync_bytes {
             self.superblock.sync()?;
             self.superblock_behind_bytes = 0;
         }
@@ -414,6 +418,8 @@ impl<D: Disk> Wal<D> {
         self.segments.push_back(segment);
         self.end = head.len() as u64;
         self.durable = self.end;
+        // Everything before lies in segments that are durable.
+        self.needed = 0;
         self.end_crc = self.crc;
         self.remember(self.end)?;
         self.superblock_behind_bytes = 0;

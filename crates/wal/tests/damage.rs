@@ -6,7 +6,7 @@ use types::{Entry, EntryKind, HardState};
 use wal::{Disk, DiskFile, MemDisk, Options, Wal, WalError};
 
 const FIRST: &str = "0000000000000000-0000000000000000.wal";
-const OPTIONS: Options = Options { segment_bytes: 6_000 };
+const OPTIONS: Options = Options { segment_bytes: 6_000, ..Options::DEFAULT };
 const METADATA: &[u8] = b"whose";
 
 fn entry(index: u64, size: usize) -> Entry {
@@ -77,7 +77,7 @@ fn check_repaired(disk: &MemDisk, options: Options, file: &str, offset: u64, ent
     assert_eq!(replayed.repaired, None);
 }
 
-const WIDE: Options = Options { segment_bytes: 100_000 };
+const WIDE: Options = Options { segment_bytes: 100_000, ..Options::DEFAULT };
 
 #[test]
 fn a_flipped_bit_in_the_middle_is_refused() {
@@ -114,7 +114,7 @@ fn a_sector_of_zeros_in_what_was_synced_is_refused() {
 
 #[test]
 fn a_sector_of_zeros_far_from_the_end_is_refused_without_the_superblock_too() {
-    let wide = Options { segment_bytes: 64_000_000 };
+    let wide = Options::DEFAULT;
     let (disk, _) = log(wide, &[200_000; 100]);
     disk.remove("superblock").expect("remove");
     let end = end_of(&disk, FIRST);

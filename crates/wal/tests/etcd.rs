@@ -146,7 +146,7 @@ fn entry(term: u64, index: u64, size: usize) -> Entry {
     Entry { term, index, kind, data: Bytes::from(vec![byte; size]) }
 }
 
-const SMALL: Options = Options { segment_bytes: 2_000_000 };
+const SMALL: Options = Options { segment_bytes: 2_000_000, ..Options::DEFAULT };
 
 #[test]
 fn what_etcd_writes_is_read_alike_and_gone_on_with() {
@@ -186,7 +186,7 @@ fn a_log_of_etcds_own_segment_size_is_read() {
 fn what_we_write_etcd_reads_alike_after_restarts_overwrites_and_repairs() {
     let Some(judge) = judge() else { return };
     let dir = tempfile::tempdir().expect("a directory");
-    let options = Options { segment_bytes: 20_000 };
+    let options = Options { segment_bytes: 20_000, ..Options::DEFAULT };
     let disk = || FsDisk::open(dir.path()).expect("the directory");
     let mut wal = Wal::create_with(disk(), b"\x08\x01\x10\x02", options).expect("create");
     let mut term = 1;

@@ -102,6 +102,7 @@ enum Step {
     Snapshot { ahead: u64 },
     Release { back: u64 },
     Reopen,
+    Stop { seed: u64 },
     Crash { seed: u64 },
     Fault { after: u64, seed: u64 },
 }
@@ -116,9 +117,30 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop_oneof![3 => Just(0_u64), 1 => 1..50_u64].prop_map(|ahead| Step::Snapshot { ahead }),
         2 => (0..20_u64).prop_map(|back| Step::Release { back }),
         1 => Just(Step::Reopen),
+        1 => any::<u64>().prop_map(|seed| Step::Stop { seed }),
         2 => any::<u64>().prop_map(|seed| Step::Crash { seed }),
         1 => (1..12_u64, any::<u64>()).prop_map(|(after, seed)| Step::Fault { after, seed }),
     ]
+}
+
+/// Limits as a server has them and small ones, so that every branch behind them is reached.
+fn options() -> impl Strategy<Value = Options> {
+    let segment_bytes = prop_oneof![Just(1_000_u64), Just(8_192), Just(100_000)];
+    let write_bytes_max = prop_oneof![Just(1_usize), Just(500), Just(2_048), Just(4 << 20)];
+    let unsynced_bytes_max = prop_oneof![Just(200_u64), Just(2_000), Just(8_000), Just(16 << 20)];
+    let superblock_sync_bytes = prop_oneof![Just(1_u64), Just(3_000), Just(8 << 20)];
+    let read_bytes_max = prop_oneof![Just(1_u64), Just(700), Just(256 << 10)];
+    let replay_bytes = prop_oneof![Just(64_usize), Just(1_000), Just(1 << 20)];
+    let limits = (write_bytes_max, unsynced_bytes_max, superblock_sync_bytes, read_bytes_max, replay_bytes);
+    (segment_bytes, limits).prop_map(|(segment_bytes, (write, unsynced, superblock, read, replay))| Options {
+        segment_bytes,
+        write_bytes_max: write,
+        unsynced_bytes_max: unsynced,
+        superblock_sync_bytes: superblock,
+        read_bytes_max: read,
+        replay_bytes: replay,
+        zero_ahead_bytes: 0,
+    })
 }
 
 impl Rig {
@@ -149,6 +171,12 @@ impl Rig {
             Step::Snapshot { ahead } => self.snapshot(*ahead),
             Step::Release { back } => self.release(*back),
             Step::Reopen => {
+                self.reopen(self.records.len());
+                Ok(())
+            }
+            Step::Stop { seed } => {
+                self.wal.sync_all().expect("the disk is well");
+                self.disk.crash(*seed);
                 self.reopen(self.records.len());
                 Ok(())
             }
@@ -339,10 +367,10 @@ proptest! {
 
     #[test]
     fn the_log_is_a_prefix_of_what_was_written_and_never_shorter_than_what_was_synced(
-        segment_bytes in prop_oneof![Just(1_000_u64), Just(8_192), Just(100_000)],
+        options in options(),
         steps in proptest::collection::vec(step(), 1..60),
     ) {
-        let mut rig = Rig::new(Options { segment_bytes });
+        let mut rig = Rig::new(options);
         for step in &steps {
             rig.apply(step);
             rig.check();
@@ -353,7 +381,7 @@ proptest! {
 
 #[test]
 fn a_log_that_was_not_made_whole_does_not_exist() {
-    let options = Options { segment_bytes: 4096 };
+    let options = Options { segment_bytes: 4096, ..Options::DEFAULT };
     for fault in 1..20 {
         for seed in 0..20 {
             let disk = MemDisk::new();

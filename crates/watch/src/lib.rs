@@ -25,10 +25,10 @@
 //! * resumable: a watcher that starts at the revision after the last it saw sees what it would have seen;
 //! * bookmarkable: after progress at a revision was announced, no event up to it comes.
 //!
-//! Limits: a stream's queue holds [`STREAM_BYTES_MAX`] and one response more; the ring [`RING_BYTES_MAX`], or what is
-//! still to be told if that is more, up to twice as much; a step of telling costs what 512 told watchers do; a round reads
-//! [`ROUND_ROWS_MAX`] rows or [`ROUND_BYTES_MAX`] of matching events, and the rest of a revision. Who does not read
-//! keeps its cursor and its place, and delays nobody.
+//! [`Limits`]: a stream's queue holds so many bytes and one response more; the ring its own, or what is still to be told if
+//! that is more, up to twice as much; a step of telling costs what so many told watchers do; a round reads so many rows or
+//! bytes of matching events, and the rest of a revision. Who does not read keeps its cursor and its place, and delays
+//! nobody.
 //!
 //! What it does not do: no clock (who sends progress in intervals has one), no threads, no wire types, no fragments of
 //! responses (cutting bytes is the sender's business), no permissions.
@@ -38,56 +38,19 @@
 mod event;
 mod hub;
 mod index;
+mod limits;
 mod response;
 mod ring;
 mod round;
 
 pub use event::{Event, Gone, History, Spec};
 pub use hub::{Counts, Create, Hub, Step, StreamKey};
+pub use limits::Limits;
 pub use response::{Refusal, Response};
 pub use round::{Chunk, Round};
-
-/// What may wait in a stream's queue, in bytes of events, before its watchers are held back: four frames of HTTP/2, so
-/// that a client that reads never waits for us; every stream whose client does not read holds as much.
-pub const STREAM_BYTES_MAX: usize = 64 << 10;
 
 /// What a response counts in the queue besides its events, in bytes: about what it takes in memory.
 const RESPONSE_BYTES: usize = 64;
 
-/// Watchers of a stream that are tried again when its queue has room, in watchers: about as many as fill it.
-const UNBLOCK_MAX: usize = 64;
-
-/// The newest events kept, in bytes: some seconds of full load, so that who is a little late needs no read of the store.
-pub const RING_BYTES_MAX: usize = 4 << 20;
-
-/// The newest events that wait to be told to synced watchers, in bytes: what the store's tap keeps. When there are more,
-/// those watchers fall behind.
-const UNTOLD_BYTES_MAX: usize = 8 << 20;
-
-/// Events of the ring that one step looks at, in events: some tens of microseconds.
-const RING_STEP_EVENTS: usize = 512;
-
-/// What one step of telling costs, in watchers that are told of an event: some tens of microseconds.
-const TELL_COST_MAX: usize = 512;
-
 /// What reading a version before from the store costs, in watchers told or events looked at: two or three microseconds.
 const READ_COST: usize = 25;
-
-/// What joining the bytes of events costs: as much as telling a watcher, for so many bytes.
-const JOIN_BYTES: usize = 1 << 10;
-
-/// Matches of events and topics after which a batch ends with its revision, in matches: they wait in memory for the batch
-/// to be told.
-const BATCH_MATCHES_MAX: usize = 16 << 10;
-
-/// Rows of history that a round looks at, in rows: some milliseconds of a thread that is not the runtime's.
-pub const ROUND_ROWS_MAX: usize = 10_000;
-
-/// Events that a round finds, in bytes: what a queue may hold above its limit.
-pub const ROUND_BYTES_MAX: usize = 128 << 10;
-
-/// Watchers that one round serves, in watchers: etcd's `maxWatchersPerSync`.
-const ROUND_WATCHERS_MAX: usize = 512;
-
-/// Events in one response, in bytes, when it holds more than one revision.
-const RESPONSE_BYTES_MAX: usize = ROUND_BYTES_MAX;

@@ -1,6 +1,6 @@
 //! The newest events, for watchers that are a little late.
 
-use crate::{Event, Gone, History, RING_BYTES_MAX};
+use crate::{Event, Gone, History};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -53,9 +53,9 @@ impl Ring {
         }
     }
 
-    /// Drops the oldest revisions, up to one that is not needed any more, while there is too much.
-    pub(crate) fn trim(&mut self, up_to: i64) {
-        while self.bytes > RING_BYTES_MAX
+    /// Drops the oldest revisions, up to one that is not needed any more, while there are more than so many bytes.
+    pub(crate) fn trim(&mut self, up_to: i64, bytes_max: usize) {
+        while self.bytes > bytes_max
             && let Some(oldest) = self.entries.front().filter(|oldest| oldest.event.at.main <= up_to)
         {
             let main = oldest.event.at.main;

@@ -1,7 +1,7 @@
 //! A piece of history, read once for many watchers.
 
 use crate::index::Index;
-use crate::{Event, Gone, History, ROUND_BYTES_MAX, ROUND_ROWS_MAX, Spec};
+use crate::{Event, Gone, History, Spec};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
 
@@ -15,6 +15,9 @@ pub struct Round {
     pub(crate) to: i64,
     pub(crate) participants: Vec<Participant>,
     pub(crate) wanted: Wanted,
+    /// Rows that it looks at, and bytes of events that it finds.
+    pub(crate) rows_max: usize,
+    pub(crate) bytes_max: usize,
 }
 
 /// A watcher that takes part.
@@ -30,7 +33,7 @@ pub(crate) struct Participant {
 impl Round {
     /// Reads a bounded piece.
     pub fn read(&self, history: &dyn History) -> Result<Chunk, Gone> {
-        let mut collector = Collector::new(&self.wanted, ROUND_ROWS_MAX);
+        let mut collector = Collector::new(&self.wanted, self.rows_max, self.bytes_max);
         let mut failed = None;
         history.events(self.from, self.to, &mut |event| {
             let step = collector.take(&event, &mut |previous| {
@@ -121,14 +124,24 @@ pub(crate) struct Collector<'w> {
     concerned: Vec<usize>,
     rows_left: usize,
     bytes: usize,
+    bytes_max: usize,
     last: i64,
     stopped: bool,
 }
 
 impl<'w> Collector<'w> {
-    pub(crate) fn new(wanted: &'w Wanted, rows_max: usize) -> Self {
+    pub(crate) fn new(wanted: &'w Wanted, rows_max: usize, bytes_max: usize) -> Self {
         let found = wanted.specs.iter().map(|_| Found::default()).collect();
-        Self { wanted, found, concerned: Vec::new(), rows_left: rows_max, bytes: 0, last: 0, stopped: false }
+        Self {
+            wanted,
+            found,
+            concerned: Vec::new(),
+            rows_left: rows_max,
+            bytes: 0,
+            bytes_max,
+            last: 0,
+            stopped: false,
+        }
     }
 
     /// Takes the next event; breaks before one that is too many. `bytes` gives it with or without the version before.
@@ -138,7 +151,7 @@ impl<'w> Collector<'w> {
         bytes: &mut dyn FnMut(bool) -> Result<Bytes, Gone>,
     ) -> Result<ControlFlow<()>, Gone> {
         let main = event.at.main;
-        if main != self.last && self.last != 0 && (self.rows_left == 0 || self.bytes >= ROUND_BYTES_MAX) {
+        if main != self.last && self.last != 0 && (self.rows_left == 0 || self.bytes >= self.bytes_max) {
             self.stopped = true;
             return Ok(ControlFlow::Break(()));
         }

@@ -10,7 +10,7 @@ use naive::{Change, Naive};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use types::{KeyRange, RangeEnd, Revision};
-use watch::{Chunk, Create, Event, Gone, Hub, Response, Round, Spec, Step, StreamKey};
+use watch::{Chunk, Create, Event, Gone, Hub, Limits, Response, Round, Spec, Step, StreamKey};
 
 const KEYS: [&str; 5] = ["a", "b", "ba", "c", "d"];
 
@@ -130,9 +130,8 @@ struct World {
 }
 
 impl World {
-    fn new(tell_cost: usize) -> Self {
-        let mut hub = Hub::new(1);
-        hub.tell_in_steps_of(tell_cost);
+    fn new(limits: Limits) -> Self {
+        let mut hub = Hub::within(1, limits);
         let clients =
             (0..3).map(|_| Client { key: hub.open(), asked: Vec::new(), watchers: HashMap::new() }).collect();
         Self { hub, naive: Naive::new(), clients, held: None }
@@ -278,13 +277,40 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Bounds that a few events reach, or those that are shipped.
+fn limits() -> impl Strategy<Value = Limits> {
+    let few = || prop::sample::select(vec![1usize, 2, 3, 5, 10, 30, 512]);
+    let bytes = || prop::sample::select(vec![1usize, 50, 300, 3_000, 64 << 10, 8 << 20]);
+    let steps = (few(), few(), few(), few(), few(), few());
+    let sizes = (bytes(), bytes(), bytes(), bytes(), bytes(), bytes());
+    (any::<bool>(), steps, sizes).prop_map(|(are_shipped, steps, sizes)| {
+        if are_shipped {
+            return Limits { tell_cost: steps.0, ..Limits::default() };
+        }
+        Limits {
+            tell_cost: steps.0,
+            unblock: steps.1,
+            ring_step_events: steps.2,
+            batch_matches: steps.3,
+            round_rows: steps.4,
+            round_watchers: steps.5,
+            stream_bytes: sizes.0,
+            ring_bytes: sizes.1,
+            untold_bytes: sizes.2,
+            join_bytes: sizes.3,
+            round_bytes: sizes.4,
+            response_bytes: sizes.5,
+        }
+    })
+}
+
 proptest! {
     #[test]
     fn every_watcher_gets_all_of_its_events_in_order_and_once(
         ops in prop::collection::vec(op(), 1..120),
-        tell_cost in prop::sample::select(vec![1usize, 2, 3, 5, 10, 30, 512]),
+        limits in limits(),
     ) {
-        let mut world = World::new(tell_cost);
+        let mut world = World::new(limits);
         for op in ops {
             world.run(op);
         }

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{Addresses, Client, Member, etcd_binary, server_binary};
+use crate::{Addresses, Client, Member, etcd_binary, power::Disk, server_binary};
 
 /// A follower that lags is to get entries, not a snapshot: etcd keeps this many of them in memory.
 const CATCH_UP: &str = "--snapshot-catchup-entries=1000000";
@@ -35,6 +35,8 @@ pub struct Options {
     /// Each member listens at one peer address and tells the others another one, [`Addresses::via`]: somebody in
     /// between can do to their connections what networks do.
     pub indirect: bool,
+    /// Each member's data lies on a disk of its own, [`Cluster::disk`], whose power can be cut.
+    pub power: bool,
 }
 
 impl Options {
@@ -50,6 +52,7 @@ impl Options {
             etcd: Vec::new(),
             etcd_flags: vec![CATCH_UP.to_owned()],
             indirect: false,
+            power: false,
         }
     }
 
@@ -66,6 +69,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Member>,
+    disks: Vec<Disk>,
     folder: Folder,
 }
 
@@ -112,7 +116,13 @@ impl Cluster {
             "--initial-cluster-state=new".to_owned(),
         ];
         flags.extend_from_slice(&options.flags);
-        let members = addresses
+        let mut disks = Vec::new();
+        if options.power {
+            for index in 0..options.size {
+                disks.push(Disk::new(folder.path(), &format!("m{index}"))?);
+            }
+        }
+        let members: Vec<Member> = addresses
             .into_iter()
             .enumerate()
             .map(|(i, a)| match etcd.as_ref().filter(|_| options.etcd.contains(&i)) {
@@ -123,7 +133,12 @@ impl Cluster {
                 }
             })
             .collect();
-        Ok(Self { members, folder })
+        let members = if options.power {
+            members.into_iter().zip(&disks).map(|(member, disk)| member.on(disk)).collect::<Result<_, _>>()?
+        } else {
+            members
+        };
+        Ok(Self { members, disks, folder })
     }
 
     /// All members.
@@ -134,6 +149,11 @@ impl Cluster {
     /// One member, to be driven by hand.
     pub fn member(&mut self, index: usize) -> &mut Member {
         &mut self.members[index]
+    }
+
+    /// What one member's data lies on, where [`Options::power`] asked for it.
+    pub fn disk(&self, index: usize) -> &Disk {
+        &self.disks[index]
     }
 
     /// How many members there are, running or not.

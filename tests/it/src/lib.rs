@@ -25,8 +25,8 @@
 //! The program under test is [`server_binary`]: `$QUORATE_BIN`, or `target/release/quorate`.
 //! Any server with etcd's flags will do; stock etcd passes.
 //!
-//! It injects no faults into the network or the disk's contents: that is `sim`'s and
-//! `tests/chaos`' work.
+//! [`power`] cuts the power of a member's disk. It injects no other faults into the network or the
+//! disk's contents: that is `sim`'s work.
 
 mod between;
 mod client;
@@ -36,6 +36,7 @@ pub mod history;
 mod load;
 mod member;
 mod ports;
+pub mod power;
 mod process;
 pub mod usage;
 

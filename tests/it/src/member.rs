@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use rustix::process::Signal;
 
-use crate::{Port, Process, READY};
+use crate::{Port, Process, READY, power::Disk};
 
 /// Generous, because CI machines are slow; a healthy start takes about a second.
 const READY_LIMIT: Duration = Duration::from_mins(1);
@@ -94,6 +94,15 @@ impl Member {
             log: folder.join(format!("{name}.log")),
             process: None,
         }
+    }
+
+    /// The same member with its data directory, `data`, on a disk whose power can be cut.
+    pub fn on(mut self, disk: &Disk) -> anyhow::Result<Self> {
+        self.data = disk.root().join("data");
+        let flag = self.flags.iter_mut().find(|flag| flag.starts_with("--data-dir="));
+        *flag.context("every member has a data directory")? = format!("--data-dir={}", self.data.display());
+        self.variables.extend(disk.variables()?);
+        Ok(self)
     }
 
     /// Starts its process; [`Self::wait_ready`] waits for it to serve.

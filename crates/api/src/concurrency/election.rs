@@ -1,13 +1,13 @@
 //! `v3electionpb.Election`, with the steps of clientv3's `Election`.
 
 use super::{
-    Caller, Candidate, at, by_creation, created_at, delete, get, key_of, prefix, put, ranged, revision_of,
-    within,
+    Caller, Candidate, Withdrawal, at, by_creation, created_at, get, key_of, prefix, put, ranged,
+    resignation, revision_of, within,
 };
 use crate::{Api, grpc, kv::Deadline, watch::Local};
 use bytes::Bytes;
 use proto::{
-    etcdserverpb::{InternalRaftRequest, ResponseHeader, TxnRequest},
+    etcdserverpb::{ResponseHeader, TxnRequest},
     mvccpb::{KeyValue, event::EventType},
     v3electionpb::{
         CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
@@ -32,26 +32,40 @@ async fn run(caller: Caller<'_>, request: CampaignRequest) -> Result<Bytes, Stat
     let lease = caller.session(request.lease).await?;
     let prefix = prefix(&request.name);
     let key = key_of(&prefix, lease);
+    let (header, rev) = nominate(&caller, &key, request.value, lease).await?;
+    // What waits holds nothing of what came with the request.
+    let name = Bytes::copy_from_slice(&request.name);
+    drop(request.name);
+    let candidate = Candidate::new(caller.api, Withdrawal::Resign(key.clone(), rev));
+    let waited = caller.wait_deletes(&prefix, rev - 1).await;
+    // Only who goes away withdraws.
+    candidate.stays();
+    waited?;
+    let leader = Some(LeaderKey { name, key, rev, lease });
+    Ok(grpc::encode(&CampaignResponse { header, leader }))
+}
+
+/// Puts the key if it is not there, and else the value if that is another; says since when the key is there.
+async fn nominate(
+    caller: &Caller<'_>,
+    key: &Bytes,
+    value: Bytes,
+    lease: i64,
+) -> Result<(Option<ResponseHeader>, i64), Status> {
     let txn = TxnRequest {
-        compare: vec![created_at(&key, 0)],
-        success: vec![put(&key, request.value.clone(), lease)],
-        failure: vec![get(at(&key))],
+        compare: vec![created_at(key, 0)],
+        success: vec![put(key, value.clone(), lease)],
+        failure: vec![get(at(key))],
     };
     let answer = caller.txn(txn).await?;
-    let known = ranged(&answer, 0);
+    let known = ranged(&answer);
     let rev = known.map_or_else(|| revision_of(answer.header.as_ref()), |kv| kv.create_revision);
-    let candidate = Candidate::new(caller.api, withdrawal(&key, rev));
-    if known.is_some_and(|kv| kv.value != request.value) {
-        replace(&caller, &key, rev, request.value, lease).await?;
-    }
-    if let Err(status) = caller.wait_deletes(&prefix, rev - 1).await {
-        // Only who goes away withdraws.
+    if known.is_some_and(|kv| kv.value != value) {
+        let candidate = Candidate::new(caller.api, Withdrawal::Resign(key.clone(), rev));
+        replace(caller, key, rev, value, lease).await?;
         candidate.stays();
-        return Err(status);
     }
-    candidate.stays();
-    let leader = Some(LeaderKey { name: request.name, key, rev, lease });
-    Ok(grpc::encode(&CampaignResponse { header: answer.header, leader }))
+    Ok((answer.header, rev))
 }
 
 /// `Proclaim`.
@@ -100,14 +114,6 @@ pub(crate) async fn resign(
     .await
 }
 
-fn resignation(key: &Bytes, rev: i64) -> TxnRequest {
-    TxnRequest { compare: vec![created_at(key, rev)], success: vec![delete(key)], failure: Vec::new() }
-}
-
-fn withdrawal(key: &Bytes, rev: i64) -> InternalRaftRequest {
-    InternalRaftRequest { txn: Some(resignation(key, rev)), ..Default::default() }
-}
-
 fn no_leader_field() -> Status {
     Status::unknown("\"leader\" field must be provided")
 }
@@ -119,9 +125,9 @@ pub(crate) async fn leader(
     request: LeaderRequest,
 ) -> Result<Bytes, Status> {
     let caller = Caller { api, deadline };
-    let answer = within(deadline, caller.range(&by_creation(&prefix(&request.name)))).await?;
-    match answer.kvs.into_iter().next() {
-        Some(kv) => Ok(grpc::encode(&LeaderResponse { header: answer.header, kv: Some(kv) })),
+    let (header, kv) = within(deadline, caller.first(by_creation(&prefix(&request.name)))).await?;
+    match kv {
+        Some(kv) => Ok(grpc::encode(&LeaderResponse { header: Some(header), kv: Some(kv) })),
         None => Err(Status::unknown("election: no leader")),
     }
 }
@@ -141,6 +147,7 @@ pub(crate) async fn observe(
         while let Ok(()) = follow(&caller, &prefix, &sender).await {}
         Ok(())
     });
+    let following = api.steps.watch("Observe", following);
     tokio::select! {
         ended = following => if let Err(status) = ended {
             // The client may be gone.
@@ -156,13 +163,11 @@ async fn follow(
     prefix: &Bytes,
     sender: &mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
-    let answer = caller.range(&by_creation(prefix)).await?;
-    let revision = revision_of(answer.header.as_ref());
-    let (header, kv) = match answer.kvs.into_iter().next() {
-        Some(kv) => (caller.api.header(revision), kv),
-        None => first_put(caller, prefix, revision).await?,
+    let (header, kv) = match caller.first(by_creation(prefix)).await? {
+        (header, Some(kv)) => (header, kv),
+        (header, None) => first_put(caller, prefix, header.revision).await?,
     };
-    let (key, from) = (kv.key.clone(), header.revision + 1);
+    let (key, from) = (Bytes::copy_from_slice(&kv.key), header.revision + 1);
     tell(sender, header, kv).await?;
     let mut watcher = Local::open(caller.api, KeyRange::point(key), from);
     loop {

@@ -1,12 +1,12 @@
 //! `v3lockpb.Lock`, with the steps of clientv3's `Mutex`.
 
 use super::{
-    Caller, Candidate, at, by_creation, created_at, get, key_of, prefix, put, ranged, revision_of, within,
+    Caller, Candidate, Withdrawal, at, created_at, get, key_of, prefix, put, ranged, revision_of, within,
 };
 use crate::{Api, grpc, kv::Deadline};
 use bytes::Bytes;
 use proto::{
-    etcdserverpb::{DeleteRangeRequest, InternalRaftRequest, TxnRequest},
+    etcdserverpb::{ResponseHeader, TxnRequest},
     v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse},
 };
 use std::sync::Arc;
@@ -20,34 +20,43 @@ pub(crate) async fn lock(api: &Arc<Api>, deadline: Deadline, request: LockReques
 async fn acquire(caller: Caller<'_>, request: LockRequest) -> Result<Bytes, Status> {
     let lease = caller.session(request.lease).await?;
     let prefix = prefix(&request.name);
+    // What waits holds nothing of what came with the request, or with the answers to its own.
+    drop(request);
     let key = key_of(&prefix, lease);
-    let owner = || get(by_creation(&prefix));
-    let txn = TxnRequest {
-        compare: vec![created_at(&key, 0)],
-        success: vec![put(&key, Bytes::new(), lease), owner()],
-        failure: vec![get(at(&key)), owner()],
-    };
-    let answer = caller.txn(txn).await?;
-    let mine = if answer.succeeded {
-        revision_of(answer.header.as_ref())
-    } else {
-        ranged(&answer, 0).map_or(0, |kv| kv.create_revision)
-    };
-    let is_free = ranged(&answer, 1).is_none_or(|owner| owner.create_revision == mine);
-    if is_free {
-        return Ok(grpc::encode(&LockResponse { header: answer.header, key }));
+    let (header, mine) = create(&caller, &key, lease).await?;
+    if caller.before(&prefix, mine - 1).await?.is_none() {
+        return Ok(grpc::encode(&LockResponse { header, key }));
     }
-    let delete = DeleteRangeRequest { key: key.clone(), ..Default::default() };
-    let candidate =
-        Candidate::new(caller.api, InternalRaftRequest { delete_range: Some(delete), ..Default::default() });
+    let candidate = Candidate::new(caller.api, Withdrawal::Delete(key.clone()));
     caller.wait_deletes(&prefix, mine - 1).await?;
     // The lease may have ended meanwhile, and with it the key: then somebody else has the lock.
-    let answer = caller.range(&at(&key)).await?;
+    let (header, kv) = caller.first(at(&key)).await?;
     candidate.stays();
-    if answer.kvs.is_empty() {
+    if kv.is_none() {
         return Err(Status::unknown("mutex: session is expired"));
     }
-    Ok(grpc::encode(&LockResponse { header: answer.header, key }))
+    Ok(grpc::encode(&LockResponse { header: Some(header), key }))
+}
+
+/// Puts the key if it is not there; says since when it is. clientv3 reads the lock's owner in the same transaction; here
+/// the members that apply it would walk all keys of the lock for that, so it is looked for afterwards, by this one.
+async fn create(
+    caller: &Caller<'_>,
+    key: &Bytes,
+    lease: i64,
+) -> Result<(Option<ResponseHeader>, i64), Status> {
+    let txn = TxnRequest {
+        compare: vec![created_at(key, 0)],
+        success: vec![put(key, Bytes::new(), lease)],
+        failure: vec![get(at(key))],
+    };
+    let answer = caller.txn(txn).await?;
+    let since = if answer.succeeded {
+        revision_of(answer.header.as_ref())
+    } else {
+        ranged(&answer).map_or(0, |kv| kv.create_revision)
+    };
+    Ok((answer.header, since))
 }
 
 /// `Unlock`.

@@ -21,13 +21,16 @@ pub(crate) use lock::{lock, unlock};
 use crate::{
     Api,
     kv::{self, Deadline, barrier},
-    lease, status,
+    lease,
+    slow::Inline,
+    status::Known,
     watch::Local,
 };
 use bytes::Bytes;
+use mvcc::Effort;
 use proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
+    ResponseHeader, TxnRequest, TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
     range_request::{SortOrder, SortTarget},
     request_op::Request,
@@ -67,40 +70,99 @@ impl Caller<'_> {
         Ok(kv::delete(self.api, self.deadline, request).await?.header)
     }
 
-    /// A linearizable read.
-    async fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Status> {
+    /// A linearizable read of a range's keys; and the first of them, in the order asked for.
+    async fn first(&self, request: RangeRequest) -> Result<(ResponseHeader, Option<KeyValue>), Status> {
         barrier(self.api, self.deadline).await?;
-        let mut answer = self.api.shared.range(request).map_err(|e| status::stop(&e))?;
-        self.api.complete(&mut answer.header);
-        Ok(answer)
+        self.first_here(request).await
+    }
+
+    /// The same, from what this member has applied.
+    async fn first_here(&self, request: RangeRequest) -> Result<(ResponseHeader, Option<KeyValue>), Status> {
+        let answer = match self.api.slow.inline(|effort| self.api.shared.range_within(&request, effort)) {
+            Inline::Done(answer) => answer?,
+            Inline::TooMuch(spent) => {
+                let own = Arc::clone(self.api);
+                let read = move |effort: &Effort<'_>| own.shared.range_within(&request, effort);
+                self.api.slow.read(None, spent, read).await?
+            }
+        };
+        let revision = revision_of(answer.header.as_ref());
+        Ok((self.api.header(revision), answer.kvs.into_iter().next()))
+    }
+
+    /// Of the prefix's keys that were created at or before the revision, the youngest, and up to where that is known.
+    ///
+    /// This member has applied that revision, so what it has applied tells: no such key can come to be any more, and one
+    /// that is gone elsewhere already will be gone here. So nobody else needs to be asked, and a storm of waiters costs
+    /// no rounds.
+    async fn before(&self, prefix: &Bytes, max_create_revision: i64) -> Result<Option<(Bytes, i64)>, Status> {
+        if max_create_revision <= 0 {
+            return Ok(None); // to a range that would be no bound
+        }
+        let request = RangeRequest {
+            sort_order: SortOrder::Descend.into(),
+            max_create_revision,
+            keys_only: true,
+            ..by_creation(prefix)
+        };
+        let (header, last) = self.first_here(request).await?;
+        // A copy: a slice would keep the block alive that many keys were read into.
+        Ok(last.map(|last| (Bytes::copy_from_slice(&last.key), header.revision)))
     }
 
     /// Waits until no key of the prefix is left that was created at or before the revision: only the youngest of them is
     /// looked at, so that one delete wakes one waiter.
     async fn wait_deletes(&self, prefix: &Bytes, max_create_revision: i64) -> Result<(), Status> {
-        loop {
-            let request = RangeRequest {
-                sort_order: SortOrder::Descend.into(),
-                max_create_revision,
-                ..by_creation(prefix)
-            };
-            let answer = self.range(&request).await?;
-            let Some(last) = answer.kvs.into_iter().next() else { return Ok(()) };
-            let revision = answer.header.map_or(0, |header| header.revision);
-            let mut watcher = Local::open(self.api, KeyRange::point(last.key), revision);
-            while !watcher.next().await?.1.iter().any(|event| event.r#type() == EventType::Delete) {}
+        while let Some((key, revision)) = self.before(prefix, max_create_revision).await? {
+            let mut watcher = Local::open(self.api, KeyRange::point(key), revision + 1);
+            loop {
+                match watcher.next().await {
+                    Ok((_, events)) if events.iter().any(|e| e.r#type() == EventType::Delete) => break,
+                    Ok(_) => {}
+                    // Compaction came between the look and the watch: look again.
+                    Err(status) if status.message() == Known::Compacted.text() => break,
+                    Err(status) => return Err(status),
+                }
+            }
         }
+        Ok(())
     }
 }
 
 /// A key that waits, deleted when its client goes away or its time is over.
 struct Candidate {
     api: Arc<Api>,
-    withdrawal: Option<InternalRaftRequest>,
+    withdrawal: Option<Withdrawal>,
+}
+
+/// What is proposed then. Not the request itself, which is a kilobyte long, for thousands may wait.
+enum Withdrawal {
+    /// The key goes.
+    Delete(Bytes),
+    /// The key goes if it is still the one that was created then.
+    Resign(Bytes, i64),
+}
+
+impl Withdrawal {
+    fn request(self) -> InternalRaftRequest {
+        match self {
+            Self::Delete(key) => {
+                let delete_range = Some(DeleteRangeRequest { key, ..Default::default() });
+                InternalRaftRequest { delete_range, ..Default::default() }
+            }
+            Self::Resign(key, rev) => {
+                InternalRaftRequest { txn: Some(resignation(&key, rev)), ..Default::default() }
+            }
+        }
+    }
+}
+
+fn resignation(key: &Bytes, rev: i64) -> TxnRequest {
+    TxnRequest { compare: vec![created_at(key, rev)], success: vec![delete(key)], failure: Vec::new() }
 }
 
 impl Candidate {
-    fn new(api: &Arc<Api>, withdrawal: InternalRaftRequest) -> Self {
+    fn new(api: &Arc<Api>, withdrawal: Withdrawal) -> Self {
         Self { api: Arc::clone(api), withdrawal: Some(withdrawal) }
     }
 
@@ -112,11 +174,11 @@ impl Candidate {
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        let Some(request) = self.withdrawal.take() else { return };
+        let Some(withdrawal) = self.withdrawal.take() else { return };
         let api = Arc::clone(&self.api);
         tokio::spawn(async move {
             // Without success the lease will see to it.
-            let _ = api.node.propose(request, None).await;
+            let _ = api.node.propose(withdrawal.request(), None).await;
         });
     }
 }
@@ -190,9 +252,9 @@ fn at(key: &Bytes) -> RangeRequest {
     RangeRequest { key: key.clone(), ..Default::default() }
 }
 
-/// The first key of a range inside a transaction's answer.
-fn ranged(answer: &TxnResponse, operation: usize) -> Option<&KeyValue> {
-    match answer.responses.get(operation)?.response.as_ref()? {
+/// The first key of the range that a transaction's answer begins with.
+fn ranged(answer: &TxnResponse) -> Option<&KeyValue> {
+    match answer.responses.first()?.response.as_ref()? {
         response_op::Response::ResponseRange(range) => range.kvs.first(),
         _ => None,
     }

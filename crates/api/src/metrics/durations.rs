@@ -3,7 +3,7 @@
 use super::{gauge, register};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntGauge, Registry, exponential_buckets};
 use proto::etcdserverpb::InternalRaftRequest;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Durations of the reads that this member serves itself.
 pub(crate) struct Durations {
@@ -65,10 +65,11 @@ impl Durations {
 }
 
 impl Timed {
-    /// Counts what began at `start` and ends now.
-    pub(crate) fn observe<T, E>(&self, start: Instant, result: &Result<T, E>) {
-        let seconds = if result.is_ok() { &self.ok } else { &self.failed };
-        seconds.observe(start.elapsed().as_secs_f64());
+    /// Counts what began at `start` and ends now; says how long it took.
+    pub(crate) fn observe<T, E>(&self, start: Instant, result: &Result<T, E>) -> Duration {
+        let (seconds, took) = (if result.is_ok() { &self.ok } else { &self.failed }, start.elapsed());
+        seconds.observe(took.as_secs_f64());
+        took
     }
 }
 

@@ -4,11 +4,10 @@
 //! them, and writes pay nothing. A million keys take some 100 ms of one core.
 
 use super::register;
-use crate::Api;
+use crate::{Api, Lane};
 use bytes::Bytes;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
-use tonic::Status;
 use types::KeyRange;
 
 pub(super) struct Prefixes {
@@ -38,9 +37,9 @@ impl Prefixes {
             return;
         }
         let (own, names) = (Arc::clone(api), Arc::clone(&self.names));
-        let counted = api.slow.run(move || {
+        let counted = api.slow.run(Lane::Long, move |_| {
             let view = own.shared.view();
-            Ok::<_, Status>(names.iter().map(|name| view.usage(&range(name))).collect::<Vec<_>>())
+            names.iter().map(|name| view.usage(&range(name))).collect::<Vec<_>>()
         });
         // Where it ended early the gauges keep their last values.
         let Ok(counted) = counted.await else { return };

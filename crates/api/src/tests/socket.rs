@@ -9,12 +9,16 @@ use tokio::{
 };
 
 async fn pair() -> (Socket, TcpStream, Arc<Flusher>) {
+    pair_with(Wire::default()).await
+}
+
+async fn pair_with(wire: Wire) -> (Socket, TcpStream, Arc<Flusher>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let flusher = Arc::new(Flusher::default());
     tokio::spawn(Arc::clone(&flusher).run());
     let (stream, _) = listener.accept().await.unwrap();
-    (Socket::new(stream, Arc::clone(&flusher)), client, flusher)
+    (Socket::new(stream, Seat::free(), &Arc::new(wire), Arc::clone(&flusher)), client, flusher)
 }
 
 /// More than the kernel takes for a client that reads nothing.
@@ -62,9 +66,9 @@ async fn a_client_that_reads_nothing_stops_the_writer_at_the_limit() {
         }
         socket.shutdown().await.unwrap();
         let pending = lock(&socket.outgoing.pending);
-        assert!(pending.buffer.capacity() <= 4 * PENDING_BYTES_MAX);
+        assert!(pending.buffer.capacity() <= 4 * Wire::default().pending_bytes);
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    sleep(Duration::from_millis(100)).await;
     assert!(!writer.is_finished(), "the writer waits for the client");
     let mut got = Vec::new();
     client.read_to_end(&mut got).await.unwrap();
@@ -92,7 +96,7 @@ async fn a_broken_connection_tells_the_writer() {
             if let Err(error) = socket.write_all(b"x").await {
                 return error.kind();
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            sleep(Duration::from_millis(1)).await;
         }
     };
     let kind = tokio::time::timeout(Duration::from_secs(5), failed).await.unwrap();
@@ -108,4 +112,35 @@ async fn a_flush_by_hand_empties_everything() {
     let mut got = [0; 1];
     client.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"x");
+}
+
+#[tokio::test]
+async fn who_gives_up_call_after_call_is_read_from_with_pauses() {
+    let wire =
+        Wire { given_up: 3, given_up_rate: 1, given_up_pause: Duration::from_millis(80), ..Wire::default() };
+    let (mut socket, mut client, _) = pair_with(wire).await;
+    let turn = socket.turn();
+    let mut took = async |given_up: usize| {
+        client.write_all(b"x").await.unwrap();
+        (0..given_up).for_each(|_| turn.given_up());
+        turn.begin();
+        let begun = Instant::now();
+        socket.read_exact(&mut [0]).await.unwrap();
+        begun.elapsed() >= Duration::from_millis(80)
+    };
+    assert!(!took(0).await && !took(2).await, "a few are nothing");
+    assert!(took(1).await && took(5).await);
+    assert!(!took(0).await, "it has stopped");
+}
+
+#[tokio::test]
+async fn a_turn_ends_and_others_have_theirs() {
+    let (mut socket, mut client, _) = pair_with(Wire { turn_bytes: 10, ..Wire::default() }).await;
+    client.write_all(&[0; 40]).await.unwrap();
+    let (turn, mut first) = (socket.turn(), [0; 10]);
+    socket.read_exact(&mut first).await.unwrap();
+    let mut again = Box::pin(socket.read_u8());
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut again).await.is_err(), "its turn is over");
+    turn.begin();
+    again.await.unwrap();
 }

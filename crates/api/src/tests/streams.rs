@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use super::*;
-use crate::{Identity, grpc::Reply, methods::Method, metrics::Metrics};
+use crate::{Identity, budget::Budget, grpc::Reply, methods::Method, metrics::Metrics};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use machine::Quota;
@@ -82,6 +82,7 @@ async fn echo(mut requests: Inbound, answers: Answers, seen: Seen, reason: &'sta
 async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport::Channel> {
     let identity = Identity { member: 1, cluster: 2, version: "3.7.3".into() };
     let metrics = Arc::new(Metrics::new(&identity, Quota::new(0), &crate::Shown::default()));
+    let share = Budget::new(crate::InFlight::default()).share();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let seen = seen.clone();
@@ -89,10 +90,15 @@ async fn echo_client(seen: &Seen, reason: &'static str) -> WatchClient<transport
         let (socket, _) = listener.accept().await.unwrap();
         let serve = move |request: http::Request<Incoming>| {
             let call = metrics.calls.start(Method::Watch);
-            let (parts, body) = request.into_parts();
+            let body = request.into_body();
             let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
             tokio::spawn(echo(
-                Inbound::new(grpc::Requests::Wire(body), parts.headers, 1_024, call.receiver()),
+                Inbound::new(
+                    grpc::Requests::Wire(body),
+                    Framing { max_bytes: 1_024, zip: None, method: Method::Watch },
+                    &share,
+                    call.receiver(),
+                ),
                 sender,
                 seen.clone(),
                 reason,
@@ -218,7 +224,7 @@ async fn a_leader_is_lost_after_three_election_timeouts_without_one() {
     assert_eq!(*losses.borrow(), 0);
     let mut lost = losses.subscribe();
     leadership.send_replace(leader(0));
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     lost.wait_for(|losses| *losses == 1).await.unwrap();
     assert!(since.elapsed() >= ELECTION * 3);
 }

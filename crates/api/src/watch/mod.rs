@@ -25,9 +25,11 @@ use machine::{
     Shared,
     history::{self, History, Taken, Written},
 };
+use mvcc::View;
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     task::Waker,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::Notify,
@@ -37,6 +39,10 @@ use tokio::{
 /// Events that the hub is given in one go, in events: a millisecond of the runtime's thread. What is more of them (a
 /// delete of a large range, groups that came while the thread was busy) is read as history, on another thread.
 const PUBLISH_EVENTS_MAX: usize = 4_096;
+
+/// How long compaction waits for watchers that keep up and were not told of everything yet: a slow client must not hold
+/// it up, and who reads at all has a group of any size by then.
+const KEPT_MAX: Duration = Duration::from_secs(10);
 
 /// Steps of telling and catching up in one turn of the task, each some tens of microseconds.
 const STEPS_MAX: usize = 8;
@@ -54,6 +60,9 @@ struct Inner {
     wakers: Vec<Option<Waker>>,
     /// Whether the tap is open.
     following: bool,
+    /// A View, and since when, from before any compaction of what a watcher that keeps up was not told of yet. As long as it
+    /// is held, nothing of that is removed.
+    kept: Option<(Arc<View>, Instant)>,
     /// Scratch.
     ready: Vec<StreamKey>,
 }
@@ -61,7 +70,8 @@ struct Inner {
 impl Watches {
     /// Without watchers.
     pub(crate) fn new() -> Self {
-        let inner = Inner { hub: Hub::new(0), wakers: Vec::new(), following: false, ready: Vec::new() };
+        let (hub, wakers, ready) = (Hub::new(0), Vec::new(), Vec::new());
+        let inner = Inner { hub, wakers, following: false, kept: None, ready };
         Self { inner: Mutex::new(inner), work: Notify::new() }
     }
 
@@ -88,6 +98,7 @@ impl Watches {
             inner.following = false;
             shared.tap().close();
         }
+        inner.keep(shared);
         inner.wake();
         if inner.hub.has_work() {
             self.work.notify_one();
@@ -102,7 +113,32 @@ impl Inner {
         if self.following {
             self.publish(shared);
         } else {
-            self.hub.skip(shared.view().revision());
+            let view = shared.view();
+            self.hub.skip(view.revision());
+            // Until it is known whether anybody watches.
+            self.kept = Some((view, Instant::now()));
+        }
+    }
+
+    /// Keeps the newest View that still has all that must be told to those who keep up.
+    fn keep(&mut self, shared: &Shared) {
+        if !self.following {
+            self.kept = None;
+            return;
+        }
+        let (newest, now) = (shared.view(), Instant::now());
+        let is_enough = newest.compact_revision() <= self.hub.settled() + 1;
+        let is_late = |since: Instant| now.duration_since(since) >= KEPT_MAX;
+        if is_enough || self.kept.as_ref().is_none_or(|(_, since)| is_late(*since)) {
+            self.kept = Some((newest, now));
+        }
+    }
+
+    /// The history, with what was compacted before those who keep up were told of it.
+    fn history(&self, shared: &Shared) -> History {
+        match &self.kept {
+            Some((kept, _)) => History::reaching_back(shared.view(), kept),
+            None => History::new(shared.view()),
         }
     }
 
@@ -213,19 +249,21 @@ fn turn(api: &Arc<Api>, reading: &mut Reading) -> bool {
     if !inner.hub.is_telling() {
         inner.refresh(&api.shared);
     }
-    let history = History::new(api.shared.view());
+    let history = inner.history(&api.shared);
+    let mut more = true;
     for _ in 0..STEPS_MAX {
         match inner.hub.step(&history) {
             Step::Again => {}
             Step::Idle => {
-                inner.wake();
-                return false;
+                more = false;
+                break;
             }
             Step::Read(round) => reading.begin(round, history.clone()),
         }
     }
+    inner.keep(&api.shared);
     inner.wake();
-    true
+    more
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ fn query(request: &RangeRequest) -> Query {
         max_mod_revision: request.max_mod_revision,
         min_create_revision: request.min_create_revision,
         max_create_revision: request.max_create_revision,
+        ..Query::default()
     }
 }
 

@@ -151,6 +151,7 @@ impl Space for Writing<'_, '_> {
 /// One View. Writing to it is a fault: the API proposes what writes.
 pub(crate) struct Reading<'a> {
     pub(crate) view: &'a mvcc::View,
+    pub(crate) effort: &'a mvcc::Effort<'a>,
 }
 
 const NOT_A_READ: Stop = Stop::Fault(Fault::Broken("a write was taken for a read-only request"));
@@ -165,12 +166,11 @@ impl Space for Reading<'_> {
     }
 
     fn range(&self, query: &Query) -> Result<Answer, ReadError> {
-        self.view.range(query)
+        self.view.bounded(self.effort).range(query)
     }
 
     fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {
-        let query = Query::of(KeyRange::point(Bytes::copy_from_slice(key)));
-        Ok(self.view.range(&query)?.kvs.first().map(meta))
+        self.view.bounded(self.effort).meta(key)
     }
 
     fn all_hold(
@@ -178,8 +178,13 @@ impl Space for Reading<'_> {
         range: &KeyRange,
         holds: &mut dyn FnMut(Option<&KeyMeta>) -> bool,
     ) -> Result<bool, ReadError> {
-        let kvs = self.view.range(&Query::of(range.clone()))?.kvs;
-        Ok(if kvs.is_empty() { holds(None) } else { kvs.iter().all(|kv| holds(Some(&meta(kv)))) })
+        let (mut found, mut all) = (false, true);
+        self.view.bounded(self.effort).metas(range, &mut |_, meta| {
+            found = true;
+            all = holds(Some(&meta));
+            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(if found { all } else { holds(None) })
     }
 
     fn lease_exists(&self, _: LeaseId) -> bool {
@@ -192,14 +197,5 @@ impl Space for Reading<'_> {
 
     fn delete(&mut self, _: &KeyRange) -> Result<i64, Stop> {
         Err(NOT_A_READ)
-    }
-}
-
-fn meta(kv: &mvcc::KeyValue) -> KeyMeta {
-    KeyMeta {
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        version: kv.version,
-        lease: kv.lease,
     }
 }

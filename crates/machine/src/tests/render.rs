@@ -27,6 +27,7 @@ pub(super) fn stopped(result: Result<String, Stop>) -> String {
     match result {
         Ok(text) => text,
         Err(Stop::Refused(refusal)) => format!("refused: {refusal}"),
+        Err(Stop::GivenUp(why)) => format!("given up: {why}"),
         Err(Stop::Fault(fault)) => format!("fault: {fault}"),
     }
 }
@@ -118,7 +119,7 @@ pub(super) fn members(membership: &Membership, conf_state: &ConfState) -> String
 
 pub(super) fn leases(shared: &Shared) -> String {
     let each = |info: &crate::LeaseInfo| {
-        let mut keys = shared.lease_keys(info.id).expect("there is no other writer");
+        let mut keys = shared.lease_keys(info.id, None, usize::MAX).expect("there is no other writer");
         keys.sort();
         let keys = spaced(keys.iter().map(|key| key.escape_ascii().to_string()));
         format!(" {}({},{}{keys})", info.id, info.ttl, info.remaining_ttl)

@@ -4,7 +4,9 @@ mod naive;
 
 use bytes::Bytes;
 use engine::{Engine, MemoryEngine};
-use mvcc::{Answer, CompactError, EventKind, Order, Query, ReadError, SortBy, Store, View};
+use mvcc::{
+    Answer, CompactError, Cost, Effort, EventKind, GivenUp, Order, Query, ReadError, SortBy, Store, View,
+};
 use naive::{Naive, Refused};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
@@ -89,6 +91,7 @@ fn queries() -> impl Strategy<Value = Query> {
             max_mod_revision: filters.1,
             min_create_revision: filters.2,
             max_create_revision: filters.3,
+            ..Query::default()
         },
     )
 }
@@ -126,11 +129,46 @@ fn check_answer(given: Result<Answer, ReadError>, expected: Result<Answer, Refus
     }
 }
 
+/// A read with a budget is the same read, or given up having counted more than the budget.
+fn check_bounded(view: &View, query: &Query, rows: u64) {
+    let budget = Cost { rows, bytes: 4 * rows };
+    let effort = Effort::within(budget);
+    match (view.bounded(&effort).range(query), view.range(query)) {
+        (Err(ReadError::GivenUp(GivenUp::Spent)), _) => assert!(!effort.spent().fits(budget), "{query:?}"),
+        (Ok(bounded), Ok(whole)) => {
+            assert_eq!(bounded, whole, "{query:?}");
+            assert!(effort.spent().rows >= whole.kvs.len() as u64, "{query:?}: {effort:?}");
+        }
+        (bounded, whole) => assert_eq!(format!("{bounded:?}"), format!("{whole:?}"), "{query:?}"),
+    }
+}
+
+/// Pieces that end after so many bytes, or keys, merge into the answer without such an end.
+fn check_pieces(view: &View, query: &Query, max_bytes: usize) {
+    let is_plain = Query { limit: 0, revision: 0, keys_only: false, count_only: false, ..query.clone() }
+        == Query::of(query.range.clone());
+    if !is_plain || query.count_only || max_bytes == 0 {
+        return;
+    }
+    let Ok(whole) = view.range(&Query { limit: 0, ..query.clone() }) else { return };
+    let (mut merged, mut piece) = (Vec::new(), Query { max_bytes, uncounted: true, ..query.clone() });
+    loop {
+        let answer = view.range(&piece).expect("the whole was answered");
+        merged.extend(answer.kvs);
+        let Some(last) = merged.last().filter(|_| answer.more) else { break };
+        let start = [&last.key[..], &[0]].concat();
+        piece.range = KeyRange { start: start.into(), ..piece.range };
+    }
+    assert_eq!(merged, whole.kvs, "{query:?}");
+}
+
 fn check_view(view: &View, model: &Naive, queries: &[Query], hash: u8) {
     assert_eq!((view.revision(), view.compact_revision()), (model.revision, model.compact));
     for query in queries {
         let query = Query { revision: scaled(query.revision, model), ..query.clone() };
         check_answer(view.range(&query), model.range(&query), &query);
+        check_bounded(view, &query, u64::from(hash));
+        check_pieces(view, &query, usize::from(hash));
     }
     let low = model.compact.max(1);
     let revision = low + (model.revision - low) * i64::from(hash) / 255;

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!        first                    cached from        last
-//!   wal:  |--------------------------|================|      cache: newest entries, at most 16 MiB
+//!   wal:  |--------------------------|================|      cache: the newest entries, bounded
 //! ```
 //!
 //! Invariant: the cache is empty, or a contiguous run that ends at the log's last index and equals it.
 
 use crate::convert::{log_entry_ref, raft_entry};
-use crate::limits::CACHE_BYTES_MAX;
+use crate::limits::Limits;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use std::cell::RefCell;
@@ -22,6 +22,10 @@ pub trait Log: Send {
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError>;
     /// Makes what was written durable; does nothing when nothing needs it.
     fn sync(&mut self) -> Result<(), WalError>;
+    /// Makes durable all that was written, the commit index too: at an orderly end.
+    fn sync_all(&mut self) -> Result<(), WalError> {
+        self.sync()
+    }
     /// The first index held.
     fn first_index(&self) -> Index;
     /// The last index held; `first_index() - 1` of an empty log.
@@ -54,6 +58,9 @@ where
     fn sync(&mut self) -> Result<(), WalError> {
         Wal::sync(self)
     }
+    fn sync_all(&mut self) -> Result<(), WalError> {
+        Wal::sync_all(self)
+    }
     fn first_index(&self) -> Index {
         Wal::first_index(self)
     }
@@ -85,11 +92,13 @@ pub(crate) struct LogStore {
     log: Box<dyn Log>,
     cache: VecDeque<eraftpb::Entry>,
     cache_bytes: usize,
+    cache_bytes_max: usize,
     start: RaftState,
     /// Bytes of payload written since the start: what flushes are counted in.
     written_bytes: u64,
     /// Members that need what the log no longer has, and where it began when that was told. raft-rs asks with `&self`.
     lagging: RefCell<BTreeMap<u64, Index>>,
+    lagging_max: usize,
     logger: slog::Logger,
 }
 
@@ -99,6 +108,7 @@ impl LogStore {
         log: Box<dyn Log>,
         hard_state: HardState,
         conf: &ConfState,
+        limits: &Limits,
         logger: slog::Logger,
     ) -> Self {
         let mut hs = eraftpb::HardState::default();
@@ -110,9 +120,11 @@ impl LogStore {
             log,
             cache: VecDeque::new(),
             cache_bytes: 0,
+            cache_bytes_max: limits.cache_bytes,
             start: RaftState::new(hs, cs),
             written_bytes: 0,
             lagging: RefCell::default(),
+            lagging_max: limits.lagging_told.max(1),
             logger,
         }
     }
@@ -150,7 +162,7 @@ impl LogStore {
             self.written_bytes += bytes as u64;
             self.cache.push_back(entry);
         }
-        while self.cache_bytes > CACHE_BYTES_MAX && self.cache.len() > 1 {
+        while self.cache_bytes > self.cache_bytes_max && self.cache.len() > 1 {
             let gone = self.cache.pop_front().expect("it has more than one");
             self.cache_bytes -= cost(&gone);
         }
@@ -239,11 +251,34 @@ impl Storage for LogStore {
     /// every heartbeat's answer; one line says whom that leaves behind.
     fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
         let first = self.log.first_index();
-        if self.lagging.borrow_mut().insert(to, first) != Some(first) {
+        let mut lagging = self.lagging.borrow_mut();
+        if lagging.len() >= self.lagging_max && !lagging.contains_key(&to) {
+            lagging.clear();
+        }
+        if lagging.insert(to, first) != Some(first) {
             slog::warn!(self.logger, "a member lags behind the log's start, and snapshots between members are not \
                 supported yet: it stays behind until it is removed and added again";
                 "member" => format!("{to:x}"), "first-index" => first);
         }
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wal::MemDisk;
+
+    #[test]
+    fn members_that_were_told_of_as_lagging_do_not_fill_the_memory() {
+        let log = Wal::create(MemDisk::new(), b"whose").unwrap();
+        let limits = Limits { lagging_told: 3, ..Limits::default() };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let store =
+            LogStore::new(Box::new(log), HardState::default(), &ConfState::default(), &limits, logger);
+        for member in 0..100 {
+            assert!(store.snapshot(1, member).is_err());
+            assert!(store.lagging.borrow().len() <= 3);
+        }
     }
 }

@@ -16,7 +16,7 @@ pub use log::Log;
 pub use reads::ReadsDone;
 
 use crate::convert::{Checked, log_entry, outgoing};
-use crate::limits::{GROUP_BYTES_MAX, INFLIGHT_MESSAGES_MAX, MESSAGE_BYTES_MAX, RAFT_UNCOMMITTED_BYTES_MAX};
+use crate::limits::Limits;
 use crate::{Leadership, NodeFault, ProposeError, RequestIds, StartError};
 use bytes::Bytes;
 use going::Going;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub applied: Index,
     /// The members at the applied index.
     pub conf: ConfState,
+    /// What is bounded, and by how much.
+    pub limits: Limits,
 }
 
 /// An entry to be.
@@ -59,6 +61,19 @@ pub struct Proposal {
     pub data: Bytes,
     /// While it has not reached raft by then, it is dropped.
     pub deadline: Instant,
+    /// How many members have sent it on its way here; 0 = it is of this member.
+    pub hops: u8,
+}
+
+/// What was dropped of what peers sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// A message that does not fit this member's log, term or role.
+    Message,
+    /// A read's context that came before.
+    Read,
+    /// A proposal that went from member to member too often.
+    Proposal,
 }
 
 /// Everything that can happen to a core.
@@ -100,6 +115,8 @@ pub struct Effects {
     pub reads: Vec<ReadsDone>,
     /// Who leads now, when that changed.
     pub leadership: Option<Leadership>,
+    /// What was dropped, one by one.
+    pub dropped: Vec<Dropped>,
 }
 
 /// What must be written, with the messages that need not wait for it.
@@ -147,6 +164,7 @@ pub struct Core {
     removed: bool,
     /// The time of the last call that told it.
     now: Option<Instant>,
+    limits: Limits,
     logger: slog::Logger,
 }
 
@@ -165,32 +183,33 @@ impl Core {
         let written_commit = hard_state.commit;
         // The commit index is written late (without a sync of its own), and raft-rs panics below the applied index.
         hard_state.commit = hard_state.commit.max(applied).min(last);
+        let limits = settings.limits.clone();
         let config = Config {
             id: settings.member,
             election_tick: settings.election_ticks,
             heartbeat_tick: 1,
             applied,
-            max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            max_size_per_msg: limits.message_bytes,
+            max_inflight_msgs: limits.inflight_messages.max(1),
             check_quorum: true,
             pre_vote: settings.pre_vote,
             read_only_option: ReadOnlyOption::Safe,
             skip_bcast_commit: false,
             batch_append: false,
             priority: 0,
-            max_uncommitted_size: RAFT_UNCOMMITTED_BYTES_MAX,
-            max_committed_size_per_ready: GROUP_BYTES_MAX,
+            max_uncommitted_size: limits.raft_uncommitted_bytes.max(limits.message_bytes),
+            max_committed_size_per_ready: limits.group_bytes,
             ..Config::default()
         };
-        let store = LogStore::new(log, hard_state, &settings.conf, logger.clone());
+        let store = LogStore::new(log, hard_state, &settings.conf, &limits, logger.clone());
         let node =
             RawNode::new(&config, store, &logger).map_err(|error| StartError::Raft(error.to_string()))?;
         let ids = RequestIds::new(settings.member, settings.unix_millis);
         let leadership = Leadership { term: node.raft.term, leader: 0, is_leader: false };
         Ok(Self {
             node,
-            reads: Reads::new(ids, settings.request_timeout),
-            seen: SeenReads::default(),
+            reads: Reads::new(ids, settings.request_timeout, &limits),
+            seen: SeenReads::new(&limits),
             going: Going::default(),
             leadership,
             effects: Effects::default(),
@@ -198,6 +217,7 @@ impl Core {
             term_began: false,
             removed: false,
             now: None,
+            limits,
             logger,
         })
     }
@@ -210,7 +230,7 @@ impl Core {
         match input {
             Input::Tick => drop(self.node.tick()),
             Input::Message(message) => self.step_message(message),
-            Input::Propose(proposals) => self.propose(proposals),
+            Input::Propose(proposals) => self.propose(now, proposals),
             Input::ProposeInTerm(term, proposals) => self.propose_in_term(term, proposals),
             Input::Read(token) => self.reads.ask(token),
             Input::Unreachable(member) => self.node.report_unreachable(member),
@@ -325,9 +345,9 @@ impl Core {
         Ok(())
     }
 
-    /// Makes all that was written durable; for the end.
-    pub fn sync(&mut self) -> Result<(), NodeFault> {
-        self.node.mut_store().log_mut().sync().map_err(|error| log_fault(&error))
+    /// Makes all that was written durable, the commit index too; for the end.
+    pub fn sync_all(&mut self) -> Result<(), NodeFault> {
+        self.node.mut_store().log_mut().sync_all().map_err(|error| log_fault(&error))
     }
 
     /// Sees to reads that are due: another attempt, or the end of their patience.
@@ -371,7 +391,8 @@ impl Core {
     fn step_message(&mut self, message: Checked) {
         let message = message.0;
         let raft = &self.node.raft;
-        if let Err(reason) = guard::check(raft, &message) {
+        if let Err(reason) = guard::check(raft, &message, &self.limits) {
+            self.effects.dropped.push(Dropped::Message);
             slog::warn!(self.logger, "dropped a peer's message"; "reason" => reason,
                 "kind" => ?message.get_msg_type(), "from" => format!("{:x}", message.from), "term" => message.term);
             return;
@@ -379,7 +400,9 @@ impl Core {
         let is_read = message.get_msg_type() == MessageType::MsgReadIndex;
         if is_read && raft.state == StateRole::Leader {
             let (term, context) = (raft.term, message.entries[0].data.clone());
-            if !self.seen.is_new(term, message.from, &context) {
+            let is_member = |id| raft.prs().get(id).is_some();
+            if !self.seen.is_new(term, message.from, &context, is_member) {
+                self.effects.dropped.push(Dropped::Read);
                 return;
             }
         }

@@ -10,7 +10,7 @@
 //! context that reaches the leader twice can release a newer read at an old index, hence: contexts are never used twice
 //! in the cluster, and the leader drops one it has seen ([`SeenReads`]).
 
-use crate::limits::{READ_ATTEMPTS_MAX, READ_RETRY, SEEN_READS_MAX};
+use crate::limits::Limits;
 use crate::{ReadError, RequestIds};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -38,14 +38,24 @@ struct Round {
 pub(crate) struct Reads {
     ids: RequestIds,
     timeout: Duration,
+    retry: Duration,
+    attempts_max: usize,
     waiting: Vec<u64>,
     round: Option<Round>,
     confirmed: Vec<(Index, Vec<u64>)>,
 }
 
 impl Reads {
-    pub(super) fn new(ids: RequestIds, timeout: Duration) -> Self {
-        Self { ids, timeout, waiting: Vec::new(), round: None, confirmed: Vec::new() }
+    pub(super) fn new(ids: RequestIds, timeout: Duration, limits: &Limits) -> Self {
+        Self {
+            ids,
+            timeout,
+            retry: limits.read_retry,
+            attempts_max: limits.read_attempts.max(1),
+            waiting: Vec::new(),
+            round: None,
+            confirmed: Vec::new(),
+        }
     }
 
     pub(super) fn ask(&mut self, token: u64) {
@@ -57,11 +67,11 @@ impl Reads {
         match &mut self.round {
             Some(round) if now >= round.retry_at => {
                 let context = self.ids.next_id();
-                if round.contexts.len() == READ_ATTEMPTS_MAX {
+                if round.contexts.len() >= self.attempts_max {
                     round.contexts.remove(0);
                 }
                 round.contexts.push(context);
-                round.retry_at = now + READ_RETRY;
+                round.retry_at = now + self.retry;
                 Some(context)
             }
             Some(_) => None,
@@ -71,7 +81,7 @@ impl Reads {
                 self.round = Some(Round {
                     contexts: vec![context],
                     tokens: std::mem::take(&mut self.waiting),
-                    retry_at: now + READ_RETRY,
+                    retry_at: now + self.retry,
                     deadline: now + self.timeout,
                 });
                 Some(context)
@@ -123,16 +133,28 @@ impl Reads {
     }
 }
 
-/// The contexts that a leader has taken from each peer in this term, bounded: the oldest are forgotten first.
-#[derive(Debug, Default)]
+/// The contexts that a leader has taken from each member in this term, bounded: the oldest are forgotten first, and so is
+/// who is no member any more.
+#[derive(Debug)]
 pub(crate) struct SeenReads {
     term: u64,
+    contexts_max: usize,
     peers: HashMap<u64, (HashSet<u64>, VecDeque<u64>)>,
 }
 
 impl SeenReads {
-    /// Whether the context is new, and now known.
-    pub(super) fn is_new(&mut self, term: u64, peer: u64, context: &[u8]) -> bool {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { term: 0, contexts_max: limits.seen_reads.max(1), peers: HashMap::new() }
+    }
+
+    /// Whether the context, of a member, is new, and now known.
+    pub(super) fn is_new(
+        &mut self,
+        term: u64,
+        peer: u64,
+        context: &[u8],
+        is_member: impl Fn(u64) -> bool,
+    ) -> bool {
         let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
             return false;
         };
@@ -140,12 +162,15 @@ impl SeenReads {
             self.term = term;
             self.peers.clear();
         }
+        if !self.peers.contains_key(&peer) {
+            self.peers.retain(|known, _| is_member(*known));
+        }
         let (known, order) = self.peers.entry(peer).or_default();
         if !known.insert(context) {
             return false;
         }
         order.push_back(context);
-        if order.len() > SEEN_READS_MAX
+        if order.len() > self.contexts_max
             && let Some(oldest) = order.pop_front()
         {
             known.remove(&oldest);
@@ -159,7 +184,7 @@ mod tests {
     use super::*;
 
     fn reads() -> Reads {
-        Reads::new(RequestIds::new(1, 1), Duration::from_secs(7))
+        Reads::new(RequestIds::new(1, 1), Duration::from_secs(7), &Limits::default())
     }
 
     #[test]
@@ -183,7 +208,7 @@ mod tests {
         let (mut reads, now, mut done) = (reads(), Instant::now(), Vec::new());
         reads.ask(1);
         let first = reads.due(now).unwrap();
-        let second = reads.due(now + READ_RETRY).unwrap();
+        let second = reads.due(now + Limits::default().read_retry).unwrap();
         assert_ne!(first, second);
         reads.confirm(&first.to_be_bytes(), 1);
         reads.confirm(&second.to_be_bytes(), 2);
@@ -208,12 +233,44 @@ mod tests {
 
     #[test]
     fn a_context_is_taken_once_a_term_and_peer() {
-        let mut seen = SeenReads::default();
+        let mut seen = SeenReads::new(&Limits::default());
         let context = 7u64.to_be_bytes();
-        assert!(seen.is_new(1, 1, &context));
-        assert!(!seen.is_new(1, 1, &context));
-        assert!(seen.is_new(1, 2, &context));
-        assert!(seen.is_new(2, 1, &context));
-        assert!(!seen.is_new(2, 1, b""));
+        let mut is_new = |term, peer, context: &[u8]| seen.is_new(term, peer, context, |_| true);
+        assert!(is_new(1, 1, &context));
+        assert!(!is_new(1, 1, &context));
+        assert!(is_new(1, 2, &context));
+        assert!(is_new(2, 1, &context));
+        assert!(!is_new(2, 1, b""));
+    }
+
+    #[test]
+    fn of_each_member_the_newest_contexts_are_remembered_and_of_former_members_none() {
+        let mut seen = SeenReads::new(&Limits { seen_reads: 3, ..Limits::default() });
+        let mut is_new = |peer: u64, context: u64, members: &[u64]| {
+            seen.is_new(1, peer, &context.to_be_bytes(), |id| members.contains(&id))
+        };
+        for context in 0..10 {
+            assert!(is_new(2, context, &[2, 3]));
+        }
+        assert!(!is_new(2, 7, &[2, 3]) && !is_new(2, 9, &[2, 3]), "the newest three");
+        assert!(is_new(2, 6, &[2, 3]), "forgotten");
+        assert!(is_new(3, 6, &[3]));
+        assert_eq!(seen.peers.keys().collect::<Vec<_>>(), [&3]);
+        assert!(seen.peers.values().all(|(known, order)| known.len() <= 3 && known.len() == order.len()));
+    }
+
+    #[test]
+    fn answers_to_the_newest_attempts_alone_count() {
+        let limits = Limits { read_attempts: 2, ..Limits::default() };
+        let mut reads = Reads::new(RequestIds::new(1, 1), Duration::from_secs(7), &limits);
+        let (now, mut done) = (Instant::now(), Vec::new());
+        reads.ask(1);
+        let attempts: Vec<u64> = (0..3).map(|n| reads.due(now + n * limits.read_retry).unwrap()).collect();
+        reads.confirm(&attempts[0].to_be_bytes(), 1);
+        reads.applied(1, &mut done);
+        assert!(done.is_empty(), "an answer that is late");
+        reads.confirm(&attempts[1].to_be_bytes(), 1);
+        reads.applied(1, &mut done);
+        assert_eq!(done, [ReadsDone { tokens: vec![1], result: Ok(()) }]);
     }
 }

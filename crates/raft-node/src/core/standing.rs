@@ -1,7 +1,6 @@
 //! Where this member stands: what raft knows, for those who ask.
 
 use super::Core;
-use crate::limits::{BACKLOG_ENTRIES_MAX, UNCOMMITTED_BYTES_MAX, UNCOMMITTED_ENTRIES_MAX};
 use crate::{Leadership, PeerProgress};
 use raft::StateRole;
 use types::{ConfState, Index};
@@ -10,15 +9,15 @@ impl Core {
     /// Whether a proposal would reach a log now. Without a leader, while leadership is handed over, or while too much
     /// is not committed or not applied, proposals wait.
     pub fn takes_proposals(&self) -> bool {
-        let raft = &self.node.raft;
+        let (raft, limits) = (&self.node.raft, &self.limits);
         let log = &raft.raft_log;
         !self.removed
             && raft.leader_id != 0
             && raft.lead_transferee.is_none()
-            && log.committed - log.applied <= BACKLOG_ENTRIES_MAX
+            && log.committed - log.applied <= limits.backlog_entries
             && (raft.state != StateRole::Leader
-                || (log.last_index() - log.committed <= UNCOMMITTED_ENTRIES_MAX
-                    && raft.uncommitted_size() <= UNCOMMITTED_BYTES_MAX))
+                || (log.last_index() - log.committed <= limits.uncommitted_entries
+                    && raft.uncommitted_size() <= limits.uncommitted_bytes))
     }
 
     /// Whether the effects that wait to be taken say that this proposal was not logged.

@@ -1,13 +1,12 @@
 //! What the machine does for nobody in particular: compaction, a bounded step at a time, between the groups.
 //!
 //! With nothing else to do step follows step. Under load the thread never rests, so a step is due every
-//! [`BACKGROUND_EVERY`] all the same: history would pile up as long as the load lasts. While readers hold Views that
-//! compaction would take rows from, it waits for the next tick, and for them no longer than [`READERS_WAIT_MAX`].
+//! [`Limits::background_every`] all the same: history would pile up as long as the load lasts. While readers hold Views that
+//! compaction would take rows from, it waits for the next tick, and for them no longer than [`Limits::readers_wait`].
 
-use crate::limits::{BACKGROUND_EVERY, READERS_WAIT_MAX};
-use crate::{Meters, NodeFault};
+use crate::{Limits, Meters, NodeFault};
 use machine::Machine;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) struct Background {
     due: bool,
@@ -15,12 +14,22 @@ pub(super) struct Background {
     readers_since: Option<Instant>,
     /// When the compaction under way took its first step.
     compacting_since: Option<Instant>,
+    every: Duration,
+    readers_wait: Duration,
     meters: Meters,
 }
 
 impl Background {
-    pub(super) fn new(now: Instant, meters: Meters) -> Self {
-        Self { due: true, not_before: now, readers_since: None, compacting_since: None, meters }
+    pub(super) fn new(now: Instant, meters: Meters, limits: &Limits) -> Self {
+        Self {
+            due: true,
+            not_before: now,
+            readers_since: None,
+            compacting_since: None,
+            every: limits.background_every,
+            readers_wait: limits.readers_wait,
+            meters,
+        }
     }
 
     /// The machine may have something to do.
@@ -38,13 +47,13 @@ impl Background {
         if !self.due || !(is_idle || now >= self.not_before) {
             return Ok(false);
         }
-        self.not_before = now + BACKGROUND_EVERY;
+        self.not_before = now + self.every;
         let before = machine.shared().view().compaction_done();
         self.due = machine.idle().map_err(|fault| NodeFault::Engine(fault.to_string()))?;
         self.measure(now, machine, before);
         if !machine.waits_for_readers() {
             self.readers_since = None;
-        } else if now.duration_since(*self.readers_since.get_or_insert(now)) >= READERS_WAIT_MAX {
+        } else if now.duration_since(*self.readers_since.get_or_insert(now)) >= self.readers_wait {
             machine.expire_views();
             self.readers_since = None;
             self.due = true;
@@ -76,7 +85,6 @@ mod tests {
     use prost::Message as _;
     use proto::etcdserverpb as pb;
     use std::sync::Arc;
-    use std::time::Duration;
     use types::{Entry, EntryKind, MemberId};
 
     fn machine() -> Machine {
@@ -105,7 +113,7 @@ mod tests {
     fn compaction_goes_on_under_load_a_step_at_a_time() {
         let (mut machine, begun) = (machine(), Instant::now());
         compacted(&mut machine);
-        let mut background = Background::new(begun, Meters::new());
+        let mut background = Background::new(begun, Meters::new(), &Limits::default());
         let mut steps = 0;
         for millis in 0..100 {
             let now = begun + Duration::from_millis(millis);
@@ -128,10 +136,10 @@ mod tests {
         let reader = machine.shared().view();
         let compaction = pb::CompactionRequest { revision: 2_502, ..Default::default() };
         apply(&mut machine, pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() });
-        let mut background = Background::new(begun, Meters::new());
+        let mut background = Background::new(begun, Meters::new(), &Limits::default());
         assert!(!background.step(begun, &mut machine, true).unwrap(), "nothing to do at once");
         background.wake();
-        let late = begun + READERS_WAIT_MAX;
+        let late = begun + Limits::default().readers_wait;
         assert!(background.step(late, &mut machine, true).unwrap());
         assert!(!background.step(late, &mut machine, true).unwrap());
         assert_eq!((reader.revision(), machine.shared().view().compaction_done()), (2_502, 2_502));

@@ -1,19 +1,18 @@
 //! Flushing the engine, and letting go of the log behind it.
 //!
 //! The engine keeps no log of its own: what is not flushed comes back from the raft log after a crash. Every
-//! [`FLUSH_LOG_BYTES`] of log or [`FLUSH_EVERY`] the applied index is noted, a thread of its own flushes (so that nothing
+//! [`Limits::flush_log_bytes`] of log or [`Limits::flush_every`] the applied index is noted, a thread of its own flushes (so that nothing
 //! stalls), and then the log before the noted index may go, except:
 //!
-//! * the last [`KEEP_ENTRIES`], for followers that are a little behind;
+//! * the last [`Limits::keep_entries`], for followers that are a little behind;
 //! * what a member of the cluster is known to lack (the leader knows), or may lack (other members do not know, and may
 //!   lead tomorrow), up to about 1 GiB: there are no snapshots between members yet, so a member that lags behind the
 //!   log's start could not come back.
 
-use crate::NodeFault;
 use crate::core::Core;
 use crate::front::{Batch, Command};
 use crate::handle::Shared;
-use crate::limits::{FLUSH_EVERY, FLUSH_LOG_BYTES, KEEP_ENTRIES, KEEP_LAGGING_STEPS};
+use crate::{Limits, NodeFault};
 use engine::Engine;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,11 +30,13 @@ pub(super) struct Flusher {
     last_bytes: u64,
     /// The applied index at each of the last flushes asked for, oldest first.
     marks: VecDeque<Index>,
+    limits: Limits,
 }
 
 impl Flusher {
     pub(super) fn start(engine: Arc<dyn Engine>, shared: Arc<Shared>) -> std::io::Result<Self> {
         let (jobs, todo) = sync_channel(1);
+        let limits = shared.options.limits.clone();
         let worker = Arc::clone(&engine);
         std::thread::Builder::new()
             .name("engine-flush".to_owned())
@@ -48,12 +49,13 @@ impl Flusher {
             last_flush: Instant::now(),
             last_bytes: 0,
             marks: VecDeque::new(),
+            limits,
         })
     }
 
     pub(super) fn flush_if_due(&mut self, now: Instant, core: &mut Core) -> Result<(), NodeFault> {
-        let grown = core.written_bytes() - self.last_bytes >= FLUSH_LOG_BYTES;
-        if self.in_flight || !(grown || now.duration_since(self.last_flush) >= FLUSH_EVERY) {
+        let grown = core.written_bytes() - self.last_bytes >= self.limits.flush_log_bytes;
+        if self.in_flight || !(grown || now.duration_since(self.last_flush) >= self.limits.flush_every) {
             return Ok(());
         }
         let (_, applied, _) = core.indexes();
@@ -77,8 +79,7 @@ impl Flusher {
         let index = result.map_err(NodeFault::Engine)?;
         self.in_flight = false;
         self.flushed = index;
-        let bound = self.bound();
-        let keep_from = keep_from(index, core, bound);
+        let keep_from = self.keep_from(index, core);
         if keep_from > core.log().first_index() {
             core.release(keep_from)?;
         }
@@ -92,21 +93,27 @@ impl Flusher {
 
     /// Before this index the log is not kept for members that lag.
     fn bound(&mut self) -> Index {
-        while self.marks.len() > KEEP_LAGGING_STEPS {
+        let steps = self.limits.keep_lagging_steps;
+        while self.marks.len() > steps.max(1) {
             self.marks.pop_front();
         }
-        if self.marks.len() == KEEP_LAGGING_STEPS { self.marks[0] } else { 0 }
+        match self.marks.front() {
+            // For nobody.
+            _ if steps == 0 => Index::MAX,
+            Some(oldest) if self.marks.len() >= steps => *oldest,
+            _ => 0,
+        }
     }
-}
 
-fn keep_from(flushed: Index, core: &Core, bound: Index) -> Index {
-    let near = flushed.saturating_sub(KEEP_ENTRIES);
-    let conf = core.conf_state();
-    if conf.voters.len() + conf.learners.len() <= 1 {
-        return near;
+    fn keep_from(&mut self, flushed: Index, core: &Core) -> Index {
+        let near = flushed.saturating_sub(self.limits.keep_entries);
+        let conf = core.conf_state();
+        if conf.voters.len() + conf.learners.len() <= 1 {
+            return near;
+        }
+        let lacking = core.peers().into_iter().map(|peer| peer.matched + 1).min().unwrap_or(0);
+        near.min(lacking.max(self.bound()))
     }
-    let lacking = core.peers().into_iter().map(|peer| peer.matched + 1).min().unwrap_or(0);
-    near.min(lacking.max(bound))
 }
 
 fn work(engine: &dyn Engine, todo: &Receiver<Index>, shared: &Shared) {

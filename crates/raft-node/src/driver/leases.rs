@@ -11,7 +11,6 @@
 use super::Driver;
 use crate::core::{Input, Proposal};
 use crate::front::Command;
-use crate::limits::{DEADLINES_INLINE_MAX, FOLLOWER_LAG_MAX};
 use crate::{Leadership, NodeFault, PeerProgress, ReadError};
 use lease::{Change, Checkpoint, Deadlines};
 use proto::etcdserverpb as pb;
@@ -49,10 +48,10 @@ impl Leases {
     }
 
     /// A tick passed. The leader knows how far the others are.
-    pub(super) fn tick(&mut self, now: Instant, last: u64, peers: &[PeerProgress]) {
+    pub(super) fn tick(&mut self, now: Instant, last: u64, peers: &[PeerProgress], lag_max: u64) {
         if self.term != 0 {
             self.look_at = Some(now);
-            let lags = |peer: &PeerProgress| peer.active && peer.matched + FOLLOWER_LAG_MAX < last;
+            let lags = |peer: &PeerProgress| peer.active && peer.matched.saturating_add(lag_max) < last;
             self.lags = peers.iter().any(|peer| !peer.is_learner && lags(peer));
             self.logged = false;
         }
@@ -99,7 +98,7 @@ impl Driver {
         let leases = Arc::new(self.shared.machine.leases());
         slog::debug!(self.shared.log, "keeping the time of leases"; "term" => term, "leases" => leases.len());
         let pace = self.shared.lessor.with(|expirer| expirer.pace());
-        if leases.len() > DEADLINES_INLINE_MAX {
+        if leases.len() > self.shared.options.limits.deadlines_inline {
             let (shared, leases) = (Arc::clone(&self.shared), Arc::clone(&leases));
             let build = move || {
                 let deadlines = Deadlines::new(pace, now, term, leases.iter().copied());
@@ -215,14 +214,15 @@ mod tests {
     #[test]
     fn a_follower_that_stays_behind_slows_the_end_of_leases_and_does_not_stop_it() {
         let peer = |matched, is_learner| PeerProgress { member: 2, matched, active: true, is_learner };
-        let last = FOLLOWER_LAG_MAX + 100;
+        let lag_max = 10;
+        let last = lag_max + 100;
         let check = |peers: &[PeerProgress], expected: [bool; 3]| {
             let mut leases = Leases { term: 1, ..Leases::new() };
-            leases.tick(Instant::now(), last, peers);
+            leases.tick(Instant::now(), last, peers, lag_max);
             let at_first = leases.may_log();
             leases.logged = true;
             let again = leases.may_log();
-            leases.tick(Instant::now(), last, peers);
+            leases.tick(Instant::now(), last, peers, lag_max);
             assert_eq!([at_first, again, leases.may_log()], expected, "{peers:?}");
         };
         check(&[peer(100, false), peer(last, false)], [true, true, true]);

@@ -17,8 +17,7 @@ use crate::core::{Core, Effects, Input, Proposal, Settings};
 use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, lock};
 use crate::handle::Shared;
 use crate::leases::Lessor;
-use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
-use crate::meters::{Applies, Timed};
+use crate::meters::{Applies, PeerDrop, Timed};
 use crate::status::StatusCells;
 use crate::tasks::spawn_tasks;
 use crate::{Handle, Leadership, Meters, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError};
@@ -56,6 +55,8 @@ pub fn start<D: Disk>(
 where
     Wal<D>: Send,
 {
+    // Peers can cause most lines of the node and of raft-rs.
+    let log = crate::quiet::limited(log, &options.limits);
     machine.replays_up_to(wal.last_index());
     let unix_millis = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -68,6 +69,7 @@ where
         unix_millis,
         applied: machine.applied().0,
         conf: machine.conf_state(),
+        limits: options.limits.clone(),
     };
     let raft_log =
         slog::Logger::root(slog::LevelFilter::new(log.clone(), slog::Level::Info).fuse(), slog::o!());
@@ -80,7 +82,7 @@ where
         inbox: Inbox::default(),
         outbox: Outbox::default(),
         load: Load::default(),
-        lessor: Lessor::new(options.election_timeout()),
+        lessor: Lessor::new(options.election_timeout(), &options.limits),
         cells: StatusCells::default(),
         flush: Notify::new(),
         deadlines: Notify::new(),
@@ -126,7 +128,7 @@ struct Driver {
 
 impl Driver {
     fn new(shared: Arc<Shared>, core: Core, machine: Machine, flusher: Flusher) -> Self {
-        let background = Background::new(Instant::now(), shared.meters.clone());
+        let background = Background::new(Instant::now(), shared.meters.clone(), &shared.options.limits);
         Self {
             next_tick: Instant::now() + shared.options.tick,
             applies: Applies::new(shared.meters.clone()),
@@ -218,6 +220,9 @@ impl Driver {
         for round in batch.reads.drain(..) {
             self.core.step(now, Input::Read(round));
         }
+        for member in std::mem::take(&mut batch.unreachable) {
+            self.core.step(now, Input::Unreachable(member));
+        }
         for command in batch.commands.drain(..) {
             self.command(now, command)?;
         }
@@ -228,7 +233,6 @@ impl Driver {
 
     fn command(&mut self, now: Instant, command: Command) -> Result<(), NodeFault> {
         match command {
-            Command::Unreachable(member) => self.core.step(now, Input::Unreachable(member)),
             Command::SnapshotDone { member, ok } => self.core.step(now, Input::SnapshotDone { member, ok }),
             Command::AdvanceTicks(ticks) => (0..ticks).for_each(|_| self.core.step(now, Input::Tick)),
             Command::Transfer { to, deadline, reply } => self.transfer(now, Transfer { to, deadline, reply }),
@@ -264,7 +268,7 @@ impl Driver {
         self.background.wake();
         self.retry_changes = true;
         let peers = self.core.peers();
-        self.leases.tick(now, self.core.indexes().2, &peers);
+        self.leases.tick(now, self.core.indexes().2, &peers, self.shared.options.limits.follower_lag);
         *lock(&self.shared.cells.peers) = peers;
     }
 
@@ -277,10 +281,12 @@ impl Driver {
             self.drop_expired(now);
             return;
         }
-        let mut batch = Vec::with_capacity(self.proposals.len().min(BATCH_ENTRIES_MAX));
+        let limits = &self.shared.options.limits;
+        let (entries_max, bytes_max) = (limits.batch_entries.max(1), limits.batch_bytes.max(1));
+        let mut batch = Vec::with_capacity(self.proposals.len().min(entries_max));
         let mut bytes = 0;
-        while batch.len() < BATCH_ENTRIES_MAX
-            && bytes < BATCH_BYTES_MAX
+        while batch.len() < entries_max
+            && bytes < bytes_max
             && let Some(proposal) = self.proposals.pop_front()
         {
             if proposal.deadline <= now {
@@ -368,7 +374,10 @@ impl Driver {
     }
 
     fn act_on_effects(&mut self) {
-        let Effects { returned, refused, reads, leadership } = self.core.effects();
+        let Effects { returned, refused, reads, leadership, dropped } = self.core.effects();
+        for dropped in dropped {
+            self.shared.meters.peer_dropped(PeerDrop::Core(dropped));
+        }
         for proposal in returned.into_iter().rev() {
             self.shared.load.add(proposal.data.len());
             match proposal.kind {
@@ -464,7 +473,7 @@ impl Driver {
             self.core.settle()?;
         }
         self.shared.outbox.hand_back(&mut self.done);
-        self.core.sync()?;
+        self.core.sync_all()?;
         self.flusher.finish()
     }
 }

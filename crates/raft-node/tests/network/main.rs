@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
+mod limits;
 mod members;
 mod net;
+mod strangers;
 
 use net::{ELECTION_TICKS, Net, Node};
 use proto::raftpb::{self, MessageType};
-use raft_node::ReadError;
 use raft_node::convert::{Incoming, incoming};
 use raft_node::core::Input;
+use raft_node::{Limits, ReadError};
 
 #[test]
 fn the_members_elect_a_leader_without_help_and_replicate() {
@@ -35,7 +37,10 @@ fn the_leader_sends_before_its_own_write_and_followers_after_theirs() {
         work.messages.iter().filter(|m| m.r#type() == MessageType::MsgApp).cloned().collect();
     assert_eq!(appends.len(), 2, "one for each follower");
     net.node(1).core.persist(work).unwrap();
-    let Incoming::Step(append) = incoming(appends[0].clone(), appends[0].to()).unwrap() else { panic!() };
+    let Incoming::Step(append) = incoming(appends[0].clone(), appends[0].to(), &Limits::default()).unwrap()
+    else {
+        panic!()
+    };
     let follower = net.node(appends[0].to());
     follower.core.step(now, Input::Message(append));
     let work = follower.core.work().unwrap();
@@ -240,7 +245,9 @@ fn a_log_that_ends_before_the_engine_is_refused() {
     net.settle();
     let engine = net.nodes[&1].engine.clone();
     let fresh = Net::new(1).nodes.remove(&1).unwrap().disk;
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Node::start(1, fresh, engine, 3)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Node::start(1, fresh, engine, 3, &Limits::default())
+    }));
     assert!(result.is_err(), "the log lacks entries that were applied");
 }
 
@@ -363,4 +370,60 @@ fn entries_of_a_term_are_logged_by_its_leader_or_by_nobody() {
     net.step(1, Input::ProposeInTerm(term, entries));
     net.settle();
     assert!(net.has(1, "k") && net.has(2, "k"));
+}
+
+/// A leader sends before its own write, and its own log counts for the majority only after that: without the third member
+/// every entry here was counted by two, and one of them is the leader.
+#[test]
+fn what_a_leader_counts_of_its_own_log_survives_the_loss_of_power() {
+    for seed in 0..20 {
+        let mut net = Net::led_by(3, 1);
+        net.isolate(3, true);
+        for key in ["a", "b", "c"] {
+            net.put(1, key);
+            net.settle();
+        }
+        let (commit, applied, last) = net.nodes[&1].core.indexes();
+        assert_eq!((commit, applied), (last, last));
+        let disk = net.nodes.remove(&1).unwrap().disk;
+        disk.crash(seed);
+        let (wal, replayed) = wal::Wal::open(disk).unwrap();
+        assert_eq!(
+            (wal.last_index(), wal.term(commit)),
+            (last, Some(replayed.hard_state.term)),
+            "seed {seed}"
+        );
+    }
+}
+
+/// One entry more than the other has: it is not committed before this member's write is through.
+#[test]
+fn the_leaders_own_entry_counts_after_its_write() {
+    let mut net = Net::led_by(3, 1);
+    net.isolate(3, true);
+    net.put(1, "k");
+    let now = net.now;
+    let batch = net.node(1).waiting.drain(..).collect();
+    net.step(1, Input::Propose(batch));
+    let (before, _, _) = net.nodes[&1].core.indexes();
+    let work = net.node(1).core.work().unwrap();
+    let append = work.messages.iter().find(|message| message.to() == 2).unwrap().clone();
+    // The other has it, and says so, before this member's disk does.
+    net.deliver(&append);
+    let acknowledged = raftpb::Message {
+        r#type: Some(MessageType::MsgAppResp.into()),
+        from: Some(2),
+        to: Some(1),
+        term: Some(append.term()),
+        index: Some(append.index() + 1),
+        ..Default::default()
+    };
+    let Incoming::Step(acknowledged) = incoming(acknowledged, 1, &Limits::default()).unwrap() else {
+        panic!()
+    };
+    let core = &mut net.node(1).core;
+    core.step(now, Input::Message(acknowledged));
+    assert_eq!(core.indexes().0, before, "one of three has it on disk");
+    let persisted = core.persist(work).unwrap();
+    assert_eq!((core.indexes().0, persisted.committed.len()), (before + 1, 1));
 }

@@ -5,10 +5,10 @@ use engine::MemoryEngine;
 use machine::Effect;
 use prost::Message as _;
 use proto::raftpb;
-use raft_node::ProposeError;
 use raft_node::bootstrap;
 use raft_node::convert::{Rejected, incoming};
 use raft_node::core::Input;
+use raft_node::{Limits, ProposeError};
 use std::sync::Arc;
 use types::{ConfState, Entry, EntryKind, HardState};
 use wal::MemDisk;
@@ -62,7 +62,7 @@ fn a_log_written_by_etcd_replays_to_the_same_members() {
         drop(wal);
         let mut net = Net::new(1);
         net.nodes.clear();
-        net.nodes.insert(2, Node::start(2, disk, Arc::new(MemoryEngine::default()), 1));
+        net.nodes.insert(2, Node::start(2, disk, Arc::new(MemoryEngine::default()), 1, &Limits::default()));
         net.settle();
         let node = &net.nodes[&2];
         let expected = &life()[upto].1;
@@ -126,7 +126,7 @@ fn what_cannot_be_read_as_a_change_never_enters_the_log() {
         entries: vec![entry],
         ..Default::default()
     };
-    assert!(matches!(incoming(forwarded, 1), Err(Rejected::Entry(_))));
+    assert!(matches!(incoming(forwarded, 1, &Limits::default()), Err(Rejected::Entry(_))));
     assert!(matches!(net.nodes[&1].refused[..], [(9, ProposeError::Fault)]));
     assert_eq!(net.nodes[&1].core.indexes().2, last);
 }
@@ -191,7 +191,7 @@ fn a_learner_gets_the_log_and_never_campaigns() {
     let mut net = Net::led_by(1, 1);
     let disk = MemDisk::new();
     drop(create_log(&disk, 5));
-    net.nodes.insert(5, Node::start(5, disk, Arc::new(MemoryEngine::default()), 1));
+    net.nodes.insert(5, Node::start(5, disk, Arc::new(MemoryEngine::default()), 1, &Limits::default()));
     net.put(1, "k");
     net.settle();
     net.change(1, life()[1].0.clone());

@@ -5,18 +5,19 @@ use machine::{Machine, Member, Outcome, Settings as MachineSettings};
 use prost::Message as _;
 use proto::raftpb::MessageType;
 use proto::{etcdserverpb as pb, raftpb};
-use raft_node::convert::{Incoming, incoming};
-use raft_node::core::{Core, Input, Proposal, ReadsDone, Settings};
-use raft_node::{ProposeError, bootstrap};
+use raft_node::convert::{Forwarded, Incoming, incoming};
+use raft_node::core::{Core, Dropped, Input, Log, Proposal, ReadsDone, Settings};
+use raft_node::{Limits, ProposeError, bootstrap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use types::{EntryKind, MemberId};
-use wal::{MemDisk, Wal};
+use types::{Entry, EntryKind, HardState, Index, MemberId, Term};
+use wal::{MemDisk, Wal, WalError};
 
 pub(crate) const ELECTION_TICKS: usize = 10;
 /// Small segments: a test has many logs.
-const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20 };
+const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20, ..wal::Options::DEFAULT };
 const TICK: Duration = Duration::from_millis(100);
 
 /// What members log, message by message.
@@ -39,6 +40,40 @@ impl slog::Drain for Lines {
     }
 }
 
+/// A log that counts how often entries are read back from it.
+struct Counted {
+    wal: Wal<MemDisk>,
+    reads: Arc<AtomicUsize>,
+}
+
+impl Log for Counted {
+    fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
+        self.wal.append(entries, hard_state)
+    }
+    fn sync(&mut self) -> Result<(), WalError> {
+        self.wal.sync()
+    }
+    fn first_index(&self) -> Index {
+        self.wal.first_index()
+    }
+    fn last_index(&self) -> Index {
+        self.wal.last_index()
+    }
+    fn term(&self, index: Index) -> Option<Term> {
+        self.wal.term(index)
+    }
+    fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.wal.entries(low, high, max_bytes)
+    }
+    fn hard_state(&self) -> HardState {
+        self.wal.hard_state()
+    }
+    fn release(&mut self, index: Index) -> Result<(), WalError> {
+        self.wal.release(index)
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) lines: Lines,
@@ -50,10 +85,21 @@ pub(crate) struct Node {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) reads: Vec<ReadsDone>,
     pub(crate) refused: Vec<(u64, ProposeError)>,
+    pub(crate) dropped: Vec<Dropped>,
+    /// Entries that were applied in one go.
+    pub(crate) groups: Vec<usize>,
+    log_reads: Arc<AtomicUsize>,
+    limits: Limits,
 }
 
 impl Node {
-    pub(crate) fn start(id: u64, disk: MemDisk, engine: Arc<MemoryEngine>, life: u64) -> Self {
+    pub(crate) fn start(
+        id: u64,
+        disk: MemDisk,
+        engine: Arc<MemoryEngine>,
+        life: u64,
+        limits: &Limits,
+    ) -> Self {
         let settings =
             MachineSettings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
         let machine = Machine::open(engine.clone(), settings).unwrap();
@@ -66,10 +112,13 @@ impl Node {
             unix_millis: life,
             applied: machine.applied().0,
             conf: machine.conf_state(),
+            limits: limits.clone(),
         };
         let lines = Lines::default();
         let logger = slog::Logger::root(lines.clone(), slog::o!());
-        let core = Core::new(&settings, Box::new(wal), logger).unwrap();
+        let log_reads = Arc::default();
+        let log = Counted { wal, reads: Arc::clone(&log_reads) };
+        let core = Core::new(&settings, Box::new(log), logger).unwrap();
         Self {
             id,
             lines,
@@ -81,6 +130,10 @@ impl Node {
             outcomes: Vec::new(),
             reads: Vec::new(),
             refused: Vec::new(),
+            dropped: Vec::new(),
+            groups: Vec::new(),
+            log_reads,
+            limits: limits.clone(),
         }
     }
 
@@ -90,7 +143,13 @@ impl Node {
             kind,
             data: data.into(),
             deadline: now + Duration::from_secs(7),
+            hops: 0,
         });
+    }
+
+    /// How often entries were read back from the log.
+    pub(crate) fn log_reads(&self) -> usize {
+        self.log_reads.load(Ordering::Relaxed)
     }
 
     /// The driver's loop, in short.
@@ -105,11 +164,13 @@ impl Node {
             self.waiting.extend(effects.returned);
             self.refused.extend(effects.refused);
             self.reads.extend(effects.reads);
+            self.dropped.extend(effects.dropped);
             let Some(mut work) = self.core.work() else { break };
             sent.append(&mut work.messages);
             let mut persisted = self.core.persist(work).unwrap();
             sent.append(&mut persisted.messages);
             if let Some(last) = persisted.committed.last().map(|entry| entry.index) {
+                self.groups.push(persisted.committed.len());
                 let outcomes = self.machine.apply(&persisted.committed).unwrap();
                 self.core.applied(now, last, &outcomes).unwrap();
                 self.outcomes.extend(outcomes);
@@ -128,11 +189,17 @@ pub(crate) struct Net {
     pub(crate) lose: Option<MessageType>,
     /// Everything that was ever sent.
     pub(crate) sent: Vec<raftpb::Message>,
+    limits: Limits,
     next_id: u64,
 }
 
 impl Net {
     pub(crate) fn new(members: u64) -> Self {
+        Self::with(members, &Limits::default())
+    }
+
+    /// Members with these limits.
+    pub(crate) fn with(members: u64, limits: &Limits) -> Self {
         let list: Vec<Member> = (1..=members).map(member).collect();
         let nodes = (1..=members)
             .map(|id| {
@@ -141,7 +208,7 @@ impl Net {
                 let (entries, state) = bootstrap::first_log(&list);
                 wal.append(&entries, Some(&state)).unwrap();
                 wal.sync().unwrap();
-                (id, Node::start(id, disk, Arc::new(MemoryEngine::default()), 1))
+                (id, Node::start(id, disk, Arc::new(MemoryEngine::default()), 1, limits))
             })
             .collect();
         let mut net = Self {
@@ -150,6 +217,7 @@ impl Net {
             cut: BTreeSet::new(),
             lose: None,
             sent: Vec::new(),
+            limits: limits.clone(),
             next_id: 100,
         };
         net.settle();
@@ -158,7 +226,12 @@ impl Net {
 
     /// A network that has elected the member.
     pub(crate) fn led_by(members: u64, leader: u64) -> Self {
-        let mut net = Self::new(members);
+        Self::led_with(members, leader, &Limits::default())
+    }
+
+    /// The same, of members with these limits.
+    pub(crate) fn led_with(members: u64, leader: u64, limits: &Limits) -> Self {
+        let mut net = Self::with(members, limits);
         net.campaign(leader);
         assert_eq!(net.leader(), leader);
         net
@@ -206,12 +279,18 @@ impl Net {
         }
         let Some(node) = self.nodes.get_mut(&to) else { return };
         let message = raftpb::Message::decode(&message.encode_to_vec()[..]).unwrap();
-        match incoming(message, to).unwrap() {
+        match incoming(message, to, &node.limits).unwrap() {
             Incoming::Step(checked) => node.core.step(now, Input::Message(checked)),
-            Incoming::Proposals(entries) => {
-                for (kind, data) in entries {
-                    node.propose(now, kind, 0, data.to_vec());
-                }
+            Incoming::Proposals(Forwarded { hops, left, entries }) => {
+                let deadline = now + left.unwrap_or(Duration::from_secs(7));
+                let proposals = entries.into_iter();
+                node.waiting.extend(proposals.map(|(kind, data)| Proposal {
+                    id: 0,
+                    kind,
+                    data,
+                    deadline,
+                    hops,
+                }));
             }
             Incoming::Snapshot { .. } => panic!("nobody sends snapshots"),
         }
@@ -281,7 +360,7 @@ impl Net {
         let node = self.nodes.remove(&id).unwrap();
         let (disk, engine) = (node.disk.clone(), node.engine.clone());
         drop(node);
-        self.nodes.insert(id, Node::start(id, disk, engine, life));
+        self.nodes.insert(id, Node::start(id, disk, engine, life, &self.limits));
     }
 }
 

@@ -32,6 +32,7 @@ impl Cluster {
             group_split_per_mille: *rng.pick(&[0, 100, 500, 1000]),
             checkpoints: rng.one_in(2),
             mutation: options.mutation,
+            limits: crate::limits::draw(seed),
         };
         let spares = if options.members.is_none() && rng.one_in(3) { SPARES } else { 0 };
         // Without snapshots who joins needs the whole log.
@@ -59,7 +60,8 @@ impl Cluster {
             cluster.workload = cluster.workload.of_leases();
             cluster.faults.sleeps_per_mille = 600;
         }
-        trace!(cluster.trace, "seed {seed}: {count} members, {weather:?}, segments {}", rules.segment_bytes);
+        let segments = cluster.rules.segment_bytes;
+        trace!(cluster.trace, "seed {seed}: {count} members, {weather:?}, segments {segments}");
         for id in 1..=count + spares {
             cluster.schedule(0, Event::Start(id));
             cluster.schedule(1_500_000, Event::Flush(id));

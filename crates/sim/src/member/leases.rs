@@ -187,7 +187,7 @@ impl Life {
         request.header = Some(pb::RequestHeader { id, ..Default::default() });
         let data: Bytes = request.encode_to_vec().into();
         let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
-        Proposal { id, kind: EntryKind::Normal, data, deadline }
+        Proposal { id, kind: EntryKind::Normal, data, deadline, hops: 0 }
     }
 }
 

@@ -20,9 +20,9 @@ use machine::{Machine, Settings as MachineSettings};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use proto::raftpb::{self, MessageType};
-use raft_node::RequestIds;
-use raft_node::convert::{Incoming, incoming};
+use raft_node::convert::{Forwarded, Incoming, incoming};
 use raft_node::core::{Core, Input, Log, Proposal, Settings};
+use raft_node::{Limits, RequestIds};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,7 +60,7 @@ pub(crate) struct Disks {
 }
 
 /// What all members of a run share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) start: Instant,
     pub(crate) segment_bytes: u64,
@@ -70,6 +70,7 @@ pub(crate) struct Rules {
     /// Whether what is left of leases is logged.
     pub(crate) checkpoints: bool,
     pub(crate) mutation: Option<Mutation>,
+    pub(crate) limits: Limits,
 }
 
 impl Rules {
@@ -78,7 +79,7 @@ impl Rules {
     }
 
     pub(crate) fn log_options(&self) -> wal::Options {
-        wal::Options { segment_bytes: self.segment_bytes }
+        wal::Options { segment_bytes: self.segment_bytes, ..wal::Options::DEFAULT }
     }
 }
 
@@ -208,6 +209,7 @@ impl Life {
             unix_millis,
             applied,
             conf: machine.conf_state(),
+            limits: rules.limits.clone(),
         };
         let warnings = Arc::default();
         let log: Box<dyn Log> = match rules.mutation {
@@ -337,12 +339,15 @@ impl Life {
                 trace!(around.trace, "member {} gets its own read", self.id);
                 continue;
             }
-            match incoming(message, self.id).map_err(|error| format!("member {}: {error}", self.id))? {
+            match incoming(message, self.id, &around.rules.limits)
+                .map_err(|error| format!("member {}: {error}", self.id))?
+            {
                 Incoming::Step(checked) => self.core.step(now, Input::Message(checked)),
-                Incoming::Proposals(entries) => {
-                    let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
+                Incoming::Proposals(Forwarded { hops, left, entries }) => {
+                    let timeout = Duration::from_micros(REQUEST_TIMEOUT);
+                    let deadline = now + left.map_or(timeout, |left| left.min(timeout));
                     for (kind, data) in entries {
-                        self.queue(Proposal { id: 0, kind, data, deadline });
+                        self.queue(Proposal { id: 0, kind, data, deadline, hops });
                     }
                 }
                 Incoming::Snapshot { .. } => return Err(format!("member {} got a snapshot", self.id).into()),
@@ -383,7 +388,7 @@ impl Life {
                     self.waiters.insert(id, waiter);
                 }
                 let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
-                self.proposals.push_back(Proposal { id, kind: EntryKind::Normal, data, deadline });
+                self.proposals.push_back(Proposal { id, kind: EntryKind::Normal, data, deadline, hops: 0 });
             }
             Ask::Change(mut change) => {
                 let id = self.ids.next_id();
@@ -392,7 +397,7 @@ impl Life {
                 self.waiters.insert(id, waiter);
                 let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
                 let data = change.encode_to_vec().into();
-                self.queue(Proposal { id, kind: EntryKind::ConfChange, data, deadline });
+                self.queue(Proposal { id, kind: EntryKind::ConfChange, data, deadline, hops: 0 });
             }
             Ask::Read(_) if around.rules.mutation != Some(Mutation::ReadWithoutQuorum) => {
                 self.next_read += 1;
@@ -453,7 +458,15 @@ impl Life {
         if !self.core.takes_proposals() {
             return;
         }
-        let mut batch: Vec<Proposal> = self.proposals.drain(..).collect();
+        let limits = &around.rules.limits;
+        let (mut batch, mut bytes): (Vec<Proposal>, usize) = (Vec::new(), 0);
+        while batch.len() < limits.batch_entries
+            && bytes < limits.batch_bytes
+            && let Some(proposal) = self.proposals.pop_front()
+        {
+            bytes += proposal.data.len();
+            batch.push(proposal);
+        }
         if std::mem::take(&mut self.retry_changes) {
             batch.extend(self.changes.drain(..));
         }

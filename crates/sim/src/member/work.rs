@@ -99,7 +99,10 @@ impl Life {
     }
 
     fn act_on_effects(&mut self, around: &mut Around<'_>) -> Result<(), End> {
-        let Effects { returned, refused, reads, leadership } = self.core.effects();
+        let Effects { returned, refused, reads, leadership, dropped } = self.core.effects();
+        for dropped in dropped {
+            trace!(around.trace, "member {} dropped a peer's: {dropped:?}", self.id);
+        }
         for proposal in returned.into_iter().rev() {
             match proposal.kind {
                 EntryKind::Normal => self.proposals.push_front(proposal),

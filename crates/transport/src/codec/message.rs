@@ -1,6 +1,6 @@
 //! The message stream: length, message, length, message. No state.
 
-use super::{DecodeError, FRAME_BYTES_MAX, Frame, is_link_heartbeat, put_sized, take_sized};
+use super::{Bounds, DecodeError, Frame, is_link_heartbeat, put_sized, take_sized};
 use bytes::BytesMut;
 use proto::raftpb;
 
@@ -21,13 +21,19 @@ impl MessageEncoder {
 
 /// Reads a message stream.
 #[derive(Debug, Default)]
-pub struct MessageDecoder;
+pub struct MessageDecoder {
+    bounds: Bounds,
+}
 
 impl MessageDecoder {
+    /// A decoder for a new connection.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds }
+    }
+
     /// Takes the next frame from the front of `input`; `None` when more bytes are needed.
-    #[allow(clippy::unused_self, reason = "one face with the other decoder")]
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
-        let taken = take_sized::<raftpb::Message>("message", FRAME_BYTES_MAX, input)?;
+        let taken = take_sized::<raftpb::Message>("message", self.bounds.frame_bytes, input)?;
         let frame = |m| if is_link_heartbeat(&m) { Frame::Heartbeat } else { Frame::Message(m) };
         Ok(taken.map(|(message, _)| frame(message)))
     }

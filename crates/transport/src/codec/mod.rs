@@ -22,10 +22,22 @@ use proto::raftpb;
 pub use message::{MessageDecoder, MessageEncoder};
 pub use msgapp::{MsgAppDecoder, MsgAppEncoder};
 
-/// Bytes of one message or one run of entries (etcd `readBytesLimit`).
-pub const FRAME_BYTES_MAX: u64 = 512 << 20;
-/// Entries of one message: raft fills a message up to 1 MiB, and an entry takes at least 4 bytes of it.
-pub const ENTRIES_MAX: u64 = 1 << 20;
+/// What a stream may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of one message, or of one run of entries.
+    pub frame_bytes: u64,
+    /// Entries of one message.
+    pub entries: u64,
+}
+
+impl Default for Bounds {
+    /// Those of [`crate::Limits`].
+    fn default() -> Self {
+        let limits = crate::Limits::default();
+        Self { frame_bytes: limits.frame_bytes, entries: limits.frame_entries }
+    }
+}
 
 /// What a stream carries.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,10 +154,10 @@ pub enum Decoder {
 
 impl Decoder {
     /// A decoder for a connection that has carried nothing, from member `remote` to member `local`.
-    pub fn new(kind: Kind, local: u64, remote: u64) -> Self {
+    pub fn new(kind: Kind, local: u64, remote: u64, bounds: Bounds) -> Self {
         match kind {
-            Kind::MsgApp => Self::MsgApp(MsgAppDecoder::new(local, remote)),
-            Kind::Message => Self::Message(MessageDecoder),
+            Kind::MsgApp => Self::MsgApp(MsgAppDecoder::new(local, remote, bounds)),
+            Kind::Message => Self::Message(MessageDecoder::new(bounds)),
         }
     }
 

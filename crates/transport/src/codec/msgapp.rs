@@ -1,9 +1,6 @@
 //! The msgapp stream, "msgappv2": appends that continue each other leave out what follows from the one before.
 
-use super::{
-    DecodeError, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, bounded, is_link_heartbeat, peek_u64, put_sized,
-    take_sized,
-};
+use super::{Bounds, DecodeError, Frame, bounded, is_link_heartbeat, peek_u64, put_sized, take_sized};
 use bytes::{Buf, BufMut, BytesMut};
 use proto::raftpb;
 
@@ -75,6 +72,7 @@ struct Run {
 pub struct MsgAppDecoder {
     local: u64,
     remote: u64,
+    bounds: Bounds,
     position: Position,
     /// Some after the head of a run of entries was taken and before its commit index was.
     run: Option<Run>,
@@ -82,8 +80,8 @@ pub struct MsgAppDecoder {
 
 impl MsgAppDecoder {
     /// A decoder for a new connection from `remote` to `local`.
-    pub fn new(local: u64, remote: u64) -> Self {
-        Self { local, remote, position: Position::default(), run: None }
+    pub fn new(local: u64, remote: u64, bounds: Bounds) -> Self {
+        Self { local, remote, bounds, position: Position::default(), run: None }
     }
 
     /// Takes the next frame from the front of `input`; `None` when more bytes are needed.
@@ -105,7 +103,7 @@ impl MsgAppDecoder {
 
     fn head(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         let Some(count) = peek_u64(&input[1..]) else { return Ok(None) };
-        let room = bounded("number of entries", count, ENTRIES_MAX)?.min(ENTRIES_RESERVED_MAX);
+        let room = bounded("number of entries", count, self.bounds.entries)?.min(ENTRIES_RESERVED_MAX);
         if self.position.index.checked_add(count).is_none() {
             return Err(DecodeError::IndexOverflow);
         }
@@ -117,7 +115,7 @@ impl MsgAppDecoder {
     fn entries(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         let run = self.run.as_mut().expect("called with a run begun");
         while run.left > 0 {
-            let limit = FRAME_BYTES_MAX - run.bytes;
+            let limit = self.bounds.frame_bytes - run.bytes;
             let Some((entry, length)) = take_sized::<raftpb::Entry>("entry", limit, input)? else {
                 return Ok(None);
             };
@@ -146,12 +144,12 @@ impl MsgAppDecoder {
     fn message(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         // The tag stays until the rest is there.
         let Some(length) = peek_u64(&input[1..]) else { return Ok(None) };
-        let length = bounded("message", length, FRAME_BYTES_MAX)?;
+        let length = bounded("message", length, self.bounds.frame_bytes)?;
         if input.len() < 9 + length {
             return Ok(None);
         }
         input.advance(1);
-        let taken = take_sized::<raftpb::Message>("message", FRAME_BYTES_MAX, input)?;
+        let taken = take_sized::<raftpb::Message>("message", self.bounds.frame_bytes, input)?;
         let (message, _) = taken.expect("its length was checked");
         self.position = Position::after(&message);
         Ok(Some(Frame::Message(message)))

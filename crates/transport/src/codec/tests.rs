@@ -24,7 +24,7 @@ fn unhex(text: &str) -> Vec<u8> {
 /// Feeds pieces of these sizes, over and over; panics never, stops at the first error.
 fn decode(kind: Kind, bytes: &[u8], pieces: &[usize]) -> Result<(Vec<Frame>, usize), DecodeError> {
     let (mut decoder, mut input, mut frames) =
-        (Decoder::new(kind, LOCAL, REMOTE), BytesMut::new(), Vec::new());
+        (Decoder::new(kind, LOCAL, REMOTE, Bounds::default()), BytesMut::new(), Vec::new());
     let (mut rest, mut sizes) = (bytes, pieces.iter().cycle());
     while !rest.is_empty() {
         let size = sizes.next().map_or(rest.len(), |n| (*n).clamp(1, rest.len()));

@@ -7,16 +7,20 @@ use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb};
 
 use super::{
     Answered,
-    reply::{error, not_allowed, ok_bytes},
+    body::{self, Refused},
+    reply::{closing, error, not_allowed, ok_bytes},
 };
-use crate::{LeaseRefusal, io::Busy, limits::SMALL_BODY_BYTES_MAX, transport::Transport};
+use crate::{LeaseRefusal, io::Busy, transport::Transport};
+
+/// Keys of a lease in an answer that is encoded on the thread that serves everybody. Beyond, the peer that asks has one
+/// such question at a time gathered already.
+const ENCODED_INLINE_MAX: usize = 1_024;
 
 const PROTOBUF: &str = "application/protobuf";
 
@@ -25,7 +29,7 @@ pub(super) async fn keep_alive(
     busy: &Arc<AtomicUsize>,
     request: Request<Incoming>,
 ) -> Answered {
-    let question: pb::LeaseKeepAliveRequest = match read(request).await {
+    let question: pb::LeaseKeepAliveRequest = match read(transport, request).await {
         Ok(question) => question,
         Err(refusal) => return refusal,
     };
@@ -45,7 +49,7 @@ pub(super) async fn time_to_live(
     busy: &Arc<AtomicUsize>,
     request: Request<Incoming>,
 ) -> Answered {
-    let question: leasepb::LeaseInternalRequest = match read(request).await {
+    let question: leasepb::LeaseInternalRequest = match read(transport, request).await {
         Ok(question) => question,
         Err(refusal) => return refusal,
     };
@@ -57,23 +61,36 @@ pub(super) async fn time_to_live(
     let _busy = Busy::new(busy);
     match answer.await {
         Ok(answer) => {
+            let many = answer.keys.len() > ENCODED_INLINE_MAX;
             let answer = leasepb::LeaseInternalResponse { lease_time_to_live_response: Some(answer) };
-            ok_bytes(PROTOBUF, answer.encode_to_vec().into())
+            let encode = move || Bytes::from(answer.encode_to_vec());
+            let bytes = if many { tokio::task::spawn_blocking(encode).await } else { Ok(encode()) };
+            match bytes {
+                Ok(bytes) => ok_bytes(PROTOBUF, bytes),
+                Err(e) => error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+            }
         }
         Err(refusal) => refused(&refusal, StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-async fn read<M: Message + Default>(request: Request<Incoming>) -> Result<M, Answered> {
+async fn read<M: Message + Default>(
+    transport: &Transport,
+    request: Request<Incoming>,
+) -> Result<M, Answered> {
     if request.method() != Method::POST {
         return Err(not_allowed(None));
     }
-    let body: Bytes = match Limited::new(request.into_body(), SMALL_BODY_BYTES_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) if e.is::<LengthLimitError>() => {
-            return Err(error(StatusCode::PAYLOAD_TOO_LARGE, "request body too large"));
+    let context = transport.context();
+    let (body, _held) = match body::read(context, request.into_body(), context.limits.small_body_bytes).await
+    {
+        Ok(read) => read,
+        Err(refused @ Refused::Broken(_)) => {
+            return Err(error(refused.status(StatusCode::BAD_REQUEST), "error reading body"));
         }
-        Err(_) => return Err(error(StatusCode::BAD_REQUEST, "error reading body")),
+        Err(refused) => {
+            return Err(closing(error(refused.status(StatusCode::BAD_REQUEST), &refused.to_string())));
+        }
     };
     M::decode(body).map_err(|_| error(StatusCode::BAD_REQUEST, "error unmarshalling request"))
 }

@@ -12,6 +12,7 @@
 //!
 //! Statuses, headers and texts are etcd's (`rafthttp/http.go`, `etcdhttp/peer.go`); what is refused by name answers 501.
 
+mod body;
 mod leases;
 mod plain;
 mod raft;
@@ -24,20 +25,23 @@ pub(crate) use self::{
 };
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     future::Future,
     io,
     net::IpAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 
 use self::reply::Reply;
@@ -46,25 +50,56 @@ use crate::{
     transport::Transport,
 };
 
-/// Connections at once. Each member holds two streams, four POST workers and a probe: this is 500 members.
-const CONNECTIONS_MAX: usize = 4096;
-/// After a failed accept (out of file descriptors, say): long enough not to spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The connections there are, the oldest first.
+#[derive(Default)]
+struct Guests(VecDeque<Guest>);
+
+struct Guest {
+    /// Streams and questions under way on it.
+    busy: Arc<AtomicUsize>,
+    task: AbortHandle,
+}
+
+impl Guests {
+    /// Makes room for one more. Whoever is not at work goes first: a connection without a request costs nothing to make,
+    /// and members must get in however many of those there are.
+    fn make_room(&mut self, connections_max: usize) -> bool {
+        if self.0.len() < connections_max {
+            return true;
+        }
+        self.0.retain(|guest| !guest.task.is_finished());
+        if self.0.len() < connections_max {
+            return true;
+        }
+        let idle = self.0.iter().position(|guest| guest.busy.load(Ordering::Relaxed) == 0);
+        let gone = idle.and_then(|at| self.0.remove(at));
+        gone.inspect(|guest| guest.task.abort()).is_some()
+    }
+}
 
 pub(crate) async fn serve(
     transport: Arc<Transport>,
     listener: TcpListener,
+    connections_max: usize,
     shutdown: impl Future<Output = ()>,
 ) {
-    let mut connections = JoinSet::new();
+    let (mut connections, mut guests) = (JoinSet::new(), Guests::default());
+    // What the limits allow, and what the process has descriptors for.
+    let connections_max = transport.context().limits.connections.min(connections_max).max(1);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, from)) => {
-                    connections.spawn(connection(transport.clone(), stream, from.ip()));
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) if guests.make_room(connections_max) => {
+                    let busy = Arc::new(AtomicUsize::new(0));
+                    let task = connections.spawn(connection(transport.clone(), stream, from.ip(), busy.clone()));
+                    guests.0.push_back(Guest { busy, task });
+                }
+                Ok((_, from)) => {
+                    let what = "refused a connection to the peer port: there are too many";
+                    transport.context().complain(&from.ip().to_string(), what, &connections_max.to_string());
                 }
                 Err(e) => pause(&transport, &e).await,
             }
@@ -74,21 +109,26 @@ pub(crate) async fn serve(
 }
 
 async fn pause(transport: &Transport, error: &io::Error) {
-    slog::warn!(transport.context().log, "failed to accept a peer connection"; "error" => %error);
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    transport.context().complain("", "failed to accept a peer connection", &error.to_string());
+    tokio::time::sleep(transport.context().limits.accept_pause).await;
 }
 
-async fn connection(transport: Arc<Transport>, stream: TcpStream, from: IpAddr) {
+async fn connection(transport: Arc<Transport>, stream: TcpStream, from: IpAddr, busy: Arc<AtomicUsize>) {
     let _ = stream.set_nodelay(true); // an error here shows at the first read
-    let busy = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(PeerIo::new(stream, busy.clone()));
     let context = transport.context().clone();
+    let limits = &context.limits;
+    let io = TokioIo::new(PeerIo::new(stream, busy.clone(), limits.deadline));
+    // A head has the time that a read has: else a byte every few seconds would keep a connection for ever.
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.deadline)
+        .max_buf_size(limits.connection_bytes.max(CONNECTION_BYTES_MIN));
     let service = service_fn(move |request| {
         let (transport, busy) = (transport.clone(), busy.clone());
         async move { Ok::<_, Infallible>(route(&transport, &busy, request, from).await) }
     });
     // How else a peer's connection ends is seen where it matters: by the stream's body, and by the sender.
-    if let Err(error) = http1::Builder::new().serve_connection(io, service).await
+    if let Err(error) = http.serve_connection(io, service).await
         && error.is_parse()
     {
         context.complain(
@@ -98,6 +138,9 @@ async fn connection(transport: Arc<Transport>, stream: TcpStream, from: IpAddr) 
         );
     }
 }
+
+/// hyper takes no smaller buffer.
+const CONNECTION_BYTES_MIN: usize = 8 << 10;
 
 type Answered = Response<Reply>;
 

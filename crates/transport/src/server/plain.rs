@@ -6,19 +6,17 @@ use std::{
 };
 
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answered,
-    reply::{error, not_allowed, ok, with},
+    Answered, body,
+    reply::{closing, error, not_allowed, ok, with},
 };
 use crate::{
     context::{HashKv, PromoteError, hex},
     headers::{self, CLEARED, CLUSTER_ID, CLUSTER_ID_MISMATCH, LEASE_CHECKPOINTS},
     io::Busy,
-    limits::SMALL_BODY_BYTES_MAX,
     transport::Transport,
 };
 
@@ -139,10 +137,14 @@ pub(super) async fn hash_kv(
     if !theirs.is_empty() && theirs != cluster(transport) {
         return error(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH);
     }
-    let Ok(body) = Limited::new(request.into_body(), SMALL_BODY_BYTES_MAX).collect().await else {
-        return error(StatusCode::BAD_REQUEST, "error reading body");
+    let context = transport.context();
+    let read = body::read(context, request.into_body(), context.limits.small_body_bytes).await;
+    let Ok((body, held)) = read else {
+        return closing(error(StatusCode::BAD_REQUEST, "error reading body"));
     };
-    let Ok(asked) = serde_json::from_slice::<HashRequest>(&body.to_bytes()) else {
+    let asked = serde_json::from_slice::<HashRequest>(&body);
+    drop((body, held));
+    let Ok(asked) = asked else {
         return error(StatusCode::BAD_REQUEST, "error unmarshalling request");
     };
     let question = transport.context().host().hash_kv(asked.revision);

@@ -3,22 +3,22 @@
 use std::{net::IpAddr, sync::Arc};
 
 use bytes::{Buf, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message as _;
 use proto::raftpb;
 
 use super::{
     Answered,
-    reply::{Reply, empty, error, not_allowed, with},
+    body::{self, Held},
+    reply::{Reply, closing, empty, error, not_allowed, with},
 };
 use crate::{
     codec::Kind,
-    context::hex,
+    context::{Context, hex, is_handed_on},
     headers::{self, CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION},
     io::Busy,
-    limits::{DEADLINE, POST_BYTES_MAX, SNAPSHOT_MESSAGE_BYTES_MAX},
     stream::StreamBody,
     transport::Transport,
 };
@@ -34,18 +34,22 @@ fn is_local(message: &raftpb::Message) -> bool {
 type Refusal = (StatusCode, &'static str);
 
 /// Who sends, for the log: the address, and who it says it is.
-struct Caller(String);
+struct Caller {
+    shown: String,
+    /// As whom it introduced itself.
+    id: Option<u64>,
+}
 
 impl Caller {
     fn new(from: IpAddr, headers: &HeaderMap) -> Self {
-        match headers::parse_id(headers::text(headers, &SERVER_FROM)) {
-            Some(id) => Self(format!("{} at {from}", hex(id))),
-            None => Self(from.to_string()),
-        }
+        let text = headers::text(headers, &SERVER_FROM);
+        let id = headers::parse_id(text).filter(|_| !text.is_empty());
+        let shown = id.map_or_else(|| from.to_string(), |id| format!("{} at {from}", hex(id)));
+        Self { shown, id }
     }
 
     fn complain(&self, transport: &Transport, what: &'static str, error: &str) {
-        transport.context().complain(&self.0, what, error);
+        transport.context().complain(&self.shown, what, error);
     }
 
     /// Why a request is refused, in etcd's words where it has some.
@@ -102,13 +106,14 @@ fn accept(transport: &Transport, caller: &Caller, headers: &HeaderMap) -> Result
 }
 
 async fn receive(transport: &Transport, caller: &Caller, body: Incoming) -> Answered {
-    let body = match Limited::new(body, POST_BYTES_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) => {
-            caller.complain(transport, "failed to read Raft message", &e.to_string());
-            return error(StatusCode::BAD_REQUEST, "error reading raft message");
-        }
-    };
+    let (body, _held) =
+        match body::read(transport.context(), body, transport.context().limits.post_bytes).await {
+            Ok(read) => read,
+            Err(e) => {
+                caller.complain(transport, "failed to read Raft message", &e.to_string());
+                return closing(error(e.status(StatusCode::BAD_REQUEST), "error reading raft message"));
+            }
+        };
     let size = body.len();
     let message = match raftpb::Message::decode(body) {
         Ok(message) => message,
@@ -122,9 +127,15 @@ async fn receive(transport: &Transport, caller: &Caller, body: Incoming) -> Answ
         peer.counters.received(size);
     }
     // etcd: 500 and the connection cut, not 403, which would tell the sender that it was removed.
-    if message.to() != context.identity.member || context.host().is_removed(message.from()) {
+    let sender = caller.id.unwrap_or(message.from());
+    let in_anothers_name = message.from() != sender && !is_handed_on(&message);
+    if message.to() != context.identity.member
+        || context.host().is_removed(message.from())
+        || in_anothers_name
+    {
         let (from, to) = (hex(message.from()), hex(message.to()));
-        let why = format!("from {from} to {to}: for another member, or from a removed one");
+        let why =
+            format!("from {from} to {to}: for another member, from a removed one, or in another's name");
         caller.complain(transport, "failed to process Raft message", &why);
         let refusal = error(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message");
         return with(refusal, header::CONNECTION, "close");
@@ -134,7 +145,7 @@ async fn receive(transport: &Transport, caller: &Caller, body: Incoming) -> Answ
         return error(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message");
     }
     if !is_local(&message) {
-        context.admit(vec![message]);
+        context.admit(sender, vec![message]);
     }
     empty(StatusCode::NO_CONTENT)
 }
@@ -202,7 +213,9 @@ pub(super) async fn snapshot(transport: &Transport, request: Request<Incoming>, 
 }
 
 async fn refuse_snapshot(transport: &Transport, caller: &Caller, mut body: Incoming) -> Answered {
-    let message = match snapshot_message(&mut body).await {
+    let context = transport.context();
+    let read = tokio::time::timeout(context.limits.body, snapshot_message(context, &mut body)).await;
+    let message = match read.unwrap_or_else(|_| Err("i/o timeout".to_owned())) {
         Ok(message) => message,
         Err(e) => {
             caller.complain(transport, "failed to decode Raft message", &e);
@@ -223,30 +236,35 @@ async fn refuse_snapshot(transport: &Transport, caller: &Caller, mut body: Incom
         ),
     );
     // The sender looks for an answer only after its last byte.
-    while let Ok(Some(Ok(_))) = tokio::time::timeout(DEADLINE, body.frame()).await {}
+    let deadline = context.limits.deadline;
+    let rest = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(deadline, body.frame()).await {} };
+    // Its end, or that there is none in sight.
+    let _ = tokio::time::timeout(context.limits.snapshot, rest).await;
     error(
         StatusCode::INTERNAL_SERVER_ERROR,
         "failed to save KV snapshot (snapshots between members are not supported yet)",
     )
 }
 
-/// The rest of the body was not read, so the connection cannot be used again.
-fn closing(mut answer: Answered) -> Answered {
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    answer
-}
-
 /// `u64 len` and the message at the front of a snapshot's body. The texts are Go's.
-async fn snapshot_message(body: &mut Incoming) -> Result<raftpb::Message, String> {
-    let mut read = BytesMut::new();
+async fn snapshot_message(context: &Context, body: &mut Incoming) -> Result<raftpb::Message, String> {
+    let limits = &context.limits;
+    let (mut read, mut held) = (BytesMut::new(), Held::none(context));
     let mut wanted = 8;
     let mut length = None;
     loop {
         while read.len() < wanted {
-            let frame =
-                tokio::time::timeout(DEADLINE, body.frame()).await.map_err(|_| "i/o timeout".to_owned())?;
+            let frame = tokio::time::timeout(limits.deadline, body.frame())
+                .await
+                .map_err(|_| "i/o timeout".to_owned())?;
             match frame {
-                Some(Ok(frame)) => read.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+                Some(Ok(frame)) => {
+                    let data = frame.data_ref().map_or(&[][..], |data| &data[..]);
+                    if !held.add(data.len(), limits.bodies_bytes) {
+                        return Err(body::Refused::Crowded.to_string());
+                    }
+                    read.extend_from_slice(data);
+                }
                 Some(Err(e)) => return Err(e.to_string()),
                 None if read.is_empty() => return Err("EOF".to_owned()),
                 None => return Err("unexpected EOF".to_owned()),
@@ -257,7 +275,7 @@ async fn snapshot_message(body: &mut Incoming) -> Result<raftpb::Message, String
             return raftpb::Message::decode(read.freeze()).map_err(|e| e.to_string());
         }
         let announced = read.get_u64();
-        if announced > SNAPSHOT_MESSAGE_BYTES_MAX {
+        if announced > limits.snapshot_message_bytes {
             return Err("rafthttp: error limit exceeded".to_owned());
         }
         wanted = usize::try_from(announced).map_err(|e| e.to_string())?;

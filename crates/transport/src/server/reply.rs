@@ -88,6 +88,12 @@ pub(crate) fn not_allowed(allow: Option<&'static str>) -> Response<Reply> {
     response
 }
 
+/// The rest of the body was not read, so the connection cannot be used again.
+pub(crate) fn closing(mut answer: Response<Reply>) -> Response<Reply> {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 /// Adds a header; a value that cannot be one is left out.
 pub(crate) fn with(mut response: Response<Reply>, name: HeaderName, value: &str) -> Response<Reply> {
     if let Ok(value) = HeaderValue::from_str(value) {

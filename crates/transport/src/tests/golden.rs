@@ -11,7 +11,7 @@ use proto::raftpb::Message;
 
 use crate::{
     chunk::ChunkDecoder,
-    codec::{Decoder, Encoder, Frame, Kind},
+    codec::{Bounds, Decoder, Encoder, Frame, Kind},
     dial::parse_head,
     headers,
     server::stream_path,
@@ -100,7 +100,7 @@ fn expected(name: &str) -> Vec<String> {
 /// One stream: from the response's bytes to lines, through every size of piece, and back to the same payload.
 fn check_stream(name: &str, kind: Kind, local: u64, remote: u64, response: &[u8]) -> usize {
     let mut body = BytesMut::from(response);
-    let head = parse_head(&mut body).unwrap().expect("a whole head");
+    let head = parse_head(&mut body, 16 << 10).unwrap().expect("a whole head");
     assert_eq!(head.status, 200, "{name}");
     assert_eq!(headers::version(&head.headers, &headers::SERVER_VERSION), Some((3, 7)));
     let mut payload = BytesMut::new();
@@ -108,7 +108,8 @@ fn check_stream(name: &str, kind: Kind, local: u64, remote: u64, response: &[u8]
 
     let mut frames = Vec::new();
     for piece in [1, 7, 1000, usize::MAX] {
-        let (mut chunks, mut decoder) = (ChunkDecoder::default(), Decoder::new(kind, local, remote));
+        let (mut chunks, mut decoder) =
+            (ChunkDecoder::default(), Decoder::new(kind, local, remote, Bounds::default()));
         let (mut input, mut found) = (BytesMut::new(), Vec::new());
         for part in body.chunks(piece.min(body.len())) {
             chunks.feed(part, &mut input).unwrap();
@@ -209,7 +210,7 @@ fn the_members_and_versions_of_the_capture_are_read() {
         let response = fs::read(folder().join(format!("{name}.response.bin"))).unwrap();
         let mut rest = BytesMut::from(&response[..]);
         for request in requests(&request).into_iter().filter(|r| !r.path.starts_with("/raft/stream/")) {
-            let Some(head) = parse_head(&mut rest).unwrap() else { break };
+            let Some(head) = parse_head(&mut rest, 16 << 10).unwrap() else { break };
             let length = headers::text(&head.headers, &http::header::CONTENT_LENGTH).parse().unwrap_or(0);
             let body = rest.split_to(length);
             match request.path.as_str() {

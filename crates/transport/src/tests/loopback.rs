@@ -11,12 +11,8 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::world::{Node, append, heartbeat, pair, until, within};
-use crate::{
-    codec::Kind,
-    fetch_downgrade_enabled, fetch_members, fetch_version,
-    limits::{INBOX_MESSAGES_MAX, LANE_MESSAGES_MAX, POST_MESSAGES_MAX},
-};
+use super::world::{Node, append, heartbeat, pair, pair_with, until, within};
+use crate::{Limits, codec::Kind, fetch_downgrade_enabled, fetch_members, fetch_version};
 
 #[tokio::test]
 async fn appends_and_others_arrive_whole_and_in_order() {
@@ -150,35 +146,37 @@ async fn a_removed_member_is_told_once_and_its_messages_are_dropped() {
 
 #[tokio::test]
 async fn a_full_queue_drops_and_reports() {
-    let (a, b) = pair().await;
+    const LANE: usize = 50;
+    let (a, b) = pair_with(Limits { lane_messages: LANE, post_messages: 3, ..Limits::default() }).await;
     // No await: neither the router's lane nor the connection gets a turn, and all arrives at the lane at once.
-    let many = LANE_MESSAGES_MAX as u64 + 10;
+    let many = LANE as u64 + 10;
     a.transport.send((0..many).map(|i| heartbeat(&a, &b, i)).collect());
-    until("the rest arrived", || b.host.delivered.lock().unwrap().len() == LANE_MESSAGES_MAX).await;
+    until("the rest arrived", || b.host.delivered.lock().unwrap().len() == LANE).await;
     assert_eq!(a.host.unreachables(), 10);
     assert_eq!(a.transport.stats()[0].sent_failures, 10);
     // To nobody, by POST: the queue is short.
     let nowhere = Node::new(0xdd).await;
     a.transport.update_peers(&[(b.id, vec![b.url.clone()]), (0xdd, vec!["http://127.0.0.1:9".into()])]);
-    a.transport.send((0..200).map(|i| heartbeat(&a, &nowhere, i)).collect());
-    until("all reported", || a.host.unreachables() == 10 + 200).await;
-    const { assert!(POST_MESSAGES_MAX < 200) };
+    a.transport.send((0..40).map(|i| heartbeat(&a, &nowhere, i)).collect());
+    until("all reported", || a.host.unreachables() == 10 + 40).await;
 }
 
 #[tokio::test]
 async fn a_full_outbox_is_reported_from_inside_the_runtime() {
-    let (a, b) = pair().await;
+    const INBOX: usize = 200;
+    const LANE: usize = 50;
+    let (a, b) = pair_with(Limits { inbox_messages: INBOX, lane_messages: LANE, ..Limits::default() }).await;
     // The router has no turn before the await: the outbox fills, then the lane does with its first messages.
     let over = 25;
-    for _ in 0..=INBOX_MESSAGES_MAX / 1000 {
-        a.transport.send((0..1000).map(|i| heartbeat(&a, &b, i)).collect());
+    for _ in 0..=INBOX / 30 {
+        a.transport.send((0..30).map(|i| heartbeat(&a, &b, i)).collect());
     }
     let snapshot = Message { r#type: Some(MessageType::MsgSnap.into()), ..heartbeat(&a, &b, 1) };
     a.transport.send(vec![snapshot; over]);
     assert_eq!(a.host.unreachables(), 0, "nothing is called from send");
-    until("the lane arrived", || b.host.delivered.lock().unwrap().len() == LANE_MESSAGES_MAX).await;
+    until("the lane arrived", || b.host.delivered.lock().unwrap().len() == LANE).await;
     assert_eq!(*a.host.snapshots.lock().unwrap(), [(b.id, false)]);
-    assert_eq!(a.host.unreachables(), INBOX_MESSAGES_MAX - LANE_MESSAGES_MAX + 1);
+    assert_eq!(a.host.unreachables(), INBOX - LANE + 1);
 }
 
 #[tokio::test]
@@ -312,4 +310,50 @@ async fn members_and_versions_are_fetched_from_the_first_that_answers() {
     assert_eq!(fetch_downgrade_enabled(&a.url, limit).await, Ok(false));
     assert!(fetch_members(&urls[..1], limit).await.is_err());
     assert!(fetch_members(&[], limit).await.is_err());
+}
+
+/// Pieces of a byte, batches of a message, nothing kept: it takes longer, and all arrives in order.
+#[tokio::test]
+async fn the_smallest_limits_let_everything_through() {
+    let limits = Limits {
+        batch_bytes: 0,
+        read_bytes: 0,
+        read_batch_bytes: 0,
+        buffer_kept_bytes: 0,
+        post_workers: 0,
+        lease_questions: 0,
+        connection_bytes: 0,
+        ..Limits::default()
+    };
+    let (a, b) = pair_with(limits).await;
+    let messages: Vec<Message> = (0..50).map(|n| append(&a, &b, 2 * n, 2, 300)).collect();
+    a.transport.send(messages.clone());
+    a.transport.send((0..50).map(|n| heartbeat(&a, &b, n)).collect());
+    until("all arrived", || b.host.delivered.lock().unwrap().len() == 100).await;
+    assert_eq!(b.host.indexes(MessageType::MsgApp), (0..50).map(|n| 2 * n).collect::<Vec<_>>());
+    assert_eq!(b.host.indexes(MessageType::MsgHeartbeat), (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_message_larger_than_a_lane_fits_an_empty_one() {
+    let (a, b) = pair_with(Limits { lane_bytes: 1_000, ..Limits::default() }).await;
+    a.transport.send((0..5).map(|n| append(&a, &b, n, 1, 5_000)).collect());
+    until("the first arrived", || b.host.indexes(MessageType::MsgApp) == [0]).await;
+    assert_eq!(a.host.unreachables(), 4);
+}
+
+/// Nothing is allotted for what is announced.
+#[tokio::test]
+async fn a_frame_that_announces_too_much_ends_the_stream() {
+    let small = Limits { frame_bytes: 500, ..Limits::default() };
+    let (a, b) = (Node::new(0xa1).await, Node::with(0xb2, super::world::CLUSTER, small).await);
+    a.knows(&[&b]);
+    b.knows(&[&a]);
+    a.attached(&b).await;
+    a.transport.send(vec![append(&a, &b, 0, 1, 1_000)]);
+    until("the stream ended", || !b.lines.with("exceeds the limit of 500").is_empty()).await;
+    assert!(b.host.indexes(MessageType::MsgApp).is_empty());
+    a.attached(&b).await;
+    a.transport.send(vec![append(&a, &b, 0, 1, 100)]);
+    until("the next one carries", || b.host.indexes(MessageType::MsgApp) == [0]).await;
 }

@@ -3,6 +3,7 @@
 mod chunks;
 mod faults;
 mod golden;
+mod hostile;
 mod http_face;
 mod loopback;
 mod parts;

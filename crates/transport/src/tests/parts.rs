@@ -7,7 +7,7 @@ use http::HeaderMap;
 use proto::raftpb::{Entry, Message, MessageType};
 
 use crate::{
-    HashKv, Identity, MemberJson,
+    HashKv, Identity, Limits, MemberJson,
     codec::Kind,
     dial::{Receiver, parse_head},
     headers,
@@ -191,7 +191,7 @@ fn response_heads_are_read_in_any_pieces() {
     let mut input = BytesMut::new();
     for (at, byte) in wire.iter().enumerate() {
         input.extend_from_slice(&[*byte]);
-        if let Some(head) = parse_head(&mut input).unwrap() {
+        if let Some(head) = parse_head(&mut input, 16 << 10).unwrap() {
             assert_eq!((head.status, at), (200, wire.len() - 4));
             assert_eq!(headers::version(&head.headers, &headers::SERVER_VERSION), Some((3, 7)));
             assert!(input.is_empty());
@@ -203,8 +203,8 @@ fn response_heads_are_read_in_any_pieces() {
 
 #[test]
 fn broken_and_endless_response_heads_are_errors() {
-    assert!(parse_head(&mut BytesMut::from(&b"NOT HTTP\r\n\r\n"[..])).is_err());
-    assert!(parse_head(&mut BytesMut::from(&b"HTTP/1.1 200 OK\r\nA: ".repeat(2000)[..])).is_err());
+    assert!(parse_head(&mut BytesMut::from(&b"NOT HTTP\r\n\r\n"[..]), 16 << 10).is_err());
+    assert!(parse_head(&mut BytesMut::from(&b"HTTP/1.1 200 OK\r\nA: ".repeat(2000)[..]), 16 << 10).is_err());
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn appends_of_one_read_come_out_in_order() {
         encoder.encode(&append(index), &mut body);
     }
     let wire = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat();
-    let mut receiver = Receiver::new(Kind::MsgApp, 1, 2);
+    let mut receiver = Receiver::new(Kind::MsgApp, 1, 2, &Limits::default());
     receiver.feed(&wire).unwrap();
     let messages = receiver.take();
     assert!(receiver.take().is_empty());

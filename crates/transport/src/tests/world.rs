@@ -20,7 +20,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Answer, HashError, HashKv, Host, Identity, LeaseRefusal, PromoteError, Transport};
+use crate::{Answer, HashError, HashKv, Host, Identity, LeaseRefusal, Limits, PromoteError, Transport};
 
 pub(super) const CLUSTER: u64 = 0xc1;
 
@@ -177,12 +177,16 @@ impl Node {
     }
 
     pub(super) async fn of_cluster(id: u64, cluster: u64) -> Self {
+        Self::with(id, cluster, Limits::default()).await
+    }
+
+    pub(super) async fn with(id: u64, cluster: u64, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let lines = Lines::default();
         let identity =
             Identity { member: id, cluster, peer_urls: vec![url.clone()], version: "3.7.3".into() };
-        let transport = Transport::new(identity, Logger::root(lines.clone(), o!()));
+        let transport = Transport::with(identity, limits, Logger::root(lines.clone(), o!()));
         let host = Arc::new(TestHost::default());
         transport.start(host.clone());
         let mut node = Self { id, url, host, transport, lines, serving: None };
@@ -195,7 +199,7 @@ impl Node {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(self.transport.clone().serve(listener, shutdown));
+        let task = tokio::spawn(self.transport.clone().serve(listener, usize::MAX, shutdown));
         self.serving = Some((stop, task));
     }
 
@@ -234,7 +238,12 @@ impl Node {
 
 /// Two members that know each other, all four streams up.
 pub(super) async fn pair() -> (Node, Node) {
-    let (a, b) = (Node::new(0xa1).await, Node::new(0xb2).await);
+    pair_with(Limits::default()).await
+}
+
+/// The same, with these limits.
+pub(super) async fn pair_with(limits: Limits) -> (Node, Node) {
+    let (a, b) = (Node::with(0xa1, CLUSTER, limits.clone()).await, Node::with(0xb2, CLUSTER, limits).await);
     a.knows(&[&b]);
     b.knows(&[&a]);
     a.attached(&b).await;

@@ -1,8 +1,8 @@
 //! The real file system.
 //!
 //! Space is set aside by `fallocate`. A block that was set aside but never written costs a journal commit when it is
-//! first synced, so a write that reaches into such blocks writes zeros ahead of itself: the syncs that follow find
-//! written blocks and change no metadata.
+//! first synced, so the log has zeros written ahead of a write that reaches into such blocks: the syncs that follow
+//! find written blocks and change no metadata.
 //!
 //! Every open file is locked twice: by `flock`, which keeps two of ours apart, and by a record lock, which keeps
 //! etcd out (its own locks are of that family).
@@ -14,10 +14,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// How far a write zeroes ahead of itself, in bytes: one journal commit for every so many bytes of log instead of
-/// one a batch; small enough that the write of it delays a single sync by no more than a few milliseconds.
-const ZERO_AHEAD_BYTES: u64 = 1 << 20;
-
 /// One directory of the file system.
 #[derive(Debug)]
 pub struct FsDisk {
@@ -28,13 +24,41 @@ pub struct FsDisk {
 impl FsDisk {
     /// Opens a directory; makes it, for its owner only, where there is none.
     pub fn open(path: &Path) -> io::Result<Self> {
-        if !path.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
-        }
+        make_dir_all(path)?;
         Ok(Self { path: path.to_owned(), dir: File::open(path)? })
+    }
+}
+
+/// Makes a directory, and those above it that are missing, for their owner only; what is there stays. The names of all
+/// of them are durable when this returns: one made just before a crash, whose own name was not synced, included.
+pub fn make_dir_all(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    let there = missing.last().map_or(Some(path), |dir| dir.parent());
+    if let Some(there) = there.filter(|dir| !dir.as_os_str().is_empty()) {
+        match sync_name(there) {
+            // Somebody else made it where we may not look: not ours to answer for.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
+    }
+    for dir in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made?,
+        }
+        sync_name(dir)?;
+    }
+    // A file in the place of the last one.
+    if path.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// Makes a directory's name durable.
+fn sync_name(dir: &Path) -> io::Result<()> {
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -113,10 +137,13 @@ impl DiskFile for FsFile {
 
     fn write_at(&mut self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(buf, offset)?;
-        let end = offset + buf.len() as u64;
-        self.len = self.len.max(end);
+        self.len = self.len.max(offset + buf.len() as u64);
+        Ok(())
+    }
+
+    fn zero_ahead(&mut self, end: u64, bytes: u64) -> io::Result<()> {
         if end > self.zeroed_to {
-            let to = (end + ZERO_AHEAD_BYTES).min(self.len);
+            let to = (end + bytes).min(self.len);
             write_zeros(&self.file, end, to)?;
             self.zeroed_to = to.max(end);
         }
@@ -168,6 +195,7 @@ mod tests {
         let disk = FsDisk::open(&dir.path().join("a/b")).expect("open");
         let mut file = disk.create("x", 3 << 20).expect("create");
         file.write_at(b"hello", 10).expect("write");
+        file.zero_ahead(15, 1 << 20).expect("zeros");
         file.sync().expect("sync");
         assert_eq!(file.len().expect("len"), 3 << 20);
         let mut all = vec![1; 3 << 20];

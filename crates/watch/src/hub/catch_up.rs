@@ -2,7 +2,7 @@
 
 use super::{Hub, State, Step};
 use crate::round::{Collector, Participant, Wanted};
-use crate::{Chunk, Gone, History, READ_COST, RING_STEP_EVENTS, ROUND_WATCHERS_MAX, Response, Round};
+use crate::{Chunk, Gone, History, Limits, READ_COST, Response, Round};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -33,7 +33,8 @@ impl Hub {
         let Some(&(from, _)) = ahead.or(self.behind.first()) else { return Step::Idle };
         self.reading = true;
         let (participants, wanted) = self.gather(from);
-        Step::Read(Round { from, to: self.revision, participants, wanted })
+        let Limits { round_rows: rows_max, round_bytes: bytes_max, .. } = self.limits;
+        Step::Read(Round { from, to: self.revision, participants, wanted, rows_max, bytes_max })
     }
 
     /// Takes what a round found. `Gone::Compacted` is found out again, watcher by watcher, in the next step.
@@ -65,7 +66,7 @@ impl Hub {
     /// From the ring.
     fn catch_up(&mut self, from: i64, history: &dyn History) {
         let (participants, wanted) = self.gather(from);
-        let mut collector = Collector::new(&wanted, RING_STEP_EVENTS);
+        let mut collector = Collector::new(&wanted, self.limits.ring_step_events, self.limits.round_bytes);
         for at in self.ring.position(from)..self.ring.end() {
             let event = self.ring.event(at).clone();
             let (ring, mut reads) = (&mut self.ring, 0);
@@ -100,7 +101,7 @@ impl Hub {
     /// The watchers that take part in a round from this revision on.
     fn gather(&mut self, from: i64) -> (Vec<Participant>, Wanted) {
         let chosen: Vec<(i64, usize)> =
-            self.behind.range((from, 0)..).take(ROUND_WATCHERS_MAX).copied().collect();
+            self.behind.range((from, 0)..).take(self.limits.round_watchers).copied().collect();
         let (mut specs, mut places) = (Vec::new(), HashMap::new());
         let mut participants = Vec::with_capacity(chosen.len());
         for (next, at) in chosen {
@@ -142,7 +143,7 @@ impl Hub {
                 continue;
             };
             let watcher = &mut self.watchers[participant.watcher];
-            if !self.streams[watcher.stream].has_room() {
+            if !self.streams[watcher.stream].has_room(&self.limits) {
                 self.block(participant.watcher, next);
                 continue;
             }
@@ -165,7 +166,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Create, Event, RING_BYTES_MAX, ROUND_BYTES_MAX, Spec};
+    use crate::{Create, Event, Spec};
     use types::{KeyRange, Revision};
 
     /// What the version before an event takes.
@@ -205,8 +206,42 @@ mod tests {
         while matches!(hub.step(&LargeBefore), Step::Again) {
             steps += 1;
             while hub.pop(key).is_some() {}
-            assert!(hub.ring.bytes_held() <= RING_BYTES_MAX + ROUND_BYTES_MAX, "{}", hub.ring.bytes_held());
+            let Limits { ring_bytes, round_bytes, .. } = Limits::default();
+            assert!(hub.ring.bytes_held() <= ring_bytes + round_bytes, "{}", hub.ring.bytes_held());
         }
         assert!(steps > 10, "{steps}");
+    }
+
+    #[test]
+    fn nothing_is_settled_that_a_watcher_that_keeps_up_was_not_told_and_who_began_late_is_not_waited_for() {
+        let mut hub = Hub::new(5);
+        let spec = Spec { range: KeyRange::all(), puts: true, deletes: true, previous: false };
+        let create = |start| Create { id: 0, spec: spec.clone(), start, fragment: false, notify: false };
+        let (key, late) = (hub.open(), hub.open());
+        hub.create(key, create(0), -1);
+        hub.skip(10);
+        assert_eq!(hub.settled(), 5, "too much to be told at once");
+        hub.create(late, create(2), -1);
+        let mut rounds = Vec::new();
+        loop {
+            hub.check();
+            match hub.step(&LargeBefore) {
+                Step::Again => {}
+                Step::Idle => break,
+                Step::Read(round) => {
+                    rounds.push((round.from, hub.settled()));
+                    let found = round.read(&LargeBefore);
+                    hub.finish(&round, found);
+                }
+            }
+        }
+        assert!(rounds.iter().all(|(_, settled)| *settled >= 5) && rounds.contains(&(2, 5)), "{rounds:?}");
+        assert_eq!((hub.settled(), hub.counts().slow), (10, 0));
+        // Its client goes: nobody waits for it any more.
+        hub.skip(20);
+        hub.close(key);
+        hub.close(late);
+        while !matches!(hub.step(&LargeBefore), Step::Idle) {}
+        assert_eq!(hub.settled(), 20);
     }
 }

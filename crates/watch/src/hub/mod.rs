@@ -7,7 +7,7 @@ mod tell;
 
 use crate::index::Index;
 use crate::ring::Ring;
-use crate::{RESPONSE_BYTES, Refusal, Response, Round, STREAM_BYTES_MAX, Spec, TELL_COST_MAX, UNBLOCK_MAX};
+use crate::{Limits, Refusal, Response, Round, Spec};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use tell::Telling;
@@ -83,6 +83,9 @@ pub struct Hub {
     streams: Slab<Stream>,
     /// Watchers to be caught up, by the revision they need next.
     behind: BTreeSet<(i64, usize)>,
+    /// Those of the watchers that are behind who had seen everything until events came that were too many to be told at
+    /// once, by the revision they need next.
+    missed: BTreeSet<(i64, usize)>,
     /// Where the next round begins: rounds sweep over the history, so that no watcher waits for another's whole way.
     sweep: i64,
     reading: bool,
@@ -91,8 +94,7 @@ pub struct Hub {
     ready: Vec<StreamKey>,
     serial: u64,
     counts: Counts,
-    /// What a step of telling may cost: [`TELL_COST_MAX`], but in tests.
-    tell_cost_max: usize,
+    limits: Limits,
 }
 
 /// What watchers with the same wishes share.
@@ -163,18 +165,23 @@ struct Stream {
 }
 
 impl Stream {
-    fn has_room(&self) -> bool {
-        self.bytes < STREAM_BYTES_MAX
+    fn has_room(&self, limits: &Limits) -> bool {
+        self.bytes < limits.stream_bytes
     }
 
-    fn takes_blocked(&self) -> bool {
-        self.bytes <= STREAM_BYTES_MAX / 2 && !self.blocked.is_empty()
+    fn takes_blocked(&self, limits: &Limits) -> bool {
+        self.bytes <= limits.stream_bytes / 2 && !self.blocked.is_empty()
     }
 }
 
 impl Hub {
     /// A hub without watchers, at the newest revision.
     pub fn new(revision: i64) -> Self {
+        Self::within(revision, Limits::default())
+    }
+
+    /// The same with bounds of its own.
+    pub fn within(revision: i64, limits: Limits) -> Self {
         Self {
             revision,
             ring: Ring::starting(revision + 1),
@@ -185,25 +192,27 @@ impl Hub {
             watchers: Slab::new(),
             streams: Slab::new(),
             behind: BTreeSet::new(),
+            missed: BTreeSet::new(),
             sweep: 0,
             reading: false,
             hopeful: BTreeSet::new(),
             ready: Vec::new(),
             serial: 0,
             counts: Counts::default(),
-            tell_cost_max: TELL_COST_MAX,
+            limits,
         }
-    }
-
-    /// Smaller steps of telling, so that tests come between them.
-    #[doc(hidden)]
-    pub fn tell_in_steps_of(&mut self, cost: usize) {
-        self.tell_cost_max = cost;
     }
 
     /// The revision up to which events were published.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    /// Everybody who keeps up has been told of all before this revision, or has no need to be. Those who fall behind because
+    /// there is too much at once keep up: whoever owns the hub keeps the history after this revision for them.
+    pub fn settled(&self) -> i64 {
+        let missed = self.missed.first().map(|(next, _)| next - 1);
+        missed.map_or(self.told(), |missed| missed.min(self.told()))
     }
 
     /// How much there is.
@@ -415,12 +424,13 @@ impl Hub {
 
     /// A lagging watcher needs this revision next.
     fn advance(&mut self, at: usize, next: i64) {
-        self.watchers[at].next = next;
+        self.needs(at, next);
         if next <= self.revision {
             self.watchers[at].state = State::Behind;
             self.behind.insert((next, at));
             return;
         }
+        self.missed.remove(&(next, at));
         self.sync(at);
         self.counts.slow -= 1;
         let stream = self.watchers[at].stream;
@@ -428,19 +438,28 @@ impl Hub {
         self.announce(stream);
     }
 
+    /// A watcher needs this revision next.
+    fn needs(&mut self, at: usize, next: i64) {
+        let before = std::mem::replace(&mut self.watchers[at].next, next);
+        if self.missed.remove(&(before, at)) {
+            self.missed.insert((next, at));
+        }
+    }
+
     /// A watcher has events, and its stream no room for them.
     fn block(&mut self, at: usize, next: i64) {
+        self.needs(at, next);
         let watcher = &mut self.watchers[at];
-        (watcher.state, watcher.next) = (State::Blocked, next);
+        watcher.state = State::Blocked;
         self.streams[watcher.stream].blocked.push_back((at, watcher.serial));
     }
 
     /// Lets blocked watchers try again, when the queue has room for some of them.
     fn unblock(&mut self, stream: usize) {
-        if !self.streams[stream].takes_blocked() {
+        if !self.streams[stream].takes_blocked(&self.limits) {
             return;
         }
-        let mut left = UNBLOCK_MAX;
+        let mut left = self.limits.unblock;
         while left > 0
             && let Some((at, serial)) = self.streams[stream].blocked.pop_front()
         {
@@ -467,6 +486,7 @@ impl Hub {
             // Its round, or the queue, finds it ended.
             State::Reading | State::Blocked => {}
         }
+        self.missed.remove(&(self.watchers[at].next, at));
         self.watchers[at].state = State::Ended;
         self.counts.watchers -= 1;
         let is_lagging = !matches!(state, State::Synced { .. });
@@ -500,5 +520,3 @@ impl Hub {
         }
     }
 }
-
-const _: () = assert!(RESPONSE_BYTES * UNBLOCK_MAX <= STREAM_BYTES_MAX / 2);

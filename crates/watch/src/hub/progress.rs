@@ -68,7 +68,7 @@ impl Hub {
             };
             let is_synced = matches!(watcher.state, State::Synced { .. }) && watcher.start <= self.revision;
             // A client that does not read is owed no news of nothing.
-            if due && is_synced && self.streams[stream].has_room() {
+            if due && is_synced && self.streams[stream].has_room(&self.limits) {
                 self.push(stream, Response::Progress { id: Some(id), revision: self.revision });
             }
         }

@@ -8,9 +8,7 @@
 use super::{Hub, State};
 use crate::ring::Ring;
 use crate::round::join;
-use crate::{
-    BATCH_MATCHES_MAX, Event, History, JOIN_BYTES, READ_COST, RESPONSE_BYTES_MAX, Response, UNTOLD_BYTES_MAX,
-};
+use crate::{Event, History, READ_COST, Response};
 use bytes::Bytes;
 
 /// How far synced watchers have been told, and what they are being told.
@@ -92,6 +90,11 @@ impl Hub {
         }
     }
 
+    /// Synced watchers have been told of all events up to here.
+    pub(super) fn told(&self) -> i64 {
+        self.telling.told
+    }
+
     /// Whether synced watchers have not been told of all events.
     pub fn is_telling(&self) -> bool {
         self.telling.told < self.revision
@@ -99,8 +102,8 @@ impl Hub {
 
     /// Keeps the ring small. When what was not told yet does not fit, it is history.
     pub(super) fn bound(&mut self) {
-        self.ring.trim(self.telling.told);
-        if self.ring.bytes_held() > UNTOLD_BYTES_MAX {
+        self.ring.trim(self.telling.told, self.limits.ring_bytes);
+        if self.ring.bytes_held() > self.limits.untold_bytes {
             self.miss();
         }
     }
@@ -123,7 +126,7 @@ impl Hub {
 
     /// Tells a bounded piece of what is new.
     pub(super) fn tell(&mut self, history: &dyn History) {
-        let mut left = self.tell_cost_max;
+        let mut left = self.limits.tell_cost;
         while left > 0 && self.is_telling() {
             if let Some(mut now) = self.telling.now.take() {
                 if !self.deliver(&mut now, &mut left, history) {
@@ -145,7 +148,7 @@ impl Hub {
         let Telling { next, matches, touched, end, .. } = &mut self.telling;
         while *next < self.ring.end() {
             let event = self.ring.event(*next);
-            if *matches >= BATCH_MATCHES_MAX && self.ring.event(*next - 1).at.main < event.at.main {
+            if *matches >= self.limits.batch_matches && self.ring.event(*next - 1).at.main < event.at.main {
                 *end = Some(event.at.main - 1);
                 break;
             }
@@ -238,9 +241,9 @@ impl Hub {
         if rest.is_empty() || now.places == 0 {
             return false;
         }
-        now.piece = piece_len(rest);
+        now.piece = piece_len(rest, self.limits.response_bytes);
         now.bytes = join(&rest[..now.piece]);
-        *left = left.saturating_sub(now.bytes.len() / JOIN_BYTES);
+        *left = left.saturating_sub(now.bytes.len() / self.limits.join_bytes);
         true
     }
 
@@ -258,7 +261,7 @@ impl Hub {
             return;
         }
         let stream = watcher.stream;
-        if self.streams[stream].has_room() {
+        if self.streams[stream].has_room(&self.limits) {
             watcher.next = last + 1;
             if watcher.notify.is_some() {
                 watcher.notify = Some(false);
@@ -280,6 +283,7 @@ impl Hub {
         if self.telling.end.is_some_and(|end| next <= end) {
             self.unsync(at, place);
             self.lag(at);
+            self.missed.insert((self.watchers[at].next, at));
             self.advance(at, next);
         }
     }
@@ -295,6 +299,8 @@ impl Hub {
     pub fn check(&self) {
         for (at, watcher) in &self.watchers {
             let topic = &self.topics[watcher.topic];
+            let is_behind = !matches!(watcher.state, State::Synced { .. } | State::Ended);
+            assert!(is_behind || !self.missed.contains(&(watcher.next, at)));
             match watcher.state {
                 State::Synced { place } => assert_eq!(topic.synced[place], at),
                 State::Behind => {
@@ -306,6 +312,9 @@ impl Hub {
                 }
                 State::Ended => {}
             }
+        }
+        for (next, at) in &self.missed {
+            assert_eq!(self.watchers[*at].next, *next);
         }
         for (_, stream) in &self.streams {
             let states = || stream.watchers.values().map(|at| self.watchers[*at].state);
@@ -320,10 +329,10 @@ impl Hub {
 }
 
 /// How many events make the next response: as many whole revisions as fit, at least one.
-fn piece_len(events: &[(i64, Bytes)]) -> usize {
+fn piece_len(events: &[(i64, Bytes)], bytes_max: usize) -> usize {
     let mut bytes = 0;
     for (at, (main, event)) in events.iter().enumerate() {
-        if at > 0 && *main != events[at - 1].0 && bytes + event.len() > RESPONSE_BYTES_MAX {
+        if at > 0 && *main != events[at - 1].0 && bytes + event.len() > bytes_max {
             return at;
         }
         bytes += event.len();
@@ -334,7 +343,7 @@ fn piece_len(events: &[(i64, Bytes)]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Create, Gone, Spec, Step, StreamKey, TELL_COST_MAX};
+    use crate::{Create, Gone, Limits, Spec, Step, StreamKey};
     use std::{cell::Cell, ops::ControlFlow};
     use types::{KeyRange, RangeEnd, Revision};
 
@@ -391,7 +400,11 @@ mod tests {
             if matches!(hub.step(&Counting::default()), Step::Idle) {
                 break;
             }
-            assert!(hub.counts().pending - waiting <= TELL_COST_MAX, "{}", hub.counts().pending - waiting);
+            assert!(
+                hub.counts().pending - waiting <= Limits::default().tell_cost,
+                "{}",
+                hub.counts().pending - waiting
+            );
             // Some go, and some come, who are told of what comes next.
             for gone in [keys.swap_remove(step * 7), keys.swap_remove(keys.len() / 2)] {
                 hub.close(gone);
@@ -412,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_step_reads_few_versions_before() {
-        let most = TELL_COST_MAX / READ_COST + 1;
+        let most = Limits::default().tell_cost / READ_COST + 1;
         let history = Counting::default();
         let steps_of = |hub: &mut Hub| {
             let (begun, mut steps) = (history.0.get(), 0);
@@ -446,7 +459,7 @@ mod tests {
         watch(&mut hub, false, 0);
         for main in 2..=20 {
             hub.publish(vec![Event { bytes: vec![0; 1 << 20].into(), ..event(main) }], main);
-            assert!(hub.ring.bytes_held() <= UNTOLD_BYTES_MAX, "{}", hub.ring.bytes_held());
+            assert!(hub.ring.bytes_held() <= Limits::default().untold_bytes, "{}", hub.ring.bytes_held());
         }
         while hub.is_telling() {
             assert!(matches!(hub.step(&Counting::default()), Step::Again));

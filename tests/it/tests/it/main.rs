@@ -3,6 +3,7 @@
 //!
 //! * `IT_KILLS`: kills in each test of [`kill`], 20 unless said otherwise.
 //! * `IT_LEASES`: leases that end together in a test of [`leases`], 5,000 unless said otherwise.
+//! * `IT_POWER_CUTS`: power cuts in each test of [`power`], 30 unless said otherwise.
 //! * `IT_SEED`: where the random choices begin; every test prints its own.
 //! * `IT_STALL_KEYS`: keys under which writes are timed beside defragmentation and snapshots, 20,000 unless said otherwise.
 //! * `QUORATE_REQUIRE_ALL=1`: a test that cannot run here fails instead of saying so.
@@ -12,13 +13,17 @@
 
 mod compose_file;
 mod ctl;
+mod descriptors;
 mod flags;
 mod folders;
+mod foreign;
 mod full_disk;
 mod kill;
 mod leases;
 mod maintenance;
 mod mixed;
+mod power;
 mod requests;
 mod rubbish;
+mod signals;
 mod support;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use harness::{Client, Process, server_binary};
 use proto::etcdserverpb::{PutRequest, RangeRequest};
@@ -107,4 +108,12 @@ pub(crate) fn talk(port: u16, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
         answer.extend_from_slice(&buffer[..length]);
     }
     Ok(answer)
+}
+
+/// A metric's value at a member.
+pub(crate) fn metric(port: u16, name: &str) -> anyhow::Result<f64> {
+    let page = talk(port, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+    let page = String::from_utf8_lossy(&page).into_owned();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+    Ok(line.with_context(|| format!("no {name} in {page}"))?.trim().parse()?)
 }

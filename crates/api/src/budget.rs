@@ -1,0 +1,502 @@
+//! Bytes in flight: requests that are half here, answers that nobody has read yet.
+//!
+//! Either can be made to grow by a client that only stops: puts of a megabyte whose last byte never comes, lists of a
+//! hundred that wait for a window that never opens. So they are counted, for each connection and in all, and bounded.
+//!
+//! ```text
+//! requests: piece ─▶ Meter::hold ─┬ fits ─▶ goes on
+//!                                 └ full ─▶ etcdserver: too many requests, and its bytes go
+//! answers:  Budget::room (before a large read) ─▶ the read ─▶ Share::hold ─▶ Held (pieces) ─▶ HTTP
+//!             ▲ waits while it is full, and ends whoever crawls ──────────────┘ bytes go as it ends
+//! values:   Share::room (waits for this connection alone) ─▶ the read ─▶ Share::count ─▶ HTTP
+//! ```
+//!
+//! Answers are what is read away from the runtime's thread, lists above all. Values are what is read on it: a few
+//! kilobytes each, but a client may ask for any number of them, so a connection that does not read waits for itself.
+//!
+//! Invariants:
+//! * What is small is never counted ([`Options::free_bytes`]): a put, a keepalive and most gets cost a comparison. It never
+//!   waits for other clients.
+//! * A charge lives exactly as long as its bytes: with the reader of a request, with the last piece of an answer that HTTP
+//!   holds.
+//! * Whoever holds bytes and does not move gives them back when others wait: a request within [`Options::stall`], an
+//!   answer that is not taken at [`Options::pace_bytes`] in that time.
+
+use crate::status::Known;
+use bytes::Bytes;
+use std::{
+    future::Future as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, Sleep, sleep, timeout_at},
+};
+use tonic::Status;
+
+/// Pieces that an answer is handed to HTTP in, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// The first piece, in bytes, which is a copy: HTTP takes it whether the client reads or not.
+const FIRST_PIECE_BYTES: usize = 16 << 10;
+
+/// From this size on all pieces are copies: else one that HTTP has would hold the whole answer. Copying costs a list of this
+/// size a tenth of what making it did; of smaller ones the connection is cut where nothing else gives the bytes back.
+const COPIED_BYTES_MIN: usize = 4 << 20;
+
+/// Bounds of one kind of bytes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// In all, in bytes. Default 96 MiB: fifty of the largest puts, or a list of a hundred thousand keys and then its next
+    /// one.
+    pub total_bytes: usize,
+    /// For each connection, in bytes. Default 48 MiB.
+    pub connection_bytes: usize,
+    /// Requests and answers up to this size are not counted, in bytes. Default 64 KiB; 2 KiB for values.
+    pub free_bytes: usize,
+    /// How long bytes may be held without moving while others wait for room. Default 10 s.
+    pub stall: Duration,
+    /// What an answer must move in that time, in bytes. Default 4 MiB: 400 KiB a second.
+    pub pace_bytes: usize,
+    /// How long a large read without a deadline of its own waits for room. Default one minute.
+    pub wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            total_bytes: 96 << 20,
+            connection_bytes: 48 << 20,
+            free_bytes: 64 << 10,
+            stall: Duration::from_secs(10),
+            pace_bytes: 4 << 20,
+            wait: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Options {
+    /// Those of values.
+    pub fn values() -> Self {
+        Self { free_bytes: 2 << 10, ..Self::default() }
+    }
+}
+
+/// When all connections together hold too much, each of them may hold this part of its share.
+const CROWDED_SHARE: usize = 64;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section here leaves whole values behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a client is told whose bytes are one too many.
+pub(crate) fn exhausted() -> Status {
+    Status::resource_exhausted(Known::TooManyRequests.text())
+}
+
+/// Bytes of one kind, of all connections.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    options: Options,
+    used: AtomicUsize,
+    /// Requests that were refused and answers that were taken back.
+    refused: AtomicUsize,
+    /// Tells those who wait that bytes went.
+    freed: Notify,
+    /// Answers on their way out.
+    held: Mutex<Vec<Weak<Slot>>>,
+}
+
+impl Budget {
+    pub(crate) fn new(options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            used: AtomicUsize::new(0),
+            refused: AtomicUsize::new(0),
+            freed: Notify::new(),
+            held: Mutex::default(),
+        })
+    }
+
+    /// A connection's share.
+    pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
+        Arc::new(Share { budget: Arc::clone(self), used: AtomicUsize::new(0), cut: Arc::default() })
+    }
+
+    /// Bytes held now.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// Refusals so far.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Relaxed)
+    }
+
+    /// Whether those who do not move are in the way of others.
+    fn is_crowded(&self) -> bool {
+        self.used() > self.options.total_bytes / 2
+    }
+
+    /// Whether there is room in all.
+    pub(crate) fn has_room(&self) -> bool {
+        self.used() < self.options.total_bytes
+    }
+
+    /// Waits until there is: before work whose answer will be large.
+    pub(crate) async fn room(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
+        if self.has_room() {
+            return Ok(());
+        }
+        self.wait(deadline, || self.has_room()).await
+    }
+
+    async fn wait(
+        &self,
+        deadline: Option<std::time::Instant>,
+        has_room: impl Fn() -> bool,
+    ) -> Result<(), Status> {
+        let last = deadline.map_or_else(|| Instant::now() + self.options.wait, Instant::from);
+        // What was slow before anybody waited is not held against it.
+        self.begin_pace();
+        let mut pace = Instant::now() + self.options.stall;
+        loop {
+            let freed = self.freed.notified();
+            if has_room() {
+                return Ok(());
+            }
+            if timeout_at(last.min(pace), freed).await.is_ok() {
+                continue;
+            }
+            if Instant::now() >= last {
+                self.refused.fetch_add(1, Relaxed);
+                return Err(match deadline {
+                    Some(_) => Status::deadline_exceeded("context deadline exceeded"),
+                    None => exhausted(),
+                });
+            }
+            if !self.has_room() {
+                self.take_back();
+            }
+            pace = Instant::now() + self.options.stall;
+        }
+    }
+
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        let mut held = lock(&self.held);
+        held.retain(|slot| slot.strong_count() > 0);
+        held.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// From now on the answers that are held are to move.
+    fn begin_pace(&self) {
+        for slot in self.slots() {
+            let mut rest = lock(&slot.0);
+            let long_ago = rest.since.is_none_or(|since| since.elapsed() > self.options.stall * 2);
+            if long_ago {
+                (rest.since, rest.moved) = (Some(Instant::now()), 0);
+            }
+        }
+    }
+
+    /// Takes back what did not move as it should.
+    fn take_back(&self) {
+        for slot in self.slots() {
+            let mut rest = lock(&slot.0);
+            let Some(since) = rest.since else {
+                // It came after those who wait.
+                (rest.since, rest.moved) = (Some(Instant::now()), 0);
+                continue;
+            };
+            if since.elapsed() < self.options.stall {
+                continue;
+            }
+            if rest.is_taken_back {
+                if rest.is_shared {
+                    // A piece that HTTP has holds all of it.
+                    rest.cut.notify_one();
+                }
+            } else if rest.moved < self.options.pace_bytes.min(rest.bytes.len().max(1)) {
+                rest.bytes = Bytes::new();
+                rest.is_taken_back = true;
+                self.refused.fetch_add(1, Relaxed);
+            }
+            (rest.since, rest.moved) = (Some(Instant::now()), 0);
+        }
+    }
+}
+
+/// Room for a large answer, and how long its caller waits for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Room<'a> {
+    pub(crate) answers: &'a Budget,
+    pub(crate) deadline: Option<std::time::Instant>,
+}
+
+impl Room<'_> {
+    /// Waits until there is some.
+    pub(crate) async fn wait(&self) -> Result<(), Status> {
+        self.answers.room(self.deadline).await
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.answers.has_room()
+    }
+}
+
+/// What one connection holds of a budget.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    used: AtomicUsize,
+    /// Told when the connection is to end.
+    cut: Arc<Notify>,
+}
+
+impl Share {
+    /// Whether this connection is to read first.
+    fn is_full(&self) -> bool {
+        let (used, most) = (self.used.load(Relaxed), self.budget.options.connection_bytes);
+        used >= most || (used >= most / CROWDED_SHARE && !self.budget.has_room())
+    }
+
+    /// Waits, rarely, until this connection has read enough of what it holds.
+    pub(crate) async fn turn(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
+        if self.is_full() {
+            // Boxed: it is in the task of every call.
+            Box::pin(self.room(deadline)).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until this connection has read enough of what it holds.
+    pub(crate) async fn room(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
+        if !self.is_full() {
+            return Ok(());
+        }
+        self.budget.wait(deadline, || !self.is_full()).await
+    }
+
+    /// An answer whose bytes are counted as long as HTTP has them, unless it is small.
+    pub(crate) fn count(self: &Arc<Self>, answer: Bytes) -> Bytes {
+        if answer.len() <= self.budget.options.free_bytes {
+            return answer;
+        }
+        let charge = self.charge(answer.len());
+        Bytes::from_owner(Charged { bytes: answer, _charge: charge })
+    }
+
+    /// Tells whoever runs the connection to end it, for it holds what it does not read.
+    pub(crate) fn cut(&self) -> Arc<Notify> {
+        Arc::clone(&self.cut)
+    }
+
+    /// Counts bytes that are there already.
+    fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        let mut charge = Charge { share: Arc::clone(self), bytes: 0 };
+        charge.add(bytes);
+        charge
+    }
+
+    /// An answer on its way out, counted unless it is small.
+    pub(crate) fn hold(self: &Arc<Self>, answer: Bytes) -> Result<Held, Bytes> {
+        if answer.len() <= self.budget.options.free_bytes {
+            return Err(answer);
+        }
+        let charge = self.charge(answer.len());
+        // The charge goes with the memory: when the last piece of it does.
+        let bytes = Bytes::from_owner(Charged { bytes: answer, _charge: charge });
+        let rest = Rest {
+            whole: bytes.len(),
+            is_shared: false,
+            cut: self.cut(),
+            bytes,
+            since: None,
+            moved: 0,
+            is_taken_back: false,
+        };
+        let slot = Arc::new(Slot(Mutex::new(rest)));
+        let mut held = lock(&self.budget.held);
+        if held.len() == held.capacity() {
+            held.retain(|slot| slot.strong_count() > 0);
+        }
+        held.push(Arc::downgrade(&slot));
+        Ok(Held(slot))
+    }
+}
+
+/// Bytes that are counted until this is dropped.
+#[derive(Debug)]
+struct Charge {
+    share: Arc<Share>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn add(&mut self, bytes: usize) {
+        self.share.used.fetch_add(bytes, Relaxed);
+        self.share.budget.used.fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+    }
+
+    /// Counts more, or says that there is no room.
+    fn try_add(&mut self, bytes: usize) -> bool {
+        let Share { budget, used, .. } = &*self.share;
+        let fits = used.load(Relaxed) + bytes <= budget.options.connection_bytes
+            && budget.used() + bytes <= budget.options.total_bytes;
+        if fits {
+            self.add(bytes);
+        } else {
+            budget.refused.fetch_add(1, Relaxed);
+        }
+        fits
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.share.used.fetch_sub(self.bytes, Relaxed);
+        self.share.budget.used.fetch_sub(self.bytes, Relaxed);
+        self.share.budget.freed.notify_waiters();
+    }
+}
+
+/// An answer's memory and its charge.
+struct Charged {
+    bytes: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What is left of an answer; others may take it back.
+#[derive(Debug)]
+struct Slot(Mutex<Rest>);
+
+#[derive(Debug)]
+struct Rest {
+    bytes: Bytes,
+    /// Its length at the beginning.
+    whole: usize,
+    /// Whether HTTP was given a piece of this very memory.
+    is_shared: bool,
+    cut: Arc<Notify>,
+    /// Since when `moved` is counted; never while nobody waits.
+    since: Option<Instant>,
+    moved: usize,
+    is_taken_back: bool,
+}
+
+/// An answer on its way out.
+#[derive(Debug)]
+pub(crate) struct Held(Arc<Slot>);
+
+impl Held {
+    /// The next piece; `None` at the end; an error where its reader took too long.
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let mut rest = lock(&self.0.0);
+        if rest.is_taken_back {
+            return Err(exhausted());
+        }
+        let (is_first, is_large) = (rest.bytes.len() == rest.whole, rest.whole >= COPIED_BYTES_MIN);
+        let length = rest.bytes.len().min(if is_first { FIRST_PIECE_BYTES } else { PIECE_BYTES });
+        if length == 0 {
+            return Ok(None);
+        }
+        if !is_first {
+            // Its reader took the one before.
+            rest.moved += length;
+        }
+        let piece = rest.bytes.split_to(length);
+        if is_large || is_first {
+            return Ok(Some(Bytes::copy_from_slice(&piece)));
+        }
+        rest.is_shared = true;
+        Ok(Some(piece))
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.0.0).bytes.len()
+    }
+
+    /// Whether all of it was handed out.
+    pub(crate) fn is_over(&self) -> bool {
+        let rest = lock(&self.0.0);
+        rest.bytes.is_empty() && !rest.is_taken_back
+    }
+}
+
+/// Counts a request while it comes.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    share: Arc<Share>,
+    charge: Option<Charge>,
+    stalled: Option<Stalled>,
+}
+
+#[derive(Debug)]
+struct Stalled {
+    timer: std::pin::Pin<Box<Sleep>>,
+    /// What was held when the timer began.
+    held: usize,
+}
+
+impl Meter {
+    pub(crate) fn new(share: &Arc<Share>) -> Self {
+        Self { share: Arc::clone(share), charge: None, stalled: None }
+    }
+
+    /// So many bytes of the request are held now. Fails where there is no room for them.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
+        if bytes <= self.share.budget.options.free_bytes {
+            if self.charge.is_some() {
+                (self.charge, self.stalled) = (None, None);
+            }
+            return Ok(());
+        }
+        let charge = self.charge.get_or_insert_with(|| Charge { share: Arc::clone(&self.share), bytes: 0 });
+        if bytes < charge.bytes {
+            // The next message has begun.
+            (self.charge, self.stalled) = (None, None);
+            return self.hold(bytes);
+        }
+        if charge.try_add(bytes - charge.bytes) {
+            return Ok(());
+        }
+        self.charge = None;
+        Err(exhausted())
+    }
+
+    /// Ready when a request that is counted has not moved for too long while others need the room. Poll it beside the
+    /// request itself.
+    pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let Some(charge) = &self.charge else { return Poll::Pending };
+        let budget = &self.share.budget;
+        let (stall, held) = (budget.options.stall, charge.bytes);
+        loop {
+            let stalled = self.stalled.get_or_insert_with(|| Stalled { timer: Box::pin(sleep(stall)), held });
+            ready!(stalled.timer.as_mut().poll(cx));
+            if held.saturating_sub(stalled.held) < budget.options.free_bytes && budget.is_crowded() {
+                budget.refused.fetch_add(1, Relaxed);
+                self.charge = None;
+                return Poll::Ready(exhausted());
+            }
+            *stalled = Stalled { timer: Box::pin(sleep(stall)), held };
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/budget.rs"]
+mod tests;

@@ -1,0 +1,152 @@
+//! HTTP/1.1 bodies whose bytes are counted: JSON that comes, answers that go.
+
+use crate::{
+    budget::{Held, Meter, exhausted},
+    front,
+    grpc::Reply,
+    pages::Page,
+    router::Connection,
+};
+use bytes::Bytes;
+use gateway::Answer;
+use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+/// Paths whose bodies are streams of small messages, each read as it comes: nothing is gathered for them.
+const STREAMED: [&str; 2] = ["/v3/watch", "/v3/lease/keepalive"];
+
+/// Answers a request on a port for clients.
+pub(crate) async fn serve(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Answered>, Infallible> {
+    let refused = Arc::new(AtomicBool::new(false));
+    let is_streamed = STREAMED.contains(&request.uri().path());
+    let share = (!is_streamed).then(|| Meter::new(connection.requests()));
+    let request =
+        request.map(|body| Metered { body, received: 0, meter: share, refused: Arc::clone(&refused) });
+    let page = front::serve(Arc::clone(&connection), request).await?;
+    let page = if refused.load(Relaxed) { too_many() } else { page };
+    Ok(page.map(|body| match body {
+        Answer::Whole(Some(bytes)) => match connection.answers().hold(bytes) {
+            Ok(held) => Answered::Held(held),
+            Err(small) => Answered::Plain(Answer::Whole(Some(small))),
+        },
+        other => Answered::Plain(other),
+    }))
+}
+
+/// What the gateway says of this error.
+fn too_many() -> Page {
+    let text = format!(r#"{{"code":8,"message":"{}"}}"#, exhausted().message());
+    let mut page = Response::new(Answer::Whole(Some(text.into())));
+    *page.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    page
+}
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) struct Metered {
+    body: Incoming,
+    received: usize,
+    meter: Option<Meter>,
+    /// Tells the one who answers why the body has ended.
+    refused: Arc<AtomicBool>,
+}
+
+impl Metered {
+    fn refuse(&mut self) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.refused.store(true, Relaxed);
+        self.meter = None;
+        Poll::Ready(Some(Err(io::ErrorKind::OutOfMemory.into())))
+    }
+}
+
+impl Body for Metered {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.received += frame.data_ref().map_or(0, Bytes::len);
+                let held = this.meter.as_mut().map_or(Ok(()), |meter| meter.hold(this.received));
+                if held.is_err() { this.refuse() } else { Poll::Ready(Some(Ok(frame))) }
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let Some(meter) = &mut this.meter else { return Poll::Pending };
+                ready!(meter.poll_stalled(cx));
+                this.refuse()
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body.
+pub(crate) enum Answered {
+    /// A small one, or a stream.
+    Plain(Answer<Reply>),
+    /// A large one.
+    Held(Held),
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            Self::Plain(answer) => {
+                Pin::new(answer).poll_frame(cx).map_err(|never: Infallible| match never {})
+            }
+            // Its head is long gone: all that can be said is that it is not whole.
+            Self::Held(held) => Poll::Ready(match held.next() {
+                Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),
+                Err(_) => Some(Err(io::ErrorKind::TimedOut.into())),
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(answer) => answer.is_end_stream(),
+            Self::Held(held) => held.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain(answer) => answer.size_hint(),
+            Self::Held(held) => SizeHint::with_exact(held.len() as u64),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What is held is counted exactly, and given back by those who do not move.
+
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use super::*;
+use std::future::poll_fn;
+use tonic::Code;
+
+fn options() -> Options {
+    Options {
+        total_bytes: 1_000,
+        connection_bytes: 600,
+        free_bytes: 100,
+        stall: Duration::from_millis(100),
+        pace_bytes: 200,
+        wait: Duration::from_millis(600),
+    }
+}
+
+fn answer(bytes: usize) -> Bytes {
+    Bytes::from(vec![7; bytes])
+}
+
+#[test]
+fn what_is_small_is_not_counted() {
+    let budget = Budget::new(options());
+    let share = budget.share();
+    let mut meter = Meter::new(&share);
+    meter.hold(100).unwrap();
+    assert!(share.hold(answer(100)).is_err());
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn requests_fill_a_connection_and_then_everything_and_leave_nothing_behind() {
+    let budget = Budget::new(options());
+    let (one, other) = (budget.share(), budget.share());
+    let (mut a, mut b, mut c) = (Meter::new(&one), Meter::new(&one), Meter::new(&other));
+    a.hold(300).unwrap();
+    a.hold(400).unwrap();
+    assert_eq!(budget.used(), 400);
+    let refused = b.hold(201).unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::ResourceExhausted, "etcdserver: too many requests")
+    );
+    b.hold(200).unwrap();
+    c.hold(400).unwrap();
+    assert!(c.hold(401).is_err());
+    assert_eq!(budget.used(), 600, "who is refused holds nothing");
+    // Its message is whole, and the next one begins.
+    a.hold(150).unwrap();
+    assert_eq!(budget.used(), 350);
+    a.hold(0).unwrap();
+    drop(b);
+    assert_eq!((budget.used(), one.used.load(Relaxed), budget.refused()), (0, 0, 2));
+}
+
+#[test]
+fn an_answer_is_counted_until_its_last_piece_is_gone() {
+    let budget = Budget::new(Options { total_bytes: usize::MAX, connection_bytes: usize::MAX, ..options() });
+    let share = budget.share();
+    for size in [101, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES, COPIED_BYTES_MIN, COPIED_BYTES_MIN + 77]
+    {
+        let mut held = share.hold(answer(size)).unwrap();
+        assert_eq!((budget.used(), held.len()), (size, size));
+        let (mut got, mut last) = (0, Bytes::new());
+        while let Some(piece) = held.next().unwrap() {
+            assert!(piece.len() <= PIECE_BYTES && piece.iter().all(|byte| *byte == 7));
+            got += piece.len();
+            last = piece;
+        }
+        assert_eq!((got, held.len()), (size, 0));
+        // A piece that HTTP holds holds a small answer, and nothing of a large one; the first one never does.
+        let is_held = (FIRST_PIECE_BYTES + 1..COPIED_BYTES_MIN).contains(&size);
+        assert_eq!(budget.used(), if is_held { size } else { 0 }, "{size}");
+        drop(last);
+        assert_eq!(budget.used(), 0, "{size}");
+        // A client that goes away leaves nothing.
+        let mut held = share.hold(answer(size)).unwrap();
+        held.next().unwrap();
+        drop(held);
+        assert_eq!(budget.used(), 0, "{size}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
+    let budget = Budget::new(options());
+    let (slow, quick) = (budget.share(), budget.share());
+    let mut first = slow.hold(answer(1_000)).unwrap();
+    // As long as nobody waits it may take its time.
+    sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    budget.room(None).await.unwrap();
+    assert_eq!(budget.used(), 0, "it was taken back while the other waited");
+    assert!(begun.elapsed() >= options().stall, "what was slow before counts");
+    assert_eq!(first.next().unwrap_err().code(), Code::ResourceExhausted);
+    budget.room(None).await.unwrap();
+    quick.room(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_read_waits_for_itself_alone() {
+    let budget = Budget::new(options());
+    let (one, other, third) = (budget.share(), budget.share(), budget.share());
+    let unread: Vec<_> = (0..6).map(|_| one.count(answer(101))).collect();
+    assert_eq!(budget.used(), 606);
+    let soon = || Some((Instant::now() + Duration::from_millis(30)).into_std());
+    assert_eq!(one.room(soon()).await.unwrap_err().code(), Code::DeadlineExceeded);
+    other.room(soon()).await.unwrap();
+    // When all hold too much, those who hold any wait; others do not.
+    let more: Vec<_> = (0..4).map(|_| other.count(answer(101))).collect();
+    assert!(other.room(soon()).await.is_err());
+    third.room(soon()).await.unwrap();
+    drop((unread, more));
+    one.room(soon()).await.unwrap();
+    assert_eq!(budget.used(), 0);
+    assert_eq!(one.count(answer(100)).len(), 100);
+    assert_eq!(budget.used(), 0, "small ones are free");
+}
+
+#[tokio::test]
+async fn whoever_waits_does_so_for_a_while_or_until_its_deadline() {
+    let budget = Budget::new(Options { pace_bytes: 0, ..options() });
+    let share = budget.share();
+    let held = share.hold(answer(1_000)).unwrap();
+    let begun = Instant::now();
+    assert_eq!(budget.room(None).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert!(begun.elapsed() >= options().wait);
+    let deadline = (Instant::now() + Duration::from_millis(30)).into_std();
+    assert_eq!(share.room(Some(deadline)).await.unwrap_err().code(), Code::DeadlineExceeded);
+    // Room comes as bytes go.
+    let waiting = tokio::spawn({
+        let budget = Arc::clone(&budget);
+        async move { budget.room(None).await }
+    });
+    sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    drop(held);
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_stops_is_refused_when_there_is_little_room() {
+    let budget = Budget::new(options());
+    let (one, other) = (budget.share(), budget.share());
+    let (mut stopped, mut others) = (Meter::new(&one), Meter::new(&other));
+    stopped.hold(300).unwrap();
+    let patient = tokio::time::timeout(Duration::from_millis(400), poll_fn(|cx| stopped.poll_stalled(cx)));
+    assert!(patient.await.is_err(), "nobody needs the room");
+    others.hold(400).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), poll_fn(|cx| stopped.poll_stalled(cx)));
+    assert_eq!(status.await.unwrap().code(), Code::ResourceExhausted);
+    assert_eq!(budget.used(), 400);
+    // One that moves is left in peace.
+    let mut moving = Meter::new(&one);
+    for piece in 2..5 {
+        moving.hold(piece * 110).unwrap();
+        let beside = tokio::time::timeout(Duration::from_millis(60), poll_fn(|cx| moving.poll_stalled(cx)));
+        assert!(beside.await.is_err(), "{piece}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_halfway_loses_its_connection() {
+    let budget = Budget::new(Options { total_bytes: 100 << 10, ..options() });
+    let share = budget.share();
+    let mut held = share.hold(answer(300 << 10)).unwrap();
+    held.next().unwrap();
+    let taken_by_http = held.next().unwrap();
+    let waiting = tokio::spawn({
+        let budget = Arc::clone(&budget);
+        async move { budget.room(None).await }
+    });
+    tokio::time::timeout(Duration::from_secs(20), share.cut().notified()).await.unwrap();
+    assert_eq!(held.next().unwrap_err().code(), Code::ResourceExhausted);
+    assert!(budget.used() > 0 && !waiting.is_finished());
+    drop((held, taken_by_http));
+    waiting.await.unwrap().unwrap();
+}

@@ -1,0 +1,258 @@
+//! HTTP/2 byte by byte: what a library would not send.
+
+use super::*;
+
+/// Frame types that are looked at (RFC 9113, 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const GO_AWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const FRAME_BYTES_MAX: usize = 16 << 10;
+
+/// A client that says whatever it is told to.
+struct Wire {
+    stream: TcpStream,
+    next: u32,
+}
+
+/// What a stream got: its frames' types, with the code of a reset; and the data.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Got {
+    reset: Option<u32>,
+    ended: bool,
+    bytes: usize,
+}
+
+/// Anything at all, on its own stream.
+const ANSWERED: &str = "an answer";
+
+impl Wire {
+    async fn connect(server: &Server) -> Self {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        stream.write_all(&frame(4, 0, 0, b"")).await.unwrap();
+        Self { stream, next: 1 }
+    }
+
+    /// Sends a call whose head is this block, and says what came back on its stream. `None` where the connection ended.
+    async fn call(&mut self, block: &[u8]) -> Option<Got> {
+        let id = self.next;
+        self.next += 2;
+        let mut out = Vec::new();
+        let mut pieces = block.chunks(FRAME_BYTES_MAX).peekable();
+        let mut kind = HEADERS;
+        while let Some(piece) = pieces.next() {
+            let flags = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            out.extend(frame(kind, flags, id, piece));
+            kind = CONTINUATION;
+        }
+        out.extend(frame(DATA, END_STREAM, id, &framed(0, &a_range())));
+        // Errors show when it is read.
+        drop(self.stream.write_all(&out).await);
+        tokio::time::timeout(PATIENCE, self.answer(id)).await.expect(ANSWERED)
+    }
+
+    async fn answer(&mut self, id: u32) -> Option<Got> {
+        let mut got = Got::default();
+        while got.reset.is_none() && !got.ended {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await.ok()?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let mut payload = vec![0; length];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            let (kind, flags) = (head[3], head[4]);
+            let of = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            if kind == GO_AWAY {
+                return None;
+            }
+            if of != id {
+                continue;
+            }
+            match kind {
+                DATA => got.bytes += length,
+                RESET => got.reset = Some(u32::from_be_bytes(payload[..4].try_into().unwrap())),
+                _ => {}
+            }
+            got.ended |= matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+        }
+        Some(got)
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut out = length[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+/// HPACK's integers (RFC 7541, 5.1) with a prefix of seven bits, for lengths.
+fn length(n: usize, out: &mut Vec<u8>) {
+    let byte = |n: usize| u8::try_from(n).unwrap();
+    if n < 127 {
+        out.push(byte(n));
+        return;
+    }
+    out.push(127);
+    let mut rest = n - 127;
+    while rest >= 128 {
+        out.push(byte((rest % 128) | 128));
+        rest /= 128;
+    }
+    out.push(byte(rest));
+}
+
+/// A literal field that is new by name: 0 is not indexed, 0x40 is.
+fn literal(kind: u8, name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.push(kind);
+    length(name.len(), out);
+    out.extend(name.as_bytes());
+    length(value.len(), out);
+    out.extend(value);
+}
+
+/// A head that is served, with this authority.
+fn block(authority: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in [(":method", "POST"), (":scheme", "http"), (":path", RANGE)] {
+        literal(0, name, value.as_bytes(), &mut out);
+    }
+    if let Some(authority) = authority {
+        literal(0, ":authority", authority.as_bytes(), &mut out);
+    }
+    literal(0, "content-type", b"application/grpc", &mut out);
+    literal(0, "te", b"trailers", &mut out);
+    out
+}
+
+async fn is_served(wire: &mut Wire, block: &[u8]) -> bool {
+    wire.call(block).await.is_some_and(|got| got.bytes > 0 && got.reset.is_none())
+}
+
+#[tokio::test]
+async fn any_authority_is_served() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    let long = "x".repeat(3_000);
+    for authority in [
+        "#initially=[127.0.0.1:2379]",
+        "127.0.0.1:1,127.0.0.1:2",
+        "/run/etcd.sock",
+        "%2Frun%2Fetcd.sock",
+        "http://host",
+        "name/with/slashes",
+        "",
+        " ",
+        "é",
+        "@",
+        "[::1",
+        "a:b:c",
+        &long,
+    ] {
+        assert!(is_served(&mut wire, &block(Some(authority))).await, "{authority:?}");
+    }
+    let got = wire.call(&block(None)).await.expect(ANSWERED);
+    assert_eq!((got.bytes, got.reset), (0, None), "nobody is called: a refusal, in a head");
+}
+
+#[tokio::test]
+async fn a_malformed_field_ends_its_stream_and_no_other() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    let protocol_error = Some(Got { reset: Some(1), ..Got::default() });
+    for (name, value) in [
+        ("X-Upper", &b"v"[..]),
+        ("with space", b"v"),
+        ("x-control", b"a\0b"),
+        (":nobody", b"v"),
+        (":method", b"P O"),
+        (":path", b"\xff"),
+        ("connection", b"close"),
+    ] {
+        let mut bad = Vec::new();
+        if name.starts_with(':') {
+            literal(0, name, value, &mut bad);
+        }
+        bad.extend(block(Some("a")));
+        if !name.starts_with(':') {
+            literal(0, name, value, &mut bad);
+        }
+        assert_eq!(wire.call(&bad).await, protocol_error, "{name}");
+        assert!(is_served(&mut wire, &block(Some("a"))).await, "after {name}");
+    }
+}
+
+/// Whatever is wrong with a field, both ends count it in their tables.
+#[tokio::test]
+async fn a_malformed_field_keeps_its_place_in_the_table() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    let mut first = block(Some("a"));
+    literal(0x40, "grpc-timeout", b"1X", &mut first); // 63 after the next
+    literal(0x40, "X-Bad", b"v", &mut first); // 62
+    assert_eq!(wire.call(&first).await.expect(ANSWERED).reset, Some(1));
+    // A literal whose name is the bad field's.
+    let mut named = block(Some("a"));
+    named.extend([0x0f, 62 - 15, 1, b'w']);
+    assert_eq!(wire.call(&named).await.expect(ANSWERED).reset, Some(1));
+    let mut bad = block(Some("a"));
+    bad.push(0xbe); // 62, as it is
+    assert_eq!(wire.call(&bad).await.expect(ANSWERED).reset, Some(1));
+    let mut timeout = block(Some("a"));
+    timeout.push(0xbf); // 63
+    let refused = wire.call(&timeout).await.expect(ANSWERED);
+    assert_eq!((refused.bytes, refused.reset), (0, None), "the timeout is the one of the first call");
+    assert!(is_served(&mut wire, &block(Some("a"))).await);
+}
+
+/// A client that ends each half in a frame of its own, when the answer is there already, is no attacker.
+#[tokio::test]
+async fn halves_that_end_late_do_not_end_the_connection() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    let good = block(Some("a"));
+    let mut refused = good.clone();
+    literal(0, "grpc-timeout", b"0n", &mut refused);
+    for round in 0..1_500 {
+        let head = if round % 2 == 0 { &good } else { &refused };
+        let id = wire.next;
+        wire.next += 2;
+        let mut out = frame(HEADERS, END_HEADERS, id, head);
+        out.extend(frame(DATA, 0, id, &framed(0, &a_range())));
+        wire.stream.write_all(&out).await.unwrap();
+        let got = wire.answer(id).await.unwrap_or_else(|| panic!("call {round}: the connection ended"));
+        assert_eq!((got.ended, got.reset), (true, None), "call {round}");
+        wire.stream.write_all(&frame(DATA, END_STREAM, id, b"")).await.unwrap();
+    }
+}
+
+fn with_metadata(bytes: usize, each: usize) -> Vec<u8> {
+    let mut out = block(Some("a"));
+    for _ in 0..bytes / each {
+        literal(0, "x-metadata", &vec![b'v'; each], &mut out);
+    }
+    out
+}
+
+#[tokio::test]
+async fn too_much_metadata_is_refused_on_its_stream() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    for each in [1_000, 10_000, 100_000] {
+        assert!(is_served(&mut wire, &with_metadata(900_000, each)).await, "{each}");
+        for bytes in [1_200_000, 2_000_000, 3_900_000] {
+            let got = wire.call(&with_metadata(bytes, each)).await.expect("the connection goes on");
+            assert_eq!(got.bytes, 0, "{bytes} in {each}");
+            assert!(is_served(&mut wire, &block(Some("a"))).await, "after {bytes} in {each}");
+        }
+    }
+    // Four times the limit is no mistake any more.
+    let mut wire = Wire::connect(&server).await;
+    assert_eq!(wire.call(&with_metadata(6_000_000, 10_000)).await, None);
+}

@@ -1,0 +1,180 @@
+//! An HTTP/2 client that does what no library would: frames made by hand.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write as _},
+    net::SocketAddr,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+/// A frame's bytes.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut out = vec![length[1], length[2], length[3], kind, flags];
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+/// The head of a gRPC call.
+pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
+    let literal = |out: &mut Vec<u8>, text: &str| {
+        out.push(u8::try_from(text.len()).unwrap());
+        out.extend(text.as_bytes());
+    };
+    let mut block = vec![0x83, 0x86, 0x04]; // POST, http, :path
+    literal(&mut block, path);
+    block.push(0x01); // :authority
+    literal(&mut block, "q");
+    block.extend([0x0f, 0x10]); // content-type
+    literal(&mut block, "application/grpc");
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+/// Data of a stream, the last or not.
+pub(crate) fn data(stream: u32, bytes: &[u8], is_last: bool) -> Vec<u8> {
+    frame(DATA, if is_last { END_STREAM } else { 0 }, stream, bytes)
+}
+
+/// A message with gRPC's prefix.
+pub(crate) fn message(message: &impl prost::Message) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    let mut out = vec![0];
+    out.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+    out.extend(bytes);
+    out
+}
+
+/// The client changes its mind.
+pub(crate) fn reset(stream: u32) -> Vec<u8> {
+    frame(RESET, 0, stream, &8u32.to_be_bytes())
+}
+
+/// More may be sent.
+pub(crate) fn window(stream: u32, bytes: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
+}
+
+/// What came back.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Bytes of each stream.
+    pub(crate) bytes: HashMap<u32, usize>,
+    /// Streams that ended by headers (an answer without messages, or trailers), with the raw block of the last ones.
+    pub(crate) ended: HashMap<u32, Vec<u8>>,
+    /// Whether the server has said its settings.
+    pub(crate) is_greeted: bool,
+    /// What the connection was ended with.
+    pub(crate) goaway: Option<String>,
+}
+
+/// A connection.
+pub(crate) struct Raw {
+    pub(crate) read: OwnedReadHalf,
+    pub(crate) write: OwnedWriteHalf,
+    pub(crate) seen: Seen,
+    /// The same socket, for another thread.
+    side: std::net::TcpStream,
+}
+
+impl Raw {
+    /// Connects; the server may send so much on each stream.
+    pub(crate) async fn connect(address: SocketAddr, stream_window: u32) -> Self {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let side = stream.try_clone().unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
+        let (read, mut write) = stream.into_split();
+        let mut settings = vec![0, 4];
+        settings.extend(stream_window.to_be_bytes());
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        hello.extend(frame(SETTINGS, 0, 0, &settings));
+        hello.extend(window(0, 1 << 30));
+        write.write_all(&hello).await.unwrap();
+        let mut raw = Self { read, write, seen: Seen::default(), side };
+        // Its windows hold once its settings are acknowledged.
+        raw.until(|seen| seen.is_greeted).await;
+        raw
+    }
+
+    /// Sends while this thread, and with it the server, stands still for a while.
+    pub(crate) async fn send_beside(&self, frames: Vec<u8>, still: Duration) {
+        let mut side = self.side.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut left = &frames[..];
+            while !left.is_empty() {
+                match side.write(left) {
+                    Ok(sent) => left = &left[sent..],
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(_) => return, // the server has hung up
+                }
+            }
+        });
+        std::thread::sleep(still);
+        while !writer.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        writer.join().unwrap();
+    }
+
+    pub(crate) async fn send(&mut self, frames: &[u8]) {
+        self.write.write_all(frames).await.unwrap();
+    }
+
+    /// Reads one frame; false when the connection has ended.
+    pub(crate) async fn frame(&mut self) -> bool {
+        let mut head = [0; 9];
+        if self.read.read_exact(&mut head).await.is_err() {
+            return false;
+        }
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let mut payload = vec![0; length];
+        if self.read.read_exact(&mut payload).await.is_err() {
+            return false;
+        }
+        let (kind, flags) = (head[3], head[4]);
+        match kind {
+            DATA => *self.seen.bytes.entry(stream).or_default() += length,
+            SETTINGS if flags & ACK == 0 => {
+                self.seen.is_greeted = true;
+                self.send(&frame(SETTINGS, ACK, 0, &[])).await;
+            }
+            PING if flags & ACK == 0 => self.send(&frame(PING, ACK, 0, &payload)).await,
+            GOAWAY => self.seen.goaway = Some(String::from_utf8_lossy(&payload[8..]).into_owned()),
+            HEADERS if flags & END_STREAM != 0 => drop(self.seen.ended.insert(stream, payload)),
+            RESET => drop(self.seen.ended.entry(stream).or_insert(payload)),
+            _ => {}
+        }
+        true
+    }
+
+    /// Reads until something is so.
+    pub(crate) async fn until(&mut self, is_so: impl Fn(&Seen) -> bool) {
+        while !is_so(&self.seen) {
+            assert!(self.frame().await, "the connection ended: {:?}", self.seen.goaway);
+        }
+    }
+}

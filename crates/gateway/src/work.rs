@@ -1,0 +1,174 @@
+//! Where JSON is read and written: short on the runtime's thread, long on a blocking one, when it is its turn.
+//!
+//! What is short never waits for what is long: each size has its own turns. A turn lives with the work, on its thread;
+//! who goes away leaves a mark, and what is being written for it ends at its next write.
+
+use crate::status::{INTERNAL, Status};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+use tokio::sync::Semaphore;
+
+/// How much JSON is worked on where.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkLimits {
+    /// JSON, or a message, up to this size is read or written on the runtime's thread, in bytes: 32 KiB, some 200 µs.
+    pub inline_bytes: usize,
+    /// Up to this size it is short, in bytes: 1 MiB, some milliseconds.
+    pub short_bytes: usize,
+    /// Short work at one time: 1.
+    pub short_max: usize,
+    /// Long work at one time: 1, which holds at most one long answer twice, as a message and as JSON.
+    pub long_max: usize,
+}
+
+impl Default for WorkLimits {
+    fn default() -> Self {
+        Self { inline_bytes: 32 << 10, short_bytes: 1 << 20, short_max: 1, long_max: 1 }
+    }
+}
+
+/// The turns at reading and writing JSON.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns {
+    limits: WorkLimits,
+    short: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+}
+
+/// Set once nobody waits for the work any more.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gone(Arc<AtomicBool>);
+
+impl Gone {
+    fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Somebody waits, until this is dropped.
+struct Waits(Gone);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.0.store(true, Relaxed);
+    }
+}
+
+impl Turns {
+    pub(crate) fn new(limits: WorkLimits) -> Self {
+        let turns = |max| Arc::new(Semaphore::new(max));
+        Self { limits, short: turns(limits.short_max), long: turns(limits.long_max) }
+    }
+
+    /// Whether work on so many bytes is done at once.
+    pub(crate) fn is_inline(&self, bytes: usize) -> bool {
+        bytes <= self.limits.inline_bytes
+    }
+
+    /// Runs what takes long in proportion to `bytes`.
+    pub(crate) async fn run<T: Send + 'static>(
+        self,
+        bytes: usize,
+        work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let gone = Gone::default();
+        if self.is_inline(bytes) {
+            return work(&gone);
+        }
+        let turns = if bytes <= self.limits.short_bytes { self.short } else { self.long };
+        let turn = turns.acquire_owned().await.expect("the semaphore is never closed");
+        let waits = Waits(gone.clone());
+        let result = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if gone.is_set() { Err(Status::new(INTERNAL, "nobody waits for it")) } else { work(&gone) }
+        });
+        let ended_early = |error| Status::new(INTERNAL, format!("the gateway's work ended early: {error}"));
+        let result = result.await.unwrap_or_else(|error| Err(ended_early(error)));
+        drop(waits);
+        result
+    }
+}
+
+/// Writes into memory, as long as somebody waits for it.
+pub(crate) struct Output<'a> {
+    pub(crate) bytes: Vec<u8>,
+    gone: &'a Gone,
+}
+
+impl<'a> Output<'a> {
+    /// With room for what a message of so many bytes becomes.
+    pub(crate) fn new(message_bytes: usize, gone: &'a Gone) -> Self {
+        // Base64 makes four of three, and names come on top.
+        Self { bytes: Vec::with_capacity(message_bytes + message_bytes / 2), gone }
+    }
+}
+
+impl io::Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.gone.is_set() {
+            return Err(io::Error::other("nobody waits for it"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Write as _, sync::mpsc, time::Duration};
+
+    const LIMITS: WorkLimits = WorkLimits { inline_bytes: 1, short_bytes: 10, short_max: 1, long_max: 1 };
+
+    #[tokio::test]
+    async fn what_is_short_does_not_wait_for_what_is_long() {
+        let turns = Turns::new(LIMITS);
+        let (go, waits) = mpsc::sync_channel::<()>(1);
+        let long = tokio::spawn(turns.clone().run(11, move |_| {
+            let _ = waits.recv(); // until the test lets go
+            Ok(())
+        }));
+        while turns.long.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(turns.clone().run(10, |_| Ok(7)).await.ok(), Some(7));
+        drop(go);
+        assert!(long.await.expect("no panic").is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_ends_and_keeps_its_turn_until_then() {
+        let turns = Turns::new(LIMITS);
+        let (tell, told) = mpsc::sync_channel::<&str>(2);
+        let long = tokio::spawn(turns.clone().run(11, move |gone| {
+            tell.send("begun").expect("the test waits");
+            let mut output = Output::new(0, gone);
+            while output.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            tell.send("ended").expect("the test waits");
+            Ok(())
+        }));
+        let told = tokio::task::spawn_blocking(move || {
+            assert_eq!(told.recv(), Ok("begun"));
+            told
+        });
+        let told = told.await.expect("it begins");
+        assert_eq!(turns.long.available_permits(), 0);
+        long.abort();
+        let ended = tokio::task::spawn_blocking(move || told.recv());
+        assert_eq!(ended.await.expect("no panic"), Ok("ended"));
+        while turns.long.available_permits() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The node's limits, drawn so small that each is reached: what is refused, what waits, and that all goes on.
+
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use engine::{Engine, MemoryEngine};
+use machine::{Machine, Member, Membership, Settings};
+use proto::{etcdserverpb as pb, raftpb};
+use raft_node::{Handle, Limits, NodeFault, Options, Outbound, ProposeError, ReadError, bootstrap};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use types::MemberId;
+use wal::{MemDisk, Wal};
+
+/// Small segments, so that a log that is let go of is seen to go.
+const LOG: wal::Options = wal::Options { segment_bytes: 4 << 10, ..wal::Options::DEFAULT };
+const TICK: Duration = Duration::from_millis(20);
+
+/// What all members log, message by message.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn count(&self, words: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(words)).count()
+    }
+}
+
+impl slog::Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        self.0.lock().unwrap().push(record.msg().to_string());
+        Ok(())
+    }
+}
+
+/// The wires between members.
+#[derive(Default)]
+struct Switch {
+    lines: Lines,
+    handles: Mutex<HashMap<u64, Handle>>,
+    cut: Mutex<BTreeSet<u64>>,
+    runtime: Mutex<Option<tokio::runtime::Handle>>,
+}
+
+struct Port {
+    me: u64,
+    switch: Arc<Switch>,
+}
+
+impl Outbound for Port {
+    fn send(&self, messages: Vec<raftpb::Message>) {
+        let (me, switch) = (self.me, Arc::clone(&self.switch));
+        let runtime = switch.runtime.lock().unwrap().clone().unwrap();
+        runtime.spawn(async move {
+            for message in messages {
+                let cut = switch.cut.lock().unwrap().clone();
+                let handle = switch.handles.lock().unwrap().get(&message.to()).cloned();
+                if let Some(handle) = handle.filter(|_| !cut.contains(&me) && !cut.contains(&message.to())) {
+                    handle.deliver(message);
+                }
+            }
+        });
+    }
+    fn members_changed(&self, _membership: Arc<Membership>) {}
+}
+
+struct Node {
+    handle: Handle,
+    thread: JoinHandle<Result<(), NodeFault>>,
+    disk: MemDisk,
+}
+
+impl Node {
+    async fn stop(self) -> Wal<MemDisk> {
+        self.handle.stop().await;
+        self.thread.join().unwrap().unwrap();
+        Wal::open_with(self.disk, LOG).unwrap().0
+    }
+}
+
+/// A cluster whose members have these limits, led by one of them.
+async fn cluster(members: u64, limits: &Limits) -> (Arc<Switch>, Vec<Node>) {
+    let switch = Arc::new(Switch::default());
+    *switch.runtime.lock().unwrap() = Some(tokio::runtime::Handle::current());
+    let url = |id| vec![format!("http://127.0.0.1:{id}")];
+    let list: Vec<_> = (1..=members)
+        .map(|id| Member { id, peer_urls: url(id), name: format!("m{id}"), ..Member::default() })
+        .collect();
+    let start = |id| {
+        let disk = MemDisk::new();
+        let mut wal = Wal::create_with(disk.clone(), &bootstrap::metadata(id, 7), LOG).unwrap();
+        let (entries, state) = bootstrap::first_log(&list);
+        wal.append(&entries, Some(&state)).unwrap();
+        wal.sync().unwrap();
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
+        let settings = Settings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
+        let request_timeout = Duration::from_secs(5);
+        let options = Options { tick: TICK, request_timeout, limits: limits.clone(), ..Options::new(id, 7) };
+        let port = Arc::new(Port { me: id, switch: Arc::clone(&switch) });
+        let log = slog::Logger::root(switch.lines.clone(), slog::o!());
+        let (handle, thread) = raft_node::start(options, wal, machine, engine, port, log).unwrap();
+        switch.handles.lock().unwrap().insert(id, handle.clone());
+        Node { handle, thread, disk }
+    };
+    let nodes: Vec<Node> = (1..=members).map(start).collect();
+    for node in &nodes {
+        node.handle.watch_leader().wait_for(|now| now.leader != 0).await.unwrap();
+    }
+    (switch, nodes)
+}
+
+fn put(key: &str) -> pb::InternalRaftRequest {
+    let put = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
+    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+}
+
+fn has(handle: &Handle, key: &str) -> bool {
+    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    handle.machine().range(&request).unwrap().count == 1
+}
+
+/// Puts that are asked for all at once, before anything of them is handed over; how each ended.
+async fn puts(handle: &Handle, count: usize) -> Vec<Result<(), ProposeError>> {
+    let asked: Vec<_> = (0..count).map(|n| handle.propose(put(&format!("k{n}")), None)).collect();
+    let mut answers = Vec::new();
+    for answer in asked {
+        answers.push(answer.await.map(drop));
+    }
+    answers
+}
+
+fn refused(answers: &[Result<(), ProposeError>]) -> usize {
+    answers.iter().filter(|answer| matches!(answer, Err(ProposeError::TooManyRequests))).count()
+}
+
+#[tokio::test]
+async fn a_full_inbox_refuses_what_is_more_and_then_takes_again() {
+    let by_count = Limits { inbox_entries: 3, ..Limits::default() };
+    let by_bytes = Limits { inbox_bytes: 60, ..Limits::default() };
+    let by_waiters = Limits { waiters: 3, ..Limits::default() };
+    for limits in [by_count, by_bytes, by_waiters] {
+        let (_, mut nodes) = cluster(1, &limits).await;
+        let node = nodes.pop().unwrap();
+        let answers = puts(&node.handle, 10).await;
+        assert_eq!(refused(&answers), 7, "{limits:?}: {answers:?}");
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
+        assert_eq!(node.handle.status().pending_proposals, 0);
+        assert!(puts(&node.handle, 1).await[0].is_ok());
+        node.stop().await;
+    }
+}
+
+/// Those of rounds under way count too: on a member without a leader nothing else would bound them.
+#[tokio::test]
+async fn so_many_reads_wait_in_all() {
+    let limits = Limits { inbox_entries: 4, ..Limits::default() };
+    let (switch, nodes) = cluster(3, &limits).await;
+    *switch.cut.lock().unwrap() = [1, 2, 3].into();
+    let handle = nodes[0].handle.clone();
+    let deadline = Instant::now() + Duration::from_millis(600);
+    let reads: Vec<_> = (0..10)
+        .map(|n| {
+            let handle = handle.clone();
+            tokio::spawn(async move {
+                // Some come when the first are in a round already.
+                tokio::time::sleep(Duration::from_millis(10 * n)).await;
+                handle.read_barrier(Some(deadline)).await
+            })
+        })
+        .collect();
+    let mut many = 0;
+    for read in reads {
+        many += usize::from(read.await.unwrap() == Err(ReadError::TooManyRequests));
+    }
+    assert_eq!(many, 6);
+    switch.cut.lock().unwrap().clear();
+    // Their rounds end, with a leader or without: then there is room again.
+    let begun = Instant::now();
+    while handle.read_barrier(None).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(TICK).await;
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn peers_messages_that_are_too_many_are_dropped_and_counted() {
+    let by_count = Limits { inbox_messages: 2, ..Limits::default() };
+    let by_bytes = Limits { inbox_message_bytes: 1, ..Limits::default() };
+    for (limits, taken) in [(by_count, 2), (by_bytes, 1)] {
+        let (_, mut nodes) = cluster(1, &limits).await;
+        let node = nodes.pop().unwrap();
+        let heartbeat = raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgHeartbeatResp.into()),
+            from: Some(9),
+            to: Some(1),
+            term: Some(1),
+            ..Default::default()
+        };
+        for _ in 0..10 {
+            node.handle.deliver(heartbeat.clone());
+        }
+        assert_eq!(node.handle.meters().peer_drops("full"), 10 - taken, "{limits:?}");
+        node.handle.deliver(raftpb::Message { term: None, ..heartbeat.clone() });
+        assert_eq!(node.handle.meters().peer_drops("invalid"), 1);
+        assert!(puts(&node.handle, 1).await[0].is_ok());
+        for _ in 0..taken {
+            node.handle.deliver(heartbeat.clone());
+        }
+        assert_eq!(node.handle.meters().peer_drops("full"), 10 - taken, "there is room again");
+        node.stop().await;
+    }
+}
+
+/// Each of them was a line: of the node for what is not valid, of raft-rs for a candidate that comes late.
+#[tokio::test]
+async fn what_peers_send_is_logged_a_few_times_and_counted() {
+    let limits = Limits { log_lines: 5, ..Limits::default() };
+    let (switch, mut nodes) = cluster(1, &limits).await;
+    let node = nodes.pop().unwrap();
+    for number in 0..1_000 {
+        let vote = raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgVote.into()),
+            from: Some(10 + number),
+            to: Some(1),
+            term: Some(1),
+            ..Default::default()
+        };
+        node.handle.deliver(raftpb::Message { term: None, ..vote.clone() });
+        node.handle.deliver(vote);
+    }
+    assert!(puts(&node.handle, 1).await[0].is_ok());
+    assert_eq!(node.handle.meters().peer_drops("invalid"), 1_000);
+    let lines = &switch.lines;
+    assert_eq!((lines.count("message that is not valid"), lines.count("a message with lower term")), (5, 5));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_smaller_than_an_entry_still_takes_one_and_all_follow() {
+    let small = Limits { batch_entries: 0, batch_bytes: 0, flush_yields: 0, ..Limits::default() };
+    let some = Limits { batch_entries: 3, ..Limits::default() };
+    for (limits, syncs) in [(small, 40), (some, 14), (Limits::default(), 1)] {
+        let (_, mut nodes) = cluster(1, &limits).await;
+        let node = nodes.pop().unwrap();
+        let before = node.disk.operations();
+        assert!(puts(&node.handle, 40).await.iter().all(Result::is_ok));
+        let operations = node.disk.operations() - before;
+        assert!(operations >= 2 * syncs, "{operations} operations, at least a write and a sync a batch");
+        assert!(has(&node.handle, "k39"));
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_engine_is_flushed_every_so_many_bytes_and_the_log_goes_behind_it() {
+    let never = Limits { flush_log_bytes: u64::MAX, keep_entries: 0, ..Limits::default() };
+    let always = Limits { flush_log_bytes: 1, keep_entries: 0, ..Limits::default() };
+    let keeps = Limits { flush_log_bytes: 1, keep_entries: 1_000_000, ..Limits::default() };
+    let by_time = Limits { flush_every: Duration::from_millis(1), ..never.clone() };
+    for (limits, goes) in [(never, false), (always, true), (keeps, false), (by_time, true)] {
+        let (_, mut nodes) = cluster(1, &limits).await;
+        let node = nodes.pop().unwrap();
+        for _ in 0..10 {
+            assert!(puts(&node.handle, 100).await.iter().all(Result::is_ok));
+            tokio::time::sleep(TICK).await;
+        }
+        let wal = node.stop().await;
+        assert_eq!(wal.first_index() > 1, goes, "{}: {limits:?}", wal.first_index());
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_kept_for_a_member_that_lags_and_not_for_ever() {
+    let small = Limits { flush_log_bytes: 1, keep_entries: 0, ..Limits::default() };
+    let little = Limits { keep_lagging_steps: 1, ..small.clone() };
+    let nothing = Limits { keep_lagging_steps: 0, ..small.clone() };
+    let much = Limits { keep_lagging_steps: 1_000_000, ..small };
+    for (limits, goes) in [(little, true), (nothing, true), (much, false)] {
+        let (switch, mut nodes) = cluster(3, &limits).await;
+        let leader = nodes[0].handle.status().leader;
+        let lagging = if leader == 3 { 2 } else { 3 };
+        switch.cut.lock().unwrap().insert(lagging);
+        let at = nodes.iter().position(|node| node.handle.options().member == leader).unwrap();
+        for _ in 0..10 {
+            assert!(puts(&nodes[at].handle, 100).await.iter().all(Result::is_ok));
+            tokio::time::sleep(TICK).await;
+        }
+        let wal = nodes.remove(at).stop().await;
+        assert_eq!(wal.first_index() > 10, goes, "{}: {limits:?}", wal.first_index());
+        for node in nodes {
+            node.stop().await;
+        }
+    }
+}
+
+/// Deadlines that a thread of their own makes, renewals that wait and find no place.
+#[tokio::test]
+async fn leases_end_and_are_renewed_with_the_smallest_limits() {
+    let limits = Limits { deadlines_inline: 0, renewals_waiting: 0, follower_lag: 0, ..Limits::default() };
+    let (_, nodes) = cluster(3, &limits).await;
+    let handle = nodes[0].handle.clone();
+    let grant = |id, ttl| {
+        let grant = pb::LeaseGrantRequest { id, ttl };
+        pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() }
+    };
+    handle.propose(grant(7, 2), None).await.unwrap();
+    handle.propose(grant(8, 1_000), None).await.unwrap();
+    let leader = nodes.iter().map(|node| &node.handle).find(|handle| handle.status().is_leader).unwrap();
+    assert_eq!(leader.renew_lease(8).await, Ok(1_000));
+    let begun = Instant::now();
+    while handle.machine().lease(7).is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the lease does not end");
+        tokio::time::sleep(TICK).await;
+    }
+    assert!(handle.machine().lease(8).is_some());
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// Everything as small as it can be, at once.
+#[tokio::test]
+async fn the_smallest_limits_let_everything_through() {
+    let limits = Limits {
+        backlog_entries: 0,
+        uncommitted_entries: 0,
+        uncommitted_bytes: 0,
+        batch_entries: 0,
+        batch_bytes: 0,
+        message_bytes: 0,
+        inflight_messages: 0,
+        group_bytes: 0,
+        cache_bytes: 0,
+        seen_reads: 0,
+        peer_reads: 0,
+        read_attempts: 0,
+        read_retry: Duration::from_millis(10),
+        flush_log_bytes: 0,
+        keep_entries: 0,
+        flush_yields: 0,
+        deadlines_inline: 0,
+        background_every: Duration::ZERO,
+        log_lines: 0,
+        ..Limits::default()
+    };
+    let (_, nodes) = cluster(3, &limits).await;
+    for node in &nodes {
+        assert!(puts(&node.handle, 30).await.iter().all(Result::is_ok));
+    }
+    for node in &nodes {
+        let begun = Instant::now();
+        // With a single read of peers under way, another member's may have to be asked again.
+        while node.handle.read_barrier(None).await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+        }
+        assert!((0..30).all(|n| has(&node.handle, &format!("k{n}"))));
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
