@@ -69,7 +69,10 @@ fn four_hundred_idle_connections_take_no_file_from_the_store_and_none_from_the_p
         let options = Options { binary: Some(limited(folder.path())?), ..Options::new(3) };
         let mut cluster = Cluster::start_with(&options)?;
         let client = cluster.client();
-        put(&client, 0, "before", "1").await?;
+        // A connection to each, from before.
+        for number in 0..3 {
+            put(&client, number, "before", "1").await?;
+        }
         let ports: Vec<u16> =
             cluster.members().iter().map(|member| member.addresses.client.number()).collect();
         let mut held = Vec::new();

@@ -4,7 +4,9 @@ use std::{os::unix::process::ExitStatusExt as _, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use harness::Cluster;
-use proto::etcdserverpb::{WatchRequest, watch_client::WatchClient};
+use proto::etcdserverpb::{
+    WatchCreateRequest, WatchRequest, watch_client::WatchClient, watch_request::RequestUnion,
+};
 use rustix::process::Signal;
 
 use crate::support::{metric, put, run};
@@ -37,13 +39,17 @@ fn a_client_cannot_fill_the_log() {
         let mut cluster = Cluster::start(1)?;
         let client = cluster.client();
         let before = cluster.member(0).process()?.output().len();
-        let requests = tokio_stream::iter((0..FLOOD).map(|_| WatchRequest { request_union: None }));
+        // The last one is answered, once all before it were read.
+        let last = WatchCreateRequest { key: "k".into(), ..WatchCreateRequest::default() };
+        let last = WatchRequest { request_union: Some(RequestUnion::CreateRequest(last)) };
+        let empty = std::iter::repeat_n(WatchRequest { request_union: None }, FLOOD);
+        let requests = tokio_stream::iter(empty.chain([last]));
         let url = cluster.members()[0].addresses.client_url();
         let mut watch = WatchClient::connect(url).await?;
         let mut answers = watch.watch(requests).await?.into_inner();
-        tokio::time::timeout(Duration::from_mins(1), answers.message())
-            .await
-            .context("the stream's end")??;
+        let answer = tokio::time::timeout(Duration::from_mins(1), answers.message());
+        let answer = answer.await.context("the last request's answer")??;
+        ensure!(answer.as_ref().is_some_and(|answer| answer.created), "{answer:?}");
         put(&client, 0, "k", "v").await?;
         std::thread::sleep(Duration::from_millis(200));
         let written = cluster.member(0).process()?.output().len() - before;
