@@ -48,7 +48,7 @@ demo-docker: build ## The demo with the containers of deploy/compose.yaml and do
 	cargo build --release --locked -p demo
 	@scripts/with-docker.sh sh -c 'deploy/image.sh $(QUORATE_BIN) $(IMAGE_FILE) && $(CARGO_TARGET_DIR)/release/demo docker'
 
-test: ## Every suite in its short form (15 minutes warm, an hour cold): Rust, clientv3, etcd's own.
+test: ## Every suite in its short form (half an hour with warm caches): Rust, clientv3, etcd's own.
 	@scripts/steps.sh build judges verify test-rust test-go test-clients test-suite test-docker
 
 verify: deps walcheck ## What is fast: format, lints, unit and style tests. Writes no file.
