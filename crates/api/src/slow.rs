@@ -173,19 +173,21 @@ impl Pool {
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let turn = self.turn(lane).await;
-        self.run_in(turn, work).await
+        Ok(self.run_in(turn, work).await?.0)
     }
 
+    /// The turn comes back with the result: the next one begins once whoever waited has had it, and has counted its bytes.
+    /// Where nobody waits any more both are dropped with the work.
     async fn run_in<T: Send + 'static>(
         &self,
         turn: Turn,
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
-    ) -> Result<T, Lost> {
+    ) -> Result<(T, Turn), Lost> {
         let gone = Arc::new(AtomicBool::new(false));
         let waits = Waits(Arc::clone(&gone));
         let result = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            (!gone.load(Relaxed)).then(|| work(&gone))
+            let result = (!gone.load(Relaxed)).then(|| work(&gone));
+            result.map(|result| (result, turn))
         });
         let result = result.await.map_err(|error| Lost(error.to_string()))?;
         drop(waits);
@@ -212,7 +214,7 @@ impl Pool {
                     break turn;
                 }
             };
-            let (again, result) = self
+            let ((again, result), turn) = self
                 .run_in(turn, move |gone| {
                     let result = work(&Effort::within(budget).unless(gone));
                     (work, result)
@@ -220,6 +222,7 @@ impl Pool {
                 .await?;
             match result {
                 Err(Stop::GivenUp(GivenUp::Spent)) if lane == Lane::Short => {
+                    drop(turn);
                     (work, lane) = (again, Lane::Long);
                 }
                 result => return result.map_err(|stop| status::stop(&stop)),
