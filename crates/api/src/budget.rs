@@ -232,6 +232,21 @@ impl Budget {
     }
 }
 
+/// What a call answers, by how its bytes are bounded.
+pub(crate) enum Answer {
+    /// A read's: where it is large, there was room for it before it was made.
+    Read(Bytes),
+    /// Anything else: a connection that holds too many of these waits for itself.
+    Other(Bytes),
+}
+
+impl Answer {
+    pub(crate) fn message(&mut self) -> &mut Bytes {
+        let (Self::Read(message) | Self::Other(message)) = self;
+        message
+    }
+}
+
 /// Room for a large answer, and how long its caller waits for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Room<'a> {

@@ -5,7 +5,7 @@
 
 use crate::{
     Api,
-    budget::{Room, Share},
+    budget::{Answer, Room, Share},
     grpc, parse, parts,
     slow::Inline,
     status,
@@ -174,16 +174,16 @@ pub(crate) async fn txn(
     values: &Share,
     deadline: Deadline,
     request: TxnRequest,
-) -> Result<Bytes, Status> {
+) -> Result<Answer, Status> {
     admit_txn(api, deadline, &request).await?;
     if machine::kv::is_read_only(&request) {
-        return read_txn(api, values, deadline, request).await;
+        return read_txn(api, values, deadline, request).await.map(Answer::Read);
     }
     let encoding = {
         let answer = log_txn(api, deadline, request).await?;
         encoded(api, rows(&answer), answer)
     };
-    encoding.await
+    encoding.await.map(Answer::Other)
 }
 
 /// Keys in a transaction's answer, and its operations.

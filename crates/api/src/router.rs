@@ -2,7 +2,7 @@
 
 use crate::{
     Api, OVERHEAD_BYTES, auth,
-    budget::Share,
+    budget::{Answer, Share},
     cluster, concurrency, downgrade,
     grpc::{self, Framing, PREFIX_BYTES, Reply, Requests},
     head::{self, Encoding, Head},
@@ -263,7 +263,12 @@ async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
         }
     }
     let max_bytes = open.api().limits.send_bytes_max;
-    match answer.and_then(|made| made.sendable(max_bytes)) {
+    let checked = answer.and_then(|mut made| {
+        let message = made.message();
+        *message = grpc::sendable(std::mem::take(message), max_bytes)?;
+        Ok(made)
+    });
+    match checked {
         Ok(made) => {
             open.call.end(Code::Ok);
             let Connection { answers, values, .. } = &**open.connection;
@@ -278,29 +283,6 @@ async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
             open.call.end(status.code());
             Reply::refusal(status)
         }
-    }
-}
-
-/// What a call answers, by how its bytes are bounded.
-enum Answer {
-    /// A read's: where it is large, there was room for it before it was made.
-    Read(Bytes),
-    /// Anything else: a connection that holds too many of these waits for itself.
-    Other(Bytes),
-}
-
-impl Answer {
-    fn message(&mut self) -> &mut Bytes {
-        let (Self::Read(message) | Self::Other(message)) = self;
-        message
-    }
-
-    /// Refused where it is longer than any answer of etcd's.
-    fn sendable(self, max_bytes: usize) -> Result<Self, Status> {
-        Ok(match self {
-            Self::Read(message) => Self::Read(grpc::sendable(message, max_bytes)?),
-            Self::Other(message) => Self::Other(grpc::sendable(message, max_bytes)?),
-        })
     }
 }
 
@@ -321,9 +303,7 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
-            let is_read = machine::kv::is_read_only(&request);
-            let answer = kv::txn(api, values, open.deadline, request).await?;
-            return Ok(if is_read { Answer::Read(answer) } else { Answer::Other(answer) });
+            return kv::txn(api, values, open.deadline, request).await;
         }
         Method::DeleteRange => {
             let request = open.read(body, |_| false).await?;
