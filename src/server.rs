@@ -64,11 +64,7 @@ async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<E
     };
     let (stop_peers, peers_stopping) = watch::channel(false);
     for listener in peer_listeners {
-        tokio::spawn(Arc::clone(&parts.transport).serve(
-            listener,
-            shares.peers,
-            told(peers_stopping.clone()),
-        ));
+        tokio::spawn(Arc::clone(&parts.transport).serve(listener, told(peers_stopping.clone())));
     }
     let (stop_clients, clients_stopping) = watch::channel(false);
     let mut ended_node = parts.node.watch_ended();
@@ -137,7 +133,8 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         peer_urls: config.cluster.advertise_peers.iter().map(ToString::to_string).collect(),
         version: ETCD_VERSION.to_owned(),
     };
-    let transport = transport::Transport::new(identity, log.clone());
+    let limits = transport::Limits { connections: shares.peers, ..transport::Limits::default() };
+    let transport = transport::Transport::with(identity, limits, log.clone());
     let out = Arc::new(Out::new(Arc::clone(&transport), ground.member));
     let options = Options {
         tick: config.heartbeat,

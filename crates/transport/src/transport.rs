@@ -119,16 +119,10 @@ impl Transport {
         }
     }
 
-    /// Answers peers on this listener until `shutdown` completes, then closes all its connections. It takes at most
-    /// `connections_max` of them at once, or fewer where the limits say so; the idle ones give way first.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        connections_max: usize,
-        shutdown: impl Future<Output = ()>,
-    ) {
+    /// Answers peers on this listener until `shutdown` completes, then closes all its connections.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         assert!(self.context.is_started(), "Transport::start comes before serve");
-        server::serve(self, listener, connections_max, shutdown).await;
+        server::serve(self, listener, shutdown).await;
     }
 
     /// Since when there has been a working connection with this member; `None` when there is none.

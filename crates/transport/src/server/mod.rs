@@ -80,12 +80,10 @@ impl Guests {
 pub(crate) async fn serve(
     transport: Arc<Transport>,
     listener: TcpListener,
-    connections_max: usize,
     shutdown: impl Future<Output = ()>,
 ) {
     let (mut connections, mut guests) = (JoinSet::new(), Guests::default());
-    // What the limits allow, and what the process has descriptors for.
-    let connections_max = transport.context().limits.connections.min(connections_max).max(1);
+    let connections_max = transport.context().limits.connections.max(1);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {

@@ -199,7 +199,7 @@ impl Node {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(self.transport.clone().serve(listener, usize::MAX, shutdown));
+        let task = tokio::spawn(self.transport.clone().serve(listener, shutdown));
         self.serving = Some((stop, task));
     }
 
