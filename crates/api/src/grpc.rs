@@ -146,15 +146,16 @@ pub(crate) async fn read(
     share: &Arc<Share>,
 ) -> Result<Bytes, Status> {
     let mut message = Gather::new(framing);
-    let mut meter = Meter::new(share);
+    // Nearly all messages come whole, and need none.
+    let mut meter: Option<Meter> = None;
     let bytes = loop {
-        let frame = next_frame(&mut body, Some(&mut meter), deadline).await?;
+        let frame = next_frame(&mut body, meter.as_mut(), deadline).await?;
         let Some(frame) = frame else { return Err(message.cut_off()) };
         let Ok(data) = frame.into_data() else { continue };
         if let Some(whole) = message.push(&data)? {
             break whole;
         }
-        meter.hold(message.pieces.len())?;
+        meter.get_or_insert_with(|| Meter::new(share)).hold(message.pieces.len())?;
     };
     linger(body);
     let bytes = match &framing.zip {

@@ -311,8 +311,8 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
             kv::delete_range(api, open.deadline, request).await
         }
         _ => {
-            let rare = api.steps.watch(open.method.name(), rare(open, body));
-            Box::pin(grpc::within(open.deadline, rare)).await
+            let rare = grpc::within(open.deadline, rare(open, body));
+            api.steps.watch(open.method.name(), rare).await
         }
     };
     answer.map(Answer::Other)
