@@ -23,6 +23,7 @@ use types::MemberId;
 use wal::{MemDisk, Wal};
 
 mod edge;
+mod frames;
 mod holding;
 mod watching;
 mod work;

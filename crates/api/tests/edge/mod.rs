@@ -4,7 +4,10 @@
 
 mod wire;
 
-use super::*;
+use super::{
+    frames::{KEEP_ALIVE, PUT, RANGE, WATCH, framed},
+    *,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::{Compression as Level, read::GzDecoder, write::GzEncoder};
 use h2::{RecvStream, client::SendRequest};
@@ -15,20 +18,8 @@ use std::{
     time::Instant,
 };
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
-const PUT: &str = "/etcdserverpb.KV/Put";
-const WATCH: &str = "/etcdserverpb.Watch/Watch";
-const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 /// Longer than any of these tests waits for what comes at once.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn framed(flag: u8, message: &[u8]) -> Bytes {
-    let mut out = BytesMut::new();
-    out.put_u8(flag);
-    out.put_u32(u32::try_from(message.len()).unwrap());
-    out.put_slice(message);
-    out.freeze()
-}
 
 fn gzip(message: &[u8]) -> Vec<u8> {
     let mut out = GzEncoder::new(Vec::new(), Level::default());

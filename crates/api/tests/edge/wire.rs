@@ -1,15 +1,12 @@
 //! HTTP/2 byte by byte: what a library would not send.
 
-use super::*;
+use super::{
+    super::frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PREFACE, RESET, SETTINGS, frame,
+    },
+    *,
+};
 
-/// Frame types that are looked at (RFC 9113, 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const GO_AWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 const FRAME_BYTES_MAX: usize = 16 << 10;
 
 /// A client that says whatever it is told to.
@@ -33,8 +30,8 @@ impl Wire {
     async fn connect(server: &Server) -> Self {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        stream.write_all(&frame(4, 0, 0, b"")).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, b"")).await.unwrap();
         Self { stream, next: 1 }
     }
 
@@ -59,21 +56,15 @@ impl Wire {
     async fn answer(&mut self, id: u32) -> Option<Got> {
         let mut got = Got::default();
         while got.reset.is_none() && !got.ended {
-            let mut head = [0; 9];
-            self.stream.read_exact(&mut head).await.ok()?;
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let mut payload = vec![0; length];
-            self.stream.read_exact(&mut payload).await.ok()?;
-            let (kind, flags) = (head[3], head[4]);
-            let of = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            if kind == GO_AWAY {
+            let Frame { kind, flags, stream, payload } = Frame::read(&mut self.stream).await?;
+            if kind == GOAWAY {
                 return None;
             }
-            if of != id {
+            if stream != id {
                 continue;
             }
             match kind {
-                DATA => got.bytes += length,
+                DATA => got.bytes += payload.len(),
                 RESET => got.reset = Some(u32::from_be_bytes(payload[..4].try_into().unwrap())),
                 _ => {}
             }
@@ -81,15 +72,6 @@ impl Wire {
         }
         Some(got)
     }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut out = length[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
 }
 
 /// HPACK's integers (RFC 7541, 5.1) with a prefix of seven bits, for lengths.

@@ -2,7 +2,11 @@
 
 mod wire;
 
-use super::{Server, put, range};
+use super::{
+    Server,
+    frames::{KEEP_ALIVE, PUT, RANGE, WATCH},
+    put, range,
+};
 use api::{InFlight, Limits};
 use proto::etcdserverpb::{self as pb, watch_request::RequestUnion};
 use std::{future::Future, time::Duration};
@@ -15,11 +19,6 @@ use wire::{Raw, data, headers, message, reset, window};
 
 /// How long what must come may take.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-const PUT: &str = "/etcdserverpb.KV/Put";
-const RANGE: &str = "/etcdserverpb.KV/Range";
-const WATCH: &str = "/etcdserverpb.Watch/Watch";
-const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 /// gRPC's code `ResourceExhausted`, 8, in a block of headers as h2 writes it the first time on a connection: one byte of
 /// Huffman's code. Later it is a place in the table.

@@ -1,5 +1,9 @@
 //! An HTTP/2 client that does what no library would: frames made by hand.
 
+use super::super::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RESET, SETTINGS,
+    WINDOW_UPDATE, frame, framed,
+};
 use std::{
     collections::HashMap,
     io::{self, Write as _},
@@ -7,33 +11,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
-
-/// A frame's bytes.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut out = vec![length[1], length[2], length[3], kind, flags];
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
-}
 
 /// The head of a gRPC call.
 pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
@@ -57,11 +40,7 @@ pub(crate) fn data(stream: u32, bytes: &[u8], is_last: bool) -> Vec<u8> {
 
 /// A message with gRPC's prefix.
 pub(crate) fn message(message: &impl prost::Message) -> Vec<u8> {
-    let bytes = message.encode_to_vec();
-    let mut out = vec![0];
-    out.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
-    out.extend(bytes);
-    out
+    framed(0, &message.encode_to_vec()).into()
 }
 
 /// The client changes its mind.
@@ -107,7 +86,7 @@ impl Raw {
         let (read, mut write) = stream.into_split();
         let mut settings = vec![0, 4];
         settings.extend(stream_window.to_be_bytes());
-        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let mut hello = PREFACE.to_vec();
         hello.extend(frame(SETTINGS, 0, 0, &settings));
         hello.extend(window(0, 1 << 30));
         write.write_all(&hello).await.unwrap();
@@ -145,19 +124,11 @@ impl Raw {
 
     /// Reads one frame; false when the connection has ended.
     pub(crate) async fn frame(&mut self) -> bool {
-        let mut head = [0; 9];
-        if self.read.read_exact(&mut head).await.is_err() {
+        let Some(Frame { kind, flags, stream, payload }) = Frame::read(&mut self.read).await else {
             return false;
-        }
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let mut payload = vec![0; length];
-        if self.read.read_exact(&mut payload).await.is_err() {
-            return false;
-        }
-        let (kind, flags) = (head[3], head[4]);
+        };
         match kind {
-            DATA => *self.seen.bytes.entry(stream).or_default() += length,
+            DATA => *self.seen.bytes.entry(stream).or_default() += payload.len(),
             SETTINGS if flags & ACK == 0 => {
                 self.seen.is_greeted = true;
                 self.send(&frame(SETTINGS, ACK, 0, &[])).await;
