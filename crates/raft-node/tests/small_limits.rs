@@ -2,20 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use engine::{Engine, MemoryEngine};
-use machine::{Machine, Member, Membership, Settings};
+mod switch;
+
 use proto::{etcdserverpb as pb, raftpb};
-use raft_node::{Handle, Limits, NodeFault, Options, Outbound, ProposeError, ReadError, bootstrap};
-use std::collections::{BTreeSet, HashMap};
+use raft_node::{Handle, Limits, ProposeError, ReadError};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use types::MemberId;
+use switch::{Node, Switch, TICK, has, put};
 use wal::{MemDisk, Wal};
 
 /// Small segments, so that a log that is let go of is seen to go.
 const LOG: wal::Options = wal::Options { segment_bytes: 4 << 10, ..wal::Options::DEFAULT };
-const TICK: Duration = Duration::from_millis(20);
 
 /// What all members log, message by message.
 #[derive(Clone, Default)]
@@ -37,91 +34,25 @@ impl slog::Drain for Lines {
     }
 }
 
-/// The wires between members.
-#[derive(Default)]
-struct Switch {
-    lines: Lines,
-    handles: Mutex<HashMap<u64, Handle>>,
-    cut: Mutex<BTreeSet<u64>>,
-    runtime: Mutex<Option<tokio::runtime::Handle>>,
-}
-
-struct Port {
-    me: u64,
-    switch: Arc<Switch>,
-}
-
-impl Outbound for Port {
-    fn send(&self, messages: Vec<raftpb::Message>) {
-        let (me, switch) = (self.me, Arc::clone(&self.switch));
-        let runtime = switch.runtime.lock().unwrap().clone().unwrap();
-        runtime.spawn(async move {
-            for message in messages {
-                let cut = switch.cut.lock().unwrap().clone();
-                let handle = switch.handles.lock().unwrap().get(&message.to()).cloned();
-                if let Some(handle) = handle.filter(|_| !cut.contains(&me) && !cut.contains(&message.to())) {
-                    handle.deliver(message);
-                }
-            }
-        });
-    }
-    fn members_changed(&self, _membership: Arc<Membership>) {}
-}
-
-struct Node {
-    handle: Handle,
-    thread: JoinHandle<Result<(), NodeFault>>,
-    disk: MemDisk,
-}
-
-impl Node {
-    async fn stop(self) -> Wal<MemDisk> {
-        self.handle.stop().await;
-        self.thread.join().unwrap().unwrap();
-        Wal::open_with(self.disk, LOG).unwrap().0
-    }
+/// Stops a node, and opens its log.
+async fn log_of(node: Node) -> Wal<MemDisk> {
+    Wal::open_with(node.stop().await, LOG).unwrap().0
 }
 
 /// A cluster whose members have these limits, led by one of them.
 async fn cluster(members: u64, limits: &Limits) -> (Arc<Switch>, Vec<Node>) {
+    cluster_telling(&Lines::default(), members, limits).await
+}
+
+/// The same; what its members log goes to `lines`.
+async fn cluster_telling(lines: &Lines, members: u64, limits: &Limits) -> (Arc<Switch>, Vec<Node>) {
     let switch = Arc::new(Switch::default());
-    *switch.runtime.lock().unwrap() = Some(tokio::runtime::Handle::current());
-    let url = |id| vec![format!("http://127.0.0.1:{id}")];
-    let list: Vec<_> = (1..=members)
-        .map(|id| Member { id, peer_urls: url(id), name: format!("m{id}"), ..Member::default() })
-        .collect();
-    let start = |id| {
-        let disk = MemDisk::new();
-        let mut wal = Wal::create_with(disk.clone(), &bootstrap::metadata(id, 7), LOG).unwrap();
-        let (entries, state) = bootstrap::first_log(&list);
-        wal.append(&entries, Some(&state)).unwrap();
-        wal.sync().unwrap();
-        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
-        let settings = Settings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
-        let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
-        let request_timeout = Duration::from_secs(5);
-        let options = Options { tick: TICK, request_timeout, limits: limits.clone(), ..Options::new(id, 7) };
-        let port = Arc::new(Port { me: id, switch: Arc::clone(&switch) });
-        let log = slog::Logger::root(switch.lines.clone(), slog::o!());
-        let (handle, thread) = raft_node::start(options, wal, machine, engine, port, log).unwrap();
-        switch.handles.lock().unwrap().insert(id, handle.clone());
-        Node { handle, thread, disk }
-    };
-    let nodes: Vec<Node> = (1..=members).map(start).collect();
+    let log = slog::Logger::root(lines.clone(), slog::o!());
+    let nodes = switch::start(&switch, members, limits, LOG, &log);
     for node in &nodes {
         node.handle.watch_leader().wait_for(|now| now.leader != 0).await.unwrap();
     }
     (switch, nodes)
-}
-
-fn put(key: &str) -> pb::InternalRaftRequest {
-    let put = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
-    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
-}
-
-fn has(handle: &Handle, key: &str) -> bool {
-    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
-    handle.machine().range(&request).unwrap().count == 1
 }
 
 /// Puts that are asked for all at once, before anything of them is handed over; how each ended.
@@ -151,7 +82,7 @@ async fn a_full_inbox_refuses_what_is_more_and_then_takes_again() {
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
         assert_eq!(node.handle.status().pending_proposals, 0);
         assert!(puts(&node.handle, 1).await[0].is_ok());
-        node.stop().await;
+        log_of(node).await;
     }
 }
 
@@ -186,7 +117,7 @@ async fn so_many_reads_wait_in_all() {
         tokio::time::sleep(TICK).await;
     }
     for node in nodes {
-        node.stop().await;
+        log_of(node).await;
     }
 }
 
@@ -215,7 +146,7 @@ async fn peers_messages_that_are_too_many_are_dropped_and_counted() {
             node.handle.deliver(heartbeat.clone());
         }
         assert_eq!(node.handle.meters().peer_drops("full"), 10 - taken, "there is room again");
-        node.stop().await;
+        log_of(node).await;
     }
 }
 
@@ -223,7 +154,8 @@ async fn peers_messages_that_are_too_many_are_dropped_and_counted() {
 #[tokio::test]
 async fn what_peers_send_is_logged_a_few_times_and_counted() {
     let limits = Limits { log_lines: 5, ..Limits::default() };
-    let (switch, mut nodes) = cluster(1, &limits).await;
+    let lines = Lines::default();
+    let (_, mut nodes) = cluster_telling(&lines, 1, &limits).await;
     let node = nodes.pop().unwrap();
     for number in 0..1_000 {
         let vote = raftpb::Message {
@@ -238,9 +170,8 @@ async fn what_peers_send_is_logged_a_few_times_and_counted() {
     }
     assert!(puts(&node.handle, 1).await[0].is_ok());
     assert_eq!(node.handle.meters().peer_drops("invalid"), 1_000);
-    let lines = &switch.lines;
     assert_eq!((lines.count("message that is not valid"), lines.count("a message with lower term")), (5, 5));
-    node.stop().await;
+    log_of(node).await;
 }
 
 #[tokio::test]
@@ -255,7 +186,7 @@ async fn a_batch_smaller_than_an_entry_still_takes_one_and_all_follow() {
         let operations = node.disk.operations() - before;
         assert!(operations >= 2 * syncs, "{operations} operations, at least a write and a sync a batch");
         assert!(has(&node.handle, "k39"));
-        node.stop().await;
+        log_of(node).await;
     }
 }
 
@@ -272,7 +203,7 @@ async fn the_engine_is_flushed_every_so_many_bytes_and_the_log_goes_behind_it() 
             assert!(puts(&node.handle, 100).await.iter().all(Result::is_ok));
             tokio::time::sleep(TICK).await;
         }
-        let wal = node.stop().await;
+        let wal = log_of(node).await;
         assert_eq!(wal.first_index() > 1, goes, "{}: {limits:?}", wal.first_index());
     }
 }
@@ -293,10 +224,10 @@ async fn the_log_is_kept_for_a_member_that_lags_and_not_for_ever() {
             assert!(puts(&nodes[at].handle, 100).await.iter().all(Result::is_ok));
             tokio::time::sleep(TICK).await;
         }
-        let wal = nodes.remove(at).stop().await;
+        let wal = log_of(nodes.remove(at)).await;
         assert_eq!(wal.first_index() > 10, goes, "{}: {limits:?}", wal.first_index());
         for node in nodes {
-            node.stop().await;
+            log_of(node).await;
         }
     }
 }
@@ -322,7 +253,7 @@ async fn leases_end_and_are_renewed_with_the_smallest_limits() {
     }
     assert!(handle.machine().lease(8).is_some());
     for node in nodes {
-        node.stop().await;
+        log_of(node).await;
     }
 }
 
@@ -364,6 +295,6 @@ async fn the_smallest_limits_let_everything_through() {
         assert!((0..30).all(|n| has(&node.handle, &format!("k{n}"))));
     }
     for node in nodes {
-        node.stop().await;
+        log_of(node).await;
     }
 }

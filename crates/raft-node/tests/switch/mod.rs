@@ -1,0 +1,116 @@
+//! Nodes with their threads in one process: what one sends is delivered to the other's handle.
+
+use engine::{Engine, MemoryEngine};
+use machine::{Machine, Member, Membership, Settings};
+use proto::{etcdserverpb as pb, raftpb};
+use raft_node::{Handle, Limits, NodeFault, Options, Outbound, bootstrap};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use types::MemberId;
+use wal::{MemDisk, Wal};
+
+pub(crate) const TICK: Duration = Duration::from_millis(20);
+
+/// The wires between them.
+#[derive(Default)]
+pub(crate) struct Switch {
+    handles: Mutex<HashMap<u64, Handle>>,
+    /// Members that nothing reaches, nor anything of theirs.
+    pub(crate) cut: Mutex<BTreeSet<u64>>,
+    /// How many forwarded proposals are still to be lost.
+    pub(crate) losses: Mutex<usize>,
+    runtime: Mutex<Option<tokio::runtime::Handle>>,
+}
+
+struct Port {
+    me: u64,
+    switch: Arc<Switch>,
+}
+
+impl Outbound for Port {
+    fn send(&self, messages: Vec<raftpb::Message>) {
+        let (me, switch) = (self.me, Arc::clone(&self.switch));
+        let runtime = switch.runtime.lock().unwrap().clone().unwrap();
+        runtime.spawn(async move {
+            for message in messages {
+                let cut = switch.cut.lock().unwrap().clone();
+                let handle = switch.handles.lock().unwrap().get(&message.to()).cloned();
+                if message.r#type() == raftpb::MessageType::MsgProp {
+                    let mut losses = switch.losses.lock().unwrap();
+                    if *losses > 0 {
+                        *losses -= 1;
+                        continue;
+                    }
+                }
+                if let Some(handle) = handle.filter(|_| !cut.contains(&me) && !cut.contains(&message.to())) {
+                    handle.deliver(message);
+                }
+            }
+        });
+    }
+    fn members_changed(&self, _membership: Arc<Membership>) {}
+    fn active_since(&self, member: u64) -> Option<Instant> {
+        let cut = self.switch.cut.lock().unwrap();
+        let reached = !cut.contains(&member) && !cut.contains(&self.me);
+        reached.then(|| Instant::now().checked_sub(Duration::from_mins(1)).unwrap())
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) handle: Handle,
+    thread: JoinHandle<Result<(), NodeFault>>,
+    pub(crate) disk: MemDisk,
+}
+
+impl Node {
+    /// Ends it well; what its log lies on.
+    pub(crate) async fn stop(self) -> MemDisk {
+        self.handle.stop().await;
+        self.thread.join().unwrap().unwrap();
+        self.disk
+    }
+}
+
+/// Starts so many members with these limits and logs of this layout.
+pub(crate) fn start(
+    switch: &Arc<Switch>,
+    members: u64,
+    limits: &Limits,
+    layout: wal::Options,
+    log: &slog::Logger,
+) -> Vec<Node> {
+    *switch.runtime.lock().unwrap() = Some(tokio::runtime::Handle::current());
+    let url = |id| vec![format!("http://127.0.0.1:{id}")];
+    let list: Vec<_> = (1..=members)
+        .map(|id| Member { id, peer_urls: url(id), name: format!("m{id}"), ..Member::default() })
+        .collect();
+    let start = |id| {
+        let disk = MemDisk::new();
+        let mut wal = Wal::create_with(disk.clone(), &bootstrap::metadata(id, 7), layout).unwrap();
+        let (entries, state) = bootstrap::first_log(&list);
+        wal.append(&entries, Some(&state)).unwrap();
+        wal.sync().unwrap();
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
+        let settings = Settings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
+        let request_timeout = Duration::from_secs(5);
+        let options = Options { tick: TICK, request_timeout, limits: limits.clone(), ..Options::new(id, 7) };
+        let port = Arc::new(Port { me: id, switch: Arc::clone(switch) });
+        let (handle, thread) = raft_node::start(options, wal, machine, engine, port, log.clone()).unwrap();
+        switch.handles.lock().unwrap().insert(id, handle.clone());
+        Node { handle, thread, disk }
+    };
+    (1..=members).map(start).collect()
+}
+
+pub(crate) fn put(key: &str) -> pb::InternalRaftRequest {
+    let put = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
+    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+}
+
+pub(crate) fn has(handle: &Handle, key: &str) -> bool {
+    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    handle.machine().range(&request).unwrap().count == 1
+}
