@@ -51,7 +51,7 @@ demo-docker: build ## The demo with the containers of deploy/compose.yaml and do
 test: ## Every suite in its short form (half an hour with warm caches): Rust, clientv3, etcd's own.
 	@scripts/steps.sh build judges verify test-rust test-go test-clients test-suite test-docker
 
-verify: deps walcheck ## What is fast: format, lints, unit and style tests. Writes no file.
+verify: walcheck ## What is fast: format, lints, unit and style tests. Writes no file.
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --exclude it
