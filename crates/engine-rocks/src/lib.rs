@@ -88,13 +88,7 @@ impl Engine for RocksEngine {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
-        let mut read = ReadOptions::default();
-        if let Some(to) = to {
-            read.set_iterate_upper_bound(to);
-        }
+        let Some(read) = between(from, to) else { return Ok(()) };
         walk(self.db.raw_iterator_cf_opt(self.family(family), read), from, visit)
     }
 
@@ -167,15 +161,24 @@ impl Rows for Held {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault> {
-        let mut read = ReadOptions::default();
+        let Some(mut read) = between(from, to) else { return Ok(()) };
         // Whoever reads everything once must not push out what others read again and again.
         read.fill_cache(false);
-        if let Some(to) = to {
-            read.set_iterate_upper_bound(to);
-        }
         let family = self.borrow_owner().family(family);
         walk(self.borrow_dependent().raw_iterator_cf_opt(family, read), from, visit)
     }
+}
+
+/// How the rows from one key on and before another are read; `None` where there are none between them.
+fn between(from: &[u8], to: Option<&[u8]>) -> Option<ReadOptions> {
+    if to.is_some_and(|to| to <= from) {
+        return None;
+    }
+    let mut read = ReadOptions::default();
+    if let Some(to) = to {
+        read.set_iterate_upper_bound(to);
+    }
+    Some(read)
 }
 
 fn walk(mut rows: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Fault> {
