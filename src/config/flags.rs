@@ -11,12 +11,16 @@ pub(crate) enum Kind {
     Text,
     /// `true` or `false` in any of Go's spellings; bare `--flag` means true.
     Bool,
-    /// A signed decimal number.
+    /// A signed number.
     Int,
-    /// An unsigned decimal number.
+    /// An unsigned number.
     Uint,
+    /// An unsigned number of 32 bits.
+    Uint32,
     /// A Go duration: `300ms`, `1m30s`.
     Duration,
+    /// A list of `gate=true|false`.
+    Gates,
 }
 
 /// What setting the flag does here.
@@ -55,7 +59,7 @@ const fn flag(
     Flag { name, kind, default, state, help }
 }
 
-use Kind::{Bool, Duration, Int, Text, Uint};
+use Kind::{Bool, Duration, Gates, Int, Text, Uint, Uint32};
 use State::{Idle, Later, Served};
 
 const TLS: State = Later("TLS");
@@ -91,7 +95,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("max-client-connections", Uint, "0", Served, "Most client connections; more are closed at once (0 = what the file descriptors leave; not in etcd)."),
         flag("max-inflight-request-bytes", Uint, "100663296", Served, "Most bytes of requests that are not whole yet, half of them for one connection (not in etcd)."),
         flag("max-inflight-answer-bytes", Uint, "100663296", Served, "Most bytes of answers that are not read yet, half of them for one connection (not in etcd)."),
-        flag("max-concurrent-streams", Uint, "4294967295", Served, "Most streams a client connection may have open."),
+        flag("max-concurrent-streams", Uint32, "4294967295", Served, "Most streams a client connection may have open."),
         flag("grpc-keepalive-min-time", Duration, "5s", Idle("clients may ping as they like"), "Least time between a client's pings."),
         flag("grpc-keepalive-interval", Duration, "2h0m0s", Served, "Time between the server's pings (0 = none)."),
         flag("grpc-keepalive-timeout", Duration, "20s", Served, "How long a ping may stay unanswered."),
@@ -100,7 +104,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("enable-grpc-gateway", Bool, "true", Served, "Serve the JSON gateway."),
         flag("raft-read-timeout", Duration, "5s", Idle("peer connections have etcd's fixed 5 s deadlines"), "Read timeout of peer connections."),
         flag("raft-write-timeout", Duration, "5s", Idle("peer connections have etcd's fixed 5 s deadlines"), "Write timeout of peer connections."),
-        flag("feature-gates", Text, "", Idle("corruption is always checked for; no gate changes anything here"), "Comma-separated list of gate=true|false."),
+        flag("feature-gates", Gates, "", Idle("corruption is always checked for; no gate changes anything here"), "Comma-separated list of gate=true|false."),
     ]),
     ("Clustering", &[
         flag("initial-advertise-peer-urls", Text, "http://localhost:2380", Served, "This member's peer URLs, as the others reach them."),

@@ -74,22 +74,16 @@ impl Raw {
 
     /// Takes a value, or says why it cannot be read.
     fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), String> {
-        let why = match flag.kind {
-            Kind::Text => None,
-            Kind::Bool => parse_bool(&value).is_none().then_some(Unreadable::Syntax),
-            Kind::Int => parse_int(&value).err(),
-            Kind::Uint if flag.name == "max-concurrent-streams" => None,
-            Kind::Uint => parse_uint(&value).err(),
-            Kind::Duration => parse_nanos(&value).is_none().then_some(Unreadable::Syntax),
-        };
-        let why = match why {
-            Some(why) => Some(why.text().to_owned()),
-            None if flag.name == "feature-gates" => check_gates(&value).err(),
-            None if flag.name == "max-concurrent-streams" => check_u32(&value).err(),
-            None => None,
-        };
-        if let Some(why) = why {
-            return Err(why);
+        let in_short = |why: Unreadable| why.text().to_owned();
+        let syntax = |is_read: bool| if is_read { Ok(()) } else { Err(in_short(Unreadable::Syntax)) };
+        match flag.kind {
+            Kind::Text => {}
+            Kind::Bool => syntax(parse_bool(&value).is_some())?,
+            Kind::Int => drop(parse_int(&value).map_err(in_short)?),
+            Kind::Uint => drop(parse_uint(&value).map_err(in_short)?),
+            Kind::Uint32 => check_u32(&value)?,
+            Kind::Duration => syntax(parse_nanos(&value).is_some())?,
+            Kind::Gates => check_gates(&value)?,
         }
         self.values.insert(flag.name, value);
         Ok(())
@@ -185,7 +179,8 @@ fn check_states(raw: &mut Raw) -> Result<(), Refusal> {
         let same = value == flag.default
             || (flag.kind == Kind::Duration && parse_duration(value) == parse_duration(flag.default))
             || (flag.kind == Kind::Bool && parse_bool(value) == parse_bool(flag.default))
-            || (flag.kind == Kind::Uint && parse_uint(value) == parse_uint(flag.default))
+            || (matches!(flag.kind, Kind::Uint | Kind::Uint32)
+                && parse_uint(value) == parse_uint(flag.default))
             || (flag.kind == Kind::Int && parse_int(value) == parse_int(flag.default));
         match flag.state {
             State::Later(what) if !same => {
