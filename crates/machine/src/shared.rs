@@ -1,11 +1,11 @@
 //! What readers see, from any thread, without waiting for the machine.
 
-use crate::kv::{self, Leases, Reading};
+use crate::kv::{self, Leases, Reading, TxnOutline};
 use crate::{Alarms, Membership, Quota, Stop};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use lease::Info as LeaseInfo;
-use mvcc::{Cost, Effort, Published, Sizes, Tap, View};
+use mvcc::{Cost, Effort, Outline, Published, Sizes, Tap, View};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -134,6 +134,31 @@ impl Shared {
     pub fn read_txn_within(&self, request: &TxnRequest, effort: &Effort<'_>) -> Result<TxnResponse, Stop> {
         let view = self.view.view();
         kv::txn(&mut Reading { view: &view, effort }, request, true)
+    }
+
+    /// What [`Shared::range_within`] would answer, its first rows up to `first_bytes` of them, and the View that the others
+    /// are read from.
+    pub fn outline_range(
+        &self,
+        request: &RangeRequest,
+        first_bytes: usize,
+        effort: &Effort<'_>,
+    ) -> Result<(Arc<View>, Outline), Stop> {
+        let view = self.view.view();
+        let outline = kv::outline_range(&Reading { view: &view, effort }, request, first_bytes)?;
+        Ok((view, outline))
+    }
+
+    /// The same of [`Shared::read_txn_within`].
+    pub fn outline_txn(
+        &self,
+        request: &TxnRequest,
+        first_bytes: usize,
+        effort: &Effort<'_>,
+    ) -> Result<(Arc<View>, TxnOutline), Stop> {
+        let view = self.view.view();
+        let outline = kv::outline_txn(&Reading { view: &view, effort }, request, first_bytes)?;
+        Ok((view, outline))
     }
 
     /// Returns the space of what is gone to the file system. Blocks the caller, for seconds where there is much; neither

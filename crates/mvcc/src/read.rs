@@ -26,6 +26,8 @@ const PAGE_KEYS: usize = 1024;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// Values of a list share buffers of this size, in bytes: one allocation for hundreds of rows.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What a key without its value takes beside its own bytes, at most: a length, and three numbers below 2^49.
+const KEY_ONLY_BYTES: usize = 28;
 
 /// What a read needs. `overlay` holds the Revs rows of a group that is not written yet, ascending.
 #[derive(Clone, Copy)]
@@ -38,6 +40,14 @@ pub(crate) struct Reader<'a> {
     pub(crate) epoch: &'a Epoch,
     /// What it may cost; nothing = whatever it takes.
     pub(crate) effort: Option<&'a Effort<'a>>,
+}
+
+/// What was found at an older revision.
+pub(crate) struct Then {
+    pub(crate) found: Vec<Found>,
+    pub(crate) count: i64,
+    /// Whether the bytes were enough before the keys were.
+    pub(crate) is_cut: bool,
 }
 
 impl Reader<'_> {
@@ -152,7 +162,7 @@ impl Reader<'_> {
             self.visit(range, &from, |key, record| {
                 if record::is_live(record) {
                     let head = Head::of(record);
-                    bytes += if fast_keys { key.len() } else { head.size as usize };
+                    bytes += if fast_keys { key.len() + KEY_ONLY_BYTES } else { head.size as usize };
                     page.push((Bytes::copy_from_slice(key), head));
                 }
                 let is_full = page.len() == page_keys || bytes >= PAGE_BYTES.min(enough_bytes - total_bytes);
@@ -228,7 +238,7 @@ impl Reader<'_> {
     }
 
     /// The live keys that a sorted or filtered answer may show, of `count` in the range.
-    fn sorted(&self, query: &Query, count: u64) -> Result<Vec<Found>, ReadError> {
+    pub(crate) fn sorted(&self, query: &Query, count: u64) -> Result<Vec<Found>, ReadError> {
         let (enough, mut top) = (query.enough(), Top::new(query));
         if enough as u64 >= count && !top.ends_early() {
             self.foresee(count)?;
@@ -256,19 +266,36 @@ impl Reader<'_> {
     }
 
     fn range_then(&self, query: &Query, revision: i64) -> Result<Answer, ReadError> {
-        let (enough, mut top, mut count) = (query.enough(), Top::new(query), 0);
+        let Then { found, count, is_cut } = self.found_then(query, revision, true)?;
+        let (kvs, more) = self.settle(query, found)?;
+        let mut answer = Answer { kvs, count, more: more || is_cut };
+        strip_values(query, &mut answer.kvs);
+        Ok(answer)
+    }
+
+    /// What a query finds at an older revision, not yet cut at the limit. Finding takes reading: the values that came with
+    /// it are kept where they are compared, or wanted.
+    pub(crate) fn found_then(
+        &self,
+        query: &Query,
+        revision: i64,
+        wants_values: bool,
+    ) -> Result<Then, ReadError> {
         // Where the bytes are enough, one more key tells that there are more.
-        let (mut bytes, enough_bytes, mut cut) = (0, query.enough_bytes(), usize::MAX);
+        let (mut top, mut count, mut bytes, mut cut) = (Top::new(query), 0, 0, usize::MAX);
+        let (enough, enough_bytes) = (query.enough(), query.enough_bytes());
         self.visit(&query.range, &[], |key, record| {
             if top.is_full() || top.len() >= enough.min(cut.saturating_add(1)) {
                 if query.uncounted {
                     return Ok(ControlFlow::Break(()));
                 }
                 count += i64::from(self.lives_at(key, record, revision)?);
-            } else if let Some(version) = self.found_at(key, record, revision)? {
+            } else if let Some(mut version) = self.found_at(key, record, revision)? {
                 count += 1;
                 if query.keeps(version.create, version.at.main) {
-                    bytes += if query.is_of_index() { key.len() } else { version.size as usize };
+                    let of_index = query.is_of_index();
+                    bytes += if of_index { key.len() + KEY_ONLY_BYTES } else { version.size as usize };
+                    version.kv = version.kv.filter(|_| wants_values || query.by_value());
                     self.push(&mut top, query, version)?;
                     if bytes >= enough_bytes {
                         cut = cut.min(top.len());
@@ -280,11 +307,7 @@ impl Reader<'_> {
         let mut found = top.finish();
         let is_cut = found.len() > cut;
         found.truncate(cut);
-        let (kvs, more) = self.settle(query, found)?;
-        let count = if query.uncounted { 0 } else { count };
-        let mut answer = Answer { kvs, count, more: more || is_cut };
-        strip_values(query, &mut answer.kvs);
-        Ok(answer)
+        Ok(Then { found, count: if query.uncounted { 0 } else { count }, is_cut })
     }
 
     /// Cuts what was found, in its order, and reads the values.
@@ -370,7 +393,7 @@ impl Reader<'_> {
     }
 
     /// Whether the key lives at a revision that is not compacted; reads only where an earlier life is in question.
-    fn lives_at(&self, key: &[u8], record: &[u8], revision: i64) -> Result<bool, ReadError> {
+    pub(crate) fn lives_at(&self, key: &[u8], record: &[u8], revision: i64) -> Result<bool, ReadError> {
         let head = Head::of(record);
         if head.newest.main <= revision {
             return Ok(!head.dead);
@@ -381,7 +404,12 @@ impl Reader<'_> {
         Ok(self.found_at(key, record, revision)?.is_some())
     }
 
-    fn found_at(&self, key: &[u8], record: &[u8], revision: i64) -> Result<Option<Found>, ReadError> {
+    pub(crate) fn found_at(
+        &self,
+        key: &[u8],
+        record: &[u8],
+        revision: i64,
+    ) -> Result<Option<Found>, ReadError> {
         let head = Head::of(record);
         if head.newest.main <= revision {
             return Ok((!head.dead).then(|| Found::newest(key, &head)));
@@ -463,7 +491,7 @@ fn current_in(row: &[u8], newest: Revision, buffer: &mut BytesMut) -> Result<Opt
 }
 
 /// A key as etcd's index answers it: no value, no lease.
-fn key_only(key: Bytes, head: &Head) -> KeyValue {
+pub(crate) fn key_only(key: Bytes, head: &Head) -> KeyValue {
     KeyValue {
         key,
         create_revision: head.create,

@@ -1,6 +1,7 @@
 //! A View: the key space as one applied group left it, for any thread, for as long as it is held.
 
 use crate::index::Index;
+use crate::outline::Outline;
 use crate::query::{Answer, Query, ReadError};
 use crate::read::Reader;
 use crate::record::{self, Head};
@@ -287,6 +288,12 @@ impl Bounded<'_> {
     /// Answers a query.
     pub fn range(self, query: &Query) -> Result<Answer, ReadError> {
         self.reader().range(query)
+    }
+
+    /// What a query's answer will hold. Its first rows are read, up to the one that brings them to `first_bytes`; the
+    /// others are read later, by [`crate::Rows::next`].
+    pub fn outline(self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
+        self.reader().outline(query, first_bytes)
     }
 
     /// What is known of a live key without reading its value.

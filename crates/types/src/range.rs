@@ -1,6 +1,6 @@
 //! Key ranges, parsed once from the wire's `key` and `range_end`.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Where a range of keys ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +57,21 @@ impl KeyRange {
         matches!(&self.end, RangeEnd::Before(end) if self.start >= end)
     }
 
+    /// The part of the range behind a key of it.
+    #[must_use]
+    pub fn after(&self, key: &[u8]) -> Self {
+        let mut start = BytesMut::with_capacity(key.len() + 1);
+        start.put_slice(key);
+        start.put_u8(0); // the smallest key behind it
+        let start = start.freeze();
+        let end = match &self.end {
+            // A single key has nothing behind it.
+            RangeEnd::Point => RangeEnd::Before(start.clone()),
+            other => other.clone(),
+        };
+        Self { start, end }
+    }
+
     /// Whether the range is a single key.
     pub fn is_point(&self) -> bool {
         self.end == RangeEnd::Point
@@ -81,5 +96,14 @@ mod tests {
         check("b", "d", &["b", "c", "cz"], &["a", "d"]);
         check("d", "b", &[], &["b", "c", "d"]);
         check("\0", "\0", &["\0", "a"], &[]);
+    }
+
+    #[test]
+    fn what_is_behind_a_key_begins_with_the_next_one() {
+        let behind = KeyRange::from_wire("b".into(), "d".into()).after(b"b");
+        assert!(behind.contains(b"b\0") && behind.contains(b"c"));
+        assert!(!behind.contains(b"b") && !behind.contains(b"d"));
+        assert!(KeyRange::point("b").after(b"b").is_empty());
+        assert!(KeyRange::all().after(b"b").contains(b"z"));
     }
 }

@@ -17,13 +17,13 @@ mod range;
 mod space;
 mod txn;
 
-pub use txn::{is_read_only, is_serializable};
+pub use txn::{TxnOutline, is_read_only, is_serializable};
 
 pub(crate) use delete::{delete_key, delete_range};
 pub(crate) use put::put;
-pub(crate) use range::range;
+pub(crate) use range::{outline as outline_range, range};
 pub(crate) use space::{Leases, Reading, Writing, attach_keys};
-pub(crate) use txn::txn;
+pub(crate) use txn::{outline as outline_txn, txn};
 
 use proto::etcdserverpb::ResponseHeader;
 use proto::mvccpb;
@@ -34,7 +34,8 @@ pub(crate) fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..ResponseHeader::default() })
 }
 
-fn wire(kv: mvcc::KeyValue) -> mvccpb::KeyValue {
+/// A key and its value in the wire's type.
+pub fn wire(kv: mvcc::KeyValue) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
         key: kv.key,
         create_revision: kv.create_revision,

@@ -1,9 +1,9 @@
 //! Range: parsed into mvcc's query, answered in the wire's types. After etcd's `txn/range.go`.
 
-use super::space::Space;
+use super::space::{Reading, Space};
 use super::{header, wire};
 use crate::{Refusal, Stop};
-use mvcc::{Order, Query, SortBy};
+use mvcc::{Order, Outline, Query, SortBy};
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::{RangeRequest, RangeResponse};
 use types::KeyRange;
@@ -13,6 +13,15 @@ pub(crate) fn range<S: Space>(space: &S, request: &RangeRequest) -> Result<Range
     let answer = space.range(&query(request))?;
     let kvs = answer.kvs.into_iter().map(wire).collect();
     Ok(RangeResponse { header: header(space.revision()), kvs, more: answer.more, count: answer.count })
+}
+
+/// What [`range`] will answer: its first rows, up to the one that brings them to `first_bytes`, and where the others are.
+pub(crate) fn outline(
+    reading: &Reading<'_>,
+    request: &RangeRequest,
+    first_bytes: usize,
+) -> Result<Outline, Stop> {
+    Ok(reading.outline(&query(request), first_bytes)?)
 }
 
 /// Before a transaction: etcd's `checkRange`. Odd: a negative revision means "now" in a range, yet is refused here once

@@ -3,7 +3,7 @@
 use crate::{Fault, Stop};
 use bytes::Bytes;
 use lease::Table;
-use mvcc::{Answer, KeyMeta, Query, ReadError};
+use mvcc::{Answer, KeyMeta, Outline, Query, ReadError};
 use std::ops::ControlFlow;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use types::{KeyRange, LeaseId};
@@ -154,7 +154,14 @@ pub(crate) struct Reading<'a> {
     pub(crate) effort: &'a mvcc::Effort<'a>,
 }
 
-const NOT_A_READ: Stop = Stop::Fault(Fault::Broken("a write was taken for a read-only request"));
+pub(super) const NOT_A_READ: Stop = Stop::Fault(Fault::Broken("a write was taken for a read-only request"));
+
+impl Reading<'_> {
+    /// What a query's answer will hold.
+    pub(crate) fn outline(&self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
+        self.view.bounded(self.effort).outline(query, first_bytes)
+    }
+}
 
 impl Space for Reading<'_> {
     fn revision(&self) -> i64 {

@@ -7,12 +7,22 @@
 //! 3. execute: in order; ranges see the writes before them; all writes share one revision.
 
 use super::deleted::Deleted;
-use super::space::Space;
+use super::space::{NOT_A_READ, Reading, Space};
 use super::{compare, delete_range, header, put, range};
 use crate::{Fault, Refusal, Stop};
+use mvcc::Outline;
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::{RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+
+/// What a transaction that only reads will answer.
+#[derive(Debug)]
+pub struct TxnOutline {
+    /// Whether its conditions held.
+    pub succeeded: bool,
+    /// Its operations, in their order.
+    pub ranges: Vec<Outline>,
+}
 
 /// Whether a transaction may be answered without the log: only ranges, on both branches. A nested transaction counts as
 /// a write (etcd's `IsTxnReadonly`).
@@ -32,13 +42,42 @@ pub fn is_serializable(txn: &TxnRequest) -> bool {
 /// Runs a transaction. Without `ranges` its ranges are not executed, only what they would do to the state: nothing. For
 /// members on which nobody waits for the answer, as in etcd.
 pub(crate) fn txn<S: Space>(space: &mut S, request: &TxnRequest, ranges: bool) -> Result<TxnResponse, Stop> {
+    let path = decide(space, request)?;
+    let mut response = execute(space, request, &mut path.iter(), ranges)?;
+    response.header = header(space.revision());
+    Ok(response)
+}
+
+/// What a transaction that only reads will answer: the first rows of all ranges together, up to the one that brings them
+/// to `first_bytes`, and where the others are.
+pub(crate) fn outline(
+    reading: &Reading<'_>,
+    request: &TxnRequest,
+    first_bytes: usize,
+) -> Result<TxnOutline, Stop> {
+    let path = decide(reading, request)?;
+    let succeeded = next(&mut path.iter())?;
+    let mut left = first_bytes;
+    let range = |op: &RequestOp| match &op.request {
+        Some(Request::RequestRange(request)) => {
+            let outline = range::outline(reading, request, left)?;
+            let read: usize = outline.first.iter().map(mvcc::KeyValue::encoded_len).sum();
+            left = left.saturating_sub(read);
+            Ok(outline)
+        }
+        _ => Err(NOT_A_READ),
+    };
+    let ranges = branch(request, succeeded).iter().map(range).collect::<Result<_, _>>()?;
+    Ok(TxnOutline { succeeded, ranges })
+}
+
+/// The first two steps: which branches are taken, and that nothing on them is refused.
+fn decide<S: Space>(space: &S, request: &TxnRequest) -> Result<Vec<bool>, Stop> {
     let mut path = Vec::with_capacity(1);
     choose(space, request, &mut path)?;
     check(space, request, &mut path.iter())?;
     check_kept(request, &mut path.iter(), &mut Deleted::default())?;
-    let mut response = execute(space, request, &mut path.iter(), ranges)?;
-    response.header = header(space.revision());
-    Ok(response)
+    Ok(path)
 }
 
 type Path<'p> = std::slice::Iter<'p, bool>;

@@ -5,7 +5,8 @@ mod naive;
 use bytes::Bytes;
 use engine::{Engine, MemoryEngine};
 use mvcc::{
-    Answer, CompactError, Cost, Effort, EventKind, GivenUp, Order, Query, ReadError, SortBy, Store, View,
+    Answer, CompactError, Cost, Effort, EventKind, GivenUp, Order, Outline, Query, ReadError, SortBy, Store,
+    View,
 };
 use naive::{Naive, Refused};
 use proptest::prelude::*;
@@ -162,13 +163,54 @@ fn check_pieces(view: &View, query: &Query, max_bytes: usize) {
     assert_eq!(merged, whole.kvs, "{query:?}");
 }
 
-fn check_view(view: &View, model: &Naive, queries: &[Query], hash: u8) {
+/// An outline, and its rows read a piece at a time, are the answer: also where the reading goes on in a newer View.
+fn check_outline(view: &View, newest: &View, query: &Query, max_bytes: usize) {
+    let query = Query { max_bytes: 0, uncounted: false, ..query.clone() };
+    let effort = Effort::within(Cost::MAX);
+    let (outline, whole) = (view.bounded(&effort).outline(&query, max_bytes / 2), view.range(&query));
+    let (Outline { first, mut rows, bytes, count, more }, whole) = match (outline, whole) {
+        (Ok(mut outline), Ok(whole)) => {
+            if max_bytes % 2 == 1 {
+                outline.keep(max_bytes / 4);
+            }
+            (outline, whole)
+        }
+        (Err(outline), Err(whole)) => return assert_eq!(outline.to_string(), whole.to_string()),
+        (outline, whole) => panic!("{query:?}: {outline:?} of {whole:?}"),
+    };
+    let framed = |kv: &mvcc::KeyValue| {
+        let length = kv.encoded_len() as u64;
+        1 + (64 - u64::from((length | 1).leading_zeros())).div_ceil(7) + length
+    };
+    assert_eq!((count, more), (whole.count, whole.more), "{query:?}");
+    assert_eq!(bytes, whole.kvs[first.len()..].iter().map(framed).sum(), "{query:?}");
+    let (mut merged, mut from) = (first, view);
+    while !rows.is_empty() {
+        let piece = match rows.next(from, &effort, max_bytes.max(1)) {
+            Ok(piece) => piece,
+            Err(ReadError::Compacted) if std::ptr::eq(from, newest) => {
+                let revision = if query.revision > 0 { query.revision } else { view.revision() };
+                return assert!(revision < newest.compact_revision(), "{query:?}");
+            }
+            Err(error) => panic!("{query:?}: {error}"),
+        };
+        assert!(!piece.is_empty(), "{query:?}: rows are left");
+        let before_last: usize = piece[..piece.len() - 1].iter().map(mvcc::KeyValue::encoded_len).sum();
+        assert!(before_last < max_bytes.max(1), "{query:?}: {} rows are a piece", piece.len());
+        merged.extend(piece);
+        from = newest;
+    }
+    assert_eq!(merged, whole.kvs, "{query:?}");
+}
+
+fn check_view(view: &View, newest: &View, model: &Naive, queries: &[Query], hash: u8) {
     assert_eq!((view.revision(), view.compact_revision()), (model.revision, model.compact));
     for query in queries {
         let query = Query { revision: scaled(query.revision, model), ..query.clone() };
         check_answer(view.range(&query), model.range(&query), &query);
         check_bounded(view, &query, u64::from(hash));
         check_pieces(view, &query, usize::from(hash));
+        check_outline(view, newest, &query, usize::from(hash));
     }
     let low = model.compact.max(1);
     let revision = low + (model.revision - low) * i64::from(hash) / 255;
@@ -246,9 +288,10 @@ impl World {
                 self.store = Store::open(self.engine.clone()).expect("what was flushed opens");
             }
             Step::Ask { queries, hash } => {
-                check_view(&self.store.view(), &self.model, &queries, hash);
+                let newest = self.store.view();
+                check_view(&newest, &newest, &self.model, &queries, hash);
                 for (view, model) in &self.held {
-                    check_view(view, model, &queries, hash);
+                    check_view(view, &newest, model, &queries, hash);
                 }
             }
         }
@@ -309,7 +352,7 @@ impl World {
             check_answer(view.range(&query), self.model.range(&query), &query);
             check_hash(&view, &self.model, revision);
         }
-        check_view(&view, &self.model, &[], 0);
+        check_view(&view, &view, &self.model, &[], 0);
     }
 }
 

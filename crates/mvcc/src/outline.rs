@@ -1,0 +1,305 @@
+//! Long answers whose values are read only as they are sent.
+//!
+//! An outline reads the first rows of an answer, and finds everything about the others but their values: which they are,
+//! in which order, and how many bytes they will take on the wire. For a list in the order of its keys that is a walk of
+//! the index, which knows the length of every newest version; other answers remember 16 bytes a row. Then the rows are
+//! read a piece at a time, from the same View or from a newer one: a version never changes, and one that is visible at
+//! the outline's revision is there until a compaction has passed that revision.
+//!
+//! ```text
+//! Query ─▶ outline ─▶ first rows, count, more, bytes    (the length prefix)
+//!                 └─▶ Rows ─▶ next ─▶ next ─▶ …         (some hundred KiB each)
+//! ```
+
+use crate::effort::Effort;
+use crate::query::{Answer, Query, ReadError};
+use crate::read::{Reader, key_only};
+use crate::record::{self, Head};
+use crate::top::Found;
+use crate::view::View;
+use crate::{KeyValue, varint};
+use bytes::Bytes;
+use std::ops::ControlFlow;
+use types::Revision;
+
+/// What a range's answer will hold.
+#[derive(Debug)]
+pub struct Outline {
+    /// The first rows.
+    pub first: Vec<KeyValue>,
+    /// Those behind them.
+    pub rows: Rows,
+    /// What those will take as a repeated field with a tag of one byte, in bytes.
+    pub bytes: u64,
+    /// How many keys the range holds, whatever the limit and the filters.
+    pub count: i64,
+    /// Whether the limit cut keys off.
+    pub more: bool,
+}
+
+/// The rows of an answer that are still to be read, in its order.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// The revision they are read at.
+    revision: i64,
+    left: Left,
+}
+
+#[derive(Clone, Debug)]
+enum Left {
+    /// The first so many keys that a query finds.
+    Walk(Box<Query>, u64),
+    /// Versions at these places.
+    Places { places: Vec<Revision>, next: usize, hidden: Hidden },
+}
+
+/// What an answer leaves out of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hidden {
+    Nothing,
+    Value,
+    ValueAndLease,
+}
+
+impl Hidden {
+    fn of(query: &Query) -> Self {
+        match (query.keys_only, query.is_of_index()) {
+            (false, _) => Self::Nothing,
+            (true, false) => Self::Value,
+            (true, true) => Self::ValueAndLease,
+        }
+    }
+
+    fn hide(self, kv: &mut KeyValue) {
+        if self != Self::Nothing {
+            kv.value = Bytes::new();
+        }
+        if self == Self::ValueAndLease {
+            kv.lease = 0;
+        }
+    }
+}
+
+impl Outline {
+    /// Keeps of the first rows only those up to the one that brings them to `bytes`, to read the others again.
+    pub fn keep(&mut self, bytes: usize) {
+        let (mut kept, mut kept_bytes) = (0, 0);
+        while kept < self.first.len() && kept_bytes < bytes {
+            kept_bytes += self.first[kept].encoded_len();
+            kept += 1;
+        }
+        let forgotten = self.first.split_off(kept);
+        if let Some(next) = forgotten.first() {
+            self.rows.go_back(forgotten.len(), &next.key);
+            self.bytes += forgotten.iter().map(|kv| framed(kv.encoded_len())).sum::<u64>();
+            self.first.shrink_to_fit();
+        }
+    }
+}
+
+impl Rows {
+    /// Begins so many rows earlier, at this key.
+    fn go_back(&mut self, rows: usize, key: &Bytes) {
+        match &mut self.left {
+            Left::Walk(query, keys) => {
+                query.range.start = key.clone();
+                *keys += rows as u64;
+            }
+            Left::Places { next, .. } => *next = next.saturating_sub(rows),
+        }
+    }
+
+    fn none(revision: i64) -> Self {
+        Self::at(revision, Vec::new(), Hidden::Nothing)
+    }
+
+    fn at(revision: i64, places: Vec<Revision>, hidden: Hidden) -> Self {
+        Self { revision, left: Left::Places { places, next: 0, hidden } }
+    }
+
+    /// Whether there are none left.
+    pub fn is_empty(&self) -> bool {
+        match &self.left {
+            Left::Walk(_, keys) => *keys == 0,
+            Left::Places { places, next, .. } => *next == places.len(),
+        }
+    }
+
+    /// What is remembered of the rows, in bytes.
+    pub fn heap_len(&self) -> usize {
+        match &self.left {
+            Left::Walk(query, _) => size_of_val(&**query),
+            Left::Places { places, .. } => places.capacity() * size_of::<Revision>(),
+        }
+    }
+
+    /// Reads the next rows, up to the one that brings them to `max_bytes`; none at the end. `view` is the one that the
+    /// outline was made of, or a newer one. Where it is given up nothing has moved.
+    ///
+    /// # Errors
+    /// [`ReadError::Compacted`] where a compaction has passed the revision.
+    pub fn next(
+        &mut self,
+        view: &View,
+        effort: &Effort<'_>,
+        max_bytes: usize,
+    ) -> Result<Vec<KeyValue>, ReadError> {
+        let reader = Reader { effort: Some(effort), ..view.reader() };
+        self.read(&reader, max_bytes)
+    }
+
+    fn read(&mut self, reader: &Reader<'_>, max_bytes: usize) -> Result<Vec<KeyValue>, ReadError> {
+        match &mut self.left {
+            Left::Walk(_, 0) => Ok(Vec::new()),
+            Left::Walk(query, keys) => {
+                // Whoever counts has the count already.
+                (query.max_bytes, query.uncounted) = (max_bytes.max(1), true);
+                query.limit = i64::try_from(*keys).unwrap_or(i64::MAX);
+                let kvs = reader.range(query)?.kvs;
+                if let Some(last) = kvs.last() {
+                    query.range = query.range.after(&last.key);
+                }
+                *keys = if kvs.is_empty() { 0 } else { keys.saturating_sub(kvs.len() as u64) };
+                Ok(kvs)
+            }
+            Left::Places { places, next, hidden } => {
+                reader.revision_of(self.revision)?;
+                let (mut kvs, mut bytes, mut at) = (Vec::new(), 0, *next);
+                while at < places.len() && bytes < max_bytes {
+                    let mut kv = reader.version(places[at])?.key_value()?;
+                    hidden.hide(&mut kv);
+                    bytes += kv.encoded_len();
+                    kvs.push(kv);
+                    at += 1;
+                }
+                *next = at;
+                Ok(kvs)
+            }
+        }
+    }
+}
+
+/// What a `KeyValue` of this length takes as an element of a repeated field.
+fn framed(length: usize) -> u64 {
+    (1 + varint::len(length as u64) + length) as u64
+}
+
+impl Reader<'_> {
+    /// What [`Reader::range`] would answer: its first rows, up to the one that brings them to `first_bytes`, and where the
+    /// others are.
+    pub(crate) fn outline(&self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
+        let revision = self.revision_of(query.revision)?;
+        if query.count_only {
+            let count = self.count(&query.range, revision)?;
+            return Ok(Outline {
+                first: Vec::new(),
+                rows: Rows::none(revision),
+                bytes: 0,
+                count,
+                more: false,
+            });
+        }
+        // Fixed, for a View that is newer.
+        let query = Query { revision, max_bytes: 0, uncounted: false, ..query.clone() };
+        if query.is_plain() {
+            self.outline_plain(query, first_bytes)
+        } else {
+            self.outline_found(&query, first_bytes)
+        }
+    }
+
+    fn outline_plain(&self, query: Query, first_bytes: usize) -> Result<Outline, ReadError> {
+        let revision = query.revision;
+        let Answer { kvs: first, count, more } = if first_bytes == 0 {
+            let count = self.count(&query.range, revision)?;
+            Answer { count, more: count > 0, ..Answer::default() }
+        } else {
+            self.range(&Query { max_bytes: first_bytes, ..query.clone() })?
+        };
+        let limit = query.limit().map_or(usize::MAX, |limit| limit - first.len());
+        let (rows, bytes, keys) = if !more || limit == 0 {
+            (Rows { revision, left: Left::Walk(Box::new(query), 0) }, 0, 0)
+        } else if revision == self.current {
+            let range = first.last().map_or(query.range.clone(), |last| query.range.after(&last.key));
+            self.walk(Query { range, ..query }, limit)?
+        } else {
+            self.walk_then(&query, first.len(), limit)?
+        };
+        let more = count > (first.len() + keys) as i64;
+        Ok(Outline { first, rows, bytes, count, more })
+    }
+
+    /// At most so many rows of a plain list, of which the index knows everything.
+    fn walk(&self, query: Query, limit: usize) -> Result<(Rows, u64, usize), ReadError> {
+        let (mut keys, mut bytes, of_index) = (0, 0, query.is_of_index());
+        self.visit(&query.range, &[], |key, record| {
+            if record::is_live(record) {
+                let head = Head::of(record);
+                let only = || key_only(Bytes::copy_from_slice(key), &head).encoded_len();
+                bytes += framed(if of_index { only() } else { head.size as usize });
+                keys += 1;
+            }
+            Ok(if keys == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        let revision = query.revision;
+        let left = Left::Walk(Box::new(query), keys as u64);
+        Ok((Rows { revision, left }, bytes, keys))
+    }
+
+    /// The same at an older revision, where finding a version takes reading it. The first rows are there already.
+    fn walk_then(&self, query: &Query, first: usize, limit: usize) -> Result<(Rows, u64, usize), ReadError> {
+        let (mut places, mut bytes, wanted) = (Vec::new(), 0, first.saturating_add(limit));
+        self.visit(&query.range, &[], |key, record| {
+            if let Some(found) = self.found_at(key, record, query.revision)? {
+                if places.len() >= first {
+                    bytes += framed(row_len(query, &found));
+                }
+                places.push(found.at);
+            }
+            Ok(if places.len() == wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        let keys = places.len() - first;
+        let left = Left::Places { places, next: first, hidden: Hidden::of(query) };
+        Ok((Rows { revision: query.revision, left }, bytes, keys))
+    }
+
+    /// A sorted or filtered answer. Which rows it has takes finding all of them.
+    fn outline_found(&self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
+        let (mut found, count) = if query.revision == self.current {
+            let count = self.index.count(&query.range);
+            (self.sorted(query, count)?, count.cast_signed())
+        } else {
+            let then = self.found_then(query, query.revision, false)?;
+            (then.found, then.count)
+        };
+        let limit = query.limit().unwrap_or(usize::MAX);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let bytes: u64 = found.iter().map(|found| framed(row_len(query, found))).sum();
+        let places = found.into_iter().map(|found| found.at).collect();
+        let mut rows = Rows::at(query.revision, places, Hidden::of(query));
+        let first = rows.read(self, first_bytes)?;
+        let bytes = bytes - first.iter().map(|kv| framed(kv.encoded_len())).sum::<u64>();
+        Ok(Outline { first, rows, bytes, count, more })
+    }
+}
+
+/// The length of a row as the answer shows it.
+fn row_len(query: &Query, found: &Found) -> usize {
+    match (Hidden::of(query), &found.kv) {
+        (Hidden::Nothing, _) => found.size as usize,
+        (hidden, Some(kv)) => {
+            let mut kv = kv.clone();
+            hidden.hide(&mut kv);
+            kv.encoded_len()
+        }
+        (_, None) => KeyValue {
+            key: found.key.clone(),
+            create_revision: found.create,
+            mod_revision: found.at.main,
+            version: found.version,
+            ..KeyValue::default()
+        }
+        .encoded_len(),
+    }
+}
