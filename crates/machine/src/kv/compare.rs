@@ -8,6 +8,9 @@ use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use std::cmp::Ordering;
 use types::KeyRange;
 
+/// Values of a range are compared so many bytes at a time: it may hold more than there is memory.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// Whether all conditions hold now.
 pub(super) fn all_hold<S: Space>(space: &S, compares: &[Compare]) -> Result<bool, Stop> {
     for compare in compares {
@@ -34,8 +37,19 @@ fn holds<S: Space>(space: &S, compare: &Compare) -> Result<bool, Stop> {
         Some(TargetUnion::Value(value)) => &value[..],
         _ => &[],
     };
-    let kvs = space.range(&Query::of(range))?.kvs;
-    Ok(!kvs.is_empty() && kvs.iter().all(|kv| result_holds(compare, kv.value[..].cmp(asked))))
+    let mut query = Query { max_bytes: PIECE_BYTES, ..Query::of(range) };
+    let mut has_keys = false;
+    loop {
+        let answer = space.range(&query)?;
+        has_keys |= !answer.kvs.is_empty();
+        if !answer.kvs.iter().all(|kv| result_holds(compare, kv.value[..].cmp(asked))) {
+            return Ok(false);
+        }
+        match answer.kvs.last() {
+            Some(last) if answer.more => query.range = query.range.after(&last.key),
+            _ => return Ok(has_keys),
+        }
+    }
 }
 
 /// A number that was asked for under another target's name reads as zero, as in etcd.
