@@ -22,8 +22,12 @@
 //! * Whoever holds bytes and does not move gives them back when others wait: a request within [`Options::stall`], an
 //!   answer that is not taken at [`Options::pace_bytes`] in that time.
 
-use crate::status::Known;
+mod held;
+
+use crate::{long::Long, status::Known};
 use bytes::Bytes;
+use held::Slot;
+pub(crate) use held::{Feeder, Held};
 use std::{
     future::Future as _,
     sync::{
@@ -38,16 +42,6 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout_at},
 };
 use tonic::Status;
-
-/// Pieces that an answer is handed to HTTP in, in bytes.
-const PIECE_BYTES: usize = 256 << 10;
-
-/// The first piece, in bytes, which is a copy: HTTP takes it whether the client reads or not.
-const FIRST_PIECE_BYTES: usize = 16 << 10;
-
-/// From this size on all pieces are copies: else one that HTTP has would hold the whole answer. Copying costs a list of this
-/// size a tenth of what making it did; of smaller ones the connection is cut where nothing else gives the bytes back.
-const COPIED_BYTES_MIN: usize = 4 << 20;
 
 /// Bounds of one kind of bytes.
 #[derive(Clone, Debug)]
@@ -144,6 +138,11 @@ impl Budget {
         self.used() > self.options.total_bytes / 2
     }
 
+    /// Whether there is room for what could be read again as well.
+    pub(crate) fn has_much_room(&self) -> bool {
+        !self.is_crowded()
+    }
+
     /// Whether there is room in all.
     pub(crate) fn has_room(&self) -> bool {
         self.used() < self.options.total_bytes
@@ -196,39 +195,12 @@ impl Budget {
 
     /// From now on the answers that are held are to move.
     fn begin_pace(&self) {
-        for slot in self.slots() {
-            let mut rest = lock(&slot.0);
-            let long_ago = rest.since.is_none_or(|since| since.elapsed() > self.options.stall * 2);
-            if long_ago {
-                (rest.since, rest.moved) = (Some(Instant::now()), 0);
-            }
-        }
+        self.slots().iter().for_each(|slot| slot.begin_pace(self));
     }
 
     /// Takes back what did not move as it should.
     fn take_back(&self) {
-        for slot in self.slots() {
-            let mut rest = lock(&slot.0);
-            let Some(since) = rest.since else {
-                // It came after those who wait.
-                (rest.since, rest.moved) = (Some(Instant::now()), 0);
-                continue;
-            };
-            if since.elapsed() < self.options.stall {
-                continue;
-            }
-            if rest.is_taken_back {
-                if rest.is_shared {
-                    // A piece that HTTP has holds all of it.
-                    rest.cut.notify_one();
-                }
-            } else if rest.moved < self.options.pace_bytes.min(rest.bytes.len().max(1)) {
-                rest.bytes = Bytes::new();
-                rest.is_taken_back = true;
-                self.refused.fetch_add(1, Relaxed);
-            }
-            (rest.since, rest.moved) = (Some(Instant::now()), 0);
-        }
+        self.slots().iter().for_each(|slot| slot.take_back(self));
     }
 }
 
@@ -236,15 +208,10 @@ impl Budget {
 pub(crate) enum Answer {
     /// A read's: where it is large, there was room for it before it was made.
     Read(Bytes),
+    /// A read's of which only pieces are ever held.
+    Long(Box<Long>),
     /// Anything else: a connection that holds too many of these waits for itself.
     Other(Bytes),
-}
-
-impl Answer {
-    pub(crate) fn message(&mut self) -> &mut Bytes {
-        let (Self::Read(message) | Self::Other(message)) = self;
-        message
-    }
 }
 
 /// Room for a large answer, and how long its caller waits for it.
@@ -318,37 +285,11 @@ impl Share {
         charge.add(bytes);
         charge
     }
-
-    /// An answer on its way out, counted unless it is small.
-    pub(crate) fn hold(self: &Arc<Self>, answer: Bytes) -> Result<Held, Bytes> {
-        if answer.len() <= self.budget.options.free_bytes {
-            return Err(answer);
-        }
-        let charge = self.charge(answer.len());
-        // The charge goes with the memory: when the last piece of it does.
-        let bytes = Bytes::from_owner(Charged { bytes: answer, _charge: charge });
-        let rest = Rest {
-            whole: bytes.len(),
-            is_shared: false,
-            cut: self.cut(),
-            bytes,
-            since: None,
-            moved: 0,
-            is_taken_back: false,
-        };
-        let slot = Arc::new(Slot(Mutex::new(rest)));
-        let mut held = lock(&self.budget.held);
-        if held.len() == held.capacity() {
-            held.retain(|slot| slot.strong_count() > 0);
-        }
-        held.push(Arc::downgrade(&slot));
-        Ok(Held(slot))
-    }
 }
 
 /// Bytes that are counted until this is dropped.
 #[derive(Debug)]
-struct Charge {
+pub(crate) struct Charge {
     share: Arc<Share>,
     bytes: usize,
 }
@@ -391,64 +332,6 @@ struct Charged {
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-/// What is left of an answer; others may take it back.
-#[derive(Debug)]
-struct Slot(Mutex<Rest>);
-
-#[derive(Debug)]
-struct Rest {
-    bytes: Bytes,
-    /// Its length at the beginning.
-    whole: usize,
-    /// Whether HTTP was given a piece of this very memory.
-    is_shared: bool,
-    cut: Arc<Notify>,
-    /// Since when `moved` is counted; never while nobody waits.
-    since: Option<Instant>,
-    moved: usize,
-    is_taken_back: bool,
-}
-
-/// An answer on its way out.
-#[derive(Debug)]
-pub(crate) struct Held(Arc<Slot>);
-
-impl Held {
-    /// The next piece; `None` at the end; an error where its reader took too long.
-    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        let mut rest = lock(&self.0.0);
-        if rest.is_taken_back {
-            return Err(exhausted());
-        }
-        let (is_first, is_large) = (rest.bytes.len() == rest.whole, rest.whole >= COPIED_BYTES_MIN);
-        let length = rest.bytes.len().min(if is_first { FIRST_PIECE_BYTES } else { PIECE_BYTES });
-        if length == 0 {
-            return Ok(None);
-        }
-        if !is_first {
-            // Its reader took the one before.
-            rest.moved += length;
-        }
-        let piece = rest.bytes.split_to(length);
-        if is_large || is_first {
-            return Ok(Some(Bytes::copy_from_slice(&piece)));
-        }
-        rest.is_shared = true;
-        Ok(Some(piece))
-    }
-
-    /// Bytes that are left.
-    pub(crate) fn len(&self) -> usize {
-        lock(&self.0.0).bytes.len()
-    }
-
-    /// Whether all of it was handed out.
-    pub(crate) fn is_over(&self) -> bool {
-        let rest = lock(&self.0.0);
-        rest.bytes.is_empty() && !rest.is_taken_back
     }
 }
 

@@ -224,9 +224,14 @@ pub(crate) async fn within<T>(
 
 /// Refuses an answer that is longer than any that etcd sends. `framed` is it with its prefix.
 pub(crate) fn sendable(framed: Bytes, max_bytes: usize) -> Result<Bytes, Status> {
-    let length = framed.len().saturating_sub(PREFIX_BYTES);
-    if length <= max_bytes {
-        return Ok(framed);
+    sendable_length(framed.len().saturating_sub(PREFIX_BYTES) as u64, max_bytes)?;
+    Ok(framed)
+}
+
+/// The same by its length, without the prefix.
+pub(crate) fn sendable_length(length: u64, max_bytes: usize) -> Result<(), Status> {
+    if length <= max_bytes as u64 {
+        return Ok(());
     }
     let text = format!("grpc: trying to send message larger than max ({length} vs. {max_bytes})");
     Err(Status::resource_exhausted(text))
@@ -339,6 +344,11 @@ impl Reply {
         }
     }
 
+    /// An answer that comes in pieces.
+    pub(crate) fn fed(held: Held) -> http::Response<Self> {
+        Self::head(Self::Held(held))
+    }
+
     /// The answer to a call that streams.
     pub(crate) fn stream(messages: Outgoing) -> http::Response<Self> {
         Self::head(Self::Stream(messages))
@@ -396,7 +406,7 @@ impl Body for Reply {
                 }
                 Some(message.map_or_else(|| Frame::trailers(ok()), Frame::data))
             }
-            Self::Held(held) => Some(match held.next() {
+            Self::Held(held) => Some(match std::task::ready!(held.poll_next(cx)) {
                 Ok(Some(piece)) => Frame::data(piece),
                 ended => {
                     *this = Self::Empty;

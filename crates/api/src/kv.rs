@@ -6,8 +6,10 @@
 use crate::{
     Api,
     budget::{Answer, Room, Share},
-    grpc, parse, parts,
-    slow::Inline,
+    grpc,
+    long::{self, Made},
+    parse, parts,
+    slow::{Inline, Lane},
     status,
     status::Known,
 };
@@ -39,7 +41,7 @@ pub(crate) async fn range(
     values: &Share,
     deadline: Deadline,
     request: RangeRequest,
-) -> Result<Bytes, Status> {
+) -> Result<Answer, Status> {
     parse::range(&request)?;
     checked_range(api, values, deadline, request).await
 }
@@ -50,7 +52,7 @@ pub(crate) async fn checked_range(
     values: &Share,
     deadline: Deadline,
     request: RangeRequest,
-) -> Result<Bytes, Status> {
+) -> Result<Answer, Status> {
     let start = Instant::now();
     let answer = barrier_and_range(api, values, deadline, request).await;
     api.metrics.durations.range_request.observe(start, &answer);
@@ -62,22 +64,53 @@ async fn barrier_and_range(
     values: &Share,
     deadline: Deadline,
     request: RangeRequest,
-) -> Result<Bytes, Status> {
+) -> Result<Answer, Status> {
     if !request.serializable {
         barrier(api, deadline).await?;
     }
     // After the barrier: those that waited for it together would all find room before any of them has taken it.
     values.turn(deadline).await?;
-    let elsewhere = match api.slow.inline(|effort| range_now(api, &request, effort)) {
-        Inline::Done(answer) => return answer,
-        Inline::TooMuch(spent) => {
-            let own = Arc::clone(api);
-            let room = Room { answers: &api.answers, deadline };
-            let read = api.slow.read(Some(room), spent, move |effort| range_now(&own, &request, effort));
-            Box::pin(grpc::within(deadline, read))
-        }
+    let spent = match api.slow.inline(|effort| range_now(api, &request, effort)) {
+        Inline::Done(answer) => return answer.map(Answer::Read),
+        Inline::TooMuch(spent) => spent,
     };
-    elsewhere.await
+    let request = Arc::new(request);
+    let (own, other) = ((Arc::clone(api), Arc::clone(&request)), (Arc::clone(api), request));
+    let short = move |effort: &Effort<'_>| range_now(&own.0, &own.1, effort);
+    let long = move |effort: &Effort<'_>| {
+        let (api, request) = other;
+        let start = Instant::now();
+        let made = long::range(&api, &request, api.slow.whole_bytes(), effort);
+        if !matches!(made, Err(Stop::GivenUp(_))) {
+            api.metrics.durations.range.observe(start, &made);
+            api.node.meters().count_range();
+        }
+        made
+    };
+    Box::pin(elsewhere(api, deadline, spent, short, long)).await
+}
+
+/// A read that costs too much for the thread that serves everybody.
+async fn elsewhere(
+    api: &Api,
+    deadline: Deadline,
+    spent: Cost,
+    short: impl FnMut(&Effort<'_>) -> Result<Bytes, Stop> + Send + 'static,
+    long: impl FnOnce(&Effort<'_>) -> Result<Made, Stop> + Send + 'static,
+) -> Result<Answer, Status> {
+    let room = Some(Room { answers: &api.answers, deadline });
+    let read = async {
+        if api.slow.lane(spent) == Lane::Short
+            && let Ok(whole) = api.slow.short(room, short).await?
+        {
+            return Ok(Answer::Read(whole));
+        }
+        Ok(match api.slow.long(room, long).await? {
+            Made::Whole(whole) => Answer::Read(whole),
+            Made::Long(long) => Answer::Long(Box::new(long)),
+        })
+    };
+    grpc::within(deadline, read).await
 }
 
 fn range_now(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {
@@ -177,7 +210,7 @@ pub(crate) async fn txn(
 ) -> Result<Answer, Status> {
     admit_txn(api, deadline, &request).await?;
     if machine::kv::is_read_only(&request) {
-        return read_txn(api, values, deadline, request).await.map(Answer::Read);
+        return read_txn(api, values, deadline, request).await;
     }
     let encoding = {
         let answer = log_txn(api, deadline, request).await?;
@@ -228,26 +261,28 @@ async fn read_txn(
     values: &Share,
     deadline: Deadline,
     request: TxnRequest,
-) -> Result<Bytes, Status> {
+) -> Result<Answer, Status> {
     if !machine::kv::is_serializable(&request) {
         barrier(api, deadline).await?;
     }
     values.turn(deadline).await?;
     let start = Instant::now();
-    let elsewhere = match api.slow.inline(|effort| txn_now(api, &request, effort)) {
+    let spent = match api.slow.inline(|effort| txn_now(api, &request, effort)) {
         Inline::Done(answer) => {
             let took = api.metrics.durations.read_txn.observe(start, &answer);
             api.steps.note("Txn", took);
-            return answer;
+            return answer.map(Answer::Read);
         }
-        Inline::TooMuch(spent) => {
-            let own = Arc::clone(api);
-            let room = Room { answers: &api.answers, deadline };
-            let read = api.slow.read(Some(room), spent, move |effort| txn_now(&own, &request, effort));
-            Box::pin(grpc::within(deadline, read))
-        }
+        Inline::TooMuch(spent) => spent,
     };
-    let answer = elsewhere.await;
+    let request = Arc::new(request);
+    let (own, other) = ((Arc::clone(api), Arc::clone(&request)), (Arc::clone(api), request));
+    let short = move |effort: &Effort<'_>| txn_now(&own.0, &own.1, effort);
+    let long = move |effort: &Effort<'_>| {
+        let (api, request) = other;
+        long::txn(&api, &request, api.slow.whole_bytes(), effort)
+    };
+    let answer = Box::pin(elsewhere(api, deadline, spent, short, long)).await;
     api.metrics.durations.read_txn.observe(start, &answer);
     answer
 }

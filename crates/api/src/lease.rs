@@ -103,7 +103,7 @@ pub(crate) async fn leases(api: &Arc<Api>) -> Result<Bytes, Status> {
         Inline::Done(answer) => answer,
         Inline::TooMuch(spent) => {
             let own = Arc::clone(api);
-            api.slow.read(None, spent, move |effort| leases_now(&own, effort)).await
+            api.slow.read(spent, move |effort| leases_now(&own, effort)).await
         }
     }
 }

@@ -43,6 +43,7 @@ mod health;
 mod intervals;
 mod kv;
 mod lease;
+mod long;
 mod maintenance;
 mod metered;
 mod methods;

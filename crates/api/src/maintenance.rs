@@ -94,7 +94,7 @@ pub(crate) async fn hash(api: &Arc<Api>) -> Result<Bytes, Status> {
         let hash = view.bounded(effort).hash()?;
         Ok(grpc::encode(&HashResponse { header: Some(own.header(view.revision())), hash }))
     };
-    let answer = api.slow.read(None, Cost::MAX, hashed).await;
+    let answer = api.slow.read(Cost::MAX, hashed).await;
     api.metrics.durations.hash.observe(start.elapsed().as_secs_f64());
     answer
 }
@@ -112,7 +112,7 @@ pub(crate) async fn hash_kv(api: &Arc<Api>, request: HashKvRequest) -> Result<By
             hash_revision: found.hash_revision,
         }))
     };
-    let answer = api.slow.read(None, Cost::MAX, hashed).await;
+    let answer = api.slow.read(Cost::MAX, hashed).await;
     api.metrics.durations.hash_kv.observe(start.elapsed().as_secs_f64());
     answer
 }

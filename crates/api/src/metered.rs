@@ -129,7 +129,7 @@ impl Body for Answered {
                 Pin::new(answer).poll_frame(cx).map_err(|never: Infallible| match never {})
             }
             // Its head is long gone: all that can be said is that it is not whole.
-            Self::Held(held) => Poll::Ready(match held.next() {
+            Self::Held(held) => Poll::Ready(match ready!(held.poll_next(cx)) {
                 Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),
                 Err(_) => Some(Err(io::ErrorKind::TimedOut.into())),
             }),

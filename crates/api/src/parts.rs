@@ -9,9 +9,9 @@ use proto::etcdserverpb::{RangeResponse, TxnResponse};
 /// Answers up to this size are encoded whole, in bytes: what they hold twice is no matter.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
 /// `RangeResponse.kvs`.
-const KVS_FIELD: u32 = 2;
+pub(crate) const KVS_FIELD: u32 = 2;
 /// `TxnResponse.responses`.
-const RESPONSES_FIELD: u32 = 3;
+pub(crate) const RESPONSES_FIELD: u32 = 3;
 
 /// [`grpc::encode`] for a list.
 pub(crate) fn encode_range(mut answer: RangeResponse) -> Bytes {

@@ -16,9 +16,9 @@ use crate::{
     slow::Inline,
     streams,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use machine::Stop;
-use mvcc::{Cost, Effort, KeyValue, Query, View};
+use mvcc::{Effort, KeyValue, Outline, Query, View};
 use proto::{
     etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, range_request::SortTarget},
     mvccpb,
@@ -29,7 +29,7 @@ use tokio::{
     time::timeout,
 };
 use tonic::Status;
-use types::{KeyRange, RangeEnd};
+use types::KeyRange;
 
 /// Keys in the first piece (etcd's `initialStreamChunkLimit`).
 const FIRST_PIECE_KEYS: i64 = 10;
@@ -69,32 +69,34 @@ async fn send(
     request: RangeRequest,
     pieces: &Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
-    if request.sort_target != SortTarget::Key as i32 {
+    let target_bytes = api.limits.max_request_bytes;
+    let mut source = if request.sort_target == SortTarget::Key as i32 {
+        Source::Keys(Cursor::new(api.shared.view(), request, target_bytes))
+    } else {
         // A target without an order sorts what the limit lets through; etcd does so piece by piece. Sorted as a whole,
         // the stream says what `Range` says.
         let own = Arc::clone(api);
-        let whole = api.slow.read(None, Cost::default(), move |effort| whole(&own, &request, effort)).await?;
-        let _ = pieces.send(Ok(whole)).await; // nobody may be listening any more
-        return Ok(());
-    }
-    let mut cursor = Cursor::new(api.shared.view(), request, api.limits.max_request_bytes);
+        let find = move |effort: &Effort<'_>| own.shared.outline_range(&request, target_bytes, effort);
+        let (view, outline) = api.slow.long(None, find).await?;
+        Source::Found(Found { revision: view.revision(), view: Some(view), outline, target_bytes })
+    };
     loop {
-        let (piece, is_last) = match api.slow.inline(|effort| cursor.piece(api, effort)) {
+        let (piece, is_last) = match api.slow.inline(|effort| source.piece(api, effort)) {
             Inline::Done(piece) => piece?,
             Inline::TooMuch(spent) => {
-                let (own, mut away) = (Arc::clone(api), Some(cursor));
+                let (own, mut away) = (Arc::clone(api), Some(source));
                 let read = move |effort: &Effort<'_>| -> Result<_, Stop> {
-                    let piece = away.as_mut().map(|cursor| cursor.piece(&own, effort)).transpose()?;
+                    let piece = away.as_mut().map(|source| source.piece(&own, effort)).transpose()?;
                     Ok(away.take().zip(piece))
                 };
-                let read = api.slow.read(None, spent, read).await?;
+                let read = api.slow.read(spent, read).await?;
                 let (back, piece) = read.ok_or_else(|| Status::internal("a piece was read twice"))?;
-                cursor = back;
+                source = back;
                 piece
             }
         };
         // Who is gone needs no error.
-        if !deliver(api, piece, &mut cursor, pieces).await || is_last {
+        if !deliver(api, piece, &mut source, pieces).await || is_last {
             return Ok(());
         }
     }
@@ -104,7 +106,7 @@ async fn send(
 async fn deliver(
     api: &Api,
     piece: Bytes,
-    cursor: &mut Cursor,
+    source: &mut Source,
     pieces: &Sender<Result<Bytes, Status>>,
 ) -> bool {
     let piece = match pieces.try_send(Ok(piece)) {
@@ -115,17 +117,66 @@ async fn deliver(
     let room = if let Ok(room) = timeout(api.limits.view_hold_max, pieces.reserve()).await {
         room
     } else {
-        cursor.view = None;
+        source.let_go();
         pieces.reserve().await
     };
     room.map(|room| room.send(piece)).is_ok()
 }
 
-/// The whole answer as one piece.
-fn whole(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {
-    let mut answer = api.shared.range_within(request, effort)?;
-    api.complete(&mut answer.header);
-    Ok(grpc::encode(&RangeStreamResponse { range_response: Some(answer) }))
+/// Where the pieces come from.
+enum Source {
+    Keys(Cursor),
+    Found(Found),
+}
+
+impl Source {
+    /// Reads a piece and moves behind it; says it encoded, and whether it is the last. Given up, nothing has moved.
+    fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
+        match self {
+            Self::Keys(cursor) => cursor.piece(api, effort),
+            Self::Found(found) => found.piece(api, effort),
+        }
+    }
+
+    /// Goes on without the View.
+    fn let_go(&mut self) {
+        match self {
+            Self::Keys(cursor) => cursor.view = None,
+            Self::Found(found) => found.view = None,
+        }
+    }
+}
+
+/// Rows that were found and sorted before the first was sent.
+struct Found {
+    view: Option<Arc<View>>,
+    revision: i64,
+    outline: Outline,
+    target_bytes: usize,
+}
+
+impl Found {
+    fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
+        let Outline { first, rows, count, more, .. } = &mut self.outline;
+        let kvs = if first.is_empty() {
+            let view = self.view.clone().unwrap_or_else(|| api.shared.view());
+            rows.next(&view, effort, self.target_bytes)?
+        } else {
+            std::mem::take(first)
+        };
+        let kvs = kvs.into_iter().map(machine::kv::wire).collect();
+        let mut piece = RangeResponse { kvs, ..Default::default() };
+        let is_last = rows.is_empty();
+        if is_last {
+            piece = RangeResponse {
+                header: Some(api.header(self.revision)),
+                more: *more,
+                count: *count,
+                ..piece
+            };
+        }
+        Ok((grpc::encode(&RangeStreamResponse { range_response: Some(piece) }), is_last))
+    }
 }
 
 /// Where the next piece begins.
@@ -160,7 +211,6 @@ impl Cursor {
         Self { view: Some(view), revision, query, wanted, count: None, keys_only, target_bytes }
     }
 
-    /// Reads a piece and moves behind it; says it encoded, and whether it is the last. Given up, nothing has moved.
     fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
         let view = self.view.clone().unwrap_or_else(|| api.shared.view());
         let answer = view.bounded(effort).range(&self.query)?;
@@ -181,24 +231,11 @@ impl Cursor {
         }
         let bytes = grpc::encode(&RangeStreamResponse { range_response: Some(piece) });
         if let Some(last_key) = last_key {
-            self.query.range = after(&last_key, &self.query.range);
+            self.query.range = self.query.range.after(&last_key);
             self.query.limit = next_limit(self.query.limit, bytes.len(), self.target_bytes).min(self.wanted);
         }
         Ok((bytes, is_last))
     }
-}
-
-/// The part of the range behind a key.
-fn after(key: &[u8], range: &KeyRange) -> KeyRange {
-    let mut start = BytesMut::with_capacity(key.len() + 1);
-    start.put_slice(key);
-    start.put_u8(0); // the smallest key behind it
-    let end = match &range.end {
-        // A single key has nothing behind it, and never says that there is more.
-        RangeEnd::Point => RangeEnd::Before(start.clone().freeze()),
-        other => other.clone(),
-    };
-    KeyRange { start: start.freeze(), end }
 }
 
 /// etcd's `adjustChunkLimit`: outside half to double the target, a piece gets twice or half as many keys; at least one.

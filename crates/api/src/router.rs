@@ -6,7 +6,9 @@ use crate::{
     cluster, concurrency, downgrade,
     grpc::{self, Framing, PREFIX_BYTES, Reply, Requests},
     head::{self, Encoding, Head},
-    health, kv, lease, maintenance,
+    health, kv, lease,
+    long::Long,
+    maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
     range_stream,
@@ -250,33 +252,21 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 
 /// One message in, one out.
 async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
-    let mut answer = answer(open, body).await;
-    if let Ok(made) = &mut answer {
-        let message = made.message();
-        open.call.sent(message.len() - PREFIX_BYTES);
-        if let Some(zip) = &open.framing.zip {
-            let packing = Box::pin(zip.pack(std::mem::take(message)));
-            match packing.await {
-                Ok(packed) => *message = packed,
-                Err(status) => answer = Err(status),
-            }
-        }
-    }
-    let max_bytes = open.api().limits.send_bytes_max;
-    let checked = answer.and_then(|mut made| {
-        let message = made.message();
-        *message = grpc::sendable(std::mem::take(message), max_bytes)?;
-        Ok(made)
-    });
-    match checked {
-        Ok(made) => {
-            open.call.end(Code::Ok);
+    let reply = match answer(open, body).await {
+        Ok(Answer::Long(long)) => Box::pin(send_long(open, long)).await,
+        Ok(Answer::Read(message)) => pack(open, message).await.map(|message| {
             let Connection { answers, values, .. } = &**open.connection;
-            let response = match made {
-                Answer::Read(message) => Reply::held(message, answers, values),
-                Answer::Other(message) => Reply::unary(values.count(message)),
-            };
-            if open.framing.zip.is_some() { Reply::compressed(response) } else { response }
+            Reply::held(message, answers, values)
+        }),
+        Ok(Answer::Other(message)) => {
+            pack(open, message).await.map(|message| Reply::unary(open.connection.values.count(message)))
+        }
+        Err(status) => Err(status),
+    };
+    match reply {
+        Ok(reply) => {
+            open.call.end(Code::Ok);
+            if open.framing.zip.is_some() { Reply::compressed(reply) } else { reply }
         }
         Err(status) => {
             let status = if open.is_over() { head::over() } else { status };
@@ -284,6 +274,29 @@ async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
             Reply::refusal(status)
         }
     }
+}
+
+/// A message as it is sent: in the client's encoding, and no longer than any that etcd sends.
+async fn pack(open: &Open<'_>, mut message: Bytes) -> Result<Bytes, Status> {
+    open.call.sent(message.len() - PREFIX_BYTES);
+    if let Some(zip) = &open.framing.zip {
+        message = Box::pin(zip.pack(message)).await?;
+    }
+    grpc::sendable(message, open.api().limits.send_bytes_max)
+}
+
+/// The same for one that is sent as it is read.
+async fn send_long(open: &Open<'_>, long: Box<Long>) -> Result<http::Response<Reply>, Status> {
+    let (api, answers) = (open.api(), &open.connection.answers);
+    let length = long.len() - PREFIX_BYTES as u64;
+    open.call.sent(usize::try_from(length).unwrap_or(usize::MAX));
+    grpc::sendable_length(length, api.limits.send_bytes_max)?;
+    if let Some(zip) = &open.framing.zip
+        && let Some(packed) = Long::clone(&long).pack(api, zip).await?
+    {
+        return Ok(Reply::held(packed, answers, &open.connection.values));
+    }
+    Ok(Reply::fed(long.send(api, answers, open.deadline)))
 }
 
 /// The frequent calls run in the stream's own task as they are; the others are boxed, so that they do not make every
@@ -299,7 +312,7 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
-            return kv::range(api, values, open.deadline, request).await.map(Answer::Read);
+            return kv::range(api, values, open.deadline, request).await;
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;

@@ -5,8 +5,8 @@
 //! done on a blocking thread.
 //!
 //! ```text
-//! inline: 512 rows, 64 KiB ─ spent ─▶ short lane: 8,192 rows, 4 MiB ─ spent ─▶ long lane
-//!                                     some ms each, so it moves             no budget
+//! inline: 512 rows, 64 KiB ─ spent ─▶ short lane: 8,192 rows, 4 MiB ─ spent ─▶ long lane: no budget
+//!                                     some ms each, so it moves             values beyond 4 MiB: a piece a turn
 //! ```
 //!
 //! * Each lane is capped, so that lists do not take the cores away from puts; what does not fit waits its turn. What is
@@ -43,6 +43,8 @@ pub struct WorkLimits {
     pub snapshot_max: usize,
     /// Long work at one time: 2. On the smallest machine we budget for (two cores) one more would stop the writes.
     pub long_max: usize,
+    /// What of a long answer is read in one turn, in bytes: 256 KiB, below a millisecond. Twice that is held of each.
+    pub piece_bytes: usize,
     /// A step on the thread that serves everybody that takes longer than this is counted and logged: 5 ms, after which
     /// clients notice.
     pub step_max: Duration,
@@ -56,6 +58,7 @@ impl Default for WorkLimits {
             short_max: 2,
             snapshot_max: 1,
             long_max: 2,
+            piece_bytes: 256 << 10,
             step_max: Duration::from_millis(5),
         }
     }
@@ -160,6 +163,16 @@ impl Pool {
         if cost.fits(self.limits.short) { Lane::Short } else { Lane::Long }
     }
 
+    /// What is made at once, in bytes; of longer answers the values are read as they are sent.
+    pub(crate) fn whole_bytes(&self) -> usize {
+        usize::try_from(self.limits.short.bytes).unwrap_or(usize::MAX).max(self.limits.piece_bytes)
+    }
+
+    /// What of those is read in one turn, in bytes.
+    pub(crate) fn piece_bytes(&self) -> usize {
+        self.limits.piece_bytes
+    }
+
     /// Whether that much may be done, or encoded, on the thread that serves everybody.
     pub(crate) fn is_inline(&self, cost: Cost) -> bool {
         cost.fits(self.limits.inline)
@@ -194,38 +207,65 @@ impl Pool {
         result.ok_or_else(|| Lost("nobody waited for it".to_owned()))
     }
 
-    /// Does a read that was given up after it had spent so much, in the lane where it fits; with `room`, when there is some
-    /// for its answer. It waits for that without a turn: else those that wait would keep away those that need none.
+    /// Does a read that was given up after it had spent so much, in the lane where it fits.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        room: Option<Room<'_>>,
         spent: Cost,
         mut work: impl FnMut(&Effort<'_>) -> Result<T, Stop> + Send + 'static,
     ) -> Result<T, Status> {
-        let mut lane = self.lane(spent);
+        if self.lane(spent) == Lane::Short {
+            match self.short(None, work).await? {
+                Ok(result) => return Ok(result),
+                Err(again) => work = again,
+            }
+        }
+        self.long(None, work).await
+    }
+
+    /// Does a read in the short lane, when there is room for its answer; gives it back where it costs more than that.
+    pub(crate) async fn short<T, W>(
+        &self,
+        room: Option<Room<'_>>,
+        mut work: W,
+    ) -> Result<Result<T, W>, Status>
+    where
+        T: Send + 'static,
+        W: FnMut(&Effort<'_>) -> Result<T, Stop> + Send + 'static,
+    {
+        let (turn, budget) = (self.turn_with(room, Lane::Short).await?, self.limits.short);
+        let ((again, result), _turn) = self
+            .run_in(turn, move |gone| {
+                let result = work(&Effort::within(budget).unless(gone));
+                (work, result)
+            })
+            .await?;
+        match result {
+            Err(Stop::GivenUp(GivenUp::Spent)) => Ok(Err(again)),
+            result => result.map(Ok).map_err(|stop| status::stop(&stop)),
+        }
+    }
+
+    /// Does a read in the long lane, when there is room for its answer.
+    pub(crate) async fn long<T: Send + 'static>(
+        &self,
+        room: Option<Room<'_>>,
+        work: impl FnOnce(&Effort<'_>) -> Result<T, Stop> + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.turn_with(room, Lane::Long).await?;
+        let work = move |gone: &AtomicBool| work(&Effort::within(Cost::MAX).unless(gone));
+        let (result, _turn) = self.run_in(turn, work).await?;
+        result.map_err(|stop| status::stop(&stop))
+    }
+
+    /// A turn, and room. It is waited for without a turn: else those that wait would keep away those that need none.
+    async fn turn_with(&self, room: Option<Room<'_>>, lane: Lane) -> Result<Turn, Status> {
         loop {
-            let budget = if lane == Lane::Short { self.limits.short } else { Cost::MAX };
-            let turn = loop {
-                if let Some(room) = &room {
-                    room.wait().await?;
-                }
-                let turn = self.turn(lane).await;
-                if room.as_ref().is_none_or(Room::is_there) {
-                    break turn;
-                }
-            };
-            let ((again, result), turn) = self
-                .run_in(turn, move |gone| {
-                    let result = work(&Effort::within(budget).unless(gone));
-                    (work, result)
-                })
-                .await?;
-            match result {
-                Err(Stop::GivenUp(GivenUp::Spent)) if lane == Lane::Short => {
-                    drop(turn);
-                    (work, lane) = (again, Lane::Long);
-                }
-                result => return result.map_err(|stop| status::stop(&stop)),
+            if let Some(room) = &room {
+                room.wait().await?;
+            }
+            let turn = self.turn(lane).await;
+            if room.as_ref().is_none_or(Room::is_there) {
+                return Ok(turn);
             }
         }
     }

@@ -50,11 +50,14 @@ pub struct Compression {
     pub step_bytes: usize,
     /// Steps at work at one time: 2, as many as long reads. More wait their turn.
     pub turns: usize,
+    /// What an answer that is packed as it is read may come to, in bytes: 16 MiB. A longer one is sent unpacked, which is
+    /// read only as its client takes it; its length has to be known before, and packed it would have to be held.
+    pub held_bytes_max: usize,
 }
 
 impl Default for Compression {
     fn default() -> Self {
-        Self { inline_bytes: 32 << 10, step_bytes: 1 << 20, turns: 2 }
+        Self { inline_bytes: 32 << 10, step_bytes: 1 << 20, turns: 2, held_bytes_max: 16 << 20 }
     }
 }
 
@@ -118,28 +121,66 @@ impl Zip {
     }
 
     async fn run<J: Job>(&self, mut job: J) -> Result<Bytes, Status> {
-        let bytes = self.limits.step_bytes;
         loop {
-            let turn = Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed");
-            let step = move || {
-                let result = job.step(bytes);
-                drop(turn);
-                (job, result)
-            };
-            let stepped = tokio::task::spawn_blocking(step).await;
-            let (back, result) =
-                stepped.map_err(|error| Status::unknown(format!("compression ended early: {error}")))?;
-            if let Some(bytes) = result? {
+            let (back, result) = self.step(job, self.limits.step_bytes).await?;
+            if let Some(bytes) = result {
                 return Ok(bytes);
             }
             job = back;
         }
     }
+
+    async fn step<J: Job>(&self, mut job: J, bytes: usize) -> Result<(J, Option<Bytes>), Status> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed");
+        let step = move || {
+            let result = job.step(bytes);
+            drop(turn);
+            (job, result)
+        };
+        let stepped = tokio::task::spawn_blocking(step).await;
+        let (back, result) =
+            stepped.map_err(|error| Status::unknown(format!("compression ended early: {error}")))?;
+        Ok((back, result?))
+    }
+
+    /// Packs the next piece of a message, the first of which begins with its prefix; says all of it, packed, after the
+    /// last.
+    pub(crate) async fn add(
+        &self,
+        packing: Option<Pack>,
+        mut piece: Bytes,
+        is_last: bool,
+    ) -> Result<Added, Status> {
+        let packing = packing.unwrap_or_else(|| {
+            piece.advance(PREFIX_BYTES);
+            Pack::empty(piece.len(), Compress::new(Level::fast(), false))
+        });
+        let packing = Pack { rest: piece, is_last, ..packing };
+        let (packing, packed) = self.step(packing, usize::MAX).await?;
+        Ok(match packed {
+            Some(packed) => Added::Whole(packed),
+            None if packing.out.len() > self.limits.held_bytes_max => Added::TooMuch,
+            None => Added::More(packing),
+        })
+    }
 }
 
-struct Pack {
+/// How far a message that is packed piece by piece has come.
+pub(crate) enum Added {
+    /// There is more to come.
+    More(Pack),
+    /// All of it, packed, with its prefix.
+    Whole(Bytes),
+    /// More than may be held.
+    TooMuch,
+}
+
+/// A message that is being packed.
+pub(crate) struct Pack {
     /// What is still to be packed.
     rest: Bytes,
+    /// Whether that is the end of it.
+    is_last: bool,
     compress: Compress,
     crc: Crc,
     out: Vec<u8>,
@@ -148,10 +189,15 @@ struct Pack {
 impl Pack {
     fn new(mut message: Bytes, compress: Compress) -> Self {
         message.advance(PREFIX_BYTES);
-        let mut out = Vec::with_capacity(PREFIX_BYTES + HEADER.len() + ROOM_BYTES + message.len() / 4);
+        Self { rest: message.clone(), is_last: true, ..Self::empty(message.len(), compress) }
+    }
+
+    /// Nothing yet, with room for what so many bytes become.
+    fn empty(bytes: usize, compress: Compress) -> Self {
+        let mut out = Vec::with_capacity(PREFIX_BYTES + HEADER.len() + ROOM_BYTES + bytes / 4);
         out.put_bytes(0, PREFIX_BYTES);
         out.put_slice(&HEADER);
-        Self { rest: message, compress, crc: Crc::new(), out }
+        Self { rest: Bytes::new(), is_last: false, compress, crc: Crc::new(), out }
     }
 
     fn finish(&mut self) -> Result<Bytes, Status> {
@@ -171,7 +217,8 @@ impl Job for Pack {
     fn step(&mut self, bytes: usize) -> Result<Option<Bytes>, Status> {
         let mut piece = self.rest.split_to(bytes.min(self.rest.len()));
         self.crc.update(&piece);
-        let flush = if self.rest.is_empty() { FlushCompress::Finish } else { FlushCompress::None };
+        let is_end = self.is_last && self.rest.is_empty();
+        let flush = if is_end { FlushCompress::Finish } else { FlushCompress::None };
         loop {
             self.out.reserve(ROOM_BYTES + TRAILER_BYTES + piece.len() / 4);
             let before = self.compress.total_in();
@@ -181,7 +228,7 @@ impl Job for Pack {
             piece.advance(usize::try_from(taken).expect("no more than there is"));
             match progress {
                 Progress::StreamEnd => return self.finish().map(Some),
-                _ if piece.is_empty() && !self.rest.is_empty() => return Ok(None),
+                _ if piece.is_empty() && !is_end => return Ok(None),
                 _ => {}
             }
         }

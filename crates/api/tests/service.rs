@@ -25,6 +25,7 @@ use wal::{MemDisk, Wal};
 mod edge;
 mod frames;
 mod holding;
+mod long;
 mod watching;
 mod work;
 
@@ -82,6 +83,11 @@ impl Server {
     async fn on(engine: Arc<dyn Engine>, quota_bytes: i64, limits: Limits) -> Self {
         let node = node(quota_bytes, engine);
         node.watch_leader().wait_for(|leadership| leadership.is_leader).await.unwrap();
+        Self::of(node, limits).await
+    }
+
+    /// Serves a node, which others may serve too.
+    async fn of(node: Handle, limits: Limits) -> Self {
         let identity = Identity { member: MEMBER, cluster: CLUSTER, version: "3.7.3".into() };
         let api = Api::new(node.clone(), node.machine(), identity, limits, discard());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

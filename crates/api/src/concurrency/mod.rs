@@ -83,7 +83,7 @@ impl Caller<'_> {
             Inline::TooMuch(spent) => {
                 let own = Arc::clone(self.api);
                 let read = move |effort: &Effort<'_>| own.shared.range_within(&request, effort);
-                self.api.slow.read(None, spent, read).await?
+                self.api.slow.read(spent, read).await?
             }
         };
         let revision = revision_of(answer.header.as_ref());

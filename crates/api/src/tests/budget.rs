@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use super::*;
+use super::{
+    held::{COPIED_BYTES_MIN, FIRST_PIECE_BYTES, PIECE_BYTES},
+    *,
+};
 use std::future::poll_fn;
 use tonic::Code;
 
@@ -14,6 +17,14 @@ fn options() -> Options {
         stall: Duration::from_millis(100),
         pace_bytes: 200,
         wait: Duration::from_millis(600),
+    }
+}
+
+/// The next piece of an answer that need not wait for it.
+fn next(held: &mut Held) -> Result<Option<Bytes>, Status> {
+    match held.poll_next(&mut Context::from_waker(std::task::Waker::noop())) {
+        Poll::Ready(piece) => piece,
+        Poll::Pending => panic!("it waits"),
     }
 }
 
@@ -65,7 +76,7 @@ fn an_answer_is_counted_until_its_last_piece_is_gone() {
         let mut held = share.hold(answer(size)).unwrap();
         assert_eq!((budget.used(), held.len()), (size, size));
         let (mut got, mut last) = (0, Bytes::new());
-        while let Some(piece) = held.next().unwrap() {
+        while let Some(piece) = next(&mut held).unwrap() {
             assert!(piece.len() <= PIECE_BYTES && piece.iter().all(|byte| *byte == 7));
             got += piece.len();
             last = piece;
@@ -78,7 +89,7 @@ fn an_answer_is_counted_until_its_last_piece_is_gone() {
         assert_eq!(budget.used(), 0, "{size}");
         // A client that goes away leaves nothing.
         let mut held = share.hold(answer(size)).unwrap();
-        held.next().unwrap();
+        next(&mut held).unwrap();
         drop(held);
         assert_eq!(budget.used(), 0, "{size}");
     }
@@ -95,7 +106,7 @@ async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
     budget.room(None).await.unwrap();
     assert_eq!(budget.used(), 0, "it was taken back while the other waited");
     assert!(begun.elapsed() >= options().stall, "what was slow before counts");
-    assert_eq!(first.next().unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(next(&mut first).unwrap_err().code(), Code::ResourceExhausted);
     budget.room(None).await.unwrap();
     quick.room(None).await.unwrap();
 }
@@ -167,15 +178,95 @@ async fn a_reader_that_stops_halfway_loses_its_connection() {
     let budget = Budget::new(Options { total_bytes: 100 << 10, ..options() });
     let share = budget.share();
     let mut held = share.hold(answer(300 << 10)).unwrap();
-    held.next().unwrap();
-    let taken_by_http = held.next().unwrap();
+    next(&mut held).unwrap();
+    let taken_by_http = next(&mut held).unwrap();
     let waiting = tokio::spawn({
         let budget = Arc::clone(&budget);
         async move { budget.room(None).await }
     });
     tokio::time::timeout(Duration::from_secs(20), share.cut().notified()).await.unwrap();
-    assert_eq!(held.next().unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(next(&mut held).unwrap_err().code(), Code::ResourceExhausted);
     assert!(budget.used() > 0 && !waiting.is_finished());
     drop((held, taken_by_http));
     waiting.await.unwrap().unwrap();
+}
+
+/// Takes all pieces of an answer that somebody feeds.
+async fn all(held: &mut Held) -> Result<Vec<u8>, Status> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = poll_fn(|cx| held.poll_next(cx)).await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn an_answer_that_is_fed_holds_a_piece_at_a_time() {
+    let budget = Budget::new(Options { total_bytes: usize::MAX, connection_bytes: usize::MAX, ..options() });
+    let share = budget.share();
+    let size = FIRST_PIECE_BYTES + 1;
+    let (mut held, feeder) = share.feed(3 * size);
+    let feeding = {
+        let budget = Arc::clone(&budget);
+        tokio::spawn(async move {
+            for number in 0..3 {
+                let piece = feeder.count(Bytes::from(vec![number; size]));
+                assert!(feeder.ready().await);
+                feeder.put(piece);
+                assert!(budget.used() <= 2 * size, "one is in the slot, and one with its reader");
+            }
+            feeder.end(Ok(()));
+        })
+    };
+    let bytes = all(&mut held).await.unwrap();
+    let expected: Vec<u8> = (0..3).flat_map(|number| vec![number; size]).collect();
+    assert_eq!((bytes == expected, held.len(), held.is_over()), (true, 0, true));
+    feeding.await.unwrap();
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn who_feeds_learns_that_nobody_wants_more() {
+    let budget = Budget::new(options());
+    let share = budget.share();
+    let (held, feeder) = share.feed(1_000);
+    feeder.put(feeder.count(answer(500)));
+    let waiting = tokio::spawn(async move {
+        let is_wanted = feeder.ready().await;
+        feeder.unwanted().await;
+        is_wanted
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "the piece is there still");
+    drop(held);
+    assert!(!waiting.await.unwrap());
+    assert_eq!(budget.used(), 0, "what was not taken is gone");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_fed_ends_as_its_feeder_says() {
+    let share = Budget::new(options()).share();
+    let (mut held, feeder) = share.feed(1_000);
+    feeder.put(answer(500));
+    feeder.end(Err(Status::out_of_range("compacted")));
+    assert_eq!(next(&mut held).unwrap().unwrap().len(), 500, "what is there comes first");
+    assert_eq!(next(&mut held).unwrap_err().code(), Code::OutOfRange);
+    let (mut held, feeder) = share.feed(1_000);
+    drop(feeder);
+    assert_eq!(next(&mut held).unwrap_err().code(), Code::Internal, "it is not whole");
+}
+
+#[tokio::test]
+async fn a_fed_reader_that_does_not_move_gives_room_and_one_that_waits_for_its_feeder_does_not() {
+    let budget = Budget::new(Options { total_bytes: 500, ..options() });
+    let share = budget.share();
+    let (mut slow, slow_feeder) = share.feed(1_000);
+    let (mut waiting, waiting_feeder) = share.feed(1_000);
+    slow_feeder.put(slow_feeder.count(answer(500)));
+    budget.room(None).await.unwrap();
+    assert_eq!(next(&mut slow).unwrap_err().code(), Code::ResourceExhausted);
+    assert!(!slow_feeder.ready().await);
+    assert_eq!(budget.used(), 0);
+    waiting_feeder.put(answer(7));
+    assert_eq!(next(&mut waiting).unwrap().unwrap().len(), 7);
 }

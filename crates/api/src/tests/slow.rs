@@ -40,7 +40,7 @@ async fn what_is_spent_inline_goes_to_the_lane_where_it_fits() {
         Inline::Done(rows) => rows.expect("read"),
         Inline::TooMuch(spent) => {
             assert!(!pool.is_inline(spent));
-            pool.read(None, spent, move |effort| rows(effort, cost)).await.expect("read")
+            pool.read(spent, move |effort| rows(effort, cost)).await.expect("read")
         }
     };
     let done = |lane: Lane| pool.done.with_label_values(&[lane.name()]).get();
@@ -52,7 +52,7 @@ async fn what_is_spent_inline_goes_to_the_lane_where_it_fits() {
         "the short lane gives it up too"
     );
     let foreseen = Cost { rows: 101, bytes: 0 };
-    pool.read(None, foreseen, |effort| rows(effort, 101)).await.expect("read");
+    pool.read(foreseen, |effort| rows(effort, 101)).await.expect("read");
     assert_eq!((done(Lane::Short), done(Lane::Long)), (2, 2), "what is known to be long is not tried");
 }
 
@@ -69,7 +69,7 @@ async fn who_leaves_gets_no_second_turn_and_the_work_ends_with_all_it_holds() {
                     std::thread::sleep(Duration::from_micros(100));
                 }
             };
-            own.read::<()>(None, Cost::MAX, work).await
+            own.read::<()>(Cost::MAX, work).await
         });
         tokio::task::yield_now().await;
         assert!(running(&pool, Lane::Long) <= 2, "{} at work", running(&pool, Lane::Long));

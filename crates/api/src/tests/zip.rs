@@ -33,7 +33,7 @@ fn text(length: usize) -> Vec<u8> {
 }
 
 fn small() -> Zip {
-    Zip::new(Compression { inline_bytes: 100, step_bytes: 64, turns: 1 })
+    Zip::new(Compression { inline_bytes: 100, step_bytes: 64, turns: 1, ..Compression::default() })
 }
 
 fn refused(result: Result<Bytes, Status>) -> (Code, String) {
@@ -97,7 +97,12 @@ async fn rubbish_is_refused_in_gos_words() {
 
 #[tokio::test]
 async fn the_work_of_a_client_that_has_gone_ends_with_its_step() {
-    let zip = Arc::new(Zip::new(Compression { inline_bytes: 0, step_bytes: 4 << 10, turns: 1 }));
+    let zip = Arc::new(Zip::new(Compression {
+        inline_bytes: 0,
+        step_bytes: 4 << 10,
+        turns: 1,
+        ..Compression::default()
+    }));
     let message = framed(&text(64 << 20));
     for _ in 0..20 {
         let own = Arc::clone(&zip);

@@ -6,6 +6,7 @@ mod wire;
 
 use super::{
     frames::{KEEP_ALIVE, PUT, RANGE, WATCH, framed},
+    long::long,
     *,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -246,6 +247,29 @@ async fn compressed_calls_are_answered_compressed() {
     let rubbish = "grpc: failed to decompress the message: gzip: invalid header";
     check(b"neither gzip nor anything else", 13, rubbish).await;
     check(&gzip(&noise(100))[..40], 13, "grpc: failed to read decompressed data: unexpected EOF").await;
+}
+
+/// An answer that is sent as it is read is packed as it is read, and what would be long when packed comes as it is.
+#[tokio::test]
+async fn long_answers_are_packed_as_far_as_they_may_be_held() {
+    let server = Server::start().await;
+    let mut compression = api::Compression { held_bytes_max: 10_000, ..api::Compression::default() };
+    let packing =
+        Server::of(server.node.clone(), Limits { compression: compression.clone(), ..long() }).await;
+    compression.held_bytes_max = 1_000;
+    let sending = Server::of(server.node.clone(), Limits { compression, ..long() }).await;
+    for number in 0..40 {
+        server.put(&format!("{number}"), &format!("{number}").repeat(5_000)).await;
+    }
+    let expected = server.kv().range(range("0", "9")).await.unwrap().into_inner();
+    let gzipped: &[(&str, &str)] = &[("grpc-encoding", "gzip")];
+    let list = framed(1, &gzip(&range("0", "9").encode_to_vec()));
+    let packed = call(&packing, RANGE, gzipped, list.clone(), true).await;
+    assert_eq!((packed.status.0, packed.get("grpc-encoding")), (0, Some("gzip")));
+    assert_eq!(packed.unpacked::<pb::RangeResponse>().pop().as_ref(), Some(&expected));
+    let sent = call(&sending, RANGE, gzipped, list, true).await;
+    assert_eq!((sent.status.0, sent.messages.len(), sent.messages[0].0), (0, 1, 0));
+    assert_eq!(pb::RangeResponse::decode(sent.messages[0].1.clone()).unwrap(), expected);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What connections hold, and what they are left alone for.
 
-mod wire;
+pub(crate) mod wire;
 
 use super::{
     Server,

@@ -128,7 +128,7 @@ const BYTES_MAX: u64 = 64 << 10;
 
 impl Server {
     /// Puts keys `name00000`, `name00001`, …
-    async fn fill(&self, name: &str, keys: usize, value_bytes: usize) {
+    pub(crate) async fn fill(&self, name: &str, keys: usize, value_bytes: usize) {
         let value = "v".repeat(value_bytes);
         let op =
             |n: usize| pb::RequestOp { request: Some(Op::RequestPut(put(&format!("{name}{n:05}"), &value))) };
@@ -141,7 +141,7 @@ impl Server {
     }
 
     /// A series of `/metrics`.
-    async fn metric(&self, series: &str) -> i64 {
+    pub(crate) async fn metric(&self, series: &str) -> i64 {
         let page = self.http("GET /metrics").await;
         let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
