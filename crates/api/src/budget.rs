@@ -8,6 +8,7 @@
 //!                                 └ full ─▶ etcdserver: too many requests, and its bytes go
 //! answers:  Budget::room (before a large read) ─▶ the read ─▶ Share::hold ─▶ Held (pieces) ─▶ HTTP
 //!             ▲ waits while it is full, and ends whoever crawls ──────────────┘ bytes go as it ends
+//! long ones: the same room ─▶ a piece is read ─▶ Feeder ─▶ Held (that piece) ─▶ HTTP, and then the next one
 //! values:   Share::room (waits for this connection alone) ─▶ the read ─▶ Share::count ─▶ HTTP
 //! ```
 //!
