@@ -125,9 +125,7 @@ impl Body for Answered {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.get_mut() {
-            Self::Plain(answer) => {
-                Pin::new(answer).poll_frame(cx).map_err(|never: Infallible| match never {})
-            }
+            Self::Plain(answer) => Pin::new(answer).poll_frame(cx),
             // Its head is long gone: all that can be said is that it is not whole.
             Self::Held(held) => Poll::Ready(match ready!(held.poll_next(cx)) {
                 Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),

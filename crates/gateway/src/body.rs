@@ -3,6 +3,7 @@
 use crate::{
     json::PREFIX_BYTES,
     large,
+    long::Long,
     status::{DEADLINE_EXCEEDED, INTERNAL, Status},
     work::{Output, Turns},
 };
@@ -12,7 +13,7 @@ use prost_reflect::MessageDescriptor;
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    fmt,
+    fmt, io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -52,23 +53,28 @@ impl Body for Messages {
 pub enum Answer<R> {
     /// All of it.
     Whole(Option<Bytes>),
+    /// A long one, made as it is read.
+    Long(Box<Long<R>>),
     /// A stream: a line a message.
     Lines(Box<Lines<R>>),
 }
 
+/// Fails only where a long answer breaks off: its head is gone, and what was sent is not the whole.
 impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let data = match self.get_mut() {
-            Self::Whole(data) => data.take(),
-            Self::Lines(lines) => ready!(lines.poll_line(cx)),
+            Self::Whole(data) => data.take().map(Ok),
+            Self::Long(long) => ready!(long.poll_json(cx)),
+            Self::Lines(lines) => ready!(lines.poll_line(cx)).map(Ok),
         };
-        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+        let broken = |status: Status| io::Error::other(status.message);
+        Poll::Ready(data.map(|data| data.map(Frame::data).map_err(broken)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -78,7 +84,7 @@ impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(data) => SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Lines(_) => SizeHint::default(),
+            Self::Long(_) | Self::Lines(_) => SizeHint::default(),
         }
     }
 }
@@ -102,12 +108,27 @@ impl Frames {
         self.gathered.extend_from_slice(&data);
     }
 
+    fn waiting(&self) -> &[u8] {
+        if self.piece.is_empty() { &self.gathered } else { &self.piece }
+    }
+
+    /// How long the next message is without its prefix, once that is here.
+    pub(crate) fn length(&self) -> Option<usize> {
+        Some(self.waiting().get(1..PREFIX_BYTES)?.get_u32() as usize)
+    }
+
+    /// All there is behind the next message's prefix.
+    pub(crate) fn rest(mut self) -> Bytes {
+        let mut rest = if self.piece.is_empty() { self.gathered.split().freeze() } else { self.piece };
+        rest.advance(PREFIX_BYTES.min(rest.len()));
+        rest
+    }
+
     /// The next whole message, without its prefix.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         let in_piece = !self.piece.is_empty();
-        let waiting = if in_piece { &self.piece[..] } else { &self.gathered[..] };
-        let end = PREFIX_BYTES + waiting.get(1..PREFIX_BYTES)?.get_u32() as usize;
-        if waiting.len() < end {
+        let end = PREFIX_BYTES + self.length()?;
+        if self.waiting().len() < end {
             return None;
         }
         let mut message =
@@ -235,10 +256,11 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
 /// A message as a line.
 async fn line(turns: Turns, descriptor: MessageDescriptor, message: Bytes) -> Result<Bytes, Status> {
     let length = message.len();
+    let part_bytes = turns.limits().part_bytes;
     let shown = turns.run(length, move |gone| {
         let mut line = Output::new(length, gone);
         line.bytes.extend_from_slice(br#"{"result":"#);
-        large::write(&descriptor, &message, large::PART_BYTES_MAX, &mut line)?;
+        large::write(&descriptor, message, part_bytes, &mut line)?;
         line.bytes.extend_from_slice(b"}\n");
         Ok(line.bytes)
     });

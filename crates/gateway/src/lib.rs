@@ -8,7 +8,8 @@
 //! HTTP ─▶ routes ─▶ metadata (headers) ─▶ scan (where a value ends) ─▶ json (to protobuf) ─┐
 //!         404, 501   grpc-timeout          not JSON, too large, deep    no such type      ▼
 //!                                                                        the gRPC side: router ─▶ handlers
-//! HTTP ◀─ body: all at once, or a line a message ◀─ json (from protobuf) ◀─ status, frames ◀─┘
+//! HTTP ◀─ body: all at once, or a line a message ◀─ large, json (from protobuf) ◀─ status, frames ◀─┤
+//! HTTP ◀─ long: JSON of a piece when it is asked for ◀─ large, json ◀─ pieces of a long message ◀───┘
 //! ```
 //!
 //! The mapping between JSON and protobuf is `prost-reflect`'s, by the descriptors of `proto/`: field names as they are
@@ -21,6 +22,9 @@
 //! * No handler knows of the gateway, and a call through it counts and is refused as one over gRPC.
 //! * A body is bounded before it is parsed, in bytes and in depth. What is large is parsed and shown on a blocking
 //!   thread, a few at a time, and what is short waits for nothing that is long ([`WorkLimits`]).
+//! * An answer to a unary call that is longer than [`WorkLimits::short_bytes`] is never held, neither as a message nor as
+//!   JSON: the gRPC side is asked for a piece when the client has taken the last one. Its head has no length, and where
+//!   it fails half way its body breaks off.
 //! * Codes, HTTP statuses and the texts of refusals are etcd's; only for a value that fits no field the text is the
 //!   library's own (Go changes its from build to build on purpose).
 //!
@@ -30,6 +34,7 @@
 mod body;
 mod json;
 mod large;
+mod long;
 mod metadata;
 mod misfit;
 mod number;
@@ -39,6 +44,7 @@ mod status;
 mod work;
 
 pub use body::{Answer, Lines, Messages};
+pub use long::Long;
 pub use metadata::check_base64;
 pub use misfit::without_misfits;
 pub use work::WorkLimits;
@@ -55,7 +61,10 @@ use routes::Routes;
 use scan::Values;
 use status::{DEADLINE_EXCEEDED, INTERNAL, JSON, NOT_FOUND, Status, UNIMPLEMENTED};
 use std::{future::poll_fn, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use work::{Output, Turns};
 
 /// JSON is longer than the message it stands for: base64 makes four bytes of three, and names and spaces come on top.
@@ -131,11 +140,23 @@ impl Gateway {
         let timeout = metadata.timeout;
         let message = self.message(method, body).await?;
         let request = request(method, metadata, Messages::One(Some(message)));
-        let answer = within(timeout, async { outcome(call(request).await).await }).await??;
+        let limits = self.turns.limits();
+        let (begun, part_bytes) = (Instant::now(), limits.part_bytes);
+        let outcome = async { outcome(call(request).await, limits.short_bytes).await };
+        let answer = match within(timeout, outcome).await?? {
+            Outcome::Whole(answer) => answer,
+            Outcome::Long { body, length, begun: bytes } => {
+                let left = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+                let deadline = left.map(|left| Box::pin(sleep(left)));
+                let turns = self.turns.clone();
+                let answer = Long::new(body, method.output(), length, bytes, deadline, turns);
+                return long(Box::new(answer)).await;
+            }
+        };
         let (output, length) = (method.output(), answer.len());
         let shown = self.turns.clone().run(length, move |gone| {
             let mut shown = Output::new(length, gone);
-            large::write(&output, &answer, large::PART_BYTES_MAX, &mut shown).map(|()| shown.bytes)
+            large::write(&output, answer, part_bytes, &mut shown).map(|()| shown.bytes)
         });
         Ok(success(Answer::Whole(Some(shown.await?.into()))))
     }
@@ -188,7 +209,7 @@ impl Gateway {
                 Err(status) => return status.response(),
             }
         };
-        let deadline = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
+        let deadline = timeout.map(|timeout| Box::pin(sleep(timeout)));
         let response = match within(timeout, call(request(method, metadata, messages))).await {
             Ok(response) => response,
             Err(status) => return status.stream_response(),
@@ -274,8 +295,19 @@ async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = T>) -> 
     }
 }
 
-/// The one message of an answer, or why there is none.
-async fn outcome<R: Body<Data = Bytes> + Unpin>(response: Response<R>) -> Result<Bytes, Status> {
+/// What comes of a call that is answered once.
+enum Outcome<R> {
+    /// The message.
+    Whole(Bytes),
+    /// A message of `length` bytes, and what has come of it.
+    Long { body: R, length: usize, begun: Bytes },
+}
+
+/// The one message of an answer, or why there is none. What is longer than `whole_bytes` is not waited for.
+async fn outcome<R: Body<Data = Bytes> + Unpin>(
+    response: Response<R>,
+    whole_bytes: usize,
+) -> Result<Outcome<R>, Status> {
     if let Some(status) = Status::of(response.headers()) {
         return Err(status);
     }
@@ -284,9 +316,14 @@ async fn outcome<R: Body<Data = Bytes> + Unpin>(response: Response<R>) -> Result
     let mut message = None;
     while let Some(frame) = body.frame().await {
         match frame.map_err(|_| Status::new(INTERNAL, "the answer broke off"))?.into_data() {
+            // What follows the message is not looked at.
+            Ok(_) if message.is_some() => {}
             Ok(data) => {
                 frames.push(data);
-                message = message.or_else(|| frames.next());
+                if let Some(length) = frames.length().filter(|length| *length > whole_bytes) {
+                    return Ok(Outcome::Long { body, length, begun: frames.rest() });
+                }
+                message = frames.next();
             }
             Err(frame) => {
                 if let Some(status) = frame.trailers_ref().and_then(Status::of) {
@@ -295,7 +332,15 @@ async fn outcome<R: Body<Data = Bytes> + Unpin>(response: Response<R>) -> Result
             }
         }
     }
-    message.ok_or_else(|| Status::new(INTERNAL, "an answer without a message"))
+    message.map(Outcome::Whole).ok_or_else(|| Status::new(INTERNAL, "an answer without a message"))
+}
+
+/// The answer that is made as it is read. Its head says that all goes well, so it waits for the first JSON.
+async fn long<R: Body<Data = Bytes> + Unpin>(mut long: Box<Long<R>>) -> Result<Response<Answer<R>>, Status> {
+    if let Some(json) = poll_fn(|cx| long.poll_json(cx)).await {
+        long.unread(json?);
+    }
+    Ok(success(Answer::Long(long)))
 }
 
 fn success<R>(body: Answer<R>) -> Response<Answer<R>> {

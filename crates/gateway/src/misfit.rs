@@ -55,7 +55,7 @@ fn fitting(message: &MessageDescriptor, mut rest: &[u8], depth: usize) -> Option
 }
 
 /// Whether a field may come so. Numbers of a list may also come as one string of bytes.
-fn fits(field: &FieldDescriptor, wire: WireType) -> bool {
+pub(crate) fn fits(field: &FieldDescriptor, wire: WireType) -> bool {
     let own = match field.kind() {
         Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => WireType::SixtyFourBit,
         Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => WireType::ThirtyTwoBit,

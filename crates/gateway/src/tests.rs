@@ -44,7 +44,7 @@ fn refuses(code: &'static str, message: &'static str) -> Response<Side> {
     response
 }
 
-fn post(path: &str, body: &str) -> Request<Full<Bytes>> {
+pub(crate) fn post(path: &str, body: &str) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = path.parse().expect("a path");

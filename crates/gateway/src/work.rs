@@ -22,13 +22,27 @@ pub struct WorkLimits {
     pub short_bytes: usize,
     /// Short work at one time: 1.
     pub short_max: usize,
-    /// Long work at one time: 1, which holds at most one long answer twice, as a message and as JSON.
+    /// Long work at one time: 1, which is one long request, held twice, as JSON and as a message, or one piece of a long
+    /// answer.
     pub long_max: usize,
+    /// Messages up to this size, within a larger one, are shown by way of a tree of their values, which is ten times as
+    /// large, in bytes: 32 KiB. What is larger is shown field by field.
+    pub part_bytes: usize,
+    /// What is shown at a time of a message above `short_bytes`, in bytes: 256 KiB, some 2 ms. Its JSON, up to seven
+    /// times as long, waits for the client to take it.
+    pub piece_bytes: usize,
 }
 
 impl Default for WorkLimits {
     fn default() -> Self {
-        Self { inline_bytes: 32 << 10, short_bytes: 1 << 20, short_max: 1, long_max: 1 }
+        Self {
+            inline_bytes: 32 << 10,
+            short_bytes: 1 << 20,
+            short_max: 1,
+            long_max: 1,
+            part_bytes: 32 << 10,
+            piece_bytes: 256 << 10,
+        }
     }
 }
 
@@ -65,6 +79,20 @@ impl Turns {
         Self { limits, short: turns(limits.short_max), long: turns(limits.long_max) }
     }
 
+    pub(crate) fn limits(&self) -> &WorkLimits {
+        &self.limits
+    }
+
+    #[cfg(test)]
+    pub(crate) fn short(&self) -> &Arc<Semaphore> {
+        &self.short
+    }
+
+    #[cfg(test)]
+    pub(crate) fn long(&self) -> &Arc<Semaphore> {
+        &self.long
+    }
+
     /// Whether work on so many bytes is done at once.
     pub(crate) fn is_inline(&self, bytes: usize) -> bool {
         bytes <= self.limits.inline_bytes
@@ -76,11 +104,27 @@ impl Turns {
         bytes: usize,
         work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let gone = Gone::default();
         if self.is_inline(bytes) {
-            return work(&gone);
+            return work(&Gone::default());
         }
         let turns = if bytes <= self.limits.short_bytes { self.short } else { self.long };
+        Self::run_in(turns, work).await
+    }
+
+    /// Runs work on `bytes` of something long: what is short does not wait for all of its pieces.
+    pub(crate) async fn run_piece<T: Send + 'static>(
+        self,
+        bytes: usize,
+        work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        if self.is_inline(bytes) { work(&Gone::default()) } else { Self::run_in(self.long, work).await }
+    }
+
+    async fn run_in<T: Send + 'static>(
+        turns: Arc<Semaphore>,
+        work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let gone = Gone::default();
         let turn = turns.acquire_owned().await.expect("the semaphore is never closed");
         let waits = Waits(gone.clone());
         let result = tokio::task::spawn_blocking(move || {
@@ -127,11 +171,13 @@ mod tests {
     use super::*;
     use std::{io::Write as _, sync::mpsc, time::Duration};
 
-    const LIMITS: WorkLimits = WorkLimits { inline_bytes: 1, short_bytes: 10, short_max: 1, long_max: 1 };
+    fn limits() -> WorkLimits {
+        WorkLimits { inline_bytes: 1, short_bytes: 10, ..WorkLimits::default() }
+    }
 
     #[tokio::test]
     async fn what_is_short_does_not_wait_for_what_is_long() {
-        let turns = Turns::new(LIMITS);
+        let turns = Turns::new(limits());
         let (go, waits) = mpsc::sync_channel::<()>(1);
         let long = tokio::spawn(turns.clone().run(11, move |_| {
             let _ = waits.recv(); // until the test lets go
@@ -147,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_ends_and_keeps_its_turn_until_then() {
-        let turns = Turns::new(LIMITS);
+        let turns = Turns::new(limits());
         let (tell, told) = mpsc::sync_channel::<&str>(2);
         let long = tokio::spawn(turns.clone().run(11, move |gone| {
             tell.send("begun").expect("the test waits");
