@@ -263,7 +263,8 @@ async fn nobody_waits_longer_for_a_long_answer_than_the_caller_said() {
         let response = gateway.serve(request, |_| async { Response::new(side) }).await;
         let status = if sent == 0 { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::OK };
         assert_eq!(response.status(), status);
-        let (_, ended) = read(response.into_body()).await;
+        let read = tokio::time::timeout(Duration::from_secs(1), read(response.into_body()));
+        let (_, ended) = read.await.expect("in time");
         assert_eq!(ended, sent == 0);
         assert!(begun.elapsed() < Duration::from_millis(60), "{:?}", begun.elapsed());
     }
@@ -313,7 +314,8 @@ async fn long_answers_and_short_ones_have_turns_of_their_own() {
     let ask = async |message: Bytes| {
         let side = Side::new(cut(framed(&message), PIECE), End::Ok);
         let asked = gateway.serve(post("/v3/kv/range", "{}"), |_| async { Response::new(side) });
-        read(asked.await.into_body()).await.1
+        let all = async { read(asked.await.into_body()).await.1 };
+        tokio::time::timeout(Duration::from_secs(30), all).await.expect("in time")
     };
     let other = Arc::clone(gateway.turns.short()).acquire_owned().await.expect("open");
     assert!(ask(list(1_000, 8_000)).await);
