@@ -7,6 +7,7 @@ mod descriptors;
 mod directory;
 mod duties;
 mod logging;
+mod memory;
 mod metrics;
 mod offline;
 mod peers;
@@ -48,6 +49,7 @@ fn serve() -> ExitCode {
         Ok(config) => config,
         Err(refusal) => return refuse(&refusal),
     };
+    memory::Options::default().bound_arenas();
     let logs = match logging::start(&config.log) {
         Ok(logs) => logs,
         Err(error) => return refuse(&Refusal::Invalid(format!("cannot open the log output: {error}"))),

@@ -8,6 +8,7 @@
 use crate::config::Config;
 use crate::descriptors::Shares;
 use crate::logging::Logs;
+use crate::memory;
 use crate::metrics::{self, Timed};
 use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
@@ -41,6 +42,7 @@ const LONG_WORK_NICENESS: i32 = 5;
 pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let mut runtime = tokio::runtime::Builder::new_current_thread();
+    memory::Options::default().bound_threads(&mut runtime);
     let runtime = runtime.enable_all().on_thread_start(give_way).build()?;
     let ended = runtime.block_on(member(config, shares, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);

@@ -341,36 +341,41 @@ impl AsRef<[u8]> for Charged {
 pub(crate) struct Meter {
     share: Arc<Share>,
     charge: Option<Charge>,
+    /// What has come of what is counted, in bytes.
+    here: usize,
     stalled: Option<Stalled>,
 }
 
 #[derive(Debug)]
 struct Stalled {
     timer: std::pin::Pin<Box<Sleep>>,
-    /// What was held when the timer began.
+    /// What had come when the timer began.
     held: usize,
 }
 
 impl Meter {
     pub(crate) fn new(share: &Arc<Share>) -> Self {
-        Self { share: Arc::clone(share), charge: None, stalled: None }
+        Self { share: Arc::clone(share), charge: None, here: 0, stalled: None }
     }
 
-    /// So many bytes of the request are held now. Fails where there is no room for them.
-    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Status> {
-        if bytes <= self.share.budget.options.free_bytes {
+    /// So many bytes of a request are here, of `whole` as far as is known. Fails where there is no room for them. What is
+    /// larger than what is free is counted whole: memory is set aside for all of it, and who was let in is not refused
+    /// when most of it has come.
+    pub(crate) fn hold(&mut self, here: usize, whole: usize) -> Result<(), Status> {
+        if here <= self.share.budget.options.free_bytes {
             if self.charge.is_some() {
                 (self.charge, self.stalled) = (None, None);
             }
             return Ok(());
         }
-        let charge = self.charge.get_or_insert_with(|| Charge { share: Arc::clone(&self.share), bytes: 0 });
-        if bytes < charge.bytes {
+        let bytes = here.max(whole);
+        if self.charge.as_ref().is_some_and(|charge| bytes < charge.bytes) {
             // The next message has begun.
             (self.charge, self.stalled) = (None, None);
-            return self.hold(bytes);
         }
-        if charge.try_add(bytes - charge.bytes) {
+        self.here = here;
+        let charge = self.charge.get_or_insert_with(|| Charge { share: Arc::clone(&self.share), bytes: 0 });
+        if bytes == charge.bytes || charge.try_add(bytes - charge.bytes) {
             return Ok(());
         }
         self.charge = None;
@@ -380,9 +385,11 @@ impl Meter {
     /// Ready when a request that is counted has not moved for too long while others need the room. Poll it beside the
     /// request itself.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let Some(charge) = &self.charge else { return Poll::Pending };
+        if self.charge.is_none() {
+            return Poll::Pending;
+        }
         let budget = &self.share.budget;
-        let (stall, held) = (budget.options.stall, charge.bytes);
+        let (stall, held) = (budget.options.stall, self.here);
         loop {
             let stalled = self.stalled.get_or_insert_with(|| Stalled { timer: Box::pin(sleep(stall)), held });
             ready!(stalled.timer.as_mut().poll(cx));

@@ -46,6 +46,12 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 /// What it may still send meanwhile, in bytes, before its stream is reset: nobody reads it.
 const LINGER_BYTES_MAX: usize = 64 << 10;
 
+/// What is there of a message before memory is set aside for the rest of it, and what room the next frames need, in bytes.
+const RESERVED_BYTES_MIN: usize = 64 << 10;
+
+/// How much is set aside for it at once, in bytes: any put of the default size. What nobody has written to takes no memory.
+const RESERVED_BYTES_MAX: usize = 4 << 20;
+
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -155,7 +161,7 @@ pub(crate) async fn read(
         if let Some(whole) = message.push(&data)? {
             break whole;
         }
-        meter.get_or_insert_with(|| Meter::new(share)).hold(message.pieces.len())?;
+        meter.get_or_insert_with(|| Meter::new(share)).hold(message.pieces.len(), message.whole)?;
     };
     linger(body);
     let bytes = match &framing.zip {
@@ -241,12 +247,14 @@ pub(crate) fn sendable_length(length: u64, max_bytes: usize) -> Result<(), Statu
 struct Gather<'a> {
     framing: &'a Framing,
     pieces: BytesMut,
+    /// What the message will have taken once it is here, with its prefix; 0 while nobody knows.
+    whole: usize,
     is_packed: bool,
 }
 
 impl<'a> Gather<'a> {
     fn new(framing: &'a Framing) -> Self {
-        Self { framing, pieces: BytesMut::new(), is_packed: false }
+        Self { framing, pieces: BytesMut::new(), whole: 0, is_packed: false }
     }
 
     /// The message, once it is whole.
@@ -261,7 +269,9 @@ impl<'a> Gather<'a> {
         self.pieces.extend_from_slice(data);
         let Some(prefix) = Prefix::of(&self.pieces, self.framing)? else { return Ok(None) };
         let message = prefix.take(&mut self.pieces);
-        if message.is_some() {
+        if message.is_none() {
+            self.whole = prefix.reserve(&mut self.pieces);
+        } else {
             self.is_packed = prefix.is_packed(self.framing)?;
         }
         Ok(message)
@@ -304,6 +314,20 @@ impl Prefix {
             1 => Err(Status::internal("grpc: compressed flag set with identity or empty encoding")),
             flag => Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
         }
+    }
+
+    /// Sets memory aside for the rest of a message, so that a large one is not copied from block to block while it comes,
+    /// each twice as long as the one before; says how long the whole is. A small beginning sets nothing aside.
+    pub(crate) fn reserve(self, pieces: &mut BytesMut) -> usize {
+        let (here, whole) = (pieces.len(), PREFIX_BYTES + self.length);
+        let room = pieces.capacity();
+        if here > RESERVED_BYTES_MIN && room < whole.min(here + RESERVED_BYTES_MIN) {
+            // Not by `BytesMut::reserve`, which takes twice what there was.
+            let mut larger = BytesMut::with_capacity(whole.min(here + RESERVED_BYTES_MAX.max(here)));
+            larger.extend_from_slice(pieces);
+            *pieces = larger;
+        }
+        whole
     }
 
     /// Takes the message out of the pieces, if it is all there.
@@ -475,6 +499,23 @@ mod tests {
             assert_eq!(gather(&[front, b"", back], false).as_deref(), Ok(&b"0123456789"[..]));
         }
         assert_eq!(gather(&[&framed(b"")], false).as_deref(), Ok(&b""[..]));
+    }
+
+    #[test]
+    fn a_large_message_takes_no_more_memory_than_its_length() {
+        let framing = Framing { max_bytes: 10 << 20, ..framing(false) };
+        for length in [100 << 10, 1_400_000, 9 << 20] {
+            let frame = framed(&vec![7; length]);
+            let (mut gather, mut blocks) = (Gather::new(&framing), std::collections::BTreeSet::new());
+            for piece in frame[..frame.len() - 1].chunks(16 << 10) {
+                assert_eq!(gather.push(&Bytes::copy_from_slice(piece)).expect("a good one"), None);
+                let (here, taken) = (gather.pieces.len(), gather.pieces.capacity());
+                assert!(here <= RESERVED_BYTES_MIN || gather.whole == frame.len());
+                assert!(taken <= frame.len().max(2 * RESERVED_BYTES_MIN), "{taken} of {length}");
+                blocks.insert(taken);
+            }
+            assert!(blocks.len() <= 6, "copied from one to the next: {blocks:?}");
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Body for Metered {
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.received += frame.data_ref().map_or(0, Bytes::len);
-                let held = this.meter.as_mut().map_or(Ok(()), |meter| meter.hold(this.received));
+                let held = this.meter.as_mut().map_or(Ok(()), |meter| meter.hold(this.received, 0));
                 if held.is_err() { this.refuse() } else { Poll::Ready(Some(Ok(frame))) }
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a moment of the engine ─ measure ─▶ step ─▶ 256 KiB of pieces ─▶ channel (1) ─▶ the client, as fast as it reads
-//!                                      ▲ a turn on a blocking thread ◀─ they are taken ─┘
+//!                                      ▲ a turn on a blocking thread ◀─ one step ahead ─┘
 //! ```
 //!
 //! The rows are read twice: etcd says with every piece how many bytes are still to come, so their sum must be known before
@@ -22,11 +22,12 @@ use std::{
 use tokio::{sync::mpsc::Sender, time::timeout_at};
 use tonic::Status;
 
-/// Snapshots on their way at one time. Each holds what is overwritten meanwhile and a step's bytes, 16 MiB all together:
+/// Snapshots on their way at one time. Each holds what is overwritten meanwhile and two steps' bytes, 32 MiB all together:
 /// a bound for errors and attacks. Beyond it they are refused.
 pub(crate) const SNAPSHOTS_MAX: usize = 64;
 
-/// What is written in one turn, in bytes: half a millisecond of work, and what a snapshot whose client is slow holds.
+/// What is written in one turn, in bytes: half a millisecond of work, and half of what a snapshot
+/// whose client is slow holds.
 const STEP_BYTES: u64 = 256 << 10;
 
 /// What is measured in one turn, in bytes: some milliseconds.
@@ -66,7 +67,6 @@ async fn admitted(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Res
 }
 
 async fn send(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<(), Status> {
-    let failed = |fault: Fault| Status::unknown(fault.to_string());
     let own = Arc::clone(api);
     let mut rows = api.slow.run(Lane::Snapshot, move |_| own.shared.moment()).await?;
     let total;
@@ -74,30 +74,43 @@ async fn send(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<
     let version = maintenance::storage_version(api).unwrap_or_default();
     slog::info!(api.log, "sending database snapshot to client";
         "total-bytes" => total, "storage-version" => &version);
-    let mut client = Client::new(pieces, api.limits.snapshot_pace);
-    let (mut left, mut is_done) = (total, false);
-    let (mut writing, mut ready) = (Native.begin(), Pieces::default());
-    while !is_done {
-        let step = api.slow.run(Lane::Snapshot, move |_| {
-            let done = writing.step(&*rows, &mut ready, STEP_BYTES);
-            if let Ok(true) = done {
-                ready.finish();
-            }
-            (rows, writing, ready, done)
-        });
-        let done;
-        (rows, writing, ready, done) = step.await?;
-        is_done = done.map_err(failed)?;
-        while let Some(piece) = ready.take() {
-            let bytes = piece.len() as u64;
-            left = left.saturating_sub(bytes);
-            let version = version.clone();
-            let piece = SnapshotResponse { header: None, remaining_bytes: left, blob: piece.into(), version };
-            client.give(grpc::encode(&piece), bytes).await?;
-        }
+    let mut client = Client::new(pieces, api.limits.snapshot_pace, version, total);
+    let source = Source { rows, writing: Native.begin(), pieces: Pieces::default() };
+    let mut made = step(api, source).await?;
+    while let Some(source) = made.source.take() {
+        // While the client takes these the next are made: neither waits for the other's thread.
+        ((), made) = tokio::try_join!(client.give_all(made.ready), step(api, source))?;
     }
+    client.give_all(made.ready).await?;
     slog::info!(api.log, "successfully sent database snapshot to client"; "total-bytes" => total);
     Ok(())
+}
+
+/// What a snapshot is made from, and how far it is.
+struct Source {
+    rows: Box<Moment>,
+    writing: Box<dyn Writing>,
+    pieces: Pieces,
+}
+
+/// The pieces of one step.
+struct Made {
+    ready: Vec<Vec<u8>>,
+    /// For the next step; `None` where this was the last one. Then nothing of the moment is held any more.
+    source: Option<Source>,
+}
+
+/// Makes [`STEP_BYTES`] of pieces in one turn.
+async fn step(api: &Api, mut source: Source) -> Result<Made, Status> {
+    let made = api.slow.run(Lane::Snapshot, move |_| {
+        let is_done = source.writing.step(&*source.rows, &mut source.pieces, STEP_BYTES)?;
+        if is_done {
+            source.pieces.finish();
+        }
+        let ready = std::iter::from_fn(|| source.pieces.take()).collect();
+        Ok::<_, Fault>(Made { ready, source: (!is_done).then_some(source) })
+    });
+    made.await?.map_err(|fault| Status::unknown(fault.to_string()))
 }
 
 /// How long the snapshot is, in bytes, without its checksum.
@@ -120,6 +133,9 @@ async fn measure(api: &Api, mut rows: Box<Moment>) -> Result<(Box<Moment>, u64),
 struct Client<'a> {
     pieces: &'a Sender<Result<Bytes, Status>>,
     pace: Pace,
+    version: String,
+    /// Bytes that are still to come, without the checksum.
+    left: u64,
     /// When the time is over that is looked at.
     end: Instant,
     /// What was taken in it, in bytes.
@@ -127,8 +143,19 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn new(pieces: &'a Sender<Result<Bytes, Status>>, pace: Pace) -> Self {
-        Self { pieces, pace, end: Instant::now() + pace.window, taken: 0 }
+    fn new(pieces: &'a Sender<Result<Bytes, Status>>, pace: Pace, version: String, left: u64) -> Self {
+        Self { pieces, pace, version, left, end: Instant::now() + pace.window, taken: 0 }
+    }
+
+    async fn give_all(&mut self, ready: Vec<Vec<u8>>) -> Result<(), Status> {
+        for piece in ready {
+            let bytes = piece.len() as u64;
+            self.left = self.left.saturating_sub(bytes);
+            let (remaining_bytes, version) = (self.left, self.version.clone());
+            let piece = SnapshotResponse { header: None, remaining_bytes, blob: piece.into(), version };
+            self.give(grpc::encode(&piece), bytes).await?;
+        }
+        Ok(())
     }
 
     /// Hands a piece over when the client has taken the one before.

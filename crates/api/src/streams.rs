@@ -93,7 +93,9 @@ impl Inbound {
                 Some(frame) => {
                     if let Ok(data) = frame.into_data() {
                         self.pieces.extend_from_slice(&data);
-                        self.meter.hold(self.pieces.len())?;
+                        let prefix = Prefix::of(&self.pieces, &self.framing)?;
+                        let whole = prefix.map_or(0, |prefix| prefix.reserve(&mut self.pieces));
+                        self.meter.hold(self.pieces.len(), whole)?;
                     }
                 }
                 // A prefix that is cut off is the end too, in grpc-go.
@@ -109,7 +111,7 @@ impl Inbound {
             let Some(prefix) = Prefix::of(&self.pieces, &self.framing)? else { return Ok(None) };
             let Some(message) = prefix.take(&mut self.pieces) else { return Ok(None) };
             // Less than before: it fits.
-            let _ = self.meter.hold(self.pieces.len());
+            let _ = self.meter.hold(self.pieces.len(), 0);
             if !prefix.is_packed(&self.framing)? {
                 return Ok(Some(message));
             }

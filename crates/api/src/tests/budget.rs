@@ -37,7 +37,7 @@ fn what_is_small_is_not_counted() {
     let budget = Budget::new(options());
     let share = budget.share();
     let mut meter = Meter::new(&share);
-    meter.hold(100).unwrap();
+    meter.hold(100, 0).unwrap();
     assert!(share.hold(answer(100)).is_err());
     assert_eq!(budget.used(), 0);
 }
@@ -47,24 +47,41 @@ fn requests_fill_a_connection_and_then_everything_and_leave_nothing_behind() {
     let budget = Budget::new(options());
     let (one, other) = (budget.share(), budget.share());
     let (mut a, mut b, mut c) = (Meter::new(&one), Meter::new(&one), Meter::new(&other));
-    a.hold(300).unwrap();
-    a.hold(400).unwrap();
+    a.hold(300, 0).unwrap();
+    a.hold(400, 0).unwrap();
     assert_eq!(budget.used(), 400);
-    let refused = b.hold(201).unwrap_err();
+    let refused = b.hold(201, 0).unwrap_err();
     assert_eq!(
         (refused.code(), refused.message()),
         (Code::ResourceExhausted, "etcdserver: too many requests")
     );
-    b.hold(200).unwrap();
-    c.hold(400).unwrap();
-    assert!(c.hold(401).is_err());
+    b.hold(200, 0).unwrap();
+    c.hold(400, 0).unwrap();
+    assert!(c.hold(401, 0).is_err());
     assert_eq!(budget.used(), 600, "who is refused holds nothing");
     // Its message is whole, and the next one begins.
-    a.hold(150).unwrap();
+    a.hold(150, 0).unwrap();
     assert_eq!(budget.used(), 350);
-    a.hold(0).unwrap();
+    a.hold(0, 0).unwrap();
     drop(b);
     assert_eq!((budget.used(), one.used.load(Relaxed), budget.refused()), (0, 0, 2));
+}
+
+#[test]
+fn a_large_request_is_counted_whole_once_it_is_no_longer_small() {
+    let budget = Budget::new(options());
+    let (one, other) = (budget.share(), budget.share());
+    let (mut a, mut b) = (Meter::new(&one), Meter::new(&other));
+    a.hold(100, 600).unwrap();
+    assert_eq!(budget.used(), 0, "who says that much will come has sent little");
+    a.hold(101, 600).unwrap();
+    assert_eq!(budget.used(), 600);
+    assert!(b.hold(101, 401).is_err(), "refused at its beginning, not at its end");
+    a.hold(600, 600).unwrap();
+    assert_eq!(budget.used(), 600, "who was let in has room to its end");
+    // Its next message is smaller.
+    a.hold(200, 300).unwrap();
+    assert_eq!((budget.used(), budget.refused()), (300, 1));
 }
 
 #[test]
@@ -157,17 +174,17 @@ async fn a_request_that_stops_is_refused_when_there_is_little_room() {
     let budget = Budget::new(options());
     let (one, other) = (budget.share(), budget.share());
     let (mut stopped, mut others) = (Meter::new(&one), Meter::new(&other));
-    stopped.hold(300).unwrap();
+    stopped.hold(300, 0).unwrap();
     let patient = tokio::time::timeout(Duration::from_millis(400), poll_fn(|cx| stopped.poll_stalled(cx)));
     assert!(patient.await.is_err(), "nobody needs the room");
-    others.hold(400).unwrap();
+    others.hold(400, 0).unwrap();
     let status = tokio::time::timeout(Duration::from_secs(20), poll_fn(|cx| stopped.poll_stalled(cx)));
     assert_eq!(status.await.unwrap().code(), Code::ResourceExhausted);
     assert_eq!(budget.used(), 400);
     // One that moves is left in peace.
     let mut moving = Meter::new(&one);
     for piece in 2..5 {
-        moving.hold(piece * 110).unwrap();
+        moving.hold(piece * 110, 500).unwrap();
         let beside = tokio::time::timeout(Duration::from_millis(60), poll_fn(|cx| moving.poll_stalled(cx)));
         assert!(beside.await.is_err(), "{piece}");
     }

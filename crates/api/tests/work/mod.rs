@@ -456,6 +456,24 @@ async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_made_one_step_ahead_of_who_takes_it() {
+    let server = Server::start().await;
+    // Less than is measured in one turn.
+    server.fill("k", 6, 1 << 19).await;
+    // A window of two pieces, of the eight that a step makes.
+    let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let channel = endpoint.initial_stream_window_size(65_535).connect().await.unwrap();
+    let mut maintenance = MaintenanceClient::new(channel);
+    let turns = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await;
+    let before = turns().await;
+    let _untaken = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap();
+    // The moment, the measure, the step that is taken and the one ahead.
+    until(async || turns().await - before >= 4).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(turns().await - before, 4, "no more than that waits for a client");
+}
+
+#[tokio::test]
 async fn a_snapshot_that_is_taken_too_slowly_ends_and_says_so() {
     let pace = Pace { bytes_min: 1 << 20, window: Duration::from_millis(500) };
     let server = Server::with(0, Limits { snapshot_pace: pace, ..Limits::default() }).await;

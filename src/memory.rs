@@ -1,0 +1,62 @@
+//! Memory that nobody uses any more goes back to the system, and soon.
+//!
+//! Two allocators are at work: mimalloc for all of ours, the C library's for RocksDB. Both keep what a thread has freed
+//! for that thread, and most threads here live for a burst of long requests.
+//!
+//! ```text
+//! mimalloc: a heap a thread ─ ends with it ─▶ threads without work end after Options::idle
+//! glibc:    an arena a thread, up to 8 a core ─▶ Options::arenas in all
+//! ```
+//!
+//! Neither costs a small request anything: it runs on a thread that stays, with a heap and an arena of its own.
+
+use std::time::Duration;
+use tokio::runtime::Builder;
+
+/// What is kept for later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// How long a thread for long work waits for more. Default 1 s: a busy lane never waits for a new thread, and a storm of
+    /// short reads leaves none of its dozens of heaps behind. With tokio's 10 s those that are awake four times a second for
+    /// the disk's free space kept forty of them for ever.
+    pub(crate) idle: Duration,
+    /// Threads for long work at one time; more work waits. Default 32: twice the turns of all lanes together, since a thread
+    /// hands its result over before it is free.
+    pub(crate) threads_max: usize,
+    /// Arenas of the C library, unless `MALLOC_ARENA_MAX` says it. Default 4: the runtime's thread, the consensus thread,
+    /// RocksDB's and all others. Each block that RocksDB caches is taken from the arena of the thread that read it, so a
+    /// cache of 24 MiB took 85 MiB of a dozen arenas.
+    pub(crate) arenas: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(1), threads_max: 32, arenas: 4 }
+    }
+}
+
+impl Options {
+    /// For the whole process. Call it before there are threads: those that are keep the arenas that they have.
+    pub(crate) fn bound_arenas(self) {
+        if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+            arenas(self.arenas);
+        }
+    }
+
+    /// For a runtime's threads.
+    pub(crate) fn bound_threads(self, runtime: &mut Builder) {
+        runtime.thread_keep_alive(self.idle).max_blocking_threads(self.threads_max);
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "mallopt is one call that takes numbers only")]
+fn arenas(max: i32) {
+    // SAFETY: it takes no pointers, and no thread but this one runs yet. Where it fails the default stays.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, max);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn arenas(_: i32) {}
