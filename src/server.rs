@@ -43,6 +43,7 @@ pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     memory::Options::default().bound_threads(&mut runtime);
+    memory::Options::default().give_back().context("cannot start the thread that gives memory back")?;
     let runtime = runtime.enable_all().on_thread_start(give_way).build()?;
     let ended = runtime.block_on(member(config, shares, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);
