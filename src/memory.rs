@@ -7,11 +7,13 @@
 //! mimalloc: a heap a thread ─ ends with it ─▶ threads without work end after Options::idle
 //!           what all have freed ─────────────▶ given back every Options::returned, by a thread that does nothing else:
 //!                                               mimalloc itself looks only where much is allocated again
-//! glibc:    an arena a thread, up to 8 a core ─▶ Options::arenas in all
+//! glibc:    the same ───────────────────────▶ in the same step, where the process is quiet
+//!           an arena a thread, up to 8 a core ─▶ Options::arenas in all
 //! ```
 //!
 //! None of it costs a small request anything: it runs on a thread that stays, with a heap and an arena of its own.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 use tokio::runtime::Builder;
 
@@ -54,9 +56,14 @@ impl Options {
     /// Where there can be no thread for it.
     pub(crate) fn give_back(self) -> std::io::Result<()> {
         let work = move || {
+            let mut used = cpu_time();
             loop {
                 std::thread::sleep(self.returned);
+                let before = std::mem::replace(&mut used, cpu_time());
                 collect();
+                if used.saturating_sub(before) < self.returned / QUIET_PART {
+                    trim();
+                }
             }
         };
         std::thread::Builder::new().name("memory".to_owned()).stack_size(STACK_BYTES).spawn(work).map(drop)
@@ -71,11 +78,34 @@ impl Options {
 /// Enough for a thread that calls one function, in bytes.
 const STACK_BYTES: usize = 64 << 10;
 
+/// A process that uses less than this part of a core is quiet.
+const QUIET_PART: u32 = 4;
+
+/// What all threads have used of the processors.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    // Never negative.
+    Duration::try_from(time).unwrap_or_default()
+}
+
 #[expect(unsafe_code, reason = "one call of the allocator's own, which takes a flag")]
 fn collect() {
     // SAFETY: it takes no pointers, and any thread may call it at any time.
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
+
+/// Holds each arena for as long as it takes, up to 70 ms where processors are few and busy: RocksDB's writers would wait.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "one call of the C library, which takes a number")]
+fn trim() {
+    // SAFETY: it takes no pointers, and any thread may call it at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "mallopt is one call that takes numbers only")]

@@ -32,6 +32,10 @@ const PATIENT: Duration = Duration::from_mins(1);
 const DAILY: u32 = 5_000;
 const DAILY_AHEAD: usize = 200;
 const LISTED: i64 = 100;
+/// Puts to one member before that, and their bytes: more than the caches of recent entries, events and rows hold, which
+/// are full in a member that has been in use.
+const WRITTEN: u32 = 60_000;
+const WRITTEN_BYTES: usize = 256;
 /// Longer than any row: no lease ends by itself.
 const LEASE_SECONDS: i64 = 600;
 /// Small keys that are always there.
@@ -91,6 +95,14 @@ impl Data {
 
 fn put(prefix: &str, number: u32, value: &Bytes) -> PutRequest {
     PutRequest { key: format!("{prefix}{number:08}").into(), value: value.clone(), ..Default::default() }
+}
+
+/// What a member has behind it that has been in use: what it keeps of the newest writes is full.
+pub(crate) async fn write_much(client: &Client, at: usize, scale: f64) -> anyhow::Result<()> {
+    let value = &Bytes::from(vec![b'u'; WRITTEN_BYTES]);
+    let puts = (0..scaled(WRITTEN, scale))
+        .map(|number| again(move || client.put(at, put("few/", number % FEW, value), PATIENT)));
+    stream::iter(puts).buffer_unordered(DAILY_AHEAD).try_for_each(|_| async { Ok(()) }).await
 }
 
 /// What every store does all day: gets, puts and short lists on all members, so that its memory before an attack is not that

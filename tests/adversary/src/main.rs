@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   for 1 member, 3 members:  for each row of `rows::ROWS`:  for etcd, quorate:
-//!     start · the row's data · daily use · the writer begins · quiet       memory, term: before
+//!     start · the row's data · 60,000 puts, daily use, the writer begins   most memory, term: before
 //!     the attack, for some seconds                                         peak memory, the writer's latencies
 //!     its clients are gone                                                 memory within 10 s, term, who lives
 //! ```

@@ -49,8 +49,8 @@ impl Report {
         let mut text = format!(
             "{held} of {} rows hold. {cores} cores, shared by servers, attackers and writer; {} s an attack, strength {}; \
              one run of {} min. Left quorate, right etcd 3.7.3. Put: what a steady writer (200 a second, to all members in \
-             turn) waits from when a put is due; one that fails counts as 5 s. Memory is resident MiB of the largest member \
-             before, at its peak, and at most 10 s after the attack. Beside: how long a client waits whom the attack is aimed \
+             turn) waits from when a put is due; one that fails counts as 5 s. Memory is resident MiB of the largest member: \
+             its peak in daily use before, its peak in the attack, and what it is at most 10 s later. Beside: how long a client waits whom the attack is aimed \
              at. Log: KiB that all members write meanwhile.\n\n",
             self.rows.len(),
             self.options.attack.as_secs_f64(),

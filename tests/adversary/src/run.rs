@@ -40,12 +40,19 @@ pub(crate) fn run(
     let client = runtime.block_on(async { servers.cluster.client() });
     let leader = runtime.block_on(client.wait_leader(Duration::from_secs(20)))?;
     let filled = runtime.block_on(row.data.fill(&client, leader, options.scale)).context("filling")?;
+    let in_use = Watchman::start(servers.pids())?;
+    runtime.block_on(data::write_much(&client, leader, options.scale)).context("writing")?;
     runtime.block_on(data::daily_use(&client, options.scale)).context("daily use")?;
     let urls = servers.cluster.members().iter().map(|m| m.addresses.client_url()).collect();
     let writer = Writer::start(urls)?;
     thread::sleep(QUIET.mul_f64(options.scale.min(1.0)));
 
-    let before = runtime.block_on(servers.look());
+    let mut before = runtime.block_on(servers.look());
+    let in_use = in_use.stop();
+    for (pid, look) in servers.pids().iter().zip(&mut before) {
+        // What comes and goes while it is used belongs to it: rows gather until they are written to a file.
+        look.resident = look.resident.max(in_use.peaks.get(pid).copied().unwrap_or(0));
+    }
     let leader = runtime.block_on(client.wait_leader(Duration::from_secs(20)))?;
     let watchman = Watchman::start(servers.pids())?;
     let begun = Instant::now();
