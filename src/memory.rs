@@ -24,8 +24,9 @@ pub(crate) struct Options {
     /// short reads leaves none of its dozens of heaps behind. With tokio's 10 s those that are awake four times a second for
     /// the disk's free space kept forty of them for ever.
     pub(crate) idle: Duration,
-    /// Threads for long work at one time; more work waits. Default 32: twice the turns of all lanes together, since a thread
-    /// hands its result over before it is free.
+    /// Threads for long work at one time; more work waits. Default 16: all that can be at work at once (nine turns of the
+    /// lanes, of JSON and of gzip, two of peers, one each for the history of watchers, defragmentation, leases and the disk's
+    /// space), and one more. Each takes some MiB, so that eight long lists took 40 MiB more with 32.
     pub(crate) threads_max: usize,
     /// How often freed memory goes back to the system. Default 2 s: what is needed all the time is taken again at the cost of
     /// its page faults, at most some percent of a core where hundreds of MiB come and go.
@@ -38,7 +39,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(1), threads_max: 32, returned: Duration::from_secs(2), arenas: 4 }
+        Self { idle: Duration::from_secs(1), threads_max: 16, returned: Duration::from_secs(2), arenas: 4 }
     }
 }
 

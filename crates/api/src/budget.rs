@@ -141,7 +141,7 @@ impl Budget {
 
     /// Whether there is room for what could be read again as well.
     pub(crate) fn has_much_room(&self) -> bool {
-        !self.is_crowded()
+        self.used() < self.options.total_bytes / 4
     }
 
     /// Whether there is room in all.
