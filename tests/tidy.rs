@@ -143,6 +143,8 @@ fn boundaries_stand_in_the_manifests() {
 const LIMITS: &[(&str, &str)] = &[
     ("crates/wal/src/options.rs", "Options"),
     ("crates/engine-rocks/src/options.rs", "Options"),
+    ("crates/mvcc/src/options.rs", "Options"),
+    ("crates/mvcc/src/options.rs", "Shape"),
     ("crates/raft-node/src/limits.rs", "Limits"),
     ("crates/transport/src/limits.rs", "Limits"),
     ("crates/watch/src/limits.rs", "Limits"),

@@ -150,6 +150,7 @@ impl<'s> Group<'s> {
             current,
             compact: self.state.compact,
             epoch: &self.store.epoch,
+            options: &self.store.options,
             effort: None,
         }
     }

@@ -1,6 +1,7 @@
 //! Opening: the index is read back from the keys' own rows, live and dead, merged in key order.
 
 use crate::index::{Index, Push};
+use crate::options::Shape;
 use crate::record::{self, Record};
 use crate::row::{self, DEAD_END, DEAD_PREFIX, STATE_KEY, State, broken, corrupt};
 use engine::{Engine, Family, Fault};
@@ -10,12 +11,12 @@ use std::ops::ControlFlow;
 const DEAD_PAGE: usize = 65_536;
 
 /// The counters and the index, as the last written batch left them.
-pub(crate) fn load(engine: &dyn Engine) -> Result<(State, Index), Fault> {
+pub(crate) fn load(engine: &dyn Engine, shape: Shape) -> Result<(State, Index), Fault> {
     let state = match engine.get(Family::Meta, STATE_KEY)? {
         Some(row) => State::decode(&row).ok_or_else(|| broken("Meta", STATE_KEY))?,
         None => State::fresh(),
     };
-    let index = Index::build(|push| {
+    let index = Index::build(shape, |push| {
         let mut dead = Dead::new(engine);
         dead.fill()?;
         let mut key = Vec::new();

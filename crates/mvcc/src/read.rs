@@ -6,6 +6,7 @@
 use crate::effort::{Effort, GET_ROWS};
 use crate::index::Index;
 use crate::keyvalue::Fields;
+use crate::options::Options;
 use crate::query::{Answer, Query, ReadError};
 use crate::record::{self, Digit, Head, Record};
 use crate::row::{self, Version, broken, corrupt};
@@ -19,11 +20,6 @@ use types::{KeyRange, Revision};
 
 /// Rows fetched with exact gets rather than a scan: a seek costs as much as eight gets.
 const GETS_MAX: usize = 8;
-/// Keys taken from the index at a time, so that a long list holds no second copy of all its keys.
-const PAGE_KEYS: usize = 1024;
-/// Bytes of values that end such a page early: what is held of a page beside its answer, and what is read between two
-/// looks at whether anybody still waits.
-const PAGE_BYTES: usize = 1024 * 1024;
 /// Values of a list share buffers of this size, in bytes: one allocation for hundreds of rows.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// What a key without its value takes beside its own bytes, at most: a length, and three numbers below 2^49.
@@ -38,6 +34,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) current: i64,
     pub(crate) compact: i64,
     pub(crate) epoch: &'a Epoch,
+    pub(crate) options: &'a Options,
     /// What it may cost; nothing = whatever it takes.
     pub(crate) effort: Option<&'a Effort<'a>>,
 }
@@ -156,16 +153,16 @@ impl Reader<'_> {
         let mut kvs = Vec::with_capacity(if enough_bytes == usize::MAX { wanted } else { 0 });
         let (mut from, mut total_bytes) = (Vec::new(), 0);
         while kvs.len() < wanted && total_bytes < enough_bytes {
-            let page_keys = PAGE_KEYS.min(wanted - kvs.len());
+            let page_keys = self.options.page_keys.min(wanted - kvs.len());
             let mut page: Vec<(Bytes, Head)> = Vec::with_capacity(page_keys);
-            let mut bytes = 0;
+            let (mut bytes, page_bytes) = (0, self.options.page_bytes);
             self.visit(range, &from, |key, record| {
                 if record::is_live(record) {
                     let head = Head::of(record);
                     bytes += if fast_keys { key.len() + KEY_ONLY_BYTES } else { head.size as usize };
                     page.push((Bytes::copy_from_slice(key), head));
                 }
-                let is_full = page.len() == page_keys || bytes >= PAGE_BYTES.min(enough_bytes - total_bytes);
+                let is_full = page.len() == page_keys || bytes >= page_bytes.min(enough_bytes - total_bytes);
                 Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
             let Some((last, _)) = page.last() else { break };

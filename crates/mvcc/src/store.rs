@@ -3,6 +3,7 @@
 use crate::compaction::Compactions;
 use crate::group::Group;
 use crate::index::Index;
+use crate::options::Options;
 use crate::row::{STATE_KEY, State};
 use crate::tally::Tally;
 use crate::tap::Tap;
@@ -44,6 +45,7 @@ pub struct Store {
     pub(crate) tap: Tap,
     /// Where rows are built. It outlives groups, so that small ones share a buffer.
     pub(crate) buffer: BytesMut,
+    pub(crate) options: Options,
 }
 
 impl fmt::Debug for Store {
@@ -57,7 +59,12 @@ impl Store {
     ///
     /// An unfinished compaction goes on with [`Store::compact_step`].
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, Fault> {
-        let (state, index) = crate::open::load(&*engine)?;
+        Self::open_with(engine, Options::default())
+    }
+
+    /// The same with limits of its own.
+    pub fn open_with(engine: Arc<dyn Engine>, options: Options) -> Result<Self, Fault> {
+        let (state, index) = crate::open::load(&*engine, options.shape)?;
         let epoch = Epoch::new(state.compact);
         let compactions = Compactions::left(&state);
         let view = View {
@@ -67,11 +74,12 @@ impl Store {
             epoch: epoch.clone(),
             hashes: compactions.hashes(),
             tally: Tally::default(),
+            options,
         };
         let published = Published(Arc::new(ArcSwap::from_pointee(view)));
-        let (past, tap, buffer) = (Vec::new(), Tap::default(), BytesMut::new());
+        let (past, tap, buffer) = (Vec::new(), Tap::new(options.tap_bytes), BytesMut::new());
         let tally = Tally::default();
-        Ok(Self { engine, index, state, published, epoch, past, compactions, tally, tap, buffer })
+        Ok(Self { engine, index, state, published, epoch, past, compactions, tally, tap, buffer, options })
     }
 
     /// The newest published View.
@@ -129,6 +137,7 @@ impl Store {
             epoch: self.epoch.clone(),
             hashes: self.compactions.hashes(),
             tally: self.tally,
+            options: self.options,
         });
         self.published.0.store(view.clone());
         Ok(view)

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use types::Revision;
 
-/// What may wait to be taken, in bytes of rows: a second of full load, as when a runtime's thread is busy for long.
-pub const TAP_BYTES_MAX: usize = 8 << 20;
-
 /// The tap of a store; clones are of the same one.
-#[derive(Clone, Debug, Default)]
-pub struct Tap(Arc<Mutex<Kept>>);
+#[derive(Clone, Debug)]
+pub struct Tap {
+    kept: Arc<Mutex<Kept>>,
+    /// [`crate::Options::tap_bytes`].
+    bytes_max: usize,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -39,6 +40,10 @@ pub struct Written {
 }
 
 impl Tap {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { kept: Arc::default(), bytes_max }
+    }
+
     /// Keeps what is written from now on. Whoever then takes the newest View misses nothing: what is not in it is kept.
     pub fn open(&self) {
         self.lock().is_open = true;
@@ -65,7 +70,7 @@ impl Tap {
         }
         kept.bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
         kept.taken.written.push(Written { rows });
-        if kept.bytes > TAP_BYTES_MAX {
+        if kept.bytes > self.bytes_max {
             kept.bytes = 0;
             kept.taken = Taken { dropped: Some(last.main), written: Vec::new() };
         }
@@ -73,7 +78,7 @@ impl Tap {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Every critical section here leaves whole values behind.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A View: the key space as one applied group left it, for any thread, for as long as it is held.
 
 use crate::index::Index;
+use crate::options::Options;
 use crate::outline::Outline;
 use crate::query::{Answer, Query, ReadError};
 use crate::read::Reader;
@@ -84,6 +85,7 @@ pub struct View {
     /// What the newest compactions have left, oldest first.
     pub(crate) hashes: Arc<Vec<HashKv>>,
     pub(crate) tally: Tally,
+    pub(crate) options: Options,
 }
 
 impl fmt::Debug for View {
@@ -221,6 +223,7 @@ impl View {
             epoch: Arc::clone(&older.epoch),
             hashes: Arc::clone(&self.hashes),
             tally: self.tally,
+            options: self.options,
         }
     }
 
@@ -272,6 +275,7 @@ impl View {
             current: self.state.revision,
             compact: self.state.compact,
             epoch: &self.epoch,
+            options: &self.options,
             effort: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use engine::{Batch, Engine, Family, Fault, MemoryEngine, Visit};
-use mvcc::{EventKind, Query, ReadError, Store};
+use mvcc::{EventKind, Options, Query, ReadError, Store};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -368,4 +368,21 @@ fn a_group_that_is_dropped_leaves_no_trace() {
     let answer = store.view().range(&Query::default()).expect("memory");
     assert_eq!((answer.count, &answer.kvs[0].value[..], store.view().revision()), (1, &b"1"[..], 2));
     assert_eq!(store.check().expect("memory"), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_too_much_for_the_tap_is_dropped_and_said() {
+    let options = Options { tap_bytes: 100, ..Options::default() };
+    let mut store = Store::open_with(Arc::new(MemoryEngine::new()), options).expect("an empty engine opens");
+    let tap = store.tap();
+    tap.open();
+    put(&mut store, "a", "1"); // revision 2
+    let taken = tap.take();
+    assert_eq!((taken.dropped, taken.written.len()), (None, 1));
+    put(&mut store, "b", &"v".repeat(60));
+    put(&mut store, "c", &"v".repeat(60)); // revision 4: both are more than may wait
+    put(&mut store, "d", "1");
+    let taken = tap.take();
+    assert_eq!((taken.dropped, taken.written.len()), (Some(4), 1));
+    assert_eq!((taken.written[0].first(), taken.written[0].last()), (5, 5));
 }

@@ -55,6 +55,23 @@ fn a_compare_of_a_range_must_hold_for_every_key() {
     );
 }
 
+/// Three values are more than are compared in one go.
+#[test]
+fn a_compare_of_many_bytes_must_hold_for_every_key_too() {
+    let v = "v".repeat(600_000);
+    check(&format!(
+        "
+        put a {v} -> rev=2
+        put b {v} -> rev=3
+        put c {v} -> rev=4
+        read if value:a..d={v} then else end -> rev=4 then []
+        put c 1 -> rev=5
+        read if value:a..d={v} then else end -> rev=5 else []
+        read if value:c..d=1 then else end -> rev=5 then []
+        "
+    ));
+}
+
 #[test]
 fn one_refusal_refuses_the_whole_transaction() {
     let refused = [

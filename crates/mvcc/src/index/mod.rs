@@ -20,6 +20,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+use crate::options::Shape;
 use crate::record;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -35,21 +36,19 @@ pub(crate) type Push<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
 pub(crate) struct Index {
     root: Arc<Node>,
     keys: u64,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self { root: Arc::new(Node::Leaf(Leaf::default())), keys: 0 }
-    }
+    shape: Shape,
 }
 
 impl Index {
     /// Builds the index from `feed`, which calls its argument with keys in ascending order.
-    pub(crate) fn build<E>(feed: impl FnOnce(&mut Push<'_>) -> Result<(), E>) -> Result<Self, E> {
-        let mut builder = Builder::default();
+    pub(crate) fn build<E>(
+        shape: Shape,
+        feed: impl FnOnce(&mut Push<'_>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut builder = Builder::new(shape);
         feed(&mut |key, record| builder.push(key, record))?;
         let keys = builder.keys;
-        Ok(Self { root: builder.finish(), keys })
+        Ok(Self { root: builder.finish(), keys, shape })
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&[u8]> {
@@ -58,7 +57,7 @@ impl Index {
 
     /// Puts the record that `make` makes of the key's record: one search for both. It is left in `record`.
     pub(crate) fn update<'a>(&mut self, key: &'a [u8], record: &'a mut Vec<u8>, make: &'a mut Make<'a>) {
-        let change = tree::put(&mut self.root, &mut Update { key, make, record });
+        let change = tree::put(&mut self.root, &mut Update { key, make, record, shape: self.shape });
         self.keys += u64::from(change.new_key);
         if let Some(split) = change.split {
             let left = Child { live: self.root.live(), node: self.root.clone() };
@@ -73,7 +72,7 @@ impl Index {
         if self.root.get(key).is_none() {
             return;
         }
-        tree::remove(&mut self.root, key);
+        tree::remove(&mut self.root, key, &self.shape);
         self.keys -= 1;
         while let Node::Inner(inner) = &*self.root {
             let root = match &inner.children[..] {
@@ -122,7 +121,7 @@ impl Index {
 
     /// Every broken invariant, in words.
     pub(crate) fn check(&self, report: &mut Vec<String>) {
-        let mut walk = Walk { report, depths: Vec::new(), keys: 0, last: None };
+        let mut walk = Walk { report, shape: self.shape, depths: Vec::new(), keys: 0, last: None };
         walk.node(&self.root, 0, true);
         let keys = walk.keys;
         walk.depths.dedup();
@@ -150,6 +149,7 @@ fn heap_len(node: &Node) -> usize {
 
 struct Walk<'a> {
     report: &'a mut Vec<String>,
+    shape: Shape,
     depths: Vec<usize>,
     keys: u64,
     last: Option<Vec<u8>>,
@@ -168,7 +168,7 @@ impl Walk<'_> {
                 self.depths.push(depth);
                 self.require(leaf.keys.len() == leaf.records.len(), "a leaf has as many records as keys");
                 self.require(is_root || leaf.keys.len() > 0, "no leaf but the root is empty");
-                self.require(leaf.keys.len() <= tree::LEAF_KEYS_MAX, "no leaf is overfull");
+                self.require(leaf.keys.len() <= self.shape.leaf_keys, "no leaf is overfull");
                 for key in leaf.keys.iter() {
                     self.keys += 1;
                     let ordered = self.last.as_deref().is_none_or(|last| last < &key[..]);
@@ -183,8 +183,8 @@ impl Walk<'_> {
     fn inner(&mut self, inner: &Inner, depth: usize) {
         self.require(inner.children.len() == inner.separators.len() + 1, "a separator between two children");
         self.require(
-            (1..=tree::CHILDREN_MAX).contains(&inner.children.len()),
-            "an inner node has 1 to 16 children",
+            (1..=self.shape.children).contains(&inner.children.len()),
+            "no inner node is empty or overfull",
         );
         for (at, child) in inner.children.iter().enumerate() {
             self.require(child.live == child.node.live(), "counts of live keys are right");

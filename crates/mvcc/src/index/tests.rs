@@ -49,14 +49,29 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+fn empty(shape: Shape) -> Index {
+    Index::build(shape, |_| Ok::<_, ()>(())).expect("cannot fail")
+}
+
+/// From the smallest to the default.
+fn shapes() -> impl Strategy<Value = Shape> {
+    let leaf_bytes = prop_oneof![Just(1), 16usize..200, Just(16 << 10)];
+    (4usize..=48, leaf_bytes, 4usize..=16).prop_map(|(leaf_keys, leaf_bytes, children)| Shape {
+        leaf_keys,
+        leaf_bytes,
+        children,
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn the_index_behaves_as_a_sorted_map(
+        shape in shapes(),
         ops in prop::collection::vec((0u8..10, key(), 0u8..2, 0usize..30), 0..1500),
         spans in prop::collection::vec((key(), prop::option::of(key())), 0..8),
     ) {
-        let (mut index, mut model) = (Index::default(), Model::new());
+        let (mut index, mut model) = (empty(shape), Model::new());
         let mut kept: Vec<(Index, Model)> = Vec::new();
         for (op, key, dead, length) in ops {
             match op {
@@ -87,13 +102,13 @@ proptest! {
             }
             Ok::<_, ()>(())
         };
-        check(&Index::build(feed).expect("cannot fail"), &model, &spans);
+        check(&Index::build(shape, feed).expect("cannot fail"), &model, &spans);
     }
 }
 
 #[test]
 fn long_keys_are_spread_over_small_leaves_and_a_tree_empties_to_a_leaf() {
-    let (mut index, mut model) = (Index::default(), Model::new());
+    let (mut index, mut model) = (empty(Shape::default()), Model::new());
     for n in 0..200_u32 {
         let key = [&n.wrapping_mul(2_654_435_761).to_be_bytes()[..], &[b'x'; 9000]].concat();
         put(&mut index, &key, &[0], None);

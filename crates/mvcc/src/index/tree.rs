@@ -2,17 +2,11 @@
 
 use super::keys::{Keys, common_len};
 use super::pack::Pack;
+use crate::options::Shape;
 use crate::record;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use types::{KeyRange, RangeEnd};
-
-/// Keys in a leaf. A put copies one leaf's records (about 20 bytes a key), a new key the leaf's keys too.
-pub(super) const LEAF_KEYS_MAX: usize = 48;
-/// Bytes of keys in a leaf, so that long keys do not make its copies long. A leaf may always hold one key.
-pub(super) const LEAF_BYTES_MAX: usize = 16 * 1024;
-/// Children of an inner node. Copying a node counts up a reference in each child, a cache miss apiece: few is better.
-pub(super) const CHILDREN_MAX: usize = 16;
 
 #[derive(Clone, Debug)]
 pub(super) enum Node {
@@ -55,6 +49,7 @@ pub(super) struct Update<'a> {
     pub(super) key: &'a [u8],
     pub(super) make: &'a mut Make<'a>,
     pub(super) record: &'a mut Vec<u8>,
+    pub(super) shape: Shape,
 }
 
 impl Update<'_> {
@@ -87,10 +82,10 @@ pub(super) fn put(node: &mut Arc<Node>, update: &mut Update<'_>) -> Change {
 }
 
 /// Removes the key; returns its record's liveness when it was there.
-pub(super) fn remove(node: &mut Arc<Node>, key: &[u8]) -> Option<bool> {
+pub(super) fn remove(node: &mut Arc<Node>, key: &[u8], shape: &Shape) -> Option<bool> {
     match Arc::make_mut(node) {
         Node::Leaf(leaf) => leaf.remove(key),
-        Node::Inner(inner) => inner.remove(key),
+        Node::Inner(inner) => inner.remove(key, shape),
     }
 }
 
@@ -170,8 +165,8 @@ impl Leaf {
                 let lives = i64::from(record::is_live(record));
                 Arc::make_mut(&mut self.keys).insert(at, key);
                 self.records.insert(at, record);
-                let full = self.keys.len() > LEAF_KEYS_MAX
-                    || (self.keys.byte_len() > LEAF_BYTES_MAX && self.keys.len() > 1);
+                let full = self.keys.len() > update.shape.leaf_keys
+                    || (self.keys.byte_len() > update.shape.leaf_bytes && self.keys.len() > 1);
                 Change { live: lives, new_key: true, split: full.then(|| self.split(at)) }
             }
         }
@@ -214,7 +209,7 @@ impl Inner {
         child.live -= split.right.live;
         Arc::make_mut(&mut self.separators).insert(at, &split.separator);
         self.children.insert(at + 1, split.right);
-        let split = (self.children.len() > CHILDREN_MAX).then(|| self.split(at + 1));
+        let split = (self.children.len() > update.shape.children).then(|| self.split(at + 1));
         Change { split, ..change }
     }
 
@@ -231,25 +226,26 @@ impl Inner {
         Split { separator, right: Child { live: right.live(), node: Arc::new(right) } }
     }
 
-    fn remove(&mut self, key: &[u8]) -> Option<bool> {
+    fn remove(&mut self, key: &[u8], shape: &Shape) -> Option<bool> {
         let at = self.child_of(key);
         let child = &mut self.children[at];
-        let lived = remove(&mut child.node, key)?;
+        let lived = remove(&mut child.node, key, shape)?;
         child.live -= u64::from(lived);
         let (items, _) = child.node.fill();
         if items == 0 {
             self.drop_child(at);
-        } else if items <= self.sparse(at) {
-            self.merge(at);
+        } else if items <= self.full(at, shape) / 4 {
+            // Sparse: it is offered to its neighbour.
+            self.merge(at, shape);
         }
         Some(lived)
     }
 
-    /// At how many items or fewer a child is offered to its neighbour.
-    fn sparse(&self, at: usize) -> usize {
+    /// How many items a child may have.
+    fn full(&self, at: usize, shape: &Shape) -> usize {
         match &*self.children[at].node {
-            Node::Leaf(_) => LEAF_KEYS_MAX / 4,
-            Node::Inner(_) => CHILDREN_MAX / 4,
+            Node::Leaf(_) => shape.leaf_keys,
+            Node::Inner(_) => shape.children,
         }
     }
 
@@ -261,13 +257,11 @@ impl Inner {
     }
 
     /// Joins a sparse child with a neighbour when both fit into one node with room to spare.
-    fn merge(&mut self, at: usize) {
+    fn merge(&mut self, at: usize, shape: &Shape) {
         let left = if at + 1 < self.children.len() { at } else { at.saturating_sub(1) };
         let [first, second] = [left, left + 1].map(|at| self.children.get(at).map(|child| child.node.fill()));
         let (Some(first), Some(second)) = (first, second) else { return };
-        let limit =
-            if matches!(&*self.children[left].node, Node::Leaf(_)) { LEAF_KEYS_MAX } else { CHILDREN_MAX };
-        if first.0 + second.0 > limit * 3 / 4 || first.1 + second.1 > LEAF_BYTES_MAX / 2 {
+        if first.0 + second.0 > self.full(left, shape) * 3 / 4 || first.1 + second.1 > shape.leaf_bytes / 2 {
             return;
         }
         let separator = self.separators.get(left);
@@ -305,8 +299,8 @@ pub(super) fn span(range: &KeyRange) -> Span<'_> {
 }
 
 /// Builds a tree from keys that come in order, with full leaves and no copying.
-#[derive(Default)]
 pub(super) struct Builder {
+    shape: Shape,
     leaf: Leaf,
     /// Per level, from the leaves up: children not yet put under a parent, each with the separator before it.
     levels: Vec<Vec<(Vec<u8>, Child)>>,
@@ -315,10 +309,15 @@ pub(super) struct Builder {
 }
 
 impl Builder {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape, leaf: Leaf::default(), levels: Vec::new(), last: Vec::new(), keys: 0 }
+    }
+
     /// Adds a key above all others.
     pub(super) fn push(&mut self, key: &[u8], record: &[u8]) {
         let bytes = self.leaf.keys.byte_len_with(key);
-        if self.leaf.keys.len() == LEAF_KEYS_MAX || (bytes > LEAF_BYTES_MAX && self.leaf.keys.len() > 0) {
+        let Shape { leaf_keys, leaf_bytes, .. } = self.shape;
+        if self.leaf.keys.len() == leaf_keys || (bytes > leaf_bytes && self.leaf.keys.len() > 0) {
             self.close_leaf(key);
         }
         Arc::make_mut(&mut self.leaf.keys).push(key);
@@ -337,7 +336,7 @@ impl Builder {
         if self.levels.len() == level {
             self.levels.push(Vec::new());
         }
-        if self.levels[level].len() == CHILDREN_MAX {
+        if self.levels[level].len() == self.shape.children {
             let children = std::mem::take(&mut self.levels[level]);
             let (before, inner) = gather(children);
             self.lift(level + 1, before, inner);

@@ -5,8 +5,8 @@ mod naive;
 use bytes::Bytes;
 use engine::{Engine, MemoryEngine};
 use mvcc::{
-    Answer, CompactError, Cost, Effort, EventKind, GivenUp, Order, Outline, Query, ReadError, SortBy, Store,
-    View,
+    Answer, CompactError, Cost, Effort, EventKind, GivenUp, Options, Order, Outline, Query, ReadError, Shape,
+    SortBy, Store, View,
 };
 use naive::{Naive, Refused};
 use proptest::prelude::*;
@@ -95,6 +95,17 @@ fn queries() -> impl Strategy<Value = Query> {
             ..Query::default()
         },
     )
+}
+
+/// Limits that such a history reaches, and the default.
+fn options() -> impl Strategy<Value = Options> {
+    let small = (1usize..20, 1usize..100, 4usize..10, 4usize..6).prop_map(
+        |(page_keys, page_bytes, leaf_keys, children)| {
+            let shape = Shape { leaf_keys, leaf_bytes: 40, children };
+            Options { page_keys, page_bytes, shape, ..Options::default() }
+        },
+    );
+    prop_oneof![4 => small, 1 => Just(Options::default())]
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -246,6 +257,7 @@ fn check_events(view: &View, model: &Naive, from: i64) {
 
 struct World {
     engine: Arc<MemoryEngine>,
+    options: Options,
     store: Store,
     model: Naive,
     /// The model when the engine was last flushed.
@@ -254,10 +266,11 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(options: Options) -> Self {
         let engine = Arc::new(MemoryEngine::new());
-        let store = Store::open(engine.clone()).expect("an empty engine opens");
-        Self { engine, store, model: Naive::default(), durable: Naive::default(), held: Vec::new() }
+        let store = Store::open_with(engine.clone(), options).expect("an empty engine opens");
+        let (model, durable) = (Naive::default(), Naive::default());
+        Self { engine, options, store, model, durable, held: Vec::new() }
     }
 
     fn run(&mut self, step: Step) {
@@ -278,14 +291,16 @@ impl World {
             Step::Reopen => {
                 self.held.clear();
                 self.model.reopened();
-                self.store = Store::open(self.engine.clone()).expect("what was written opens");
+                self.store =
+                    Store::open_with(self.engine.clone(), self.options).expect("what was written opens");
             }
             Step::Crash => {
                 self.held.clear();
                 self.engine = Arc::new(self.engine.crash());
                 self.model = self.durable.clone();
                 self.model.reopened();
-                self.store = Store::open(self.engine.clone()).expect("what was flushed opens");
+                self.store =
+                    Store::open_with(self.engine.clone(), self.options).expect("what was flushed opens");
             }
             Step::Ask { queries, hash } => {
                 let newest = self.store.view();
@@ -359,8 +374,11 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_behaves_as_a_list_of_everything_that_happened(history in prop::collection::vec(steps(), 1..60)) {
-        let mut world = World::new();
+    fn the_store_behaves_as_a_list_of_everything_that_happened(
+        options in options(),
+        history in prop::collection::vec(steps(), 1..60),
+    ) {
+        let mut world = World::new(options);
         for step in history {
             world.run(step);
         }
