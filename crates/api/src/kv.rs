@@ -74,43 +74,45 @@ async fn barrier_and_range(
         Inline::Done(answer) => return answer.map(Answer::Read),
         Inline::TooMuch(spent) => spent,
     };
-    let request = Arc::new(request);
-    let (own, other) = ((Arc::clone(api), Arc::clone(&request)), (Arc::clone(api), request));
-    let short = move |effort: &Effort<'_>| range_now(&own.0, &own.1, effort);
-    let long = move |effort: &Effort<'_>| {
-        let (api, request) = other;
-        let start = Instant::now();
-        let made = long::range(&api, &request, api.slow.whole_bytes(), effort);
-        if !matches!(made, Err(Stop::GivenUp(_))) {
-            api.metrics.durations.range.observe(start, &made);
-            api.node.meters().count_range();
-        }
-        made
-    };
-    Box::pin(elsewhere(api, deadline, spent, short, long)).await
+    Box::pin(elsewhere(api, deadline, spent, request, range_now, long_range)).await
 }
 
-/// A read that costs too much for the thread that serves everybody.
-async fn elsewhere(
-    api: &Api,
+/// A read that costs too much for the thread that serves everybody: `short` while it fits its lane, else `long`.
+async fn elsewhere<R: Send + Sync + 'static>(
+    api: &Arc<Api>,
     deadline: Deadline,
     spent: Cost,
-    short: impl FnMut(&Effort<'_>) -> Result<Bytes, Stop> + Send + 'static,
-    long: impl FnOnce(&Effort<'_>) -> Result<Made, Stop> + Send + 'static,
+    request: R,
+    short: fn(&Api, &R, &Effort<'_>) -> Result<Bytes, Stop>,
+    long: fn(&Api, &R, &Effort<'_>) -> Result<Made, Stop>,
 ) -> Result<Answer, Status> {
     let room = Some(Room { answers: &api.answers, deadline });
+    let asked = Arc::new((Arc::clone(api), request));
     let read = async {
-        if api.slow.lane(spent) == Lane::Short
-            && let Ok(whole) = api.slow.short(room, short).await?
-        {
-            return Ok(Answer::Read(whole));
+        if api.slow.lane(spent) == Lane::Short {
+            let asked = Arc::clone(&asked);
+            let work = move |effort: &Effort<'_>| short(&asked.0, &asked.1, effort);
+            if let Ok(whole) = api.slow.short(room, work).await? {
+                return Ok(Answer::Read(whole));
+            }
         }
-        Ok(match api.slow.long(room, long).await? {
+        Ok(match api.slow.long(room, move |effort| long(&asked.0, &asked.1, effort)).await? {
             Made::Whole(whole) => Answer::Read(whole),
             Made::Long(long) => Answer::Long(Box::new(long)),
         })
     };
     grpc::within(deadline, read).await
+}
+
+/// A range that is more than short: the time it takes is that of finding what it holds.
+fn long_range(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Made, Stop> {
+    let start = Instant::now();
+    let made = long::range(api, request, effort);
+    if !matches!(made, Err(Stop::GivenUp(_))) {
+        api.metrics.durations.range.observe(start, &made);
+        api.node.meters().count_range();
+    }
+    made
 }
 
 fn range_now(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {
@@ -275,14 +277,7 @@ async fn read_txn(
         }
         Inline::TooMuch(spent) => spent,
     };
-    let request = Arc::new(request);
-    let (own, other) = ((Arc::clone(api), Arc::clone(&request)), (Arc::clone(api), request));
-    let short = move |effort: &Effort<'_>| txn_now(&own.0, &own.1, effort);
-    let long = move |effort: &Effort<'_>| {
-        let (api, request) = other;
-        long::txn(&api, &request, api.slow.whole_bytes(), effort)
-    };
-    let answer = Box::pin(elsewhere(api, deadline, spent, short, long)).await;
+    let answer = Box::pin(elsewhere(api, deadline, spent, request, txn_now, long::txn)).await;
     api.metrics.durations.read_txn.observe(start, &answer);
     answer
 }

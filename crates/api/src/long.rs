@@ -40,8 +40,6 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::time::timeout;
 use tonic::Status;
 
-/// The first rows are held in parts of this size, in bytes.
-const SEGMENT_BYTES: usize = 256 << 10;
 /// `ResponseOp.response_range`.
 const RANGE_FIELD: u32 = 1;
 
@@ -69,14 +67,9 @@ enum Segment {
     Rows(Rows),
 }
 
-/// Answers a range; up to `whole_bytes` of rows it is made at once.
-pub(crate) fn range(
-    api: &Api,
-    request: &RangeRequest,
-    whole_bytes: usize,
-    effort: &Effort<'_>,
-) -> Result<Made, Stop> {
-    let (view, mut outline) = api.shared.outline_range(request, whole_bytes, effort)?;
+/// Answers a range; up to `WorkLimits::short` of rows it is made at once.
+pub(crate) fn range(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Made, Stop> {
+    let (view, mut outline) = api.shared.outline_range(request, api.slow.whole_bytes(), effort)?;
     let header = Some(api.header(view.revision()));
     if outline.rows.is_empty() {
         return Ok(Made::Whole(parts::encode_range(whole(header, &mut outline))));
@@ -85,19 +78,14 @@ pub(crate) fn range(
         outline.keep(api.slow.piece_bytes());
     }
     let mut making = Making::default();
-    making.range(header, outline);
+    making.range(header, outline, api.slow.piece_bytes());
     Ok(Made::Long(making.finish(view)))
 }
 
 /// Answers a transaction that only reads.
-pub(crate) fn txn(
-    api: &Api,
-    request: &TxnRequest,
-    whole_bytes: usize,
-    effort: &Effort<'_>,
-) -> Result<Made, Stop> {
+pub(crate) fn txn(api: &Api, request: &TxnRequest, effort: &Effort<'_>) -> Result<Made, Stop> {
     let (view, TxnOutline { succeeded, mut ranges }) =
-        api.shared.outline_txn(request, whole_bytes, effort)?;
+        api.shared.outline_txn(request, api.slow.whole_bytes(), effort)?;
     let header = Some(api.header(view.revision()));
     // As etcd has it: the headers inside say no more than the revision.
     let inner = Some(ResponseHeader { revision: view.revision(), ..ResponseHeader::default() });
@@ -114,7 +102,7 @@ pub(crate) fn txn(
             range.keep(0);
         }
         let mut op = Making::default();
-        op.range(inner, range);
+        op.range(inner, range, api.slow.piece_bytes());
         let field = length_of_field(RANGE_FIELD, op.length) + op.length;
         making.open(RESPONSES_FIELD, field);
         making.open(RANGE_FIELD, op.length);
@@ -152,15 +140,14 @@ impl Making {
         encoding::encode_varint(length, &mut self.bytes);
     }
 
-    fn range(&mut self, header: Option<ResponseHeader>, outline: Outline) {
+    /// The first rows are held in parts of a piece each, so that each goes when it was sent.
+    fn range(&mut self, header: Option<ResponseHeader>, outline: Outline, piece_bytes: usize) {
         let Outline { first, rows, bytes, count, more } = outline;
         self.message(&RangeResponse { header, ..RangeResponse::default() });
         for kv in first {
-            let before = self.bytes.len();
             put_rows(std::slice::from_ref(&kv), &mut self.bytes);
-            self.length += (self.bytes.len() - before) as u64;
-            if self.bytes.len() >= SEGMENT_BYTES {
-                // On its own, so that it goes when it was sent.
+            self.length += kv.framed_len() as u64;
+            if self.bytes.len() >= piece_bytes {
                 self.seal();
             }
         }
@@ -203,11 +190,7 @@ fn length_of_field(field: u32, length: u64) -> u64 {
 
 /// Appends rows as `RangeResponse` has them, in one allocation.
 fn put_rows(kvs: &[KeyValue], out: &mut BytesMut) {
-    let framed = |kv: &KeyValue| {
-        let length = kv.encoded_len();
-        encoding::key_len(KVS_FIELD) + encoding::encoded_len_varint(length as u64) + length
-    };
-    out.reserve(kvs.iter().map(framed).sum());
+    out.reserve(kvs.iter().map(KeyValue::framed_len).sum());
     for kv in kvs {
         encoding::encode_key(KVS_FIELD, WireType::LengthDelimited, out);
         encoding::encode_varint(kv.encoded_len() as u64, out);

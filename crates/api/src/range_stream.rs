@@ -18,11 +18,8 @@ use crate::{
 };
 use bytes::Bytes;
 use machine::Stop;
-use mvcc::{Effort, KeyValue, Outline, Query, View};
-use proto::{
-    etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, range_request::SortTarget},
-    mvccpb,
-};
+use mvcc::{Effort, Outline, Query, View};
+use proto::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, range_request::SortTarget};
 use std::sync::Arc;
 use tokio::{
     sync::mpsc::{Sender, error::TrySendError},
@@ -76,7 +73,7 @@ async fn send(
         // A target without an order sorts what the limit lets through; etcd does so piece by piece. Sorted as a whole,
         // the stream says what `Range` says.
         let own = Arc::clone(api);
-        let find = move |effort: &Effort<'_>| own.shared.outline_range(&request, target_bytes, effort);
+        let find = move |effort: &Effort<'_>| own.shared.outline_range(&request, 0, effort);
         let (view, outline) = api.slow.long(None, find).await?;
         Source::Found(Found { revision: view.revision(), view: Some(view), outline, target_bytes })
     };
@@ -157,14 +154,9 @@ struct Found {
 
 impl Found {
     fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
-        let Outline { first, rows, count, more, .. } = &mut self.outline;
-        let kvs = if first.is_empty() {
-            let view = self.view.clone().unwrap_or_else(|| api.shared.view());
-            rows.next(&view, effort, self.target_bytes)?
-        } else {
-            std::mem::take(first)
-        };
-        let kvs = kvs.into_iter().map(machine::kv::wire).collect();
+        let Outline { rows, count, more, .. } = &mut self.outline;
+        let view = self.view.clone().unwrap_or_else(|| api.shared.view());
+        let kvs = rows.next(&view, effort, self.target_bytes)?.into_iter().map(machine::kv::wire).collect();
         let mut piece = RangeResponse { kvs, ..Default::default() };
         let is_last = rows.is_empty();
         if is_last {
@@ -190,7 +182,6 @@ struct Cursor {
     wanted: i64,
     /// Keys in the whole range, once the first piece has counted them.
     count: Option<i64>,
-    keys_only: bool,
     target_bytes: usize,
 }
 
@@ -207,8 +198,8 @@ impl Cursor {
             max_bytes: target_bytes,
             ..Query::default()
         };
-        let (revision, keys_only) = (view.revision(), request.keys_only);
-        Self { view: Some(view), revision, query, wanted, count: None, keys_only, target_bytes }
+        let revision = view.revision();
+        Self { view: Some(view), revision, query, wanted, count: None, target_bytes }
     }
 
     fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
@@ -220,7 +211,7 @@ impl Cursor {
         let sent = answer.kvs.len() as i64;
         self.wanted = self.wanted.saturating_sub(sent);
         let last_key = answer.kvs.last().map(|kv| kv.key.clone());
-        let kvs = answer.kvs.into_iter().map(|kv| wire(kv, self.keys_only)).collect();
+        let kvs = answer.kvs.into_iter().map(machine::kv::wire).collect();
         let mut piece = RangeResponse { kvs, ..Default::default() };
         let more = answer.more && !self.query.count_only;
         let is_last = !more || self.wanted == 0 || last_key.is_none();
@@ -248,16 +239,4 @@ fn next_limit(limit: i64, piece_bytes: usize, target_bytes: usize) -> i64 {
         limit
     };
     next.max(1)
-}
-
-/// A key as `Range` shows it: etcd answers `keys_only` from its index, which knows no leases.
-fn wire(kv: KeyValue, keys_only: bool) -> mvccpb::KeyValue {
-    mvccpb::KeyValue {
-        key: kv.key,
-        create_revision: kv.create_revision,
-        mod_revision: kv.mod_revision,
-        version: kv.version,
-        value: if keys_only { Bytes::new() } else { kv.value },
-        lease: if keys_only { 0 } else { kv.lease },
-    }
 }

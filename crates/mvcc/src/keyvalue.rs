@@ -52,6 +52,11 @@ impl KeyValue {
         bytes_len(&self.key) + bytes_len(&self.value) + numbers.into_iter().map(number_len).sum::<usize>()
     }
 
+    /// What it takes as an element of a repeated field with a tag of one byte, in bytes.
+    pub fn framed_len(&self) -> usize {
+        framed_len(self.encoded_len())
+    }
+
     /// Reads [`KeyValue::encode`], sharing its bytes; `None` for anything else. Unknown fields are refused: nobody
     /// but this crate and etcd writes these rows.
     pub fn decode(bytes: &Bytes) -> Option<Self> {
@@ -119,6 +124,11 @@ fn put_bytes(out: &mut impl BufMut, tag: u8, bytes: &[u8]) {
         varint::put(out, bytes.len() as u64);
         out.put_slice(bytes);
     }
+}
+
+/// [`KeyValue::framed_len`] of one that is so long.
+pub(crate) fn framed_len(length: usize) -> usize {
+    1 + varint::len(length as u64) + length
 }
 
 fn number_len(number: i64) -> usize {

@@ -11,13 +11,14 @@
 //!                 └─▶ Rows ─▶ next ─▶ next ─▶ …         (some hundred KiB each)
 //! ```
 
+use crate::KeyValue;
 use crate::effort::Effort;
-use crate::query::{Answer, Query, ReadError};
+use crate::keyvalue::framed_len;
+use crate::query::{Answer, Hidden, Query, ReadError};
 use crate::read::{Reader, key_only};
 use crate::record::{self, Head};
 use crate::top::Found;
 use crate::view::View;
-use crate::{KeyValue, varint};
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use types::Revision;
@@ -53,33 +54,6 @@ enum Left {
     Places { places: Vec<Revision>, next: usize, hidden: Hidden },
 }
 
-/// What an answer leaves out of its rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hidden {
-    Nothing,
-    Value,
-    ValueAndLease,
-}
-
-impl Hidden {
-    fn of(query: &Query) -> Self {
-        match (query.keys_only, query.is_of_index()) {
-            (false, _) => Self::Nothing,
-            (true, false) => Self::Value,
-            (true, true) => Self::ValueAndLease,
-        }
-    }
-
-    fn hide(self, kv: &mut KeyValue) {
-        if self != Self::Nothing {
-            kv.value = Bytes::new();
-        }
-        if self == Self::ValueAndLease {
-            kv.lease = 0;
-        }
-    }
-}
-
 impl Outline {
     /// Keeps of the first rows only those up to the one that brings them to `bytes`, to read the others again.
     pub fn keep(&mut self, bytes: usize) {
@@ -91,7 +65,7 @@ impl Outline {
         let forgotten = self.first.split_off(kept);
         if let Some(next) = forgotten.first() {
             self.rows.go_back(forgotten.len(), &next.key);
-            self.bytes += forgotten.iter().map(|kv| framed(kv.encoded_len())).sum::<u64>();
+            self.bytes += forgotten.iter().map(|kv| kv.framed_len() as u64).sum::<u64>();
             self.first.shrink_to_fit();
         }
     }
@@ -179,11 +153,6 @@ impl Rows {
     }
 }
 
-/// What a `KeyValue` of this length takes as an element of a repeated field.
-fn framed(length: usize) -> u64 {
-    (1 + varint::len(length as u64) + length) as u64
-}
-
 impl Reader<'_> {
     /// What [`Reader::range`] would answer: its first rows, up to the one that brings them to `first_bytes`, and where the
     /// others are.
@@ -235,8 +204,9 @@ impl Reader<'_> {
         self.visit(&query.range, &[], |key, record| {
             if record::is_live(record) {
                 let head = Head::of(record);
-                let only = || key_only(Bytes::copy_from_slice(key), &head).encoded_len();
-                bytes += framed(if of_index { only() } else { head.size as usize });
+                let key = || Bytes::copy_from_slice(key);
+                let only = || key_only(key(), head.create, head.newest, head.version).encoded_len();
+                bytes += framed_len(if of_index { only() } else { head.size as usize }) as u64;
                 keys += 1;
             }
             Ok(if keys == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -252,7 +222,7 @@ impl Reader<'_> {
         self.visit(&query.range, &[], |key, record| {
             if let Some(found) = self.found_at(key, record, query.revision)? {
                 if places.len() >= first {
-                    bytes += framed(row_len(query, &found));
+                    bytes += framed_len(row_len(query, &found)) as u64;
                 }
                 places.push(found.at);
             }
@@ -275,11 +245,11 @@ impl Reader<'_> {
         let limit = query.limit().unwrap_or(usize::MAX);
         let more = found.len() > limit;
         found.truncate(limit);
-        let bytes: u64 = found.iter().map(|found| framed(row_len(query, found))).sum();
+        let bytes: u64 = found.iter().map(|found| framed_len(row_len(query, found)) as u64).sum();
         let places = found.into_iter().map(|found| found.at).collect();
         let mut rows = Rows::at(query.revision, places, Hidden::of(query));
         let first = rows.read(self, first_bytes)?;
-        let bytes = bytes - first.iter().map(|kv| framed(kv.encoded_len())).sum::<u64>();
+        let bytes = bytes - first.iter().map(|kv| kv.framed_len() as u64).sum::<u64>();
         Ok(Outline { first, rows, bytes, count, more })
     }
 }
@@ -293,13 +263,6 @@ fn row_len(query: &Query, found: &Found) -> usize {
             hidden.hide(&mut kv);
             kv.encoded_len()
         }
-        (_, None) => KeyValue {
-            key: found.key.clone(),
-            create_revision: found.create,
-            mod_revision: found.at.main,
-            version: found.version,
-            ..KeyValue::default()
-        }
-        .encoded_len(),
+        (_, None) => key_only(found.key.clone(), found.create, found.at, found.version).encoded_len(),
     }
 }

@@ -1,6 +1,7 @@
 //! Questions about the key space, and their answers: etcd's range request without its wire form.
 
 use crate::{GivenUp, KeyValue};
+use bytes::Bytes;
 use engine::Fault;
 use types::KeyRange;
 
@@ -132,6 +133,33 @@ impl Query {
             && holds(self.max_mod_revision, modified <= self.max_mod_revision)
             && holds(self.min_create_revision, create >= self.min_create_revision)
             && holds(self.max_create_revision, create <= self.max_create_revision)
+    }
+}
+
+/// What an answer leaves out of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hidden {
+    Nothing,
+    Value,
+    ValueAndLease,
+}
+
+impl Hidden {
+    pub(crate) fn of(query: &Query) -> Self {
+        match (query.keys_only, query.is_of_index()) {
+            (false, _) => Self::Nothing,
+            (true, false) => Self::Value,
+            (true, true) => Self::ValueAndLease,
+        }
+    }
+
+    pub(crate) fn hide(self, kv: &mut KeyValue) {
+        if self != Self::Nothing {
+            kv.value = Bytes::new();
+        }
+        if self == Self::ValueAndLease {
+            kv.lease = 0;
+        }
     }
 }
 

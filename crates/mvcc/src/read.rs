@@ -7,7 +7,7 @@ use crate::effort::{Effort, GET_ROWS};
 use crate::index::Index;
 use crate::keyvalue::Fields;
 use crate::options::Options;
-use crate::query::{Answer, Query, ReadError};
+use crate::query::{Answer, Hidden, Query, ReadError};
 use crate::record::{self, Digit, Head, Record};
 use crate::row::{self, Version, broken, corrupt};
 use crate::top::{Found, Top};
@@ -134,7 +134,7 @@ impl Reader<'_> {
         let mut answer = Answer { count: 1, ..Answer::default() };
         if query.keeps(head.create, head.newest.main) {
             answer.kvs.push(if query.is_of_index() {
-                key_only(key.clone(), &head)
+                key_only(key.clone(), head.create, head.newest, head.version)
             } else {
                 self.value(key, head.newest, head.size)?
             });
@@ -172,7 +172,9 @@ impl Reader<'_> {
             from.push(0);
             if fast_keys {
                 self.spend(0, bytes)?;
-                kvs.extend(page.into_iter().map(|(key, head)| key_only(key, &head)));
+                kvs.extend(
+                    page.into_iter().map(|(key, head)| key_only(key, head.create, head.newest, head.version)),
+                );
             } else if page.len() <= GETS_MAX {
                 for (key, head) in &page {
                     kvs.push(self.value(key, head.newest, head.size)?);
@@ -316,13 +318,7 @@ impl Reader<'_> {
         let mut kvs = Vec::with_capacity(found.len());
         for found in found {
             kvs.push(match (found.kv, query.is_of_index()) {
-                (_, true) => KeyValue {
-                    key: found.key,
-                    create_revision: found.create,
-                    mod_revision: found.at.main,
-                    version: found.version,
-                    ..KeyValue::default()
-                },
+                (_, true) => key_only(found.key, found.create, found.at, found.version),
                 (Some(kv), false) => kv,
                 (None, false) => self.value(&found.key, found.at, found.size)?,
             });
@@ -488,20 +484,13 @@ fn current_in(row: &[u8], newest: Revision, buffer: &mut BytesMut) -> Result<Opt
 }
 
 /// A key as etcd's index answers it: no value, no lease.
-pub(crate) fn key_only(key: Bytes, head: &Head) -> KeyValue {
-    KeyValue {
-        key,
-        create_revision: head.create,
-        mod_revision: head.newest.main,
-        version: head.version,
-        ..KeyValue::default()
-    }
+pub(crate) fn key_only(key: Bytes, create: i64, at: Revision, version: i64) -> KeyValue {
+    KeyValue { key, create_revision: create, mod_revision: at.main, version, ..KeyValue::default() }
 }
 
 fn strip_values(query: &Query, kvs: &mut [KeyValue]) {
-    if query.keys_only {
-        for kv in kvs {
-            kv.value = Bytes::new();
-        }
+    let hidden = Hidden::of(query);
+    for kv in kvs {
+        hidden.hide(kv);
     }
 }
