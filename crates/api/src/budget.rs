@@ -85,6 +85,9 @@ impl Options {
 /// When all connections together hold too much, each of them may hold this part of its share.
 const CROWDED_SHARE: usize = 64;
 
+/// What could be read again is kept while less than this part of the room is used.
+const MUCH_ROOM: usize = 8;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here leaves whole values behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -102,21 +105,29 @@ pub(crate) struct Budget {
     used: AtomicUsize,
     /// Requests that were refused and answers that were taken back.
     refused: AtomicUsize,
-    /// Tells those who wait that bytes went.
-    freed: Notify,
+    /// Tells those who wait that bytes went; also bytes of the kind beside.
+    freed: Arc<Notify>,
     /// Answers on their way out.
     held: Mutex<Vec<Weak<Slot>>>,
+    /// Another kind, which goes first.
+    beside: Option<Arc<Self>>,
 }
 
 impl Budget {
     pub(crate) fn new(options: Options) -> Arc<Self> {
-        Arc::new(Self {
-            options,
-            used: AtomicUsize::new(0),
-            refused: AtomicUsize::new(0),
-            freed: Notify::new(),
-            held: Mutex::default(),
-        })
+        Self::of(options, None)
+    }
+
+    /// One that leaves room to the other: what that holds is taken from its own, up to half of it. Answers are beside
+    /// requests: a read can wait, where a request would be refused.
+    pub(crate) fn beside(other: &Arc<Self>, options: Options) -> Arc<Self> {
+        Self::of(options, Some(Arc::clone(other)))
+    }
+
+    fn of(options: Options, beside: Option<Arc<Self>>) -> Arc<Self> {
+        let freed = beside.as_ref().map_or_else(Arc::default, |other| Arc::clone(&other.freed));
+        let (used, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { options, used, refused, freed, held: Mutex::default(), beside })
     }
 
     /// A connection's share.
@@ -134,19 +145,26 @@ impl Budget {
         self.refused.load(Relaxed)
     }
 
+    /// What there is for this kind now.
+    fn total(&self) -> usize {
+        let total = self.options.total_bytes;
+        let others = self.beside.as_ref().map_or(0, |other| other.used());
+        total - others.min(total / 2)
+    }
+
     /// Whether those who do not move are in the way of others.
-    fn is_crowded(&self) -> bool {
-        self.used() > self.options.total_bytes / 2
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.used() > self.total() / 2
     }
 
     /// Whether there is room for what could be read again as well.
     pub(crate) fn has_much_room(&self) -> bool {
-        self.used() < self.options.total_bytes / 4
+        self.used() < self.total() / MUCH_ROOM
     }
 
     /// Whether there is room in all.
     pub(crate) fn has_room(&self) -> bool {
-        self.used() < self.options.total_bytes
+        self.used() < self.total()
     }
 
     /// Waits until there is: before work whose answer will be large.
@@ -306,7 +324,7 @@ impl Charge {
     fn try_add(&mut self, bytes: usize) -> bool {
         let Share { budget, used, .. } = &*self.share;
         let fits = used.load(Relaxed) + bytes <= budget.options.connection_bytes
-            && budget.used() + bytes <= budget.options.total_bytes;
+            && budget.used() + bytes <= budget.total();
         if fits {
             self.add(bytes);
         } else {

@@ -256,6 +256,8 @@ impl Api {
         );
         let (requests, answers, values) =
             (limits.requests.clone(), limits.answers.clone(), limits.values.clone());
+        let requests = budget::Budget::new(requests);
+        let answers = budget::Budget::beside(&requests, answers);
         let slow = Pool::new(limits.work);
         slow.register(metrics.registry());
         let steps = Steps::new(limits.work.step_max, metrics.registry(), log.clone());
@@ -273,13 +275,18 @@ impl Api {
             leader_losses: tokio::sync::watch::Sender::new(0),
             access,
             connections,
-            requests: budget::Budget::new(requests),
-            answers: budget::Budget::new(answers),
+            requests,
+            answers,
             values: budget::Budget::new(values),
             gateway,
             watching: AtomicBool::new(false),
             log,
         })
+    }
+
+    /// Whether clients hold much memory without moving: requests that are half here take more than half of their room.
+    pub fn holds_much(&self) -> bool {
+        self.requests.is_crowded()
     }
 
     /// Where other parts of the server register what `/metrics` shows of them.

@@ -129,6 +129,36 @@ async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
 }
 
 #[tokio::test]
+async fn answers_leave_room_to_requests_and_keep_half_of_their_own() {
+    let requests = Budget::new(Options { connection_bytes: 1_000, ..options() });
+    let answers = Budget::beside(&requests, options());
+    let held = answers.share().hold(answer(501)).unwrap();
+    assert!(answers.has_room());
+    let mut meter = Meter::new(&requests.share());
+    meter.hold(499, 0).unwrap();
+    assert!(!answers.has_room(), "501 and 499 are all that there is");
+    // A reader that waits is told as soon as a request has gone.
+    let waiting = tokio::spawn({
+        let answers = Arc::clone(&answers);
+        async move { answers.room(Some((Instant::now() + Duration::from_secs(5)).into_std())).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    let begun = Instant::now();
+    drop(meter);
+    waiting.await.unwrap().unwrap();
+    assert!(begun.elapsed() < options().stall);
+    drop(held);
+    // Requests have theirs whatever answers hold, and never take all of it.
+    let held = answers.share().hold(answer(499)).unwrap();
+    let mut meter = Meter::new(&requests.share());
+    meter.hold(1_000, 0).unwrap();
+    assert!(answers.has_room());
+    drop(held);
+    assert!(answers.has_much_room());
+}
+
+#[tokio::test]
 async fn a_connection_that_does_not_read_waits_for_itself_alone() {
     let budget = Budget::new(options());
     let (one, other, third) = (budget.share(), budget.share(), budget.share());
