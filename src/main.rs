@@ -19,10 +19,6 @@ use config::{Config, Refusal};
 use std::io::Write as _;
 use std::process::ExitCode;
 
-// Many small, short-lived allocations on two threads: measured against the system's in docs/adr.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The version of etcd whose API, log and peer wire this server speaks.
 const ETCD_VERSION: &str = "3.7.3";
 
@@ -49,7 +45,6 @@ fn serve() -> ExitCode {
         Ok(config) => config,
         Err(refusal) => return refuse(&refusal),
     };
-    memory::Options::default().bound_arenas();
     let logs = match logging::start(&config.log) {
         Ok(logs) => logs,
         Err(error) => return refuse(&Refusal::Invalid(format!("cannot open the log output: {error}"))),

@@ -1,121 +1,129 @@
 //! Memory that nobody uses any more goes back to the system, and soon.
 //!
-//! Two allocators are at work: mimalloc for all of ours, the C library's for RocksDB. Both keep what a thread has freed
-//! for that thread, and most threads here live for a burst of long requests.
+//! One allocator, jemalloc, serves ours and RocksDB's (docs/adr/004-jemalloc.md):
 //!
 //! ```text
-//! mimalloc: a heap a thread ─ ends with it ─▶ threads without work end after Options::idle
-//!           what all have freed ─────────────▶ given back every Options::returned, by a thread that does nothing else:
-//!                                               mimalloc itself looks only where much is allocated again
-//! glibc:    the same ───────────────────────▶ in the same step, where the process is quiet
-//!           an arena a thread, up to 8 a core ─▶ Options::arenas in all
+//! a thread ─▶ its cache ─▶ an arena, SETTINGS.narenas in all ─▶ pages ─▶ system
+//!               │                                              ▲ those that nobody has used for
+//!               └ goes as the thread ends: those without       │ SETTINGS.dirty_decay_ms, by a
+//!                 work do after Options::idle                  │ thread of jemalloc's own; at once
+//!                                                              │ while clients hold much
 //! ```
 //!
-//! None of it costs a small request anything: it runs on a thread that stays, with a heap and an arena of its own.
+//! None of it costs a small request anything: its memory comes from the cache of a thread that stays.
 
-use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
-use tokio::runtime::Builder;
+use tikv_jemalloc_ctl::{Access as _, AsName as _};
+use tokio::{runtime::Builder, task::spawn_blocking, time::sleep};
+
+/// For all of this process: it takes the place of `malloc` for C and C++ too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How jemalloc keeps memory; `MALLOC_CONF` in the environment is read after it, and wins.
+///
+/// * `narenas`: 4, for the runtime's thread, the consensus thread, RocksDB's and all others. What is freed is used again
+///   only by who shares the arena, so that each holds some MiB; jemalloc's default is four a core.
+/// * `dirty_decay_ms`: pages that were freed go back within half a second. At once (0) would cost a list of 10,000 keys
+///   twice its processor time, in page faults; with jemalloc's ten seconds a burst of large requests leaves what it took.
+/// * `muzzy_decay_ms`: 0, given back means that it no longer counts as resident.
+/// * `background_thread`, one of them: those who serve never give back themselves.
+/// * `thp:never`: a few bytes in use would hold a huge page of 2 MiB.
+const SETTINGS: &[u8] = b"narenas:4,dirty_decay_ms:500,muzzy_decay_ms:0,background_thread:true,max_background_threads:1,thp:never\0";
+
+/// Where jemalloc looks for its settings before `main`: a C string by this name.
+#[expect(unsafe_code, reason = "a symbol of C's must be exported by name")]
+// SAFETY: jemalloc declares it as `const char *`, reads it up to the zero byte at its end, and never writes to it.
+#[unsafe(export_name = "malloc_conf")]
+pub(crate) static MALLOC_CONF: Option<&'static u8> = SETTINGS.first();
+
+/// `dirty_decay_ms` of [`SETTINGS`], or of who has set another.
+const DECAY: &str = "opt.dirty_decay_ms\0";
+/// That of arenas that are to come, and of one that is there.
+const DECAY_OF_NEXT: &str = "arenas.dirty_decay_ms\0";
+const DECAY_OF_FIRST: &str = "arena.0.dirty_decay_ms\0";
 
 /// What is kept for later.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     /// How long a thread for long work waits for more. Default 1 s: a busy lane never waits for a new thread, and a storm of
-    /// short reads leaves none of its dozens of heaps behind. With tokio's 10 s those that are awake four times a second for
-    /// the disk's free space kept forty of them for ever.
+    /// short reads leaves none of its dozens of caches behind. With tokio's 10 s those that are awake four times a second
+    /// for the disk's free space kept forty of them for ever.
     pub(crate) idle: Duration,
     /// Threads for long work at one time; more work waits. Default 16: all that can be at work at once (nine turns of the
     /// lanes, of JSON and of gzip, two of peers, one each for the history of watchers, defragmentation, leases and the disk's
-    /// space), and one more. Each takes some MiB, so that eight long lists took 40 MiB more with 32.
+    /// space), and one more.
     pub(crate) threads_max: usize,
-    /// How often freed memory goes back to the system. Default 2 s: what is needed all the time is taken again at the cost of
-    /// its page faults, at most some percent of a core where hundreds of MiB come and go.
-    pub(crate) returned: Duration,
-    /// Arenas of the C library, unless `MALLOC_ARENA_MAX` says it. Default 4: the runtime's thread, the consensus thread,
-    /// RocksDB's and all others. Each block that RocksDB caches is taken from the arena of the thread that read it, so a
-    /// cache of 24 MiB took 85 MiB of a dozen arenas.
-    pub(crate) arenas: i32,
+    /// How often it is asked whether memory is short. Default 100 ms: little can be taken in between.
+    pub(crate) looked: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(1), threads_max: 16, returned: Duration::from_secs(2), arenas: 4 }
+        Self { idle: Duration::from_secs(1), threads_max: 16, looked: Duration::from_millis(100) }
     }
 }
 
 impl Options {
-    /// For the whole process. Call it before there are threads: those that are keep the arenas that they have.
-    pub(crate) fn bound_arenas(self) {
-        if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
-            arenas(self.arenas);
-        }
-    }
-
-    /// For as long as the process lives.
-    ///
-    /// # Errors
-    /// Where there can be no thread for it.
-    pub(crate) fn give_back(self) -> std::io::Result<()> {
-        let work = move || {
-            let mut used = cpu_time();
-            loop {
-                std::thread::sleep(self.returned);
-                let before = std::mem::replace(&mut used, cpu_time());
-                collect();
-                if used.saturating_sub(before) < self.returned / QUIET_PART {
-                    trim();
-                }
-            }
-        };
-        std::thread::Builder::new().name("memory".to_owned()).stack_size(STACK_BYTES).spawn(work).map(drop)
-    }
-
     /// For a runtime's threads.
     pub(crate) fn bound_threads(self, runtime: &mut Builder) {
         runtime.thread_keep_alive(self.idle).max_blocking_threads(self.threads_max);
     }
-}
 
-/// Enough for a thread that calls one function, in bytes.
-const STACK_BYTES: usize = 64 << 10;
-
-/// A process that uses less than this part of a core is quiet.
-const QUIET_PART: u32 = 4;
-
-/// What all threads have used of the processors.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    // Never negative.
-    Duration::try_from(time).unwrap_or_default()
-}
-
-#[expect(unsafe_code, reason = "one call of the allocator's own, which takes a flag")]
-fn collect() {
-    // SAFETY: it takes no pointers, and any thread may call it at any time.
-    unsafe { libmimalloc_sys::mi_collect(true) }
-}
-
-/// Holds each arena for as long as it takes, up to 70 ms where processors are few and busy: RocksDB's writers would wait.
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "one call of the C library, which takes a number")]
-fn trim() {
-    // SAFETY: it takes no pointers, and any thread may call it at any time.
-    unsafe {
-        libc::malloc_trim(0);
+    /// While memory is short, what is freed goes back at once; page faults are what that costs. Ends where jemalloc does not
+    /// do as it is told, which leaves the settings as they are.
+    pub(crate) async fn give_back(self, is_short: impl Fn() -> bool + Send, log: slog::Logger) {
+        let mut was_short = false;
+        loop {
+            sleep(self.looked).await;
+            let now = is_short();
+            if std::mem::replace(&mut was_short, now) == now {
+                continue;
+            }
+            // Giving back a hundred MiB takes some ten milliseconds.
+            let Ok(Err(error)) = spawn_blocking(move || keep(now)).await else { continue };
+            slog::warn!(log, "cannot tell the allocator when to give memory back"; "error" => error.to_string());
+            return;
+        }
     }
 }
 
-#[cfg(not(target_env = "gnu"))]
-fn trim() {}
-
-#[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "mallopt is one call that takes numbers only")]
-fn arenas(max: i32) {
-    // SAFETY: it takes no pointers, and no thread but this one runs yet. Where it fails the default stays.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, max);
+/// Tells all arenas how long they keep what is freed.
+fn keep(is_short: bool) -> Result<(), tikv_jemalloc_ctl::Error> {
+    let long: isize = DECAY.name().read()?;
+    let decay = if is_short { 0 } else { long };
+    DECAY_OF_NEXT.name().write(decay)?;
+    let mut place = DECAY_OF_FIRST.name().mib::<[usize; 3]>()?;
+    for arena in 0..usize::try_from(tikv_jemalloc_ctl::arenas::narenas::read()?).unwrap_or(usize::MAX) {
+        place[1] = arena;
+        // One that nobody has used yet is none: it will begin as the next do.
+        let _ = place.write(decay);
     }
+    Ok(())
 }
 
-#[cfg(not(target_env = "gnu"))]
-fn arenas(_: i32) {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A setting that jemalloc does not know, or a symbol that it does not find, would only be a line on standard error.
+    #[test]
+    fn jemalloc_has_our_settings() -> Result<(), tikv_jemalloc_ctl::Error> {
+        assert!(std::ffi::CStr::from_bytes_with_nul(SETTINGS).is_ok());
+        assert_eq!(tikv_jemalloc_ctl::opt::narenas::read()?, 4);
+        assert!(tikv_jemalloc_ctl::background_thread::read()?);
+        assert_eq!(tikv_jemalloc_ctl::max_background_threads::read()?, 1);
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_kept_while_memory_is_short() -> Result<(), tikv_jemalloc_ctl::Error> {
+        let decay = || -> Result<isize, _> { DECAY_OF_FIRST.name().read() };
+        assert_eq!(decay()?, 500);
+        keep(true)?;
+        assert_eq!(decay()?, 0);
+        keep(false)?;
+        assert_eq!(decay()?, 500);
+        Ok(())
+    }
+}

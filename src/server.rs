@@ -43,7 +43,6 @@ pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     memory::Options::default().bound_threads(&mut runtime);
-    memory::Options::default().give_back().context("cannot start the thread that gives memory back")?;
     let runtime = runtime.enable_all().on_thread_start(give_way).build()?;
     let ended = runtime.block_on(member(config, shares, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);
@@ -209,6 +208,8 @@ async fn serve(
         limits(config, shares),
         log.clone(),
     );
+    let asked = Arc::clone(&api);
+    tokio::spawn(memory::Options::default().give_back(move || asked.holds_much(), log.clone()));
     let meters = parts.node.meters();
     metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
     metrics::register_log(api.registry(), &logs.lost);

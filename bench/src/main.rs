@@ -48,7 +48,7 @@ use crate::{
 
 /// As the server has it: the bare answerer is to be the same but for the work.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let done = match std::env::args().nth(1).as_deref() {

@@ -12,7 +12,7 @@ use types::KeyRange;
 
 /// The server's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Rows of a write batch in the design's own measurements, puts a group.
 const PUTS_A_GROUP: u64 = 130;

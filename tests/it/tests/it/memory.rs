@@ -1,13 +1,12 @@
-//! What a storm of clients leaves behind: no threads, and no arenas of the C library.
+//! What a storm of clients leaves behind: no threads, and no memory.
 
 use std::{
-    collections::BTreeSet,
     fs,
     time::{Duration, Instant},
 };
 
 use anyhow::ensure;
-use harness::{Cluster, end_of_prefix, txn_of_puts};
+use harness::{Cluster, end_of_prefix, txn_of_puts, usage::Usage};
 use proto::etcdserverpb::{PutRequest, RangeRequest};
 
 use crate::support::{PATIENT, is_etcd, run};
@@ -24,11 +23,8 @@ const LEFT: usize = 6;
 /// Time for the others to end: a second after their last work, and as much again on a machine that is busy.
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Arenas of the C library.
-const ARENAS: usize = 4;
-
-/// What glibc sets aside for the memory of an arena, and where it begins: at a multiple of that.
-const ARENA_BYTES: u64 = 64 << 20;
+/// Memory may be so many percent of what it was.
+const KEPT_PERCENT: u64 = 130;
 
 /// Threads of tokio's pool, and the runtime's own.
 fn workers(pid: u32) -> anyhow::Result<usize> {
@@ -41,28 +37,8 @@ fn workers(pid: u32) -> anyhow::Result<usize> {
     Ok(count)
 }
 
-/// Places where an arena has memory. The first arena grows elsewhere and is not among them.
-fn arenas(pid: u32) -> anyhow::Result<usize> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let mut begins = BTreeSet::new();
-    let mut previous_end = 0;
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
-        let (range, mode) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        let Some((begin, end)) = range.split_once('-') else { continue };
-        let (begin, end) = (u64::from_str_radix(begin, 16)?, u64::from_str_radix(end, 16)?);
-        let is_anonymous = fields.nth(3).is_none();
-        // Its used part, and behind it the rest that nobody may touch yet, up to a multiple.
-        if is_anonymous && mode.starts_with("---") && begin == previous_end && end % ARENA_BYTES == 0 {
-            begins.insert(end - ARENA_BYTES);
-        }
-        previous_end = end;
-    }
-    Ok(begins.len())
-}
-
 #[test]
-fn a_storm_of_lists_leaves_no_threads_and_few_arenas() {
+fn a_storm_of_lists_leaves_no_threads_and_no_memory() {
     if is_etcd() {
         return;
     }
@@ -81,7 +57,8 @@ fn a_storm_of_lists_leaves_no_threads_and_few_arenas() {
         let list =
             &RangeRequest { key: "list/".into(), range_end: end_of_prefix(b"list/"), ..Default::default() };
         let pid = cluster.member(0).pid().expect("it runs");
-        let mut most = 0;
+        let before = Usage::of(pid)?.resident_bytes;
+        let (mut most, mut peak) = (0, 0);
         for _ in 0..ROUNDS {
             let mut asking = tokio::task::JoinSet::new();
             for _ in 0..LISTS {
@@ -92,17 +69,24 @@ fn a_storm_of_lists_leaves_no_threads_and_few_arenas() {
                 answered??;
             }
             most = most.max(workers(pid)?);
+            peak = peak.max(Usage::of(pid)?.resident_bytes);
         }
-        let arenas = arenas(pid)?;
-        let storm = Instant::now();
-        let mut left = workers(pid)?;
-        while left > LEFT && storm.elapsed() < ENDED_WITHIN {
+        let over = Instant::now();
+        let (threads, bytes, is_back) = loop {
+            let (threads, bytes) = (workers(pid)?, Usage::of(pid)?.resident_bytes);
+            let is_back = threads <= LEFT && bytes * 100 <= before * KEPT_PERCENT;
+            if is_back || over.elapsed() > ENDED_WITHIN {
+                break (threads, bytes, is_back);
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
-            left = workers(pid)?;
-        }
-        println!("threads: {most} in the storm, {left} after {:?}; {arenas} arenas", storm.elapsed());
-        ensure!(left <= LEFT, "{left} threads wait for work");
-        ensure!(arenas < ARENAS, "{arenas} arenas beside the first");
+        };
+        let [before, peak, after] = [before, peak, bytes].map(|bytes| bytes >> 20);
+        println!(
+            "{most} threads in the storm, {threads} after {:?}; {before} MiB before, {peak}, {after} after",
+            over.elapsed()
+        );
+        ensure!(threads <= LEFT, "{threads} threads wait for work");
+        ensure!(is_back, "{after} MiB of {peak} are kept, {before} before");
         Ok(())
     });
 }
