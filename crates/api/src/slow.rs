@@ -276,14 +276,15 @@ impl Pool {
         let permit = permit.expect("the semaphore is never closed");
         drop(waiting);
         self.done.with_label_values(&[lane.name()]).inc();
-        Turn { _permit: permit, _running: Counted::new(self.running.with_label_values(&[lane.name()])) }
+        Turn { _running: Counted::new(self.running.with_label_values(&[lane.name()])), _permit: permit }
     }
 }
 
 /// The right to do long work, until it is dropped.
 struct Turn {
-    _permit: OwnedSemaphorePermit,
+    // In this order: who is let in by the permit counts himself at once, on another thread.
     _running: Counted,
+    _permit: OwnedSemaphorePermit,
 }
 
 struct Counted(prometheus::IntGauge);

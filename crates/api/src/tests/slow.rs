@@ -75,8 +75,9 @@ async fn who_leaves_gets_no_second_turn_and_the_work_ends_with_all_it_holds() {
         assert!(running(&pool, Lane::Long) <= 2, "{} at work", running(&pool, Lane::Long));
         asked.abort();
     }
-    until(|| Arc::strong_count(&held) == 1 && running(&pool, Lane::Long) == 0).await;
-    assert_eq!(pool.turns[Lane::Long as usize].available_permits(), 2);
+    let permits = &pool.turns[Lane::Long as usize];
+    until(|| Arc::strong_count(&held) == 1 && permits.available_permits() == 2).await;
+    assert_eq!(running(&pool, Lane::Long), 0);
     assert_eq!(pool.waiting.with_label_values(&["long"]).get(), 0);
 }
 
