@@ -2,7 +2,7 @@
 # Installs what `make demo` and `make test` need beside Rust, or names it in one line.
 #   deps.sh build    a C++ compiler, libclang, ccache
 #   deps.sh go       the same, Go 1.26
-#   deps.sh test     the same, faketime, docker compose, Python with venv, Node.js with npm
+#   deps.sh test     the same, docker compose, Python with venv, Node.js with npm
 #   deps.sh docker   docker compose, and a Docker engine where none answers
 #   deps.sh clients  Python with venv, Node.js with npm, a JDK with Maven, protoc
 set -eu
@@ -28,9 +28,6 @@ have make || missing="$missing make"
 if [ "$want" = test ] || [ "$want" = go ]; then
     have git || missing="$missing git"
     have go || missing="$missing golang-go"
-fi
-if [ "$want" = test ]; then
-    have faketime || missing="$missing faketime"
 fi
 if [ "$want" = test ] || [ "$want" = clients ]; then
     have_venv || missing="$missing python3-venv"

@@ -37,6 +37,7 @@ mod load;
 mod member;
 mod ports;
 pub mod power;
+pub mod preload;
 mod process;
 pub mod usage;
 

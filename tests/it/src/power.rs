@@ -5,7 +5,7 @@
 //!                          └──────▶ state/  what would be on disk         or that and some of the rest
 //! ```
 //!
-//! The library (`power/power.c`, built here with the C compiler that linking needs too) keeps beside each file what was
+//! The library (`preload/power.c`, built here with the C compiler that linking needs too) keeps beside each file what was
 //! in it at its last sync, and beside each directory its names at its last sync. [`Disk::cut`], after the process was
 //! killed, makes the directory what that says. [`Survives::Some`] lets some of what was not synced survive, as disks
 //! write in any order: of each file some sectors, of each directory all changes of its names or none.
@@ -19,14 +19,13 @@ use std::{
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    process::Command,
     sync::OnceLock,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
-use crate::target_dir;
+use crate::preload;
 
 /// What a disk writes whole or not at all, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -273,26 +272,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
 /// The library, built once by each test process.
 fn library() -> anyhow::Result<&'static Path> {
     static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match LIBRARY.get_or_init(|| build().map_err(|error| format!("{error:#}"))) {
+    match LIBRARY.get_or_init(|| preload::build("power").map_err(|error| format!("{error:#}"))) {
         Ok(path) => Ok(path),
         Err(error) => anyhow::bail!("{error}"),
     }
-}
-
-fn build() -> anyhow::Result<PathBuf> {
-    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/power/power.c"));
-    let folder = target_dir().join("power");
-    fs::create_dir_all(&folder)?;
-    let (made, path) = (folder.join(format!("{}.so", std::process::id())), folder.join("power.so"));
-    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let built = Command::new(&compiler)
-        .args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
-        .arg(&made)
-        .arg(source)
-        .args(["-ldl", "-lpthread"])
-        .output()
-        .with_context(|| format!("cannot run the C compiler {}", compiler.display()))?;
-    ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    fs::rename(&made, &path)?;
-    Ok(path.canonicalize()?)
 }

@@ -1,22 +1,22 @@
-//! A member whose wall clock jumps, under libfaketime (Debian's package `faketime`).
+//! A member whose wall clock jumps, under a library of ours (`preload/clock.c`).
 //!
 //! Only the wall clock: the monotonic one cannot jump. What a stopped process sees of it, a leap ahead, is the business
 //! of [`super::kills`]'s pauses.
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use harness::{Client, Cluster, Options};
+use harness::{Client, Cluster, Options, preload};
 
 use super::{ELECTION, ETCD, ONE_ETCD, OURS, unharmed};
 use crate::{
     kill::{begin, finish, progress},
     leases::{SLACK, count, gone, grant, hang},
-    support::{cannot, run, seed},
+    support::{run, seed},
 };
 
 /// How long the clock stays where it jumped to: longer than a probe takes to come round.
@@ -27,18 +27,14 @@ const LEASE: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_member_whose_clock_jumps_harms_nobody() {
-    let Some(library) = library() else {
-        return cannot("libfaketime is not installed (Debian: apt-get install faketime)");
-    };
     run(async {
+        let library = preload::build("clock")?;
         let mut cluster = Cluster::prepare(&Options::mixed(ONE_ETCD))?;
         let clock = cluster.folder().join("clock");
         set(&clock, "+0")?;
         let member = cluster.member(OURS);
         member.set_variable("LD_PRELOAD", &library.display().to_string());
-        member.set_variable("FAKETIME_TIMESTAMP_FILE", &clock.display().to_string());
-        member.set_variable("FAKETIME_NO_CACHE", "1");
-        member.set_variable("DONT_FAKE_MONOTONIC", "1");
+        member.set_variable("CLOCK_FILE", &clock.display().to_string());
         for at in 0..cluster.size() {
             cluster.member(at).start()?;
         }
@@ -100,10 +96,4 @@ fn drift_is_told_once(cluster: &mut Cluster) -> anyhow::Result<()> {
 
 fn set(clock: &Path, offset: &str) -> anyhow::Result<()> {
     fs::write(clock, offset).with_context(|| format!("cannot write {}", clock.display()))
-}
-
-fn library() -> Option<PathBuf> {
-    let folders =
-        ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime", "/usr/lib/faketime"];
-    folders.iter().map(|folder| Path::new(folder).join("libfaketimeMT.so.1")).find(|path| path.exists())
 }
