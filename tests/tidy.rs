@@ -153,6 +153,7 @@ const LIMITS: &[(&str, &str)] = &[
     ("crates/api/src/budget.rs", "Options"),
     ("crates/api/src/slow.rs", "WorkLimits"),
     ("crates/api/src/zip.rs", "Compression"),
+    ("crates/api/src/snapshot.rs", "Snapshots"),
     ("crates/api/src/snapshot.rs", "Pace"),
     ("crates/gateway/src/work.rs", "WorkLimits"),
     ("src/descriptors.rs", "Options"),

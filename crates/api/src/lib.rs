@@ -71,7 +71,7 @@ pub use front::Traffic;
 pub use mvcc::Cost;
 pub use server::serve;
 pub use slow::{Lane, Lost, Pool, WorkLimits};
-pub use snapshot::Pace;
+pub use snapshot::{Pace, Snapshots};
 pub use wire::Wire;
 pub use zip::Compression;
 
@@ -134,9 +134,8 @@ pub struct Limits {
     pub send_bytes_max: usize,
     /// How compressed calls are worked on.
     pub compression: Compression,
-    /// How fast a client must take a snapshot: meanwhile what is overwritten keeps its space. 1 MiB a minute, twice what a
-    /// modem did; etcd waits for ever.
-    pub snapshot_pace: Pace,
+    /// How snapshots are made and sent.
+    pub snapshots: Snapshots,
     /// How long a piece of a list may wait for its client before the list lets go of the state that it reads, for which
     /// compaction waits. Five seconds: who takes some hundred kB a second never does.
     pub view_hold_max: Duration,
@@ -193,7 +192,7 @@ impl Default for Limits {
             wire: Arc::default(),
             send_bytes_max: i32::MAX as usize,
             compression: Compression::default(),
-            snapshot_pace: Pace { bytes_min: 1 << 20, window: Duration::from_mins(1) },
+            snapshots: Snapshots::default(),
             view_hold_max: Duration::from_secs(5),
             work: WorkLimits::default(),
             json: gateway::WorkLimits::default(),
@@ -265,12 +264,12 @@ impl Api {
             node,
             shared,
             identity,
+            turns: maintenance::Turns::new(&limits.snapshots),
             limits,
             metrics,
             slow,
             steps,
             zip,
-            turns: maintenance::Turns::default(),
             watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),
             access,

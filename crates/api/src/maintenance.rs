@@ -4,7 +4,7 @@
 use crate::{
     Api, grpc,
     kv::{self, Deadline},
-    snapshot,
+    snapshot::{Measures, Snapshots},
     status::Known,
 };
 use bytes::Bytes;
@@ -24,11 +24,16 @@ pub(crate) struct Turns {
     /// One defragmentation, as in etcd.
     defragment: Arc<Mutex<()>>,
     pub(crate) snapshots: Semaphore,
+    pub(crate) measures: Measures,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self { defragment: Arc::default(), snapshots: Semaphore::new(snapshot::SNAPSHOTS_MAX) }
+impl Turns {
+    pub(crate) fn new(snapshots: &Snapshots) -> Self {
+        Self {
+            defragment: Arc::default(),
+            snapshots: Semaphore::new(snapshots.sent_max),
+            measures: Measures::default(),
+        }
     }
 }
 

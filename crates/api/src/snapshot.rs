@@ -2,36 +2,59 @@
 //!
 //! ```text
 //! a moment of the engine ─ measure ─▶ step ─▶ 256 KiB of pieces ─▶ channel (1) ─▶ the client, as fast as it reads
-//!                                      ▲ a turn on a blocking thread ◀─ one step ahead ─┘
+//! all who wait share the next one     ▲ a turn on a blocking thread ◀─ one step ahead ─┘
 //! ```
 //!
 //! The rows are read twice: etcd says with every piece how many bytes are still to come, so their sum must be known before
-//! the first. Between two steps a snapshot has no thread and no turn, so clients that read slowly hold nobody else up.
-//! But each holds its moment, whose replaced rows stay on disk: who does not keep [`crate::Limits::snapshot_pace`] is sent
-//! away.
+//! the first. One moment is measured at a time, and all who ask meanwhile share the next one. Between two steps a snapshot
+//! has no thread and no turn, so clients that read slowly hold nobody else up. But each holds its moment, whose replaced
+//! rows stay on disk: who does not keep [`Snapshots::pace`] is sent away.
 
 use crate::{Api, Lane, grpc, maintenance};
 use bytes::Bytes;
 use engine::{Fault, Moment};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+};
 use proto::etcdserverpb::SnapshotResponse;
 use snapshot::{Counter, Format, Native, Pieces, Writing};
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{sync::mpsc::Sender, time::timeout_at};
+use tokio::{
+    sync::{Semaphore, mpsc::Sender},
+    time::timeout_at,
+};
 use tonic::Status;
 
-/// Snapshots on their way at one time. Each holds what is overwritten meanwhile and two steps' bytes, 32 MiB all together:
-/// a bound for errors and attacks. Beyond it they are refused.
-pub(crate) const SNAPSHOTS_MAX: usize = 64;
+/// How snapshots are made and sent. Fields are defaults of [`Snapshots::default`] unless a test draws smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshots {
+    /// On their way at one time: 64. Each holds what is overwritten meanwhile and two steps' bytes, 32 MiB all together: a
+    /// bound for errors and attacks. Beyond it they are refused.
+    pub sent_max: usize,
+    /// What is written in one turn, in bytes, at least a block ([`snapshot::BLOCK_BYTES`]). 256 KiB: half a millisecond of work, and half of what a
+    /// snapshot whose client is slow holds.
+    pub step_bytes: u64,
+    /// What is measured in one turn, in bytes, at least a block. 8 MiB: some milliseconds.
+    pub measured_bytes: u64,
+    /// How fast a client must take a snapshot: meanwhile what is overwritten keeps its space. 1 MiB a minute, twice what a
+    /// modem did; etcd waits for ever.
+    pub pace: Pace,
+}
 
-/// What is written in one turn, in bytes: half a millisecond of work, and half of what a snapshot
-/// whose client is slow holds.
-const STEP_BYTES: u64 = 256 << 10;
-
-/// What is measured in one turn, in bytes: some milliseconds.
-const MEASURED_BYTES: u64 = 8 << 20;
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self {
+            sent_max: 64,
+            step_bytes: 256 << 10,
+            measured_bytes: 8 << 20,
+            pace: Pace { bytes_min: 1 << 20, window: Duration::from_mins(1) },
+        }
+    }
+}
 
 /// How fast a client must read.
 #[derive(Clone, Copy, Debug)]
@@ -60,21 +83,18 @@ pub(crate) async fn start(api: Arc<Api>, pieces: Sender<Result<Bytes, Status>>) 
 
 async fn admitted(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<(), Status> {
     let Ok(_turn) = api.turns.snapshots.try_acquire() else {
-        let text = format!("quorate: {SNAPSHOTS_MAX} snapshots are being sent already");
+        let text = format!("quorate: {} snapshots are being sent already", api.limits.snapshots.sent_max);
         return Err(Status::resource_exhausted(text));
     };
     send(api, pieces).await
 }
 
 async fn send(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<(), Status> {
-    let own = Arc::clone(api);
-    let mut rows = api.slow.run(Lane::Snapshot, move |_| own.shared.moment()).await?;
-    let total;
-    (rows, total) = measure(api, rows).await?;
+    let (rows, total) = api.turns.measures.next(api).await?;
     let version = maintenance::storage_version(api).unwrap_or_default();
     slog::info!(api.log, "sending database snapshot to client";
         "total-bytes" => total, "storage-version" => &version);
-    let mut client = Client::new(pieces, api.limits.snapshot_pace, version, total);
+    let mut client = Client::new(pieces, api.limits.snapshots.pace, version, total);
     let source = Source { rows, writing: Native.begin(), pieces: Pieces::default() };
     let mut made = step(api, source).await?;
     while let Some(source) = made.source.take() {
@@ -88,7 +108,7 @@ async fn send(api: &Arc<Api>, pieces: &Sender<Result<Bytes, Status>>) -> Result<
 
 /// What a snapshot is made from, and how far it is.
 struct Source {
-    rows: Box<Moment>,
+    rows: Arc<Moment>,
     writing: Box<dyn Writing>,
     pieces: Pieces,
 }
@@ -100,10 +120,11 @@ struct Made {
     source: Option<Source>,
 }
 
-/// Makes [`STEP_BYTES`] of pieces in one turn.
+/// Makes [`Snapshots::step_bytes`] of pieces in one turn.
 async fn step(api: &Api, mut source: Source) -> Result<Made, Status> {
+    let bytes = api.limits.snapshots.step_bytes;
     let made = api.slow.run(Lane::Snapshot, move |_| {
-        let is_done = source.writing.step(&*source.rows, &mut source.pieces, STEP_BYTES)?;
+        let is_done = source.writing.step(&*source.rows, &mut source.pieces, bytes)?;
         if is_done {
             source.pieces.finish();
         }
@@ -113,16 +134,56 @@ async fn step(api: &Api, mut source: Source) -> Result<Made, Status> {
     made.await?.map_err(|fault| Status::unknown(fault.to_string()))
 }
 
-/// How long the snapshot is, in bytes, without its checksum.
-async fn measure(api: &Api, mut rows: Box<Moment>) -> Result<(Box<Moment>, u64), Status> {
+/// A moment, and how long its snapshot is in bytes, without the checksum.
+type Measured = Result<(Arc<Moment>, u64), Status>;
+
+/// Measures moments, one after the other: each is read whole, so twenty who ask at once must not cause twenty.
+pub(crate) struct Measures {
+    one: Semaphore,
+    /// What has not begun yet. It is given up where nobody waits for it any more.
+    next: Mutex<Option<WeakShared<BoxFuture<'static, Measured>>>>,
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self { one: Semaphore::new(1), next: Mutex::default() }
+    }
+}
+
+impl Measures {
+    /// A moment not before this call.
+    fn next(&self, api: &Arc<Api>) -> Shared<BoxFuture<'static, Measured>> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = next.as_ref().and_then(WeakShared::upgrade) {
+            return shared;
+        }
+        let shared = Self::measured(Arc::clone(api)).boxed().shared();
+        *next = shared.downgrade();
+        shared
+    }
+
+    async fn measured(api: Arc<Api>) -> Measured {
+        let measures = &api.turns.measures;
+        let _turn = measures.one.acquire().await.expect("the semaphore is never closed");
+        // Who asks from now on may have seen what this moment does not have.
+        *measures.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let own = Arc::clone(&api);
+        let rows = api.slow.run(Lane::Snapshot, move |_| Arc::from(own.shared.moment())).await?;
+        measure(&api, rows).await
+    }
+}
+
+async fn measure(api: &Api, rows: Arc<Moment>) -> Measured {
     let (mut writing, mut counter): (Box<dyn Writing>, _) = (Native.begin(), Counter::default());
+    let bytes = api.limits.snapshots.measured_bytes;
     loop {
+        let read = Arc::clone(&rows);
         let step = api.slow.run(Lane::Snapshot, move |_| {
-            let done = writing.step(&*rows, &mut counter, MEASURED_BYTES);
-            (rows, writing, counter, done)
+            let done = writing.step(&*read, &mut counter, bytes);
+            (writing, counter, done)
         });
         let done;
-        (rows, writing, counter, done) = step.await?;
+        (writing, counter, done) = step.await?;
         if done.map_err(|fault| Status::unknown(fault.to_string()))? {
             return Ok((rows, counter.0));
         }

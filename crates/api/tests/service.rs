@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use api::{Api, Identity, Limits, Pace};
+use api::{Api, Identity, Limits, Pace, Snapshots};
 use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Settings};
 use proto::{
@@ -336,7 +336,7 @@ async fn a_physical_compaction_answers_when_the_history_is_gone() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_snapshot_is_sent_away() {
     let pace = Pace { bytes_min: 1, window: Duration::from_millis(200) };
-    let limits = Limits { snapshot_pace: pace, ..Limits::default() };
+    let limits = Limits { snapshots: Snapshots { pace, ..Snapshots::default() }, ..Limits::default() };
     let server = Server::with(0, limits).await;
     for number in 0..16 {
         server.put(&number.to_string(), &"v".repeat(1 << 20)).await;

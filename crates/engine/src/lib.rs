@@ -79,7 +79,7 @@ pub trait Rows {
 }
 
 /// All families as they were between two batches.
-pub type Moment = dyn Rows + Send;
+pub type Moment = dyn Rows + Send + Sync;
 
 /// Ordered, atomic, crash-safe rows. One writer, any number of readers.
 pub trait Engine: Send + Sync + 'static {

@@ -2,7 +2,7 @@
 //! work whose client leaves or does not read.
 
 use super::*;
-use api::{Cost, WorkLimits};
+use api::{Cost, Snapshots, WorkLimits};
 use bytes::Bytes;
 use engine::{Batch, Family, Fault, Moment, Visit};
 use proto::{
@@ -473,10 +473,108 @@ async fn a_snapshot_is_made_one_step_ahead_of_who_takes_it() {
     assert_eq!(turns().await - before, 4, "no more than that waits for a client");
 }
 
+/// A server whose snapshots are measured a block at a time, here a row or two, and then written at once.
+async fn measuring_slowly(sent_max: usize) -> Server {
+    let snapshots = Snapshots { sent_max, measured_bytes: 1, step_bytes: u64::MAX, ..Snapshots::default() };
+    let server = Server::with(0, Limits { snapshots, ..Limits::default() }).await;
+    server.fill("k", 128, 60 << 10).await;
+    server
+}
+
+async fn take(client: MaintenanceClient<Channel>) -> Vec<u8> {
+    let (mut client, mut bytes) = (client, Vec::new());
+    let mut pieces = client.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    while let Some(piece) = pieces.message().await.unwrap() {
+        bytes.extend(piece.blob);
+        assert!(piece.remaining_bytes == 0 || bytes.len() % (32 << 10) == 0);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn all_who_ask_for_a_snapshot_while_one_is_measured_share_the_next() {
+    let server = measuring_slowly(64).await;
+    let maintenance = MaintenanceClient::new(server.channel.clone());
+    let turns = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await;
+    let before = turns().await;
+    take(maintenance.clone()).await;
+    let alone = turns().await - before;
+    assert!(alone > 100, "{alone} turns");
+    let many: Vec<_> = (0..20).map(|_| tokio::spawn(take(maintenance.clone()))).collect();
+    for one in many {
+        assert_eq!(one.await.unwrap().len() % 512, 32);
+    }
+    // The first one's, and that of all the others.
+    let together = turns().await - before - alone;
+    assert!(together < 3 * alone, "{together} turns for twenty, {alone} for one");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_shares_its_moment_has_all_that_was_acknowledged_before_it() {
+    let server = measuring_slowly(64).await;
+    let maintenance = MaintenanceClient::new(server.channel.clone());
+    let turns = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await;
+    let mut taken = Vec::new();
+    for number in 0..5 {
+        let (text, before) = (format!("acknowledged-{number}"), turns().await);
+        server.put("acknowledged", &text).await;
+        taken.push((text, tokio::spawn(take(maintenance.clone()))));
+        // So that some measure is on its way, and the next one waits.
+        until(async || turns().await > before + 20).await;
+    }
+    for (text, bytes) in taken {
+        let bytes = bytes.await.unwrap();
+        assert!(bytes.windows(text.len()).any(|part| part == text.as_bytes()), "no {text}");
+    }
+}
+
+#[tokio::test]
+async fn who_stops_waiting_for_a_snapshot_leaves_it_to_those_who_share_it() {
+    let server = measuring_slowly(64).await;
+    let maintenance = MaintenanceClient::new(server.channel.clone());
+    let asked: Vec<_> = (0..20).map(|_| tokio::spawn(take(maintenance.clone()))).collect();
+    let waiting = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await > 20;
+    until(waiting).await;
+    for (number, one) in asked.into_iter().enumerate() {
+        if number % 3 == 1 {
+            assert_eq!(one.await.unwrap().len() % 512, 32);
+        } else {
+            one.abort();
+        }
+    }
+    // Nor is anything left behind of it when all of them go.
+    let asked: Vec<_> = (0..20).map(|_| tokio::spawn(take(maintenance.clone()))).collect();
+    for one in asked {
+        one.abort();
+    }
+    assert_eq!(take(maintenance).await.len() % 512, 32);
+}
+
+#[tokio::test]
+async fn snapshots_beyond_the_most_there_may_be_are_refused_by_name() {
+    let server = measuring_slowly(1).await;
+    let mut maintenance = MaintenanceClient::new(server.channel.clone());
+    let first = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    let mut second = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+    let status = second.message().await.expect_err("one is on its way");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert_eq!(status.message(), "quorate: 1 snapshots are being sent already");
+    drop(first);
+    let free = async || {
+        let mut pieces = maintenance.clone().snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
+        pieces.message().await.is_ok()
+    };
+    until(free).await;
+}
+
 #[tokio::test]
 async fn a_snapshot_that_is_taken_too_slowly_ends_and_says_so() {
     let pace = Pace { bytes_min: 1 << 20, window: Duration::from_millis(500) };
-    let server = Server::with(0, Limits { snapshot_pace: pace, ..Limits::default() }).await;
+    let server = Server::with(
+        0,
+        Limits { snapshots: Snapshots { pace, ..Snapshots::default() }, ..Limits::default() },
+    )
+    .await;
     server.fill("k", 40, 1 << 19).await;
     let mut maintenance = MaintenanceClient::new(server.channel.clone());
     let mut pieces = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();

@@ -22,7 +22,8 @@ const SLOW_BYTES: u32 = 40_000;
 const SLOW_EVERY: Duration = Duration::from_secs(5);
 /// Time for the slow readers to be where they hold what they hold.
 const BEFORE: Duration = Duration::from_millis(500);
-/// A snapshot beside them may take so many times what one takes alone.
+/// A snapshot beside them may take so many times what one takes alone, for as many bytes: what is put by other attacks of
+/// a mixture makes it longer (B1 puts 100 MiB meanwhile).
 const BESIDE_FACTOR: f64 = 1.5;
 /// Whoever stands beside waits no longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// B8: four clients read a snapshot 40 KB every 5 s. A fifth, who reads as fast as it can, gets its own nearly as soon as
 /// one who is alone.
 pub(crate) async fn slow_readers(target: Target) -> anyhow::Result<Outcome> {
-    let alone = timeout(PATIENCE, snapshot(&target)).await.context("nobody else reads, and yet")??;
+    let (alone, alone_bytes) =
+        timeout(PATIENCE, snapshot(&target)).await.context("nobody else reads, and yet")??;
     let crawling = (0..SLOW_READERS).map(|_| crawl(&target));
     let fifth = async {
         tokio::time::sleep(BEFORE).await;
@@ -38,20 +40,22 @@ pub(crate) async fn slow_readers(target: Target) -> anyhow::Result<Outcome> {
     };
     let (_, fifth) = futures::join!(join_all(crawling), timeout(PATIENCE, fifth));
     Ok(match fifth {
-        Ok(took) => {
-            Outcome::waited(took.context("the fifth snapshot")?).allowed(alone.mul_f64(BESIDE_FACTOR))
+        Ok(taken) => {
+            let (took, bytes) = taken.context("the fifth snapshot")?;
+            let longer = (f64::from(bytes) / f64::from(alone_bytes)).max(1.0);
+            Outcome::waited(took).allowed(alone.mul_f64(BESIDE_FACTOR * longer))
         }
         Err(_) => Outcome::fault(format!("no fifth snapshot in {PATIENCE:?}")),
     })
 }
 
-/// How long a whole snapshot takes.
-async fn snapshot(target: &Target) -> anyhow::Result<Duration> {
+/// How long a whole snapshot takes, and how long it is, in bytes.
+async fn snapshot(target: &Target) -> anyhow::Result<(Duration, u32)> {
     let begun = Instant::now();
     let connection = Connection::open(target.leader(), Windows::WIDE).await?;
     let mut answer = connection.call(SNAPSHOT, &SnapshotRequest {}).await?.answer().await?;
-    answer.end().await?;
-    Ok(begun.elapsed())
+    let bytes = u32::try_from(answer.end().await?)?;
+    Ok((begun.elapsed(), bytes))
 }
 
 /// One that crawls until the end. That it is told to leave is not an error.
