@@ -1,12 +1,12 @@
-//! Bytes in flight: requests that are half here, answers that nobody has read yet.
+//! Bytes in flight: requests that are half here or wait for their turn, answers that nobody has read yet.
 //!
 //! Either can be made to grow by a client that only stops: puts of a megabyte whose last byte never comes, lists of a
 //! hundred that wait for a window that never opens. So they are counted, for each connection and in all, and bounded.
 //!
 //! ```text
-//! requests: piece ─▶ Meter::hold ─┬ fits ─▶ goes on
+//! requests: piece ─▶ Meter::hold ─┬ fits ─▶ … ─▶ whole: Meter::keep ─▶ waits ─▶ the inbox, or the read
 //!                                 └ full ─▶ etcdserver: too many requests, and its bytes go
-//! answers:  Budget::room (before a large read) ─▶ the read ─▶ Share::hold ─▶ Held (pieces) ─▶ HTTP
+//! answers:  Share::large (before a large read) ─▶ the read ─▶ Share::hold ─▶ Held (pieces) ─▶ HTTP
 //!             ▲ waits while it is full, and ends whoever crawls ──────────────┘ bytes go as it ends
 //! long ones: the same room ─▶ a piece is read ─▶ Feeder ─▶ Held (that piece) ─▶ HTTP, and then the next one
 //! values:   Share::room (waits for this connection alone) ─▶ the read ─▶ Share::count ─▶ HTTP
@@ -18,8 +18,9 @@
 //! Invariants:
 //! * What is small is never counted ([`Options::free_bytes`]): a put, a keepalive and most gets cost a comparison. It never
 //!   waits for other clients.
-//! * A charge lives exactly as long as its bytes: with the reader of a request, with the last piece of an answer that HTTP
-//!   holds.
+//! * A charge lives exactly as long as its bytes: with the last field of a request that somebody has, with the last piece
+//!   of an answer that HTTP holds.
+//! * No connection is given a large answer while it holds more of them than it leaves to all others.
 //! * Whoever holds bytes and does not move gives them back when others wait: a request within [`Options::stall`], an
 //!   answer that is not taken at [`Options::pace_bytes`] in that time.
 
@@ -167,14 +168,6 @@ impl Budget {
         self.used() < self.total()
     }
 
-    /// Waits until there is: before work whose answer will be large.
-    pub(crate) async fn room(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
-        if self.has_room() {
-            return Ok(());
-        }
-        self.wait(deadline, || self.has_room()).await
-    }
-
     async fn wait(
         &self,
         deadline: Option<std::time::Instant>,
@@ -236,19 +229,26 @@ pub(crate) enum Answer {
 /// Room for a large answer, and how long its caller waits for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Room<'a> {
-    pub(crate) answers: &'a Budget,
+    pub(crate) answers: &'a Share,
     pub(crate) deadline: Option<std::time::Instant>,
 }
 
 impl Room<'_> {
     /// Waits until there is some.
     pub(crate) async fn wait(&self) -> Result<(), Status> {
-        self.answers.room(self.deadline).await
+        self.answers.large(self.deadline).await
     }
 
     pub(crate) fn is_there(&self) -> bool {
         self.answers.has_room()
     }
+}
+
+/// What a connection holds of answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Shares<'a> {
+    pub(crate) answers: &'a Share,
+    pub(crate) values: &'a Share,
 }
 
 /// What one connection holds of a budget.
@@ -261,10 +261,31 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// What is small, in bytes, and not counted.
+    pub(crate) fn free_bytes(&self) -> usize {
+        self.budget.options.free_bytes
+    }
+
     /// Whether this connection is to read first.
     fn is_full(&self) -> bool {
         let (used, most) = (self.used.load(Relaxed), self.budget.options.connection_bytes);
         used >= most || (used >= most / CROWDED_SHARE && !self.budget.has_room())
+    }
+
+    /// Whether this connection may be given one more large answer: none holds more than it leaves to all others, so a few
+    /// that do not read are in nobody's way.
+    fn has_room(&self) -> bool {
+        let (used, most) = (self.used.load(Relaxed), self.budget.options.connection_bytes);
+        let free = self.budget.total().saturating_sub(self.budget.used());
+        used < most && used <= free && free > 0
+    }
+
+    /// Waits until it may: before work whose answer will be large.
+    pub(crate) async fn large(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
+        if self.has_room() {
+            return Ok(());
+        }
+        self.budget.wait(deadline, || self.has_room()).await
     }
 
     /// Waits, rarely, until this connection has read enough of what it holds.
@@ -342,7 +363,7 @@ impl Drop for Charge {
     }
 }
 
-/// An answer's memory and its charge.
+/// Memory and its charge.
 struct Charged {
     bytes: Bytes,
     _charge: Charge,
@@ -398,6 +419,16 @@ impl Meter {
         }
         self.charge = None;
         Err(exhausted())
+    }
+
+    /// A whole message that is counted as long as anybody has its memory, unless it is small: a request may wait before it
+    /// is worked on. Fails where there is no room for it.
+    pub(crate) fn keep(mut self, message: Bytes) -> Result<Bytes, Status> {
+        self.hold(message.len(), message.len())?;
+        Ok(match self.charge {
+            Some(charge) => Bytes::from_owner(Charged { bytes: message, _charge: charge }),
+            None => message,
+        })
     }
 
     /// Ready when a request that is counted has not moved for too long while others need the room. Poll it beside the

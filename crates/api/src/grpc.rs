@@ -169,7 +169,10 @@ pub(crate) async fn read(
         _ => bytes,
     };
     call.received(bytes.len());
-    Ok(bytes)
+    if bytes.len() <= share.free_bytes() {
+        return Ok(bytes);
+    }
+    meter.unwrap_or_else(|| Meter::new(share)).keep(bytes)
 }
 
 /// Waits for the end of a client's half whose call does not: many clients say it in a frame of its own, behind the

@@ -5,7 +5,7 @@
 
 use crate::{
     Api,
-    budget::{Answer, Room, Share},
+    budget::{Answer, Room, Share, Shares},
     grpc,
     long::{self, Made},
     parse, parts,
@@ -38,30 +38,30 @@ pub(crate) type Deadline = Option<Instant>;
 /// `Range`. `values` is what the connection holds of small answers.
 pub(crate) async fn range(
     api: &Arc<Api>,
-    values: &Share,
+    shares: Shares<'_>,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Answer, Status> {
     parse::range(&request)?;
-    checked_range(api, values, deadline, request).await
+    checked_range(api, shares, deadline, request).await
 }
 
 /// A range that no check of a client's applies to any more.
 pub(crate) async fn checked_range(
     api: &Arc<Api>,
-    values: &Share,
+    shares: Shares<'_>,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Answer, Status> {
     let start = Instant::now();
-    let answer = barrier_and_range(api, values, deadline, request).await;
+    let answer = barrier_and_range(api, shares, deadline, request).await;
     api.metrics.durations.range_request.observe(start, &answer);
     answer
 }
 
 async fn barrier_and_range(
     api: &Arc<Api>,
-    values: &Share,
+    shares: Shares<'_>,
     deadline: Deadline,
     request: RangeRequest,
 ) -> Result<Answer, Status> {
@@ -69,24 +69,25 @@ async fn barrier_and_range(
         barrier(api, deadline).await?;
     }
     // After the barrier: those that waited for it together would all find room before any of them has taken it.
-    values.turn(deadline).await?;
+    shares.values.turn(deadline).await?;
     let spent = match api.slow.inline(|effort| range_now(api, &request, effort)) {
         Inline::Done(answer) => return answer.map(Answer::Read),
         Inline::TooMuch(spent) => spent,
     };
-    Box::pin(elsewhere(api, deadline, spent, request, range_now, long_range)).await
+    Box::pin(elsewhere(api, shares.answers, deadline, spent, request, range_now, long_range)).await
 }
 
 /// A read that costs too much for the thread that serves everybody: `short` while it fits its lane, else `long`.
 async fn elsewhere<R: Send + Sync + 'static>(
     api: &Arc<Api>,
+    answers: &Share,
     deadline: Deadline,
     spent: Cost,
     request: R,
     short: fn(&Api, &R, &Effort<'_>) -> Result<Bytes, Stop>,
     long: fn(&Api, &R, &Effort<'_>) -> Result<Made, Stop>,
 ) -> Result<Answer, Status> {
-    let room = Some(Room { answers: &api.answers, deadline });
+    let room = Some(Room { answers, deadline });
     let asked = Arc::new((Arc::clone(api), request));
     let read = async {
         if api.slow.lane(spent) == Lane::Short {
@@ -206,13 +207,13 @@ pub(crate) async fn delete(
 /// `Txn`. One that only reads never enters the log; one without operations does not even need a quorum.
 pub(crate) async fn txn(
     api: &Arc<Api>,
-    values: &Share,
+    shares: Shares<'_>,
     deadline: Deadline,
     request: TxnRequest,
 ) -> Result<Answer, Status> {
     admit_txn(api, deadline, &request).await?;
     if machine::kv::is_read_only(&request) {
-        return read_txn(api, values, deadline, request).await;
+        return read_txn(api, shares, deadline, request).await;
     }
     let encoding = {
         let answer = log_txn(api, deadline, request).await?;
@@ -260,14 +261,14 @@ async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<T
 
 async fn read_txn(
     api: &Arc<Api>,
-    values: &Share,
+    shares: Shares<'_>,
     deadline: Deadline,
     request: TxnRequest,
 ) -> Result<Answer, Status> {
     if !machine::kv::is_serializable(&request) {
         barrier(api, deadline).await?;
     }
-    values.turn(deadline).await?;
+    shares.values.turn(deadline).await?;
     let start = Instant::now();
     let spent = match api.slow.inline(|effort| txn_now(api, &request, effort)) {
         Inline::Done(answer) => {
@@ -277,7 +278,7 @@ async fn read_txn(
         }
         Inline::TooMuch(spent) => spent,
     };
-    let answer = Box::pin(elsewhere(api, deadline, spent, request, txn_now, long::txn)).await;
+    let answer = Box::pin(elsewhere(api, shares.answers, deadline, spent, request, txn_now, long::txn)).await;
     api.metrics.durations.read_txn.observe(start, &answer);
     answer
 }

@@ -4,7 +4,9 @@
 //! of them or one by its path, and say how each went.
 
 use crate::{
-    Api, kv,
+    Api,
+    budget::Shares,
+    kv,
     pages::{Page, error, respond, text},
     query::Query,
 };
@@ -56,7 +58,8 @@ impl Check {
 /// etcd reads the empty key here, which no client may; such reads count as a client's do.
 async fn read(api: &Arc<Api>, serializable: bool) -> Result<(), String> {
     let request = RangeRequest { keys_only: true, limit: 1, serializable, ..Default::default() };
-    kv::checked_range(api, &api.values.share(), None, request)
+    let shares = Shares { answers: &api.answers.share(), values: &api.values.share() };
+    kv::checked_range(api, shares, None, request)
         .await
         .map(drop)
         .map_err(|status| status.message().to_owned())

@@ -2,7 +2,7 @@
 
 use crate::{
     Api, OVERHEAD_BYTES, auth,
-    budget::{Answer, Share},
+    budget::{Answer, Share, Shares},
     cluster, concurrency, downgrade,
     grpc::{self, Framing, PREFIX_BYTES, Reply, Requests},
     head::{self, Encoding, Head},
@@ -303,24 +303,27 @@ async fn send_long(open: &Open<'_>, long: Box<Long>) -> Result<http::Response<Re
 /// task as large as the largest of them.
 async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
     let api = open.api();
-    let values = &open.connection.values;
+    let Connection { answers, values, .. } = &**open.connection;
+    let shares = Shares { answers, values };
+    if matches!(open.method, Method::Put | Method::DeleteRange | Method::Range | Method::Txn) {
+        // Before the request is read: until then HTTP/2's windows bound what comes.
+        values.turn(open.deadline).await?;
+    }
     let answer = match open.method {
         Method::Put => {
             let request = open.read(body, |_| false).await?;
-            values.turn(open.deadline).await?;
             kv::put(api, open.deadline, request).await
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
-            return kv::range(api, values, open.deadline, request).await;
+            return kv::range(api, shares, open.deadline, request).await;
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
-            return kv::txn(api, values, open.deadline, request).await;
+            return kv::txn(api, shares, open.deadline, request).await;
         }
         Method::DeleteRange => {
             let request = open.read(body, |_| false).await?;
-            values.turn(open.deadline).await?;
             kv::delete_range(api, open.deadline, request).await
         }
         _ => {

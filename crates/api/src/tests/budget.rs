@@ -120,12 +120,12 @@ async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
     // As long as nobody waits it may take its time.
     sleep(Duration::from_millis(300)).await;
     let begun = Instant::now();
-    budget.room(None).await.unwrap();
+    budget.share().large(None).await.unwrap();
     assert_eq!(budget.used(), 0, "it was taken back while the other waited");
     assert!(begun.elapsed() >= options().stall, "what was slow before counts");
     assert_eq!(next(&mut first).unwrap_err().code(), Code::ResourceExhausted);
-    budget.room(None).await.unwrap();
-    quick.room(None).await.unwrap();
+    budget.share().large(None).await.unwrap();
+    quick.large(None).await.unwrap();
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn answers_leave_room_to_requests_and_keep_half_of_their_own() {
     // A reader that waits is told as soon as a request has gone.
     let waiting = tokio::spawn({
         let answers = Arc::clone(&answers);
-        async move { answers.room(Some((Instant::now() + Duration::from_secs(5)).into_std())).await }
+        async move { answers.share().large(Some((Instant::now() + Duration::from_secs(5)).into_std())).await }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -179,19 +179,65 @@ async fn a_connection_that_does_not_read_waits_for_itself_alone() {
 }
 
 #[tokio::test]
+async fn no_connection_holds_more_answers_than_it_leaves_to_all_others() {
+    let budget = Budget::new(options());
+    let shares: Vec<_> = (0..4).map(|_| budget.share()).collect();
+    let mut held = Vec::new();
+    // Each asks for as many as it is given, and reads none.
+    for share in &shares {
+        while share.has_room() {
+            held.push(share.hold(answer(101)).unwrap());
+        }
+    }
+    let used = shares.iter().map(|share| share.used.load(Relaxed));
+    assert_eq!(used.collect::<Vec<_>>(), [505, 303, 101, 101]);
+    // Of one connection's own room too, where that is less.
+    let small = Budget::new(Options { connection_bytes: 200, ..options() });
+    let share = small.share();
+    let held = [share.hold(answer(101)).unwrap(), share.hold(answer(101)).unwrap()];
+    let soon = Some((Instant::now() + Duration::from_millis(30)).into_std());
+    assert_eq!(share.large(soon).await.unwrap_err().code(), Code::DeadlineExceeded);
+    small.share().large(None).await.unwrap();
+    drop(held);
+    share.large(None).await.unwrap();
+}
+
+#[test]
+fn a_whole_request_is_counted_as_long_as_anybody_has_a_part_of_it() {
+    let budget = Budget::new(options());
+    let share = budget.share();
+    let mut meter = Meter::new(&share);
+    meter.hold(200, 405).unwrap();
+    let message = meter.keep(answer(400)).unwrap();
+    assert_eq!(budget.used(), 400);
+    let part = message.slice(7..9);
+    drop(message);
+    assert_eq!(budget.used(), 400);
+    // It is refused where it has become too long (unpacked) for what is left.
+    let mut meter = Meter::new(&share);
+    meter.hold(110, 110).unwrap();
+    assert_eq!(meter.keep(answer(300)).unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(budget.used(), 400);
+    drop(part);
+    assert_eq!(budget.used(), 0);
+    assert_eq!(Meter::new(&share).keep(answer(100)).unwrap().len(), 100);
+    assert_eq!(budget.used(), 0, "small ones are free");
+}
+
+#[tokio::test]
 async fn whoever_waits_does_so_for_a_while_or_until_its_deadline() {
     let budget = Budget::new(Options { pace_bytes: 0, ..options() });
     let share = budget.share();
     let held = share.hold(answer(1_000)).unwrap();
     let begun = Instant::now();
-    assert_eq!(budget.room(None).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(budget.share().large(None).await.unwrap_err().code(), Code::ResourceExhausted);
     assert!(begun.elapsed() >= options().wait);
     let deadline = (Instant::now() + Duration::from_millis(30)).into_std();
     assert_eq!(share.room(Some(deadline)).await.unwrap_err().code(), Code::DeadlineExceeded);
     // Room comes as bytes go.
     let waiting = tokio::spawn({
         let budget = Arc::clone(&budget);
-        async move { budget.room(None).await }
+        async move { budget.share().large(None).await }
     });
     sleep(Duration::from_millis(50)).await;
     assert!(!waiting.is_finished());
@@ -229,7 +275,7 @@ async fn a_reader_that_stops_halfway_loses_its_connection() {
     let taken_by_http = next(&mut held).unwrap();
     let waiting = tokio::spawn({
         let budget = Arc::clone(&budget);
-        async move { budget.room(None).await }
+        async move { budget.share().large(None).await }
     });
     tokio::time::timeout(Duration::from_secs(20), share.cut().notified()).await.unwrap();
     assert_eq!(next(&mut held).unwrap_err().code(), Code::ResourceExhausted);
@@ -310,7 +356,7 @@ async fn a_fed_reader_that_does_not_move_gives_room_and_one_that_waits_for_its_f
     let (mut slow, slow_feeder) = share.feed(1_000);
     let (mut waiting, waiting_feeder) = share.feed(1_000);
     slow_feeder.put(slow_feeder.count(answer(500)));
-    budget.room(None).await.unwrap();
+    budget.share().large(None).await.unwrap();
     assert_eq!(next(&mut slow).unwrap_err().code(), Code::ResourceExhausted);
     assert!(!slow_feeder.ready().await);
     assert_eq!(budget.used(), 0);

@@ -295,3 +295,67 @@ async fn a_connection_that_reads_nothing_waits_for_itself() {
     assert!(raw.seen.bytes.values().all(|bytes| *bytes > 30 << 10));
     assert_eq!(metric(&server, "quorate_in_flight_bytes{kind=\"values\"}").await, 0);
 }
+
+/// Nor are requests taken from it meanwhile: HTTP/2's windows hold them back.
+#[tokio::test]
+async fn puts_of_a_connection_that_reads_nothing_are_not_taken_and_not_lost() {
+    let values = InFlight { connection_bytes: 256 << 10, ..InFlight::values() };
+    let server = Server::with(0, Limits { values, ..Limits::default() }).await;
+    server.put("0", &"v".repeat(30 << 10)).await;
+    let mut raw = Raw::connect(server.address, 0).await;
+    for number in 0..20 {
+        let stream = 1 + 2 * number;
+        raw.send(&[headers(stream, RANGE), data(stream, &message(&range("0", "")), true)].concat()).await;
+    }
+    let look = Duration::from_millis(300);
+    let _ = timeout(look, raw.until(|_| false)).await;
+    let (before, taken) = (server.node.machine().view().revision(), raw.seen.window);
+    // Whole, and all that the windows let through.
+    let large = message(&put("large", &"v".repeat(120 << 10)));
+    for number in 20..50 {
+        let stream = 1 + 2 * number;
+        let mut frames = headers(stream, PUT);
+        let pieces: Vec<_> = large.chunks(16 << 10).collect();
+        for (index, piece) in pieces.iter().enumerate() {
+            frames.extend(data(stream, piece, index + 1 == pieces.len()));
+        }
+        raw.send(&frames).await;
+    }
+    let _ = timeout(look, raw.until(|_| false)).await;
+    assert_eq!(server.node.machine().view().revision(), before, "they wait");
+    assert_eq!(raw.seen.window, taken, "they are not taken");
+    // Others go on, and so does it when it reads.
+    server.put("other", &"v".repeat(120 << 10)).await;
+    for number in 0..20 {
+        raw.send(&window(1 + 2 * number, 1 << 20)).await;
+    }
+    soon(raw.until(|seen| seen.ended.len() == 20)).await;
+    soon(async {
+        while server.node.machine().view().revision() < before + 31 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// One connection whose lists nobody reads holds its own part, and who asks for something of medium size does not wait.
+#[tokio::test]
+async fn unread_lists_of_one_connection_leave_room_to_all_others() {
+    let server = Server::start().await;
+    for number in 0..4 {
+        server.put(&number.to_string(), &"v".repeat(1_000 << 10)).await;
+    }
+    server.put("medium", &"v".repeat(70 << 10)).await;
+    let mut raw = Raw::connect(server.address, 0).await;
+    for number in 0..40 {
+        let stream = 1 + 2 * number;
+        raw.send(&[headers(stream, RANGE), data(stream, &message(&range("0", "9")), true)].concat()).await;
+    }
+    sleep(Duration::from_millis(500)).await;
+    let held = metric(&server, "quorate_in_flight_bytes{kind=\"answers\"}").await;
+    assert!(((40 << 20)..(60 << 20)).contains(&held), "{held}: 48 MiB, and what was made beside");
+    for _ in 0..10 {
+        let read = timeout(Duration::from_secs(1), server.kv().range(range("medium", ""))).await;
+        assert_eq!(read.expect("nobody is in its way").unwrap().into_inner().kvs.len(), 1);
+    }
+}

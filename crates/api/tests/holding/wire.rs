@@ -60,6 +60,8 @@ pub(crate) struct Seen {
     pub(crate) bytes: HashMap<u32, usize>,
     /// Streams that ended by headers (an answer without messages, or trailers), with the raw block of the last ones.
     pub(crate) ended: HashMap<u32, Vec<u8>>,
+    /// What the connection's window was opened by, in bytes: so much more of what was sent has been taken.
+    pub(crate) window: u64,
     /// Whether the server has said its settings.
     pub(crate) is_greeted: bool,
     /// What the connection was ended with.
@@ -129,6 +131,9 @@ impl Raw {
         };
         match kind {
             DATA => *self.seen.bytes.entry(stream).or_default() += payload.len(),
+            WINDOW_UPDATE if stream == 0 => {
+                self.seen.window += u64::from(u32::from_be_bytes(payload[..4].try_into().unwrap()));
+            }
             SETTINGS if flags & ACK == 0 => {
                 self.seen.is_greeted = true;
                 self.send(&frame(SETTINGS, ACK, 0, &[])).await;
