@@ -26,14 +26,14 @@
 
 mod held;
 
-use crate::{long::Long, status::Known};
+use crate::{lock, long::Long, status::Known};
 use bytes::Bytes;
 use held::Slot;
 pub(crate) use held::{Feeder, Held};
 use std::{
     future::Future as _,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -88,11 +88,6 @@ const CROWDED_SHARE: usize = 64;
 
 /// What could be read again is kept while less than this part of the room is used.
 const MUCH_ROOM: usize = 8;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every critical section here leaves whole values behind.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a client is told whose bytes are one too many.
 pub(crate) fn exhausted() -> Status {
@@ -163,9 +158,14 @@ impl Budget {
         self.used() < self.total() / MUCH_ROOM
     }
 
+    /// What is left of it.
+    fn free(&self) -> usize {
+        self.total().saturating_sub(self.used())
+    }
+
     /// Whether there is room in all.
     pub(crate) fn has_room(&self) -> bool {
-        self.used() < self.total()
+        self.free() > 0
     }
 
     async fn wait(
@@ -275,17 +275,12 @@ impl Share {
     /// Whether this connection may be given one more large answer: none holds more than it leaves to all others, so a few
     /// that do not read are in nobody's way.
     fn has_room(&self) -> bool {
-        let (used, most) = (self.used.load(Relaxed), self.budget.options.connection_bytes);
-        let free = self.budget.total().saturating_sub(self.budget.used());
-        used < most && used <= free && free > 0
+        self.used.load(Relaxed) < self.budget.options.connection_bytes.min(self.budget.free())
     }
 
     /// Waits until it may: before work whose answer will be large.
     pub(crate) async fn large(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
-        if self.has_room() {
-            return Ok(());
-        }
-        self.budget.wait(deadline, || self.has_room()).await
+        self.until(deadline, Self::has_room).await
     }
 
     /// Waits, rarely, until this connection has read enough of what it holds.
@@ -299,10 +294,18 @@ impl Share {
 
     /// Waits until this connection has read enough of what it holds.
     pub(crate) async fn room(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
-        if !self.is_full() {
+        self.until(deadline, |share| !share.is_full()).await
+    }
+
+    async fn until(
+        &self,
+        deadline: Option<std::time::Instant>,
+        may: fn(&Self) -> bool,
+    ) -> Result<(), Status> {
+        if may(self) {
             return Ok(());
         }
-        self.budget.wait(deadline, || !self.is_full()).await
+        self.budget.wait(deadline, || may(self)).await
     }
 
     /// An answer whose bytes are counted as long as HTTP has them, unless it is small.

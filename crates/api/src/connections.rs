@@ -4,10 +4,10 @@
 //! and closed at once, so that its client can try the next member instead of waiting in the kernel's queue. What the
 //! store and the peers need is not given away: the composer sets the limits below what the process may hold.
 
-use crate::{Traffic, metrics};
+use crate::{Traffic, lock, metrics};
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -65,7 +65,7 @@ impl Connections {
             return Some(Seat(Arc::clone(seats)));
         }
         self.series.refused.inc();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.told);
         if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             *told = Some(Instant::now());
             slog::warn!(log, "refusing connections: as many are open as there are file descriptors for";

@@ -35,7 +35,7 @@ const COMPACTION_POLL: Duration = Duration::from_millis(5);
 /// When the caller stops waiting; `None` leaves it to the node's own request timeout.
 pub(crate) type Deadline = Option<Instant>;
 
-/// `Range`. `values` is what the connection holds of small answers.
+/// `Range`.
 pub(crate) async fn range(
     api: &Arc<Api>,
     shares: Shares<'_>,

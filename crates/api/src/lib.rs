@@ -82,10 +82,15 @@ use metrics::Metrics;
 use proto::etcdserverpb::ResponseHeader;
 use raft_node::Handle;
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 use steps::Steps;
+
+/// Locks what a panic elsewhere may have poisoned: every critical section of this crate leaves whole values behind.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a message may be longer than a log entry, in bytes: etcd's `grpcOverheadBytes`.
 pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;

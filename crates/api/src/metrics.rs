@@ -18,7 +18,7 @@ mod watch;
 pub(crate) use calls::{Call, Received};
 pub(crate) use connections::Connections;
 
-use crate::{Api, Identity, Shown};
+use crate::{Api, Identity, Shown, lock};
 use calls::Calls;
 use connections::InFlight;
 use durations::Durations;
@@ -32,7 +32,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 use state::State;
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// Different `client-api-version` labels kept apart. Clients choose the text, so it must be bounded; real ones send
@@ -147,7 +147,7 @@ impl Metrics {
 
     /// The counters of a client version's unary calls and streams.
     pub(crate) fn client_version(&self, version: &str) -> ClientVersion {
-        let mut known = self.client_versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.client_versions);
         let label = if known.contains(version) {
             version
         } else if known.len() < CLIENT_VERSIONS_MAX {

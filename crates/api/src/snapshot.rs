@@ -10,7 +10,7 @@
 //! has no thread and no turn, so clients that read slowly hold nobody else up. But each holds its moment, whose replaced
 //! rows stay on disk: who does not keep [`Snapshots::pace`] is sent away.
 
-use crate::{Api, Lane, grpc, maintenance};
+use crate::{Api, Lane, grpc, lock, maintenance};
 use bytes::Bytes;
 use engine::{Fault, Moment};
 use futures::{
@@ -20,13 +20,10 @@ use futures::{
 use proto::etcdserverpb::SnapshotResponse;
 use snapshot::{Counter, Format, Native, Pieces, Writing};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{Semaphore, mpsc::Sender},
-    time::timeout_at,
-};
+use tokio::{sync::mpsc::Sender, time::timeout_at};
 use tonic::Status;
 
 /// How snapshots are made and sent. Fields are defaults of [`Snapshots::default`] unless a test draws smaller ones.
@@ -35,8 +32,8 @@ pub struct Snapshots {
     /// On their way at one time: 64. Each holds what is overwritten meanwhile and two steps' bytes, 32 MiB all together: a
     /// bound for errors and attacks. Beyond it they are refused.
     pub sent_max: usize,
-    /// What is written in one turn, in bytes, at least a block ([`snapshot::BLOCK_BYTES`]). 256 KiB: half a millisecond of work, and half of what a
-    /// snapshot whose client is slow holds.
+    /// What is written in one turn, in bytes, at least a block ([`snapshot::BLOCK_BYTES`]). 256 KiB: half a millisecond of
+    /// work, and half of what a snapshot whose client is slow holds.
     pub step_bytes: u64,
     /// What is measured in one turn, in bytes, at least a block. 8 MiB: some milliseconds.
     pub measured_bytes: u64,
@@ -138,22 +135,17 @@ async fn step(api: &Api, mut source: Source) -> Result<Made, Status> {
 type Measured = Result<(Arc<Moment>, u64), Status>;
 
 /// Measures moments, one after the other: each is read whole, so twenty who ask at once must not cause twenty.
+#[derive(Default)]
 pub(crate) struct Measures {
-    one: Semaphore,
+    one: tokio::sync::Mutex<()>,
     /// What has not begun yet. It is given up where nobody waits for it any more.
     next: Mutex<Option<WeakShared<BoxFuture<'static, Measured>>>>,
-}
-
-impl Default for Measures {
-    fn default() -> Self {
-        Self { one: Semaphore::new(1), next: Mutex::default() }
-    }
 }
 
 impl Measures {
     /// A moment not before this call.
     fn next(&self, api: &Arc<Api>) -> Shared<BoxFuture<'static, Measured>> {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = lock(&self.next);
         if let Some(shared) = next.as_ref().and_then(WeakShared::upgrade) {
             return shared;
         }
@@ -164,9 +156,9 @@ impl Measures {
 
     async fn measured(api: Arc<Api>) -> Measured {
         let measures = &api.turns.measures;
-        let _turn = measures.one.acquire().await.expect("the semaphore is never closed");
+        let _turn = measures.one.lock().await;
         // Who asks from now on may have seen what this moment does not have.
-        *measures.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&measures.next) = None;
         let own = Arc::clone(&api);
         let rows = api.slow.run(Lane::Snapshot, move |_| Arc::from(own.shared.moment())).await?;
         measure(&api, rows).await

@@ -26,7 +26,7 @@
 //! * `poll_shutdown` waits until everything is sent. What a dropped connection left is sent too, unless the client takes
 //!   nothing for [`LINGER`].
 
-use crate::{connections::Seat, wire::Wire};
+use crate::{connections::Seat, lock, wire::Wire};
 use bytes::{Buf, Bytes};
 use std::{
     collections::VecDeque,
@@ -34,7 +34,7 @@ use std::{
     io, mem,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
@@ -61,11 +61,6 @@ const SPARE_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// How long what a closed connection left may wait for a client that takes nothing.
 const LINGER: Duration = Duration::from_secs(5);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every critical section here leaves whole values behind.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Writes the connections that have something to send; one task for a listener.
 #[derive(Default)]

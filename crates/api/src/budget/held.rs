@@ -8,7 +8,8 @@
 //!
 //! Of either kind what is held can be taken back while others wait for the room.
 
-use super::{Budget, Charge, Charged, Share, exhausted, lock};
+use super::{Budget, Charge, Charged, Share, exhausted};
+use crate::lock;
 use bytes::Bytes;
 use std::{
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},

@@ -1,13 +1,14 @@
 //! Leases that came and went, counted by the node.
 
 use super::counter;
+use crate::lock;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, Registry,
     core::{Collector, Desc},
     proto::{Bucket, Histogram as Histo, MetricFamily},
 };
 use raft_node::{LeaseCounts, TTL_BUCKETS};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The counters, as of the last look at the node.
 pub(super) struct Leases {
@@ -39,12 +40,12 @@ impl Leases {
     }
 
     pub(super) fn refresh(&self, counts: LeaseCounts) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         self.granted.inc_by(counts.granted.saturating_sub(seen.granted));
         self.renewed.inc_by(counts.renewed.saturating_sub(seen.renewed));
         self.revoked.inc_by(counts.revoked.saturating_sub(seen.revoked));
         self.expired.inc_by(counts.expired.saturating_sub(seen.expired));
-        *self.ttl.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+        *lock(&self.ttl.counts) = counts;
         *seen = counts;
     }
 }
@@ -72,7 +73,7 @@ impl Collector for Ttl {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let counts = *self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = *lock(&self.counts);
         let mut families = self.name.collect();
         for metric in families.iter_mut().flat_map(MetricFamily::mut_metric) {
             metric.set_histogram(histogram(&counts));

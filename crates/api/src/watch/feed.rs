@@ -4,6 +4,7 @@ use super::wire::{self, Writer};
 use crate::{
     Api,
     grpc::PREFIX_BYTES,
+    lock,
     metrics::Call,
     status::Known,
     streams::{FRAME_BYTES, Feed},
@@ -11,7 +12,7 @@ use crate::{
 use ::watch::{Response, StreamKey};
 use bytes::Bytes;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Instant,
 };
@@ -54,18 +55,18 @@ impl Line {
 
     /// Whether nobody is there to be told anything.
     pub(super) fn is_gone(&self) -> bool {
-        matches!(*self.end.lock().unwrap_or_else(PoisonError::into_inner), End::Gone)
+        matches!(*lock(&self.end), End::Gone)
     }
 
     fn set(&self, end: End) {
-        let mut known = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.end);
         if !matches!(*known, End::Gone) {
             *known = end;
         }
     }
 
     fn failure(&self) -> Option<Status> {
-        match &*self.end.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*lock(&self.end) {
             End::Failing(status) => Some(status.clone()),
             End::Open | End::Gone => None,
         }

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use wire::{Raw, data, headers, message, reset, window};
+use wire::{Raw, call, data, headers, message, reset, window};
 
 /// How long what must come may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -100,7 +100,7 @@ async fn three_thousand_calls_that_were_given_up_end_neither_the_connection_nor_
     let created = raw.seen.bytes[&1];
     let calls = |from: u32, count: u32| {
         let streams = (0..count).map(move |number| from + 2 * number);
-        let call = |stream| [headers(stream, PUT), data(stream, &message(&put("a", "b")), true)].concat();
+        let call = |stream| call(stream, PUT, &put("a", "b"));
         streams.clone().flat_map(call).chain(streams.flat_map(reset)).collect::<Vec<u8>>()
     };
     // All of it is there before the member has its turn: it shares this thread.
@@ -143,7 +143,7 @@ async fn a_client_that_does_not_read_is_not_read_from() {
     let server = Server::with(0, Limits { values, ..Limits::default() }).await;
     server.put("0", &"v".repeat(10 << 10)).await;
     let mut raw = Raw::connect(server.address, 1 << 30).await;
-    let call = |stream| [headers(stream, RANGE), data(stream, &message(&range("0", "")), true)].concat();
+    let call = |stream| call(stream, RANGE, &range("0", ""));
     let mut sent = 0;
     let stuck = timeout(Duration::from_secs(5), async {
         for number in 0..1_000_000 {
@@ -245,9 +245,8 @@ async fn unread_lists_are_bounded_and_give_way_to_those_that_are_read() {
     }
     // Its windows never open.
     let mut raw = Raw::connect(server.address, 0).await;
-    let list = message(&pb::RangeRequest { limit: 0, ..range("0", "9") });
     for number in 0..10 {
-        raw.send(&[headers(1 + 2 * number, RANGE), data(1 + 2 * number, &list, true)].concat()).await;
+        raw.send(&call(1 + 2 * number, RANGE, &range("0", "9"))).await;
     }
     sleep(Duration::from_millis(150)).await;
     let held = metric(&server, "quorate_in_flight_bytes{kind=\"answers\"}").await;
@@ -278,8 +277,7 @@ async fn a_connection_that_reads_nothing_waits_for_itself() {
     server.put("0", &"v".repeat(30 << 10)).await;
     let mut raw = Raw::connect(server.address, 0).await;
     for number in 0..200 {
-        let stream = 1 + 2 * number;
-        raw.send(&[headers(stream, RANGE), data(stream, &message(&range("0", "")), true)].concat()).await;
+        raw.send(&call(1 + 2 * number, RANGE, &range("0", ""))).await;
     }
     sleep(Duration::from_millis(300)).await;
     let held = metric(&server, "quorate_in_flight_bytes{kind=\"values\"}").await;
@@ -304,22 +302,15 @@ async fn puts_of_a_connection_that_reads_nothing_are_not_taken_and_not_lost() {
     server.put("0", &"v".repeat(30 << 10)).await;
     let mut raw = Raw::connect(server.address, 0).await;
     for number in 0..20 {
-        let stream = 1 + 2 * number;
-        raw.send(&[headers(stream, RANGE), data(stream, &message(&range("0", "")), true)].concat()).await;
+        raw.send(&call(1 + 2 * number, RANGE, &range("0", ""))).await;
     }
     let look = Duration::from_millis(300);
     let _ = timeout(look, raw.until(|_| false)).await;
     let (before, taken) = (server.node.machine().view().revision(), raw.seen.window);
     // Whole, and all that the windows let through.
-    let large = message(&put("large", &"v".repeat(120 << 10)));
+    let large = put("large", &"v".repeat(120 << 10));
     for number in 20..50 {
-        let stream = 1 + 2 * number;
-        let mut frames = headers(stream, PUT);
-        let pieces: Vec<_> = large.chunks(16 << 10).collect();
-        for (index, piece) in pieces.iter().enumerate() {
-            frames.extend(data(stream, piece, index + 1 == pieces.len()));
-        }
-        raw.send(&frames).await;
+        raw.send(&call(1 + 2 * number, PUT, &large)).await;
     }
     let _ = timeout(look, raw.until(|_| false)).await;
     assert_eq!(server.node.machine().view().revision(), before, "they wait");
@@ -348,8 +339,7 @@ async fn unread_lists_of_one_connection_leave_room_to_all_others() {
     server.put("medium", &"v".repeat(70 << 10)).await;
     let mut raw = Raw::connect(server.address, 0).await;
     for number in 0..40 {
-        let stream = 1 + 2 * number;
-        raw.send(&[headers(stream, RANGE), data(stream, &message(&range("0", "9")), true)].concat()).await;
+        raw.send(&call(1 + 2 * number, RANGE, &range("0", "9"))).await;
     }
     sleep(Duration::from_millis(500)).await;
     let held = metric(&server, "quorate_in_flight_bytes{kind=\"answers\"}").await;

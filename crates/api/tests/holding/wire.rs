@@ -18,6 +18,9 @@ use tokio::{
     },
 };
 
+/// The longest frame, in bytes, that HTTP/2 allows where nothing was agreed upon.
+const FRAME_BYTES_MAX: usize = 16 << 10;
+
 /// The head of a gRPC call.
 pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
     let literal = |out: &mut Vec<u8>, text: &str| {
@@ -36,6 +39,16 @@ pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
 /// Data of a stream, the last or not.
 pub(crate) fn data(stream: u32, bytes: &[u8], is_last: bool) -> Vec<u8> {
     frame(DATA, if is_last { END_STREAM } else { 0 }, stream, bytes)
+}
+
+/// A whole call of one message.
+pub(crate) fn call(stream: u32, path: &str, request: &impl prost::Message) -> Vec<u8> {
+    let (mut frames, request) = (headers(stream, path), message(request));
+    let mut pieces = request.chunks(FRAME_BYTES_MAX).peekable();
+    while let Some(piece) = pieces.next() {
+        frames.extend(data(stream, piece, pieces.peek().is_none()));
+    }
+    frames
 }
 
 /// A message with gRPC's prefix.

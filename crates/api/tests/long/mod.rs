@@ -3,7 +3,7 @@
 
 use super::{
     frames::RANGE,
-    holding::wire::{Raw, data, headers, message, window},
+    holding::wire::{Raw, call, window},
     *,
 };
 use api::{Cost, InFlight, WorkLimits};
@@ -127,9 +127,9 @@ async fn long_lists_that_nobody_takes_hold_little_and_no_compaction_up() {
     let server = Server::with(0, limits).await;
     server.fill("k", 64, 1 << 18).await;
     let mut raw = Raw::connect(server.address, 64 << 10).await;
-    let list = message(&pb::RangeRequest { serializable: true, ..range("k", "l") });
+    let list = pb::RangeRequest { serializable: true, ..range("k", "l") };
     for number in 0..16 {
-        raw.send(&[headers(1 + 2 * number, RANGE), data(1 + 2 * number, &list, true)].concat()).await;
+        raw.send(&call(1 + 2 * number, RANGE, &list)).await;
     }
     sleep(Duration::from_millis(500)).await;
     let held = server.metric("quorate_in_flight_bytes{kind=\"answers\"}").await;
@@ -157,7 +157,7 @@ async fn a_long_list_whose_client_leaves_is_not_read_on() {
     server.fill("k", 64, 1 << 18).await;
     for _ in 0..20 {
         let mut raw = Raw::connect(server.address, 64 << 10).await;
-        raw.send(&[headers(1, RANGE), data(1, &message(&range("k", "l")), true)].concat()).await;
+        raw.send(&call(1, RANGE, &range("k", "l"))).await;
         timeout(PATIENCE, raw.until(|seen| seen.bytes.values().any(|bytes| *bytes > 0)))
             .await
             .expect("it begins");

@@ -147,6 +147,10 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
     }
 
+    async fn snapshot_turns(&self) -> i64 {
+        self.metric("quorate_work_total{lane=\"snapshot\"}").await
+    }
+
     async fn turns(&self) -> i64 {
         self.metric("quorate_work_total{lane=\"short\"}").await
             + self.metric("quorate_work_total{lane=\"long\"}").await
@@ -424,7 +428,7 @@ async fn a_storm_of_locks_takes_memory_by_their_number_and_is_passed_on_in_order
 async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
     let server = Server::start().await;
     server.fill("k", 16, 1 << 19).await;
-    let mut maintenance = MaintenanceClient::new(server.channel.clone());
+    let maintenance = MaintenanceClient::new(server.channel.clone());
     let mut slow = Vec::new();
     for _ in 0..10 {
         // A connection each: one's window would hold up the others.
@@ -435,15 +439,8 @@ async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
         pieces.message().await.unwrap().unwrap();
         slow.push(pieces);
     }
-    let whole = async {
-        let mut pieces = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
-        let mut bytes = 0;
-        while let Some(piece) = pieces.message().await.unwrap() {
-            bytes += piece.blob.len();
-        }
-        bytes
-    };
-    let bytes = tokio::time::timeout(Duration::from_secs(20), whole).await.expect("it has its turn");
+    let whole = tokio::time::timeout(Duration::from_secs(20), take(maintenance)).await;
+    let bytes = whole.expect("it has its turn").len();
     assert!(bytes > 16 << 20 && bytes % 512 == 32, "{bytes}");
     // Who was slow gets the rest, all the same.
     for mut pieces in slow {
@@ -464,13 +461,12 @@ async fn a_snapshot_is_made_one_step_ahead_of_who_takes_it() {
     let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
     let channel = endpoint.initial_stream_window_size(65_535).connect().await.unwrap();
     let mut maintenance = MaintenanceClient::new(channel);
-    let turns = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await;
-    let before = turns().await;
+    let before = server.snapshot_turns().await;
     let _untaken = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap();
     // The moment, the measure, the step that is taken and the one ahead.
-    until(async || turns().await - before >= 4).await;
+    until(async || server.snapshot_turns().await - before >= 4).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(turns().await - before, 4, "no more than that waits for a client");
+    assert_eq!(server.snapshot_turns().await - before, 4, "no more than that waits for a client");
 }
 
 /// A server whose snapshots are measured a block at a time, here a row or two, and then written at once.
@@ -495,17 +491,16 @@ async fn take(client: MaintenanceClient<Channel>) -> Vec<u8> {
 async fn all_who_ask_for_a_snapshot_while_one_is_measured_share_the_next() {
     let server = measuring_slowly(64).await;
     let maintenance = MaintenanceClient::new(server.channel.clone());
-    let turns = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await;
-    let before = turns().await;
+    let before = server.snapshot_turns().await;
     take(maintenance.clone()).await;
-    let alone = turns().await - before;
+    let alone = server.snapshot_turns().await - before;
     assert!(alone > 100, "{alone} turns");
     let many: Vec<_> = (0..20).map(|_| tokio::spawn(take(maintenance.clone()))).collect();
     for one in many {
         assert_eq!(one.await.unwrap().len() % 512, 32);
     }
     // The first one's, and that of all the others.
-    let together = turns().await - before - alone;
+    let together = server.snapshot_turns().await - before - alone;
     assert!(together < 3 * alone, "{together} turns for twenty, {alone} for one");
 }
 
@@ -513,14 +508,13 @@ async fn all_who_ask_for_a_snapshot_while_one_is_measured_share_the_next() {
 async fn a_snapshot_that_shares_its_moment_has_all_that_was_acknowledged_before_it() {
     let server = measuring_slowly(64).await;
     let maintenance = MaintenanceClient::new(server.channel.clone());
-    let turns = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await;
     let mut taken = Vec::new();
     for number in 0..5 {
-        let (text, before) = (format!("acknowledged-{number}"), turns().await);
+        let (text, before) = (format!("acknowledged-{number}"), server.snapshot_turns().await);
         server.put("acknowledged", &text).await;
         taken.push((text, tokio::spawn(take(maintenance.clone()))));
         // So that some measure is on its way, and the next one waits.
-        until(async || turns().await > before + 20).await;
+        until(async || server.snapshot_turns().await > before + 20).await;
     }
     for (text, bytes) in taken {
         let bytes = bytes.await.unwrap();
@@ -533,8 +527,7 @@ async fn who_stops_waiting_for_a_snapshot_leaves_it_to_those_who_share_it() {
     let server = measuring_slowly(64).await;
     let maintenance = MaintenanceClient::new(server.channel.clone());
     let asked: Vec<_> = (0..20).map(|_| tokio::spawn(take(maintenance.clone()))).collect();
-    let waiting = async || server.metric("quorate_work_total{lane=\"snapshot\"}").await > 20;
-    until(waiting).await;
+    until(async || server.snapshot_turns().await > 20).await;
     for (number, one) in asked.into_iter().enumerate() {
         if number % 3 == 1 {
             assert_eq!(one.await.unwrap().len() % 512, 32);

@@ -117,7 +117,7 @@ fn orders(words: &Words, etcdctl: &Path, orders: &[(&str, &str)]) -> anyhow::Res
 }
 
 /// Waits until every member stores data of this version.
-async fn version_becomes(cluster: &Cluster, version: &str) -> anyhow::Result<()> {
+pub(super) async fn version_becomes(cluster: &Cluster, version: &str) -> anyhow::Result<()> {
     let (client, mut at) = (cluster.client(), 0);
     let all = async {
         while at < cluster.size() {

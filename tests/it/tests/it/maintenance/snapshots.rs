@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 
-use super::{Said, call, ctl, judge};
+use super::{Said, call, ctl, judge, orders::version_becomes};
 use crate::support::{PATIENT, put, run};
 
 /// etcd's `snapshotSendBufferSize`.
@@ -33,17 +33,6 @@ async fn all(client: &Client, at: usize, revision: i64) -> anyhow::Result<(i64, 
         RangeRequest { key: "\0".into(), range_end: "\0".into(), revision, ..RangeRequest::default() };
     let answer = client.range(at, range, PATIENT).await?;
     Ok((answer.header.context("a header")?.revision, answer.kvs))
-}
-
-/// Waits until a member says which version its storage has: the leader decides the cluster's some time after the start.
-async fn version_known(client: &Client, at: usize) -> anyhow::Result<()> {
-    let known = async {
-        while client.status(at).await?.storage_version != "3.7.0" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
-    };
-    timeout(PATIENT, known).await.context("no version of the storage")?
 }
 
 /// Takes a snapshot as a client of its own, and checks what etcd's clients may rely on.
@@ -120,9 +109,8 @@ fn snapshots_taken_under_load_are_restored_to_three_members() {
     run(async {
         let source = Cluster::start(3)?;
         let client = source.client();
-        for at in 0..2 {
-            version_known(&client, at).await?;
-        }
+        // Which the leader decides some time after the start.
+        version_becomes(&source, "3.7.0").await?;
         for number in 0..200 {
             put(&client, 0, &format!("kept/{number:03}"), "first").await?;
         }
