@@ -123,6 +123,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         lease_ttl_min: lease_ttl_min(election),
         max_learners: config.learners_max,
         quota_bytes: config.limits.quota_bytes,
+        limits: machine::Limits::default(),
     };
     let engine = Arc::new(Timed::new(Arc::clone(&ground.engine) as _));
     let machine =

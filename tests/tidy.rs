@@ -145,6 +145,7 @@ const LIMITS: &[(&str, &str)] = &[
     ("crates/engine-rocks/src/options.rs", "Options"),
     ("crates/mvcc/src/options.rs", "Options"),
     ("crates/mvcc/src/options.rs", "Shape"),
+    ("crates/machine/src/limits.rs", "Limits"),
     ("crates/raft-node/src/limits.rs", "Limits"),
     ("crates/transport/src/limits.rs", "Limits"),
     ("crates/watch/src/limits.rs", "Limits"),

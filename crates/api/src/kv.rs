@@ -14,7 +14,7 @@ use crate::{
     status::Known,
 };
 use bytes::Bytes;
-use machine::{Response, Stop};
+use machine::{Response, Stop, Unread};
 use mvcc::{Cost, Effort};
 use prost::Message;
 use proto::etcdserverpb::{
@@ -23,6 +23,7 @@ use proto::etcdserverpb::{
 };
 use raft_node::{ProposeError, ReadError};
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -134,7 +135,12 @@ fn range_now(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<B
 }
 
 /// `Put`.
-pub(crate) async fn put(api: &Api, deadline: Deadline, request: PutRequest) -> Result<Bytes, Status> {
+pub(crate) async fn put(
+    api: &Arc<Api>,
+    shares: Shares<'_>,
+    deadline: Deadline,
+    request: PutRequest,
+) -> Result<Answer, Status> {
     afford(api, machine::put_cost(&request), deadline).await?;
     parse::put(&request)?;
     let proposal = InternalRaftRequest { put: Some(request), ..Default::default() };
@@ -144,22 +150,40 @@ pub(crate) async fn put(api: &Api, deadline: Deadline, request: PutRequest) -> R
             let rows = usize::from(answer.prev_kv.is_some());
             encoded(api, rows, answer)
         }
-        other => return Err(mismatch(&other)),
+        other => return unread(api, shares, deadline, other).await,
     };
-    encoding.await
+    encoding.await.map(Answer::Other)
 }
 
 /// `DeleteRange`.
 pub(crate) async fn delete_range(
-    api: &Api,
+    api: &Arc<Api>,
+    shares: Shares<'_>,
     deadline: Deadline,
     request: DeleteRangeRequest,
-) -> Result<Bytes, Status> {
-    let encoding = {
-        let answer = delete(api, deadline, request).await?;
-        encoded(api, answer.prev_kvs.len(), answer)
+) -> Result<Answer, Status> {
+    let encoding = match log_delete(api, deadline, request).await? {
+        Response::DeleteRange(answer) => encoded(api, answer.prev_kvs.len(), answer),
+        other => return unread(api, shares, deadline, other).await,
     };
-    encoding.await
+    encoding.await.map(Answer::Other)
+}
+
+/// Reads the rest of an entry's answer, as a read-only request's is read. Boxed, for it is rare.
+fn unread<'a>(
+    api: &'a Arc<Api>,
+    shares: Shares<'a>,
+    deadline: Deadline,
+    answer: Response,
+) -> Pin<Box<dyn Future<Output = Result<Answer, Status>> + Send + 'a>> {
+    Box::pin(async move {
+        let Response::Unread(unread) = answer else { return Err(mismatch(&answer)) };
+        let spent = match api.slow.inline(|effort| long::unread_now(api, &unread, effort)) {
+            Inline::Done(answer) => return answer.map(Answer::Read),
+            Inline::TooMuch(spent) => spent,
+        };
+        elsewhere(api, shares.answers, deadline, spent, *unread, long::unread_now, long::unread).await
+    })
 }
 
 /// Encodes an answer of so many rows, on a blocking thread where it is long. Not an `async fn`, which would keep room for
@@ -186,22 +210,26 @@ pub(crate) fn encoded<M: Message + 'static>(
     }
 }
 
-/// Deletes a range, for a client or in its name.
+/// Deletes a range in a client's name, without an answer that has rows.
 pub(crate) async fn delete(
     api: &Api,
     deadline: Deadline,
     request: DeleteRangeRequest,
 ) -> Result<DeleteRangeResponse, Status> {
-    parse::delete(&request)?;
-    match propose(api, deadline, InternalRaftRequest { delete_range: Some(request), ..Default::default() })
-        .await?
-    {
-        Response::DeleteRange(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(answer)
-        }
+    match log_delete(api, deadline, request).await? {
+        Response::DeleteRange(answer) => Ok(answer),
         other => Err(mismatch(&other)),
     }
+}
+
+async fn log_delete(api: &Api, deadline: Deadline, request: DeleteRangeRequest) -> Result<Response, Status> {
+    parse::delete(&request)?;
+    let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
+    let mut answer = propose(api, deadline, request).await?;
+    if let Response::DeleteRange(answer) = &mut answer {
+        api.complete(&mut answer.header);
+    }
+    Ok(answer)
 }
 
 /// `Txn`. One that only reads never enters the log; one without operations does not even need a quorum.
@@ -215,9 +243,9 @@ pub(crate) async fn txn(
     if machine::kv::is_read_only(&request) {
         return read_txn(api, shares, deadline, request).await;
     }
-    let encoding = {
-        let answer = log_txn(api, deadline, request).await?;
-        encoded(api, rows(&answer), answer)
+    let encoding = match log_txn(api, deadline, request).await? {
+        Response::Txn(answer) => encoded(api, rows(&answer), answer),
+        other => return unread(api, shares, deadline, other).await,
     };
     encoding.await.map(Answer::Other)
 }
@@ -241,7 +269,25 @@ pub(crate) async fn write_txn(
     request: TxnRequest,
 ) -> Result<TxnResponse, Status> {
     admit_txn(api, deadline, &request).await?;
-    log_txn(api, deadline, request).await
+    let mut answer = log_txn(api, deadline, request).await?;
+    if let Response::Unread(unread) = answer {
+        answer = Box::pin(read_whole(api, deadline, *unread)).await?;
+    }
+    match answer {
+        Response::Txn(answer) => Ok(answer),
+        other => Err(mismatch(&other)),
+    }
+}
+
+/// For recipes, whose transactions find a key or two, however many they look through.
+async fn read_whole(api: &Api, deadline: Deadline, unread: Unread) -> Result<Response, Status> {
+    match api.slow.inline(|effort| unread.whole(effort)) {
+        Inline::Done(answer) => answer,
+        Inline::TooMuch(spent) => {
+            let read = api.slow.read(spent, move |effort| unread.whole(effort));
+            grpc::within(deadline, read).await
+        }
+    }
 }
 
 async fn admit_txn(api: &Api, deadline: Deadline, request: &TxnRequest) -> Result<(), Status> {
@@ -249,14 +295,13 @@ async fn admit_txn(api: &Api, deadline: Deadline, request: &TxnRequest) -> Resul
     Ok(parse::txn(request, api.limits.max_txn_ops)?)
 }
 
-async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<TxnResponse, Status> {
-    match propose(api, deadline, InternalRaftRequest { txn: Some(request), ..Default::default() }).await? {
-        Response::Txn(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(answer)
-        }
-        other => Err(mismatch(&other)),
+async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<Response, Status> {
+    let mut answer =
+        propose(api, deadline, InternalRaftRequest { txn: Some(request), ..Default::default() }).await?;
+    if let Response::Txn(answer) = &mut answer {
+        api.complete(&mut answer.header);
     }
+    Ok(answer)
 }
 
 async fn read_txn(

@@ -12,36 +12,36 @@
 //! [`crate::Limits::view_hold_max`] the View is let go, and the answer goes on at its revision in newer ones: until a
 //! compaction has passed that revision. Then, as where the answer is taken back for others ([`crate::budget`]), the call
 //! ends with an error before its message is whole.
+//!
+//! What a transaction that writes left unread ([`machine::Unread`]) is made the same way. No newer View shows the moments
+//! in its middle, so there the call ends where a piece is not taken for that long. The transaction was done all the same.
+
+mod making;
 
 use crate::{
     Api,
-    budget::{Feeder, Held, Share},
-    grpc::PREFIX_BYTES,
+    budget::{self, Feeder, Held, Share},
+    grpc,
     kv::Deadline,
-    parts::{self, KVS_FIELD, RESPONSES_FIELD},
+    parts,
     slow::{Lane, Lost},
     status, streams,
     zip::{Added, Zip},
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use machine::{
-    Fault, Stop,
+    Fault, Response, Stop, Unread,
     kv::{self, TxnOutline},
 };
+use making::{Found, Making, Rest, put_rows};
 use mvcc::{Cost, Effort, KeyValue, Outline, Rows, View};
-use prost::{
-    Message,
-    encoding::{self, WireType},
-};
 use proto::etcdserverpb::{
-    RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse, response_op::Response,
+    RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    response_op::Response as Op,
 };
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::timeout;
 use tonic::Status;
-
-/// `ResponseOp.response_range`.
-const RANGE_FIELD: u32 = 1;
 
 /// What was made of a read that is not short.
 pub(crate) enum Made {
@@ -54,7 +54,7 @@ pub(crate) enum Made {
 /// An answer whose values are read as it is sent.
 #[derive(Clone)]
 pub(crate) struct Long {
-    /// What is read, while the client keeps the pace.
+    /// What is read where a segment does not say it, while the client keeps the pace.
     view: Option<Arc<View>>,
     segments: VecDeque<Segment>,
     /// Bytes still to be sent, the prefix too.
@@ -64,7 +64,8 @@ pub(crate) struct Long {
 #[derive(Clone)]
 enum Segment {
     Bytes(Bytes),
-    Rows(Rows),
+    /// Rows as a repeated field, and the moment that no View but this one shows.
+    Rows(Rows, u32, Option<Arc<View>>),
 }
 
 /// Answers a range; up to `WorkLimits::short` of rows it is made at once.
@@ -77,9 +78,9 @@ pub(crate) fn range(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> R
     if !api.answers.has_much_room() {
         outline.keep(api.slow.piece_bytes());
     }
-    let mut making = Making::default();
-    making.range(header, outline, api.slow.piece_bytes());
-    Ok(Made::Long(making.finish(view)))
+    let mut making = Making::new(api.slow.piece_bytes());
+    making.range(header, Found { op: 0, outline, view: None });
+    Ok(Made::Long(making.finish(Some(view))))
 }
 
 /// Answers a transaction that only reads.
@@ -89,26 +90,77 @@ pub(crate) fn txn(api: &Api, request: &TxnRequest, effort: &Effort<'_>) -> Resul
     let header = Some(api.header(view.revision()));
     // As etcd has it: the headers inside say no more than the revision.
     let inner = Some(ResponseHeader { revision: view.revision(), ..ResponseHeader::default() });
-    let head = TxnResponse { header, succeeded, responses: Vec::new() };
+    let answer = |responses| TxnResponse { header, succeeded, responses };
+    let op = |range| ResponseOp { response: Some(Op::ResponseRange(range)) };
     if ranges.iter().all(|range| range.rows.is_empty()) {
-        let op = |range| ResponseOp { response: Some(Response::ResponseRange(whole(inner, range))) };
-        let responses = ranges.iter_mut().map(op).collect();
-        return Ok(Made::Whole(parts::encode_txn(TxnResponse { responses, ..head })));
+        let responses = ranges.iter_mut().map(|range| op(whole(inner, range))).collect();
+        return Ok(Made::Whole(parts::encode_txn(answer(responses))));
     }
-    let mut making = Making::default();
-    making.message(&head);
-    for mut range in ranges {
-        if !api.answers.has_much_room() {
-            range.keep(0);
+    let empty = op(RangeResponse { header: inner, ..RangeResponse::default() });
+    let answer = answer(vec![empty; ranges.len()]);
+    let found = (0..).zip(ranges).map(|(op, outline)| Found { op, outline: sized(api, outline), view: None });
+    let mut making = Making::new(api.slow.piece_bytes());
+    making.txn(answer, &mut Rest::of(found.collect()))?;
+    Ok(Made::Long(making.finish(Some(view))))
+}
+
+/// Reads what an entry's answer left unread.
+pub(crate) fn unread(api: &Api, unread: &Unread, effort: &Effort<'_>) -> Result<Made, Stop> {
+    let (mut left, mut found) = (api.slow.whole_bytes(), Vec::with_capacity(unread.reads.len()));
+    for later in &unread.reads {
+        let outline = later.outline(left, effort)?;
+        left = left.saturating_sub(outline.first.iter().map(KeyValue::encoded_len).sum());
+        let view = Some(Arc::clone(later.view()));
+        found.push(Found { op: later.op, outline: sized(api, outline), view });
+    }
+    let mut rest = Rest::of(found);
+    let mut making = Making::new(api.slow.piece_bytes());
+    match unread.answer.clone() {
+        Response::Put(mut answer) => {
+            api.complete(&mut answer.header);
+            making.put(&answer, rest.next()?);
         }
-        let mut op = Making::default();
-        op.range(inner, range, api.slow.piece_bytes());
-        let field = length_of_field(RANGE_FIELD, op.length) + op.length;
-        making.open(RESPONSES_FIELD, field);
-        making.open(RANGE_FIELD, op.length);
-        making.append(op);
+        Response::DeleteRange(mut answer) => {
+            api.complete(&mut answer.header);
+            making.delete(&answer, rest.next()?);
+        }
+        Response::Txn(mut answer) => {
+            api.complete(&mut answer.header);
+            making.txn(answer, &mut rest)?;
+        }
+        _ => return Err(UNLIKE_OUTLINE),
     }
-    Ok(Made::Long(making.finish(view)))
+    if !rest.is_empty() {
+        return Err(UNLIKE_OUTLINE);
+    }
+    Ok(making.made())
+}
+
+/// The same, all of it at once.
+pub(crate) fn unread_now(api: &Api, unread: &Unread, effort: &Effort<'_>) -> Result<Bytes, Stop> {
+    match unread.whole(effort)? {
+        Response::Put(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(grpc::encode(&answer))
+        }
+        Response::DeleteRange(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(grpc::encode(&answer))
+        }
+        Response::Txn(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(parts::encode_txn(answer))
+        }
+        _ => Err(UNLIKE_OUTLINE),
+    }
+}
+
+/// Where there is not much room, what comes late is read late.
+fn sized(api: &Api, mut outline: Outline) -> Outline {
+    if !outline.rows.is_empty() && !api.answers.has_much_room() {
+        outline.keep(0);
+    }
+    outline
 }
 
 /// An answer whose rows were all read.
@@ -117,88 +169,13 @@ fn whole(header: Option<ResponseHeader>, outline: &mut Outline) -> RangeResponse
     RangeResponse { header, kvs, more: outline.more, count: outline.count }
 }
 
-/// Puts a message together whose rows are not there yet.
-#[derive(Default)]
-struct Making {
-    segments: VecDeque<Segment>,
-    /// What comes behind the segments.
-    bytes: BytesMut,
-    /// Of all of it.
-    length: u64,
-}
-
-impl Making {
-    fn message(&mut self, message: &impl Message) {
-        self.length += message.encoded_len() as u64;
-        message.encode_raw(&mut self.bytes);
-    }
-
-    /// Begins a field that is a message of this length.
-    fn open(&mut self, field: u32, length: u64) {
-        self.length += length_of_field(field, length);
-        encoding::encode_key(field, WireType::LengthDelimited, &mut self.bytes);
-        encoding::encode_varint(length, &mut self.bytes);
-    }
-
-    /// The first rows are held in parts of a piece each, so that each goes when it was sent.
-    fn range(&mut self, header: Option<ResponseHeader>, outline: Outline, piece_bytes: usize) {
-        let Outline { first, rows, bytes, count, more } = outline;
-        self.message(&RangeResponse { header, ..RangeResponse::default() });
-        for kv in first {
-            put_rows(std::slice::from_ref(&kv), &mut self.bytes);
-            self.length += kv.framed_len() as u64;
-            if self.bytes.len() >= piece_bytes {
-                self.seal();
-            }
-        }
-        self.length += bytes;
-        if !rows.is_empty() {
-            self.seal();
-            self.segments.push_back(Segment::Rows(rows));
-        }
-        self.message(&RangeResponse { more, count, ..RangeResponse::default() });
-    }
-
-    fn append(&mut self, mut other: Self) {
-        self.seal();
-        other.seal();
-        self.segments.append(&mut other.segments);
-        self.length += other.length;
-    }
-
-    fn seal(&mut self) {
-        if !self.bytes.is_empty() {
-            self.segments.push_back(Segment::Bytes(std::mem::take(&mut self.bytes).freeze()));
-        }
-    }
-
-    fn finish(mut self, view: Arc<View>) -> Long {
-        self.seal();
-        let mut prefix = BytesMut::with_capacity(PREFIX_BYTES);
-        prefix.put_u8(0); // not compressed
-        // What no prefix can say is refused before it leaves: see `grpc::sendable`.
-        prefix.put_u32(u32::try_from(self.length).unwrap_or(u32::MAX));
-        self.segments.push_front(Segment::Bytes(prefix.freeze()));
-        Long { view: Some(view), segments: self.segments, left: self.length + PREFIX_BYTES as u64 }
-    }
-}
-
-/// The length of a field's key and of its length.
-fn length_of_field(field: u32, length: u64) -> u64 {
-    (encoding::key_len(field) + encoding::encoded_len_varint(length)) as u64
-}
-
-/// Appends rows as `RangeResponse` has them, in one allocation.
-fn put_rows(kvs: &[KeyValue], out: &mut BytesMut) {
-    out.reserve(kvs.iter().map(KeyValue::framed_len).sum());
-    for kv in kvs {
-        encoding::encode_key(KVS_FIELD, WireType::LengthDelimited, out);
-        encoding::encode_varint(kv.encoded_len() as u64, out);
-        kv.encode_to(out);
-    }
-}
-
 impl Long {
+    /// Holds compaction up no longer; whether it can go on without.
+    fn let_go(&mut self) -> bool {
+        self.view = None;
+        !self.segments.iter().any(|segment| matches!(segment, Segment::Rows(_, _, Some(_))))
+    }
+
     /// Bytes of the message with its prefix.
     pub(crate) fn len(&self) -> u64 {
         self.left
@@ -213,7 +190,7 @@ impl Long {
     fn heap_len(&self) -> usize {
         let held = |segment: &Segment| match segment {
             Segment::Bytes(bytes) => bytes.len(),
-            Segment::Rows(rows) => rows.heap_len(),
+            Segment::Rows(rows, ..) => rows.heap_len(),
         };
         self.segments.iter().map(held).sum()
     }
@@ -225,7 +202,7 @@ impl Long {
         effort: &Effort<'_>,
         target: usize,
     ) -> Result<Option<Bytes>, Stop> {
-        let view = self.view.clone().unwrap_or_else(|| api.shared.view());
+        let newest = self.view.clone().unwrap_or_else(|| api.shared.view());
         let mut out = BytesMut::new();
         while out.len() < target
             && let Some(segment) = self.segments.front_mut()
@@ -235,8 +212,9 @@ impl Long {
                     out.extend_from_slice(&bytes.split_to(bytes.len().min(target - out.len())));
                     bytes.is_empty()
                 }
-                Segment::Rows(rows) => {
-                    put_rows(&rows.next(&view, effort, target - out.len())?, &mut out);
+                Segment::Rows(rows, field, view) => {
+                    let view = view.as_ref().unwrap_or(&newest);
+                    put_rows(*field, &rows.next(view, effort, target - out.len())?, &mut out);
                     rows.is_empty()
                 }
             };
@@ -309,8 +287,9 @@ async fn feed(api: Arc<Api>, mut long: Long, feeder: Feeder) {
         match piece {
             Ok(Some(piece)) => {
                 let piece = feeder.count(piece);
-                if timeout(api.limits.view_hold_max, feeder.ready()).await.is_err() {
-                    long.view = None;
+                let is_slow = timeout(api.limits.view_hold_max, feeder.ready()).await.is_err();
+                if is_slow && !long.let_go() {
+                    return feeder.end(Err(budget::exhausted()));
                 }
                 if !feeder.ready().await {
                     return;

@@ -309,29 +309,28 @@ async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
         // Before the request is read: until then HTTP/2's windows bound what comes.
         values.turn(open.deadline).await?;
     }
-    let answer = match open.method {
+    match open.method {
         Method::Put => {
             let request = open.read(body, |_| false).await?;
-            kv::put(api, open.deadline, request).await
+            kv::put(api, shares, open.deadline, request).await
         }
         Method::Range => {
             let request = open.read(body, |r: &pb::RangeRequest| r.serializable).await?;
-            return kv::range(api, shares, open.deadline, request).await;
+            kv::range(api, shares, open.deadline, request).await
         }
         Method::Txn => {
             let request = open.read_txn(body).await?;
-            return kv::txn(api, shares, open.deadline, request).await;
+            kv::txn(api, shares, open.deadline, request).await
         }
         Method::DeleteRange => {
             let request = open.read(body, |_| false).await?;
-            kv::delete_range(api, open.deadline, request).await
+            kv::delete_range(api, shares, open.deadline, request).await
         }
         _ => {
             let rare = grpc::within(open.deadline, rare(open, body));
-            api.steps.watch(open.method.name(), rare).await
+            api.steps.watch(open.method.name(), rare).await.map(Answer::Other)
         }
-    };
-    answer.map(Answer::Other)
+    }
 }
 
 async fn rare(open: &Open<'_>, body: Requests) -> Result<Bytes, Status> {

@@ -39,7 +39,7 @@ impl Outbound for Nowhere {
     fn members_changed(&self, _: Arc<Membership>) {}
 }
 
-fn node(quota_bytes: i64, engine: Arc<dyn Engine>) -> Handle {
+fn node(quota_bytes: i64, engine: Arc<dyn Engine>, limits: machine::Limits) -> Handle {
     let disk = MemDisk::new();
     let mut wal = Wal::create(disk.clone(), &bootstrap::metadata(MEMBER, CLUSTER)).unwrap();
     let member = Member {
@@ -53,7 +53,7 @@ fn node(quota_bytes: i64, engine: Arc<dyn Engine>) -> Handle {
     wal.sync().unwrap();
     drop(wal);
     let (wal, _) = Wal::open(disk).unwrap();
-    let settings = Settings { member: MemberId(MEMBER), lease_ttl_min: 2, max_learners: 1, quota_bytes };
+    let settings = Settings { quota_bytes, limits, ..Settings::new(MemberId(MEMBER), 2) };
     let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
     let options = Options { request_timeout: Duration::from_secs(2), ..Options::new(MEMBER, CLUSTER) };
     raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), discard()).unwrap().0
@@ -81,7 +81,7 @@ impl Server {
     }
 
     async fn on(engine: Arc<dyn Engine>, quota_bytes: i64, limits: Limits) -> Self {
-        let node = node(quota_bytes, engine);
+        let node = node(quota_bytes, engine, machine::Limits::default());
         node.watch_leader().wait_for(|leadership| leadership.is_leader).await.unwrap();
         Self::of(node, limits).await
     }

@@ -1,14 +1,16 @@
 //! One group of entries on its way into one batch.
 
 use crate::codec::{self, Body};
-use crate::kv::{self, Writing};
+use crate::kv::{self, Reads, Writing};
 use crate::machine::{Settings, State};
 use crate::shared::Shared;
+use crate::touch::Touch;
 use crate::{
-    Downgrade, Effect, Fault, LEASE_COST, Outcome, Refusal, Response, Stop, put_cost, rows, txn_cost, version,
+    Downgrade, Effect, Fault, LEASE_COST, Outcome, Refusal, Response, Stop, Unread, put_cost, rows, txn_cost,
+    version,
 };
 use bytes::Bytes;
-use mvcc::{CompactError, Group, Store};
+use mvcc::{CompactError, Cost, Group, Store};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::AlarmType;
 use proto::etcdserverpb::alarm_request::AlarmAction;
@@ -23,6 +25,10 @@ pub(crate) struct Applying<'m> {
     shared: &'m Shared,
     /// What the store held when the group began, in bytes: the size that the quota is checked against.
     stored_bytes: i64,
+    /// Keys that entries may still touch; `None` = any number.
+    keys_left: Option<u64>,
+    /// What reads may still cost.
+    reads_left: Cost,
     pub(crate) conf_changed: bool,
     pub(crate) members_changed: bool,
     alarms_changed: bool,
@@ -37,6 +43,7 @@ impl<'m> Applying<'m> {
         state: &'m mut State,
         settings: &'m Settings,
         shared: &'m Shared,
+        keys: Option<u64>,
     ) -> Self {
         let stored_bytes = shared.view().total_bytes();
         Self {
@@ -45,14 +52,16 @@ impl<'m> Applying<'m> {
             settings,
             shared,
             stored_bytes,
+            keys_left: keys,
+            reads_left: settings.limits.group_reads,
             conf_changed: false,
             members_changed: false,
             alarms_changed: false,
         }
     }
 
-    /// Applies the next entry.
-    pub(crate) fn entry(&mut self, entry: &Entry) -> Result<Outcome, Fault> {
+    /// Applies the next entry; `None` = nothing was done, for it touches more keys than are left.
+    pub(crate) fn entry(&mut self, entry: &Entry) -> Result<Option<Outcome>, Fault> {
         let applied = self.state.applied.0;
         if entry.index != applied + 1 {
             return Err(Fault::Gap { index: entry.index, applied });
@@ -60,10 +69,13 @@ impl<'m> Applying<'m> {
         let outcome = match entry.kind {
             EntryKind::ConfChange => self.conf_change(entry)?,
             EntryKind::Normal if entry.data.is_empty() => outcome(entry.index, 0, Effect::Nothing),
-            EntryKind::Normal => self.request(entry.index, &entry.data)?,
+            EntryKind::Normal => match self.request(entry.index, &entry.data)? {
+                Some(outcome) => outcome,
+                None => return Ok(None),
+            },
         };
         self.state.applied = (entry.index, entry.term);
-        Ok(outcome)
+        Ok(Some(outcome))
     }
 
     /// Writes the batch and shows the result to readers, the applied index last.
@@ -84,14 +96,17 @@ impl<'m> Applying<'m> {
         Ok(())
     }
 
-    fn request(&mut self, index: Index, data: &Bytes) -> Result<Outcome, Fault> {
+    fn request(&mut self, index: Index, data: &Bytes) -> Result<Option<Outcome>, Fault> {
         let request = codec::decode(data).map_err(|reason| Fault::Entry { index, reason })?;
         let mut over_quota = false;
         let answer = match request.body {
-            Body::Put(put) => self.put(&put, &mut over_quota),
+            Body::Put(put) => self.put(request.id, &put, &mut over_quota),
             Body::Other(other) => {
                 if (is_question(&other) && !self.proposed_here(request.id)) || codec::is_idle_auth(&other) {
-                    return Ok(outcome(index, request.id, Effect::Nothing));
+                    return Ok(Some(outcome(index, request.id, Effect::Nothing)));
+                }
+                if !self.may_touch(&other) {
+                    return Ok(None);
                 }
                 self.other(request.id, *other, &mut over_quota)
             }
@@ -105,7 +120,7 @@ impl<'m> Applying<'m> {
                 Err(refusal)
             }
             Err(Stop::GivenUp(_)) => {
-                return Err(Fault::Broken("an entry's reads have no budget to be spent"));
+                return Err(Fault::Broken("an entry's own reads have no budget to be spent"));
             }
             Err(Stop::Fault(Fault::Broken(reason))) => {
                 return Err(Fault::Entry { index, reason: reason.to_owned() });
@@ -113,7 +128,15 @@ impl<'m> Applying<'m> {
             Err(Stop::Fault(Fault::Entry { reason, .. })) => return Err(Fault::Entry { index, reason }),
             Err(Stop::Fault(fault)) => return Err(fault),
         };
-        Ok(Outcome { index, request_id: request.id, effect: Effect::Answer(answer), over_quota })
+        Ok(Some(Outcome { index, request_id: request.id, effect: Effect::Answer(answer), over_quota }))
+    }
+
+    /// Whether so many keys are left; takes them off.
+    fn may_touch(&mut self, request: &pb::InternalRaftRequest) -> bool {
+        let Some(left) = self.keys_left else { return true };
+        let keys = Touch { group: &self.group, leases: self.shared.leases_table(), left };
+        self.keys_left = keys.after(request);
+        self.keys_left.is_some()
     }
 
     /// Every kind but the plain put, in the order in which etcd looks for them.
@@ -128,13 +151,13 @@ impl<'m> Applying<'m> {
         } else if request.downgrade_version_test.is_some() {
             Ok(Response::Published)
         } else if let Some(request) = request.range {
-            self.range(&request)
+            self.range(id, &request)
         } else if let Some(request) = request.put {
-            self.put(&request, over_quota)
+            self.put(id, &request, over_quota)
         } else if let Some(request) = request.delete_range {
-            self.delete_range(&request)
+            self.delete_range(id, &request)
         } else if let Some(request) = request.txn {
-            self.txn(&request, self.proposed_here(id), over_quota)
+            self.txn(id, &request, over_quota)
         } else if let Some(request) = request.compaction {
             self.compaction(request)
         } else if let Some(request) = request.lease_grant {
@@ -161,43 +184,47 @@ impl<'m> Applying<'m> {
 
 /// The key-value requests: alarms, then quota, then the effect.
 impl Applying<'_> {
-    fn range(&mut self, request: &pb::RangeRequest) -> Answer {
+    fn range(&mut self, id: u64, request: &pb::RangeRequest) -> Answer {
         self.refuse_if_corrupt()?;
-        let writing = Writing::begin(&mut self.group, self.shared.leases_table());
-        let response = kv::range(&writing, request);
-        writing.end();
-        Ok(Response::Range(response?))
+        self.answer(id, |space, reads| Ok(Response::Range(kv::range(space, request, reads)?)))
     }
 
-    fn put(&mut self, request: &pb::PutRequest, over_quota: &mut bool) -> Answer {
+    fn put(&mut self, id: u64, request: &pb::PutRequest, over_quota: &mut bool) -> Answer {
         self.refuse_if_corrupt()?;
         self.refuse_if_full()?;
         *over_quota = !self.fits(put_cost(request));
-        let mut writing = Writing::begin(&mut self.group, self.shared.leases_table());
-        let response = kv::put(&mut writing, request);
-        writing.end();
-        Ok(Response::Put(response?))
+        self.answer(id, |space, reads| Ok(Response::Put(kv::put(space, request, reads)?)))
     }
 
-    fn delete_range(&mut self, request: &pb::DeleteRangeRequest) -> Answer {
+    fn delete_range(&mut self, id: u64, request: &pb::DeleteRangeRequest) -> Answer {
         self.refuse_if_corrupt()?;
-        let mut writing = Writing::begin(&mut self.group, self.shared.leases_table());
-        let response = kv::delete_range(&mut writing, request);
-        writing.end();
-        Ok(Response::DeleteRange(response?))
+        self.answer(id, |space, reads| Ok(Response::DeleteRange(kv::delete_range(space, request, reads)?)))
     }
 
-    fn txn(&mut self, request: &pb::TxnRequest, ranges: bool, over_quota: &mut bool) -> Answer {
+    fn txn(&mut self, id: u64, request: &pb::TxnRequest, over_quota: &mut bool) -> Answer {
         self.refuse_if_corrupt()?;
         let cost = txn_cost(request);
         if cost > 0 {
             self.refuse_if_full()?;
         }
         *over_quota = !self.fits(cost);
-        let mut writing = Writing::begin(&mut self.group, self.shared.leases_table());
-        let response = kv::txn(&mut writing, request, ranges);
-        writing.end();
-        Ok(Response::Txn(response?))
+        self.answer(id, |space, reads| Ok(Response::Txn(kv::txn(space, request, reads)?)))
+    }
+
+    /// Does one transaction. What its answer reads is read now as far as the budgets go, and not at all where nobody waits
+    /// for it: in etcd only ranges are left out there.
+    fn answer(
+        &mut self,
+        id: u64,
+        work: impl FnOnce(&mut Writing<'_, '_>, &mut Reads) -> Result<Response, Stop>,
+    ) -> Answer {
+        let budget = self.proposed_here(id).then(|| self.settings.limits.entry_reads.min(self.reads_left));
+        let mut reads = Reads::default();
+        let mut writing = Writing::begin(&mut self.group, self.shared.leases_table(), budget);
+        let answer = work(&mut writing, &mut reads);
+        self.reads_left = self.reads_left.less(writing.end().min(budget.unwrap_or_default()));
+        let (answer, reads) = (answer?, reads.later);
+        Ok(if reads.is_empty() { answer } else { Response::Unread(Box::new(Unread { answer, reads })) })
     }
 
     fn compaction(&mut self, request: pb::CompactionRequest) -> Answer {
@@ -249,7 +276,7 @@ impl Applying<'_> {
         self.refuse_if_corrupt()?;
         let keys =
             self.shared.leases_table().write().revoke(request.id).map_err(|_| Refusal::LeaseNotFound)?;
-        let mut writing = Writing::begin(&mut self.group, self.shared.leases_table());
+        let mut writing = Writing::begin(&mut self.group, self.shared.leases_table(), None);
         let deleted = keys.into_iter().try_for_each(|key| kv::delete_key(&mut writing, key));
         writing.end();
         deleted?;

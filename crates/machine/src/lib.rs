@@ -36,6 +36,7 @@ mod conf;
 mod fault;
 pub mod history;
 pub mod kv;
+mod limits;
 mod machine;
 mod membership;
 mod outcome;
@@ -44,12 +45,15 @@ mod refusal;
 mod restore;
 mod rows;
 mod shared;
+mod touch;
+mod unread;
 mod version;
 
 pub use alarms::Alarms;
 pub use check::check;
 pub use fault::{Fault, Stop};
 pub use lease::Info as LeaseInfo;
+pub use limits::Limits;
 pub use machine::{Machine, Settings};
 pub use membership::{Downgrade, Member, Membership};
 pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response};
@@ -57,6 +61,7 @@ pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, cost, put_
 pub use refusal::Refusal;
 pub use restore::{RestoreError, Summary, begin_anew};
 pub use shared::Shared;
+pub use unread::{Later, Unread};
 pub use version::ClusterVersion;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::apply::Applying;
 use crate::kv::{Leases, attach_keys};
 use crate::shared::Shared;
-use crate::{Alarms, Fault, Membership, Outcome, Quota, rows};
+use crate::{Alarms, Fault, Limits, Membership, Outcome, Quota, rows};
 use engine::Engine;
 use mvcc::Store;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use types::{ConfState, Entry, Index, MemberId, Term};
 const COMPACT_STEP_ROWS: usize = 1000;
 
 /// What may differ between machines. The first three must be equal on all members of a cluster, as in etcd.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Who this is: decides whose ranges are answered, and nothing else.
     pub member: MemberId,
@@ -24,6 +24,15 @@ pub struct Settings {
     pub max_learners: usize,
     /// etcd's `--quota-backend-bytes`: 0 = 2 GiB, negative = none. Changes answers and alarms, never effects.
     pub quota_bytes: i64,
+    /// What one call may cost. Changes no effect and no answer.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// etcd's defaults for the rest.
+    pub fn new(member: MemberId, lease_ttl_min: i64) -> Self {
+        Self { member, lease_ttl_min, max_learners: 1, quota_bytes: 0, limits: Limits::default() }
+    }
 }
 
 /// The replicated state. One owner; readers use [`Machine::shared`].
@@ -106,19 +115,34 @@ impl Machine {
     /// Applies committed entries, in one engine batch, and publishes the result. Entries at or below the applied index
     /// are skipped and have no outcome; the others have one each.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, Fault> {
+        Ok(self.apply_within(entries, None)?.0)
+    }
+
+    /// The same up to the entry that brings the keys they touch above [`Limits::group_keys`], which may be the first. Says
+    /// also how many entries are done with.
+    pub fn apply_short(&mut self, entries: &[Entry]) -> Result<(Vec<Outcome>, usize), Fault> {
+        self.apply_within(entries, Some(self.settings.limits.group_keys))
+    }
+
+    fn apply_within(&mut self, entries: &[Entry], keys: Option<u64>) -> Result<(Vec<Outcome>, usize), Fault> {
         self.state.lease_changes.clear();
         let known = entries.partition_point(|entry| entry.index <= self.state.applied.0);
         let entries = &entries[known..];
         let mut outcomes = Vec::with_capacity(entries.len());
         if entries.is_empty() {
-            return Ok(outcomes);
+            return Ok((outcomes, known));
         }
-        let mut applying = Applying::begin(&mut self.store, &mut self.state, &self.settings, &self.shared);
+        let mut applying =
+            Applying::begin(&mut self.store, &mut self.state, &self.settings, &self.shared, keys);
         for entry in entries {
-            outcomes.push(applying.entry(entry)?);
+            let Some(outcome) = applying.entry(entry)? else { break };
+            outcomes.push(outcome);
         }
-        applying.commit()?;
-        Ok(outcomes)
+        if !outcomes.is_empty() {
+            applying.commit()?;
+        }
+        let done = known + outcomes.len();
+        Ok((outcomes, done))
     }
 
     /// Lets compaction go on although readers hold Views from before it; they are refused as compacted where they need

@@ -1,6 +1,6 @@
 //! What became of an entry.
 
-use crate::{Member, Refusal};
+use crate::{Member, Refusal, Unread};
 use proto::etcdserverpb as pb;
 use types::Index;
 
@@ -71,6 +71,8 @@ pub enum Response {
     DeleteRange(pb::DeleteRangeResponse),
     /// Of a transaction.
     Txn(pb::TxnResponse),
+    /// Of any of these four, where it takes more reading than an entry may.
+    Unread(Box<Unread>),
     /// Of a logical compaction.
     Compaction(pb::CompactionResponse),
     /// Of a lease grant.

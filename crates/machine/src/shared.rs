@@ -1,6 +1,6 @@
 //! What readers see, from any thread, without waiting for the machine.
 
-use crate::kv::{self, Leases, Reading, TxnOutline};
+use crate::kv::{self, Leases, Reading, Reads, TxnOutline};
 use crate::{Alarms, Membership, Quota, Stop};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -122,7 +122,7 @@ impl Shared {
     /// Answers a range from one View, or ends as [`Stop::GivenUp`] where it costs more than it may.
     pub fn range_within(&self, request: &RangeRequest, effort: &Effort<'_>) -> Result<RangeResponse, Stop> {
         let view = self.view.view();
-        kv::range(&Reading { view: &view, effort }, request)
+        kv::range(&Reading { view: &view, effort }, request, &mut Reads::default())
     }
 
     /// Answers a read-only transaction (see [`kv::is_read_only`]) from one View, whatever it takes.
@@ -133,7 +133,7 @@ impl Shared {
     /// The same, or ends as [`Stop::GivenUp`] where it costs more than it may.
     pub fn read_txn_within(&self, request: &TxnRequest, effort: &Effort<'_>) -> Result<TxnResponse, Stop> {
         let view = self.view.view();
-        kv::txn(&mut Reading { view: &view, effort }, request, true)
+        kv::txn(&mut Reading { view: &view, effort }, request, &mut Reads::default())
     }
 
     /// What [`Shared::range_within`] would answer, its first rows up to `first_bytes` of them, and the View that the others

@@ -30,6 +30,18 @@ impl Cost {
         self.rows <= budget.rows && self.bytes <= budget.bytes
     }
 
+    /// The smaller of each.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self { rows: self.rows.min(other.rows), bytes: self.bytes.min(other.bytes) }
+    }
+
+    /// What is left of it.
+    #[must_use]
+    pub fn less(self, spent: Self) -> Self {
+        Self { rows: self.rows.saturating_sub(spent.rows), bytes: self.bytes.saturating_sub(spent.bytes) }
+    }
+
     fn plus(self, more: Self) -> Self {
         Self { rows: self.rows.saturating_add(more.rows), bytes: self.bytes.saturating_add(more.bytes) }
     }

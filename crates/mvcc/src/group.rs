@@ -1,6 +1,5 @@
 //! Writing: a group of transactions, one batch.
 
-use crate::KeyValue;
 use crate::index::Index;
 use crate::query::{Answer, Query, ReadError};
 use crate::read::Reader;
@@ -9,6 +8,7 @@ use crate::row::{self, DEAD_PREFIX, Previous, State, Tail, logical_len};
 use crate::store::Store;
 use crate::tally::Tally;
 use crate::view::View;
+use crate::{Effort, KeyValue};
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::{Batch, Family, Fault};
 use std::ops::ControlFlow;
@@ -96,6 +96,19 @@ impl<'s> Group<'s> {
         self.state.compact
     }
 
+    /// How many keys a range holds now, deleted ones too as long as they are remembered, or `max` where there are more:
+    /// what a walk over the range visits.
+    pub fn keys(&self, range: &KeyRange, max: u64) -> u64 {
+        let mut keys = 0;
+        if max > 0 {
+            self.index.visit(range, &[], &mut |_, _| {
+                keys += 1;
+                if keys == max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        }
+        keys
+    }
+
     /// Begins a transaction: all it writes has one main revision.
     pub fn txn(&mut self) -> Txn<'_, 's> {
         let begin = self.state.revision;
@@ -142,7 +155,7 @@ impl<'s> Group<'s> {
         Ok(view)
     }
 
-    fn reader(&self, current: i64) -> Reader<'_> {
+    fn reader<'r>(&'r self, current: i64, effort: Option<&'r Effort<'r>>) -> Reader<'r> {
         Reader {
             index: &self.index,
             engine: &*self.store.engine,
@@ -151,7 +164,8 @@ impl<'s> Group<'s> {
             compact: self.state.compact,
             epoch: &self.store.epoch,
             options: &self.store.options,
-            effort: None,
+            replaced_from: self.overlay.first().map_or(i64::MAX, |(first, _)| first.main),
+            effort,
         }
     }
 
@@ -287,7 +301,28 @@ impl Txn<'_, '_> {
 
     /// Answers a query; sees this transaction's writes.
     pub fn range(&self, query: &Query) -> Result<Answer, ReadError> {
-        self.group.reader(self.revision()).range(query)
+        self.group.reader(self.revision(), None).range(query)
+    }
+
+    /// The same, or ends as [`ReadError::GivenUp`] where it costs more than it may.
+    pub fn range_within(&self, query: &Query, effort: &Effort<'_>) -> Result<Answer, ReadError> {
+        self.group.reader(self.revision(), Some(effort)).range(query)
+    }
+
+    /// The key space at this point, with this transaction's writes up to here. It is read once the group is committed: the
+    /// engine does not have them before.
+    pub fn view(&self) -> View {
+        let Group { store, state, index, tally, .. } = &*self.group;
+        View {
+            state: *state,
+            index: index.clone(),
+            engine: Arc::clone(&store.engine),
+            epoch: Arc::clone(&store.epoch),
+            hashes: store.compactions.hashes(),
+            tally: *tally,
+            options: store.options,
+            replaced_from: if self.subs > 0 { self.revision() } else { i64::MAX },
+        }
     }
 
     /// What is known of a live key without reading its value.

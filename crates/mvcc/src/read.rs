@@ -35,6 +35,9 @@ pub(crate) struct Reader<'a> {
     pub(crate) compact: i64,
     pub(crate) epoch: &'a Epoch,
     pub(crate) options: &'a Options,
+    /// Versions from this main revision on are read from Revs alone: Latest has a row of the same main revision where the
+    /// transaction wrote the key again, or does not have them yet.
+    pub(crate) replaced_from: i64,
     /// What it may cost; nothing = whatever it takes.
     pub(crate) effort: Option<&'a Effort<'a>>,
 }
@@ -205,7 +208,8 @@ impl Reader<'_> {
                 while at < page.len() && wanted[..] <= *key {
                     let (user_key, head) = &page[at];
                     let matching = wanted[..] == *key;
-                    let current = if matching { current_in(row, head.newest, &mut buffer)? } else { None };
+                    let may_be = matching && head.newest.main < self.replaced_from;
+                    let current = if may_be { current_in(row, head.newest, &mut buffer)? } else { None };
                     kvs.push(match current {
                         Some(kv) => kv,
                         None => self.value_of_row(user_key, head.newest)?,
@@ -346,7 +350,7 @@ impl Reader<'_> {
     /// The version of a key that the index calls the newest, `size` bytes long, wherever it is.
     fn value(&self, key: &Bytes, newest: Revision, size: u32) -> Result<KeyValue, ReadError> {
         self.spend(GET_ROWS, size as usize)?;
-        if self.overlay.first().is_none_or(|(first, _)| newest < *first) {
+        if newest.main < self.replaced_from {
             let mut escaped = Vec::with_capacity(row::escaped_len(key));
             row::escape(key, &mut escaped);
             if let Some(row) = self.engine.get(Family::Latest, &escaped)? {

@@ -75,6 +75,7 @@ impl Store {
             hashes: compactions.hashes(),
             tally: Tally::default(),
             options,
+            replaced_from: i64::MAX,
         };
         let published = Published(Arc::new(ArcSwap::from_pointee(view)));
         let (past, tap, buffer) = (Vec::new(), Tap::new(options.tap_bytes), BytesMut::new());
@@ -138,6 +139,7 @@ impl Store {
             hashes: self.compactions.hashes(),
             tally: self.tally,
             options: self.options,
+            replaced_from: i64::MAX,
         });
         self.published.0.store(view.clone());
         Ok(view)

@@ -86,6 +86,8 @@ pub struct View {
     pub(crate) hashes: Arc<Vec<HashKv>>,
     pub(crate) tally: Tally,
     pub(crate) options: Options,
+    /// See [`Reader::replaced_from`].
+    pub(crate) replaced_from: i64,
 }
 
 impl fmt::Debug for View {
@@ -224,6 +226,7 @@ impl View {
             hashes: Arc::clone(&self.hashes),
             tally: self.tally,
             options: self.options,
+            replaced_from: self.replaced_from,
         }
     }
 
@@ -276,6 +279,7 @@ impl View {
             compact: self.state.compact,
             epoch: &self.epoch,
             options: &self.options,
+            replaced_from: self.replaced_from,
             effort: None,
         }
     }

@@ -44,7 +44,7 @@ fn put(i: usize) -> pb::InternalRaftRequest {
 
 fn machine() -> (Machine, Arc<dyn Engine>) {
     let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
-    let settings = Settings { member: MemberId(1), lease_ttl_min: 2, max_learners: 1, quota_bytes: -1 };
+    let settings = Settings { quota_bytes: -1, ..Settings::new(MemberId(1), 2) };
     (Machine::open(Arc::clone(&engine), settings).unwrap(), engine)
 }
 

@@ -6,6 +6,7 @@
 
 use crate::convert::Checked;
 use crate::core::Proposal;
+use crate::driver::Back;
 use crate::{ProposeError, ReadError, TransferError};
 use lease::Deadlines;
 use machine::{Outcome, Response};
@@ -41,6 +42,8 @@ pub(crate) enum Command {
         term: Term,
         proposal: Proposal,
     },
+    /// The machine comes back from the applying thread.
+    Applied(Box<Back>),
     Flushed(Result<u64, String>),
     /// A new leader's, made elsewhere.
     Deadlines(Box<Deadlines>),

@@ -253,6 +253,10 @@ impl Applies {
             self.cells[cell]
                 .get_or_insert_with(|| apply.with_label_values(&["v3", OPS[op].1, success]).local())
                 .observe(each.as_secs_f64());
+            let answer = match answer {
+                Ok(Response::Unread(unread)) => Ok(&unread.answer),
+                answer => answer.as_ref(),
+            };
             match answer {
                 Ok(Response::Range(_)) => self.meters.count_range(),
                 Ok(Response::Txn(answer)) => self.meters.count_txn(answer),

@@ -51,8 +51,7 @@ impl Disks {
     fn start(&self, options: Options) -> (Handle, JoinHandle<Result<(), NodeFault>>) {
         let (wal, _) = Wal::open(self.log.clone()).unwrap();
         let engine: Arc<dyn Engine> = self.engine.clone();
-        let settings =
-            Settings { member: MemberId(MEMBER), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let settings = Settings::new(MemberId(MEMBER), 2);
         let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
         let log = slog::Logger::root(slog::Discard, slog::o!());
         raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), log).unwrap()

@@ -4,10 +4,12 @@
 
 mod switch;
 
+use machine::Response;
+use proto::etcdserverpb as pb;
 use raft_node::{Limits, ProposeError, publish};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use switch::{Node, Switch, has, put};
+use switch::{LARGE, Node, Switch, TICK, has, put};
 
 fn start(switch: &Arc<Switch>) -> Vec<Node> {
     let log = slog::Logger::root(slog::Discard, slog::o!());
@@ -91,4 +93,71 @@ async fn a_lost_proposal_delays_publishing_by_a_second_only() {
     assert_eq!(*switch.losses.lock().unwrap(), 0, "nothing was lost");
     assert!(began.elapsed() < Duration::from_secs(3), "published after {:?}", began.elapsed());
     stop(nodes).await;
+}
+
+/// A delete of many keys takes all members longer than an election would.
+#[tokio::test]
+async fn what_takes_long_to_apply_unseats_nobody_and_stays_in_its_order() {
+    let switch = Switch::slow(LARGE as u64 / 2, 100 * TICK);
+    let nodes = start(&switch);
+    let leader = Arc::new(leader_of(&nodes).await);
+    let keys: Vec<_> = (0..LARGE).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        leader.propose(put(key), None).await.unwrap();
+    }
+    let before = leader.status();
+    let delete_range =
+        Some(pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() });
+    let delete = pb::InternalRaftRequest { delete_range, ..Default::default() };
+    let begun = Instant::now();
+    let task = |request| {
+        let leader = Arc::clone(&leader);
+        tokio::spawn(async move { leader.propose(request, None).await })
+    };
+    let delete = task(delete);
+    tokio::time::sleep(20 * TICK).await;
+    // Logged and committed while the delete is applied; answered, and seen, behind it.
+    let after = task(put("k1"));
+    tokio::time::sleep(20 * TICK).await;
+    let meanwhile = leader.status();
+    assert!(!after.is_finished() && meanwhile.commit > before.commit + 1, "{before:?} {meanwhile:?}");
+    assert_eq!(meanwhile.applied, before.applied);
+    assert!(has(&leader, "k0"), "it is not half done");
+    let Response::DeleteRange(deleted) = delete.await.unwrap().unwrap() else { panic!("another answer") };
+    assert_eq!(deleted.deleted, LARGE as i64);
+    assert!(begun.elapsed() >= 100 * TICK);
+    let Response::Put(put) = after.await.unwrap().unwrap() else { panic!("another answer") };
+    assert_eq!(put.header.unwrap().revision, deleted.header.unwrap().revision + 1);
+    for Node { handle, .. } in &nodes {
+        handle.read_barrier(None).await.unwrap();
+        assert!(!has(handle, "k0") && has(handle, "k1"));
+        let now = handle.status();
+        assert_eq!((now.term, now.leader), (before.term, before.leader));
+    }
+    stop(nodes).await;
+}
+
+/// The end comes while much is being applied: it is waited for.
+#[tokio::test]
+async fn a_member_that_is_stopped_while_it_applies_ends_well() {
+    let switch = Switch::slow(0, 20 * TICK);
+    let nodes = start(&switch);
+    let leader = leader_of(&nodes).await;
+    let keys: Vec<_> = (0..LARGE).map(|number| format!("k{number}")).collect();
+    for key in &keys {
+        leader.propose(put(key), None).await.unwrap();
+    }
+    let delete_range =
+        Some(pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() });
+    let delete = pb::InternalRaftRequest { delete_range, ..Default::default() };
+    let deadline = Some(Instant::now() + 5 * TICK);
+    assert!(leader.propose(delete, deadline).await.is_err(), "it is still applied");
+    stop(nodes).await;
+    assert!(!has(&leader, "k0"));
+}
+
+async fn leader_of(nodes: &[Node]) -> raft_node::Handle {
+    nodes[0].handle.propose(put("first"), None).await.unwrap();
+    let leader = nodes[0].handle.status().leader;
+    nodes[usize::try_from(leader).unwrap() - 1].handle.clone()
 }

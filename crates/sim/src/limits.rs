@@ -1,6 +1,8 @@
 //! The limits of a run's members, drawn from its seed: small ones, so that what lies behind them happens.
 
 use crate::rng::Rng;
+use machine::Limits as MachineLimits;
+use mvcc::Cost;
 use raft_node::Limits;
 use std::time::Duration;
 
@@ -28,4 +30,14 @@ pub(crate) fn draw(seed: u64) -> Limits {
         read_retry: *rng.pick(&[Duration::from_millis(50), defaults.read_retry]),
         ..defaults
     }
+}
+
+/// Draws the machine's, with dice of their own too. Members of a cluster may differ in them, as in everything that must
+/// not matter.
+pub(crate) fn draw_machine(seed: u64, member: u64) -> MachineLimits {
+    let mut rng = Rng::new(seed ^ 0x12_0000_0000 ^ member);
+    let defaults = MachineLimits::default();
+    let mut cost = |most: Cost| *rng.pick(&[Cost::default(), Cost { rows: 7, bytes: 100 }, most]);
+    let (entry_reads, group_reads) = (cost(defaults.entry_reads), cost(defaults.group_reads));
+    MachineLimits { entry_reads, group_reads, group_keys: *rng.pick(&[0, 3, defaults.group_keys]) }
 }

@@ -168,11 +168,15 @@ impl Model {
     }
 }
 
-/// The answer of a member on which nobody waits: it leaves ranges out.
-pub(crate) fn without_ranges(response: &Response) -> Response {
-    match response {
-        Response::Txn(txn) => Response::Txn(strip(txn)),
-        other => other.clone(),
+/// The answer of a member on which nobody waits: it leaves out what would have to be read.
+pub(crate) fn without_rows(response: &Response) -> Response {
+    match response.clone() {
+        Response::Txn(txn) => Response::Txn(strip(&txn)),
+        Response::Put(put) => Response::Put(pb::PutResponse { prev_kv: None, ..put }),
+        Response::DeleteRange(delete) => {
+            Response::DeleteRange(pb::DeleteRangeResponse { prev_kvs: Vec::new(), ..delete })
+        }
+        other => other,
     }
 }
 
@@ -183,6 +187,8 @@ fn strip(txn: &pb::TxnResponse) -> pb::TxnResponse {
             Some(response_op::Response::ResponseRange(range)) => {
                 *range = pb::RangeResponse { header: range.header.take(), ..Default::default() };
             }
+            Some(response_op::Response::ResponsePut(put)) => put.prev_kv = None,
+            Some(response_op::Response::ResponseDeleteRange(delete)) => delete.prev_kvs.clear(),
             Some(response_op::Response::ResponseTxn(inner)) => *inner = strip(inner),
             _ => {}
         }

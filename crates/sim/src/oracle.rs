@@ -1,8 +1,9 @@
 //! The judges: what must hold after every step, whatever the network, the disks and the crashes did.
 
-use crate::model::{Model, without_ranges};
+use crate::model::{Model, without_rows};
 use engine::{Engine, Family, MemoryEngine};
 use machine::{Effect, Machine, Outcome, Refusal, Response, Shared, Stop};
+use mvcc::{Cost, Effort};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use proto::raftpb::{self, MessageType};
@@ -161,8 +162,18 @@ impl Oracle {
         );
         let waits_here = outcome.request_id >> 48 == id;
         let expected = match record.answer.clone() {
-            Some(Ok(response)) if !waits_here => Some(Ok(without_ranges(&response))),
+            Some(Ok(response)) if !waits_here => Some(Ok(without_rows(&response))),
             other => other,
+        };
+        let whole;
+        let answer = match answer {
+            Ok(Response::Unread(unread)) => {
+                let read = unread.whole(&Effort::within(Cost::MAX));
+                whole =
+                    read.map_err(|stop| format!("member {id} cannot read what it left unread: {stop}"))?;
+                &Ok(whole)
+            }
+            answer => answer,
         };
         must!(
             expected.as_ref() == Some(answer),

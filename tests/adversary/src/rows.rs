@@ -58,9 +58,12 @@ pub(crate) const ROWS: &[Row] = rows![
     "B2", "300 lists of 100 MB, reset after 4 ms, every 5 s", LISTED, SoftLimit, lists::cancelled;
     "B2-json", "150 lists of 100 MB as JSON, left after 4 ms, every 5 s", LISTED, SoftLimit, lists::cancelled_json;
     "B4", "two reads of 200,000 remade keys at an older revision, every 2 s", REMADE, SoftLimit, history::old_counts;
+    "B4-txn", "two transactions that put, then read as much, every 2 s", REMADE, SoftLimit, history::old_counts_after_a_put;
+    "B4-cmp", "two transactions of 20 compares over 200,000 keys each, every 2 s", REMADE, SoftLimit, history::wide_compares;
     "B5-1", "one client lists 200 values of 1 MiB", LARGE, SoftLimit, lists::one_large;
     "B5-6", "six clients do", LARGE, SoftLimit, lists::six_large;
     "B5-txn", "six read transactions of 128 gets of 1 MiB", LARGE, SoftLimit, lists::large_reads;
+    "B5-put", "six transactions of a put and 127 gets of 1 MiB", LARGE, SoftLimit, lists::large_reads_after_a_put;
     "B6-lease", "10,000 leases kept alive on one stream, through a follower", LEASES, SoftLimit, streams::keepalives;
     "B6-watch", "20,000 watches created on one stream", FEW, SoftLimit, streams::watch_creates;
     "B7", "4,000 locks of one name", LEASES, SoftLimit, locks::storm;

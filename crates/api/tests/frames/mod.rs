@@ -20,6 +20,7 @@ pub(crate) const ACK: u8 = 1;
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
+pub(crate) const TXN: &str = "/etcdserverpb.KV/Txn";
 pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
 pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(crate) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";

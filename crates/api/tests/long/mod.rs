@@ -14,6 +14,8 @@ use proto::etcdserverpb::{
 };
 use tokio::time::{sleep, timeout};
 
+mod unread;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Everything beyond a few bytes is long, and sent in pieces of a few rows.

@@ -1,6 +1,6 @@
 //! Deletes. After etcd's `txn/delete.go`.
 
-use super::space::Space;
+use super::space::{Reads, Space};
 use super::{header, wire};
 use crate::Stop;
 use bytes::Bytes;
@@ -12,10 +12,11 @@ use types::KeyRange;
 pub(crate) fn delete_range<S: Space>(
     space: &mut S,
     request: &DeleteRangeRequest,
+    reads: &mut Reads,
 ) -> Result<DeleteRangeResponse, Stop> {
     let range = KeyRange::from_wire(request.key.clone(), request.range_end.clone());
     let prev_kvs = if request.prev_kv {
-        space.range(&Query::of(range.clone()))?.kvs.into_iter().map(wire).collect()
+        reads.rows(space, Query::of(range.clone()))?.kvs.into_iter().map(wire).collect()
     } else {
         Vec::new()
     };
@@ -25,5 +26,5 @@ pub(crate) fn delete_range<S: Space>(
 
 /// Deletes one key, if it is there: a revoked lease's keys go one by one, as in etcd.
 pub(crate) fn delete_key<S: Space>(space: &mut S, key: Bytes) -> Result<(), Stop> {
-    space.delete(&KeyRange::point(key)).map(|_| ())
+    space.delete(&KeyRange::point(key)).map(drop)
 }

@@ -22,7 +22,7 @@ pub use txn::{TxnOutline, is_read_only, is_serializable};
 pub(crate) use delete::{delete_key, delete_range};
 pub(crate) use put::put;
 pub(crate) use range::{outline as outline_range, range};
-pub(crate) use space::{Leases, Reading, Writing, attach_keys};
+pub(crate) use space::{Leases, Reading, Reads, Writing, attach_keys};
 pub(crate) use txn::{outline as outline_txn, txn};
 
 use proto::etcdserverpb::ResponseHeader;

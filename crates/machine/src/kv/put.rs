@@ -1,18 +1,20 @@
 //! Put. After etcd's `txn/put.go`.
 
-use super::space::Space;
+use super::space::{Reads, Space};
 use super::{header, wire};
 use crate::{Fault, Refusal, Stop};
-use mvcc::{KeyValue, Query};
+use mvcc::Query;
 use proto::etcdserverpb::{PutRequest, PutResponse};
 use types::KeyRange;
 
 /// Checks and writes. Refused before anything is written.
-pub(crate) fn put<S: Space>(space: &mut S, request: &PutRequest) -> Result<PutResponse, Stop> {
-    check_lease(space, request)?;
-    let previous = previous(space, request)?;
-    check_previous(request, previous.as_ref())?;
-    write(space, request, previous)
+pub(crate) fn put<S: Space>(
+    space: &mut S,
+    request: &PutRequest,
+    reads: &mut Reads,
+) -> Result<PutResponse, Stop> {
+    check(space, request)?;
+    put_checked(space, request, reads)
 }
 
 /// Before a transaction: etcd's `checkPut`, against the state before it.
@@ -26,31 +28,24 @@ pub(super) fn check<S: Space>(space: &S, request: &PutRequest) -> Result<(), Sto
 }
 
 /// Inside a transaction, whose checks are done.
-pub(super) fn put_checked<S: Space>(space: &mut S, request: &PutRequest) -> Result<PutResponse, Stop> {
-    let previous = previous(space, request)?;
-    write(space, request, previous)
-}
-
-fn write<S: Space>(
+pub(super) fn put_checked<S: Space>(
     space: &mut S,
     request: &PutRequest,
-    previous: Option<KeyValue>,
+    reads: &mut Reads,
 ) -> Result<PutResponse, Stop> {
     // The checks before the write, or before the transaction, have found the key.
     const GONE: Stop = Stop::Fault(Fault::Broken("a put that keeps what was there was not checked"));
-    let value = match (request.ignore_value, &previous) {
-        (false, _) => request.value.clone(),
-        (true, Some(previous)) => previous.value.clone(),
-        (true, None) => return Err(GONE),
+    let query = || Query::of(KeyRange::point(request.key.clone()));
+    let prev_kv = if request.prev_kv { reads.rows(space, query())?.kvs.pop() } else { None };
+    let value = if request.ignore_value {
+        space.range(&query())?.kvs.pop().ok_or(GONE)?.value
+    } else {
+        request.value.clone()
     };
-    let lease = match (request.ignore_lease, &previous) {
-        (false, _) => request.lease,
-        (true, Some(previous)) => previous.lease,
-        (true, None) => return Err(GONE),
-    };
+    let lease =
+        if request.ignore_lease { space.meta(&request.key)?.ok_or(GONE)?.lease } else { request.lease };
     space.put(&request.key, value, lease)?;
-    let prev_kv = if request.prev_kv { previous.map(wire) } else { None };
-    Ok(PutResponse { header: header(space.revision()), prev_kv })
+    Ok(PutResponse { header: header(space.revision()), prev_kv: prev_kv.map(wire) })
 }
 
 fn check_lease<S: Space>(space: &S, request: &PutRequest) -> Result<(), Stop> {
@@ -59,20 +54,4 @@ fn check_lease<S: Space>(space: &S, request: &PutRequest) -> Result<(), Stop> {
     } else {
         Err(Refusal::LeaseNotFound.into())
     }
-}
-
-fn check_previous(request: &PutRequest, previous: Option<&KeyValue>) -> Result<(), Stop> {
-    if (request.ignore_value || request.ignore_lease) && previous.is_none() {
-        return Err(Refusal::KeyNotFound.into());
-    }
-    Ok(())
-}
-
-/// What is there now, read only if something asks for it.
-fn previous<S: Space>(space: &S, request: &PutRequest) -> Result<Option<KeyValue>, Stop> {
-    if !(request.ignore_value || request.ignore_lease || request.prev_kv) {
-        return Ok(None);
-    }
-    let query = Query::of(KeyRange::point(request.key.clone()));
-    Ok(space.range(&query)?.kvs.into_iter().next())
 }

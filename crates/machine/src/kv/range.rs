@@ -1,6 +1,6 @@
 //! Range: parsed into mvcc's query, answered in the wire's types. After etcd's `txn/range.go`.
 
-use super::space::{Reading, Space};
+use super::space::{Reading, Reads, Space};
 use super::{header, wire};
 use crate::{Refusal, Stop};
 use mvcc::{Order, Outline, Query, SortBy};
@@ -9,8 +9,12 @@ use proto::etcdserverpb::{RangeRequest, RangeResponse};
 use types::KeyRange;
 
 /// Answers a range. The header says the current revision, whatever revision was asked for.
-pub(crate) fn range<S: Space>(space: &S, request: &RangeRequest) -> Result<RangeResponse, Stop> {
-    let answer = space.range(&query(request))?;
+pub(crate) fn range<S: Space>(
+    space: &S,
+    request: &RangeRequest,
+    reads: &mut Reads,
+) -> Result<RangeResponse, Stop> {
+    let answer = reads.rows(space, query(request))?;
     let kvs = answer.kvs.into_iter().map(wire).collect();
     Ok(RangeResponse { header: header(space.revision()), kvs, more: answer.more, count: answer.count })
 }

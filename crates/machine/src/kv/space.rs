@@ -1,11 +1,11 @@
 //! Where the key-value rules run: on a transaction that writes, or on one View that only reads.
 
-use crate::{Fault, Stop};
+use crate::{Fault, Later, Stop};
 use bytes::Bytes;
 use lease::Table;
-use mvcc::{Answer, KeyMeta, Outline, Query, ReadError};
+use mvcc::{Answer, Cost, Effort, KeyMeta, Outline, Query, ReadError, View};
 use std::ops::ControlFlow;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use types::{KeyRange, LeaseId};
 
 /// What the rules need of the key space.
@@ -15,6 +15,8 @@ pub(crate) trait Space {
     /// The newest compacted revision; -1 before any compaction.
     fn compact_revision(&self) -> i64;
     fn range(&self, query: &Query) -> Result<Answer, ReadError>;
+    /// The same for an answer, which may be made later.
+    fn read(&self, query: &Query) -> Result<Read, ReadError>;
     /// The newest version of a key, without its value.
     fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError>;
     /// Whether a condition holds for every key of a range; `None` stands for "no key there".
@@ -28,6 +30,35 @@ pub(crate) trait Space {
     fn put(&mut self, key: &Bytes, value: Bytes, lease: LeaseId) -> Result<(), Stop>;
     /// Deletes keys and takes them off their leases; says how many there were.
     fn delete(&mut self, range: &KeyRange) -> Result<i64, Stop>;
+}
+
+/// What a read for an answer came to.
+pub(crate) enum Read {
+    Now(Answer),
+    /// It costs more than it may now; what it asks about is this.
+    Later(Arc<View>),
+}
+
+/// The reads of one entry for its answer.
+#[derive(Default)]
+pub(crate) struct Reads {
+    /// Operations before the one that is done now.
+    pub(super) op: usize,
+    /// What was left for later.
+    pub(crate) later: Vec<Later>,
+}
+
+impl Reads {
+    /// The rows that a query finds; none where they are read later.
+    pub(super) fn rows<S: Space>(&mut self, space: &S, query: Query) -> Result<Answer, ReadError> {
+        Ok(match space.read(&query)? {
+            Read::Now(answer) => answer,
+            Read::Later(view) => {
+                self.later.push(Later::new(self.op, view, query));
+                Answer::default()
+            }
+        })
+    }
 }
 
 /// The lease table, written by the machine and looked at by readers. Held for one operation at a time.
@@ -69,17 +100,20 @@ pub(crate) struct Writing<'a, 'g> {
     txn: mvcc::Txn<'a, 'g>,
     compact_revision: i64,
     leases: &'a Leases,
+    /// What reads for the answer may cost; nothing = nobody waits for it.
+    effort: Option<Effort<'static>>,
 }
 
 impl<'a, 'g> Writing<'a, 'g> {
-    pub(crate) fn begin(group: &'a mut mvcc::Group<'g>, leases: &'a Leases) -> Self {
+    pub(crate) fn begin(group: &'a mut mvcc::Group<'g>, leases: &'a Leases, reads: Option<Cost>) -> Self {
         let compact_revision = group.compact_revision();
-        Self { txn: group.txn(), compact_revision, leases }
+        Self { txn: group.txn(), compact_revision, leases, effort: reads.map(Effort::within) }
     }
 
-    /// Ends the transaction; says the revision after it.
-    pub(crate) fn end(self) -> i64 {
-        self.txn.end()
+    /// Ends the transaction; says what its reads would have cost.
+    pub(crate) fn end(self) -> Cost {
+        self.txn.end();
+        self.effort.map(|effort| effort.spent()).unwrap_or_default()
     }
 }
 
@@ -94,6 +128,14 @@ impl Space for Writing<'_, '_> {
 
     fn range(&self, query: &Query) -> Result<Answer, ReadError> {
         self.txn.range(query)
+    }
+
+    fn read(&self, query: &Query) -> Result<Read, ReadError> {
+        let Some(effort) = &self.effort else { return Ok(Read::Now(Answer::default())) };
+        match self.txn.range_within(query, effort) {
+            Err(ReadError::GivenUp(_)) => Ok(Read::Later(Arc::new(self.txn.view()))),
+            answer => answer.map(Read::Now),
+        }
     }
 
     fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {
@@ -150,8 +192,8 @@ impl Space for Writing<'_, '_> {
 
 /// One View. Writing to it is a fault: the API proposes what writes.
 pub(crate) struct Reading<'a> {
-    pub(crate) view: &'a mvcc::View,
-    pub(crate) effort: &'a mvcc::Effort<'a>,
+    pub(crate) view: &'a View,
+    pub(crate) effort: &'a Effort<'a>,
 }
 
 pub(super) const NOT_A_READ: Stop = Stop::Fault(Fault::Broken("a write was taken for a read-only request"));
@@ -174,6 +216,10 @@ impl Space for Reading<'_> {
 
     fn range(&self, query: &Query) -> Result<Answer, ReadError> {
         self.view.bounded(self.effort).range(query)
+    }
+
+    fn read(&self, query: &Query) -> Result<Read, ReadError> {
+        self.range(query).map(Read::Now)
     }
 
     fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {

@@ -7,7 +7,7 @@
 //! 3. execute: in order; ranges see the writes before them; all writes share one revision.
 
 use super::deleted::Deleted;
-use super::space::{NOT_A_READ, Reading, Space};
+use super::space::{NOT_A_READ, Reading, Reads, Space};
 use super::{compare, delete_range, header, put, range};
 use crate::{Fault, Refusal, Stop};
 use mvcc::Outline;
@@ -39,11 +39,14 @@ pub fn is_serializable(txn: &TxnRequest) -> bool {
     txn.success.iter().chain(&txn.failure).all(serializable)
 }
 
-/// Runs a transaction. Without `ranges` its ranges are not executed, only what they would do to the state: nothing. For
-/// members on which nobody waits for the answer, as in etcd.
-pub(crate) fn txn<S: Space>(space: &mut S, request: &TxnRequest, ranges: bool) -> Result<TxnResponse, Stop> {
+/// Runs a transaction.
+pub(crate) fn txn<S: Space>(
+    space: &mut S,
+    request: &TxnRequest,
+    reads: &mut Reads,
+) -> Result<TxnResponse, Stop> {
     let path = decide(space, request)?;
-    let mut response = execute(space, request, &mut path.iter(), ranges)?;
+    let mut response = execute(space, request, &mut path.iter(), reads)?;
     response.header = header(space.revision());
     Ok(response)
 }
@@ -131,31 +134,30 @@ fn execute<S: Space>(
     space: &mut S,
     txn: &TxnRequest,
     path: &mut Path<'_>,
-    ranges: bool,
+    reads: &mut Reads,
 ) -> Result<TxnResponse, Stop> {
     let succeeded = next(path)?;
     let ops = branch(txn, succeeded);
     let mut responses = Vec::with_capacity(ops.len());
     for op in ops {
         let response = match &op.request {
-            Some(Request::RequestRange(_)) if !ranges => {
-                Some(Response::ResponseRange(proto::etcdserverpb::RangeResponse {
-                    header: header(space.revision()),
-                    ..Default::default()
-                }))
+            Some(Request::RequestTxn(request)) => {
+                let response = Some(Response::ResponseTxn(execute(space, request, path, reads)?));
+                responses.push(ResponseOp { response });
+                continue;
             }
-            Some(Request::RequestRange(request)) => Some(Response::ResponseRange(range(space, request)?)),
+            Some(Request::RequestRange(request)) => {
+                Some(Response::ResponseRange(range(space, request, reads)?))
+            }
             Some(Request::RequestPut(request)) => {
-                Some(Response::ResponsePut(put::put_checked(space, request)?))
+                Some(Response::ResponsePut(put::put_checked(space, request, reads)?))
             }
             Some(Request::RequestDeleteRange(request)) => {
-                Some(Response::ResponseDeleteRange(delete_range(space, request)?))
-            }
-            Some(Request::RequestTxn(request)) => {
-                Some(Response::ResponseTxn(execute(space, request, path, ranges)?))
+                Some(Response::ResponseDeleteRange(delete_range(space, request, reads)?))
             }
             None => None,
         };
+        reads.op += 1;
         responses.push(ResponseOp { response });
     }
     // Odd: only the outermost header says a revision in etcd; nested ones are there and empty.

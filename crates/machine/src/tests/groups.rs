@@ -1,9 +1,10 @@
 //! The same log, cut differently or replayed after a crash, leaves the same state.
 
-use super::render::state;
+use super::render::{outcome, state};
 use super::script::{Bench, entry, log, only, rows, settings};
-use crate::{Effect, Fault};
+use crate::{Effect, Fault, Limits, Settings};
 use engine::{Engine, MemoryEngine};
+use mvcc::Cost;
 use proptest::prelude::*;
 use std::sync::Arc;
 use types::Entry;
@@ -104,6 +105,41 @@ proptest! {
         apply_in_groups(&mut one, &entries, &[1]);
         apply_in_groups(&mut many, &entries, &sizes);
         prop_assert_eq!(settled(one), settled(many));
+    }
+
+    #[test]
+    fn what_is_read_later_is_what_would_have_been_read_at_once(
+        entries in any_log(),
+        sizes in prop::collection::vec(1..12usize, 1..6),
+        rows in 0..12u64,
+        keys in 0..4u64,
+    ) {
+        let (mut at_once, mut later) = (Bench::new(settings()), Vec::new());
+        let expected: Vec<_> = entries.iter().flat_map(|entry| {
+            let outcomes = at_once.machine.apply(std::slice::from_ref(entry)).expect("applies");
+            outcomes.iter().map(outcome).collect::<Vec<_>>()
+        }).collect();
+
+        let entry_reads = Cost { rows, ..Cost::MAX };
+        let limits = Limits { entry_reads, group_reads: Cost { rows: 2 * rows, ..Cost::MAX }, group_keys: keys };
+        let mut bench = Bench::new(Settings { limits, ..settings() });
+        let (mut rest, mut sizes) = (&entries[..], sizes.iter().cycle());
+        while !rest.is_empty() {
+            let size = (*sizes.next().expect("a cycle")).min(rest.len());
+            let (mut outcomes, done) = bench.machine.apply_short(&rest[..size]).expect("applies");
+            prop_assert_eq!(outcomes.len(), done);
+            if done < size {
+                outcomes.extend(bench.machine.apply(&rest[done..size]).expect("applies"));
+            }
+            later.extend(outcomes);
+            // Compaction waits for what is not read yet.
+            while bench.machine.idle().expect("memory does not fail") {}
+            rest = &rest[size..];
+        }
+        prop_assert_eq!(later.iter().map(outcome).collect::<Vec<_>>(), expected);
+        drop(later);
+        while bench.machine.idle().expect("memory does not fail") {}
+        prop_assert_eq!(settled(at_once), settled(bench));
     }
 
     #[test]

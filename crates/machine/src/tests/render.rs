@@ -1,6 +1,7 @@
 //! Answers as short text: `rev=3 prev=a=1@c2m2v1`, a key value as key=value@c(reate)m(od)v(ersion)L(ease).
 
 use crate::{Effect, Machine, Membership, Outcome, Response, Shared, Stop};
+use mvcc::{Cost, Effort};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op;
 use proto::mvccpb::KeyValue;
@@ -32,12 +33,15 @@ pub(super) fn stopped(result: Result<String, Stop>) -> String {
     }
 }
 
-fn response(response: &Response) -> String {
-    match response {
+fn response(answer: &Response) -> String {
+    match answer {
         Response::Range(answer) => range(answer),
         Response::Put(answer) => put(answer),
         Response::DeleteRange(answer) => delete(answer),
         Response::Txn(answer) => txn(answer),
+        Response::Unread(unread) => {
+            stopped(unread.whole(&Effort::within(Cost::MAX)).map(|whole| response(&whole)))
+        }
         Response::Compaction(answer) => rev(answer.header.as_ref()),
         Response::LeaseGrant(answer) => {
             format!("{} id={} ttl={}", rev(answer.header.as_ref()), answer.id, answer.ttl)

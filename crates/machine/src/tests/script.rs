@@ -3,8 +3,9 @@
 
 use super::parse::{self, Tokens};
 use super::render;
-use crate::{Machine, Outcome, Settings};
+use crate::{Limits, Machine, Outcome, Settings};
 use engine::{Engine, Family, MemoryEngine};
+use mvcc::Cost;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use types::{Entry, MemberId};
 pub(super) const MEMBER: u64 = 1;
 
 pub(super) fn settings() -> Settings {
-    Settings { member: MemberId(MEMBER), lease_ttl_min: 2, max_learners: 1, quota_bytes: -1 }
+    Settings { quota_bytes: -1, ..Settings::new(MemberId(MEMBER), 2) }
 }
 
 /// A machine on an engine, and the next entry's index.
@@ -30,13 +31,13 @@ impl Bench {
     }
 
     pub(super) fn on(engine: Arc<MemoryEngine>, settings: Settings) -> Self {
-        let machine = Machine::open(Arc::clone(&engine) as Arc<dyn Engine>, settings.clone()).expect("opens");
+        let machine = Machine::open(Arc::clone(&engine) as Arc<dyn Engine>, settings).expect("opens");
         Self { engine, machine, settings }
     }
 
     /// As after a restart without a crash.
     pub(super) fn restart(&mut self) {
-        *self = Self::on(Arc::clone(&self.engine), self.settings.clone());
+        *self = Self::on(Arc::clone(&self.engine), self.settings);
     }
 
     pub(super) fn run(&mut self, command: &str) -> String {
@@ -62,8 +63,12 @@ impl Bench {
     }
 
     fn apply(&mut self, command: &str) -> String {
-        let entry = entry(self.machine.applied().0 + 1, command);
-        match self.machine.apply(&[entry]) {
+        let entries = [entry(self.machine.applied().0 + 1, command)];
+        let whole = match self.machine.apply_short(&entries) {
+            Ok((_, 0)) => self.machine.apply(&entries),
+            short => short.map(|(outcomes, _)| outcomes),
+        };
+        match whole {
             Ok(outcomes) => render::outcome(&outcomes[0]),
             Err(fault) => {
                 self.restart();
@@ -97,12 +102,23 @@ pub(super) fn rows(engine: &dyn Engine) -> Vec<String> {
     rows
 }
 
+/// The least that there is: everything is read later, and whatever touches a key is a group of its own.
+pub(super) const LEAST: Limits = {
+    let none = Cost { rows: 0, bytes: 0 };
+    Limits { entry_reads: none, group_reads: none, group_keys: 0 }
+};
+
 /// The script's lines must say what they say.
 pub(super) fn check(script: &str) {
     check_with(settings(), script);
 }
 
 pub(super) fn check_with(settings: Settings, script: &str) {
+    check_once(settings, script);
+    check_once(Settings { limits: LEAST, ..settings }, script);
+}
+
+fn check_once(settings: Settings, script: &str) {
     let mut bench = Bench::new(settings);
     let (mut expected, mut actual) = (String::new(), String::new());
     for line in lines(script) {

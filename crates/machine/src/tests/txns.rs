@@ -212,3 +212,15 @@ fn transactions_are_applied_as_deep_as_they_are_decoded() {
     });
     thread.expect("a thread").join().expect("no panic");
 }
+
+#[test]
+fn a_read_between_two_puts_of_a_key_sees_the_first() {
+    check(
+        "
+        put a 1 -> rev=2
+        txn then put a 2 prev ; get a ; txn then put a 3 prev ; get a * else end ; put a 4 prev ; get a * else end \
+            -> rev=3 then [rev=3 prev a=1@c2m2v1 | rev=3 count=1 a=2@c2m3v2 | rev=0 then [rev=3 prev a=2@c2m3v2 | \
+            rev=3 count=1 a=3@c2m3v3] | rev=3 prev a=3@c2m3v3 | rev=3 count=1 a=4@c2m3v4]
+        ",
+    );
+}

@@ -24,7 +24,7 @@ use log::LogStore;
 use machine::Outcome;
 use proto::raftpb;
 use raft::eraftpb::MessageType;
-use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage as _};
 use reads::{Reads, SeenReads};
 use std::time::{Duration, Instant};
 use types::{ConfState, Entry, EntryKind, HardState, Index, Term};
@@ -143,8 +143,9 @@ pub struct Persisted {
 /// 1. Call [`Core::step`] for each input, with the time of now; any number of them before the next point.
 /// 2. Then, while [`Core::work`] gives any: send [`Work::messages`], and hand the work to [`Core::persist`], which writes
 ///    and syncs it.
-/// 3. After it, send [`Persisted::messages`] and apply [`Persisted::committed`], whole and in order, in one or more groups.
-/// 4. After each group call [`Core::applied`] with its last index and outcomes. No input in between.
+/// 3. After it, send [`Persisted::messages`] and apply [`Persisted::committed`], whole and in order, in one or more groups: at
+///    once, or later ([`Core::committed`] has the entries still), while points 1 to 3 go on.
+/// 4. After each group call [`Core::applied`] with its last index and outcomes.
 /// 5. After points 1 and 4 take [`Core::effects`], and act on them.
 /// 6. With nothing left to do call [`Core::settle`], then sleep until an input, the next tick or [`Core::wake_at`],
 ///    whichever comes first; at the last call [`Core::wake`], and go on with point 2.
@@ -306,6 +307,18 @@ impl Core {
             messages: held.into_iter().chain(messages.into_iter().filter_map(outgoing)).collect(),
             committed: committed.into_iter().map(log_entry).collect(),
         })
+    }
+
+    /// Entries of [`Persisted::committed`] behind `after`, up to `last` or to [`Limits::group_bytes`]; at least one where there
+    /// are any.
+    pub fn committed(&self, after: Index, last: Index) -> Result<Vec<Entry>, NodeFault> {
+        if after >= last {
+            return Ok(Vec::new());
+        }
+        let context = GetEntriesContext::empty(false);
+        let entries = self.node.store().entries(after + 1, last + 1, self.limits.group_bytes, context);
+        let entries = entries.map_err(|error| NodeFault::Log(error.to_string()))?;
+        Ok(entries.into_iter().map(log_entry).collect())
     }
 
     /// The machine has applied up to `index`, with these outcomes.

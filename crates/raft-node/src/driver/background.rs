@@ -88,7 +88,7 @@ mod tests {
     use types::{Entry, EntryKind, MemberId};
 
     fn machine() -> Machine {
-        let settings = Settings { member: MemberId(1), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let settings = Settings::new(MemberId(1), 2);
         Machine::open(Arc::new(MemoryEngine::default()), settings).unwrap()
     }
 

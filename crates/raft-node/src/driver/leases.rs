@@ -72,8 +72,9 @@ impl Driver {
     /// A group was applied.
     pub(super) fn leases_applied(&mut self) {
         let Leadership { term, is_leader, .. } = self.core.leadership();
-        let changes = self.machine.lease_changes();
-        let is_new = is_leader && self.leases.term != term && self.machine.applied().1 == term;
+        let Some(machine) = self.applier.machine() else { return };
+        let changes = machine.lease_changes();
+        let is_new = is_leader && self.leases.term != term && machine.applied().1 == term;
         if changes.is_empty() && !is_new {
             return;
         }

@@ -1,4 +1,4 @@
-//! The consensus thread: the only owner of core, log and machine.
+//! The consensus thread: the only owner of core, log and machine (which it lends out: [`apply`]).
 //!
 //! ```text
 //! park ─▶ take the inbox ─▶ tick, propose, step ─▶ while there is work: send, write + sync, send, apply, hand back
@@ -8,6 +8,7 @@
 //!
 //! Whatever waits while a sync runs goes into the next batch: there are no timers to gather by.
 
+mod apply;
 mod background;
 mod flush;
 mod leases;
@@ -17,16 +18,18 @@ use crate::core::{Core, Effects, Input, Proposal, Settings};
 use crate::front::{Batch, Command, Done, Front, Inbox, Load, Outbox, lock};
 use crate::handle::Shared;
 use crate::leases::Lessor;
-use crate::meters::{Applies, PeerDrop, Timed};
+use crate::meters::{PeerDrop, Timed};
 use crate::status::StatusCells;
 use crate::tasks::spawn_tasks;
 use crate::{Handle, Leadership, Meters, NodeFault, Options, Outbound, ProposeError, RequestIds, StartError};
+use apply::Applier;
+pub(crate) use apply::Back;
 use background::Background;
 use engine::Engine;
 use flush::Flusher;
 use lease::Checkpoints;
 use leases::{Leases, ROUND};
-use machine::{Effect, Machine, Outcome, Response};
+use machine::Machine;
 use slog::Drain as _;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -36,7 +39,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 use transfer::Transfer;
-use types::{Entry, EntryKind};
+use types::EntryKind;
 use wal::{Disk, Wal};
 
 /// Starts a node. Must be called inside a tokio runtime: its tasks live there, and there its waiters are woken.
@@ -96,7 +99,8 @@ where
         options,
     });
     let flusher = Flusher::start(engine, Arc::clone(&shared)).map_err(StartError::Thread)?;
-    let driver = Driver::new(Arc::clone(&shared), core, machine, flusher);
+    let applier = Applier::start(machine, Arc::clone(&shared)).map_err(StartError::Thread)?;
+    let driver = Driver::new(Arc::clone(&shared), core, applier, flusher);
     let thread = std::thread::Builder::new()
         .name("consensus".to_owned())
         .spawn(move || driver.main())
@@ -108,7 +112,7 @@ where
 struct Driver {
     shared: Arc<Shared>,
     core: Core,
-    machine: Machine,
+    applier: Applier,
     flusher: Flusher,
     inbox: Batch,
     /// Normal entries that wait for a leader, or for room.
@@ -121,20 +125,18 @@ struct Driver {
     /// Something happened that may let a waiting change of members through.
     retry_changes: bool,
     background: Background,
-    applies: Applies,
     leases: Leases,
     stopping: bool,
 }
 
 impl Driver {
-    fn new(shared: Arc<Shared>, core: Core, machine: Machine, flusher: Flusher) -> Self {
+    fn new(shared: Arc<Shared>, core: Core, applier: Applier, flusher: Flusher) -> Self {
         let background = Background::new(Instant::now(), shared.meters.clone(), &shared.options.limits);
         Self {
             next_tick: Instant::now() + shared.options.tick,
-            applies: Applies::new(shared.meters.clone()),
             shared,
             core,
-            machine,
+            applier,
             flusher,
             inbox: Batch::default(),
             proposals: VecDeque::new(),
@@ -191,6 +193,7 @@ impl Driver {
             self.core.step(now, Input::Campaign);
             self.process(now)?;
         }
+        self.applier.lend();
         self.note_members();
         self.publish_status();
         Ok(())
@@ -240,6 +243,7 @@ impl Driver {
                 self.core.step(now, Input::ProposeInTerm(term, vec![proposal]));
             }
             Command::Deadlines(deadlines) => self.leases_built(now, *deadlines),
+            Command::Applied(back) => self.machine_back(now, *back)?,
             Command::Flushed(result) => self.flusher.flushed(result, &mut self.core)?,
             Command::Stop => self.stopping = true,
         }
@@ -335,9 +339,7 @@ impl Driver {
             self.send(std::mem::take(&mut work.messages));
             let persisted = self.core.persist(work)?;
             self.send(persisted.messages);
-            if !persisted.committed.is_empty() {
-                self.apply(now, &persisted.committed)?;
-            }
+            self.committed(now, persisted.committed)?;
         }
     }
 
@@ -345,32 +347,6 @@ impl Driver {
         if !messages.is_empty() {
             self.shared.outbound.send(messages);
         }
-    }
-
-    fn apply(&mut self, now: Instant, entries: &[Entry]) -> Result<(), NodeFault> {
-        let begun = Instant::now();
-        let mut outcomes =
-            self.machine.apply(entries).map_err(|fault| NodeFault::Engine(fault.to_string()))?;
-        self.applies.group(begun.elapsed(), entries, &outcomes);
-        let last = entries.last().map_or(0, |entry| entry.index);
-        self.core.applied(now, last, &outcomes)?;
-        self.shared.cells.applied.store(last, Relaxed);
-        let accepted = |outcome: &Outcome| matches!(outcome.effect, Effect::Conf { accepted: true, .. });
-        if outcomes.iter().any(accepted) {
-            self.note_members();
-        }
-        if outcomes.iter().any(|o| matches!(o.effect, Effect::Answer(Ok(Response::Compaction(_))))) {
-            self.background.wake();
-        }
-        self.leases_applied();
-        let ids = &self.shared.ids;
-        outcomes.retain(|outcome| ids.is_own(outcome.request_id) || outcome.over_quota);
-        self.done.push(Done::Outcomes(outcomes));
-        self.act_on_effects();
-        // Who has an answer sees its index in the status.
-        self.publish_status();
-        self.shared.outbox.hand_back(&mut self.done);
-        Ok(())
     }
 
     fn act_on_effects(&mut self) {
@@ -422,7 +398,7 @@ impl Driver {
         self.shared.cells.is_learner.store(learners.contains(&self.shared.options.member), Relaxed);
         // Whoever was told that a learner was added may ask for its promotion at once.
         *lock(&self.shared.cells.peers) = self.core.peers();
-        self.shared.outbound.members_changed(self.machine.shared().membership());
+        self.shared.outbound.members_changed(self.shared.machine.membership());
     }
 
     fn publish_status(&self) {
@@ -445,12 +421,10 @@ impl Driver {
             return Ok(());
         }
         if self.shared.inbox.take(&mut self.inbox, false) || busy {
-            return self.background.step(Instant::now(), &mut self.machine, false).map(drop);
+            return self.in_background(false).map(drop);
         }
         self.core.settle()?;
-        if self.background.step(Instant::now(), &mut self.machine, true)?
-            || self.shared.inbox.take(&mut self.inbox, true)
-        {
+        if self.in_background(true)? || self.shared.inbox.take(&mut self.inbox, true) {
             return Ok(());
         }
         let wakes = [self.core.wake_at(), self.leases.wake_at()].into_iter().flatten();
@@ -460,6 +434,14 @@ impl Driver {
         );
         self.shared.inbox.take(&mut self.inbox, false);
         Ok(())
+    }
+
+    /// A step of the machine's background work; `true` = there is more to do now.
+    fn in_background(&mut self, is_idle: bool) -> Result<bool, NodeFault> {
+        match self.applier.machine() {
+            Some(machine) => self.background.step(Instant::now(), machine, is_idle),
+            None => Ok(false),
+        }
     }
 
     fn finish(mut self) -> Result<(), NodeFault> {
@@ -474,6 +456,7 @@ impl Driver {
         }
         self.shared.outbox.hand_back(&mut self.done);
         self.core.sync_all()?;
+        self.applier.finish();
         self.flusher.finish()
     }
 }

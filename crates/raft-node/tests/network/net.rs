@@ -100,9 +100,7 @@ impl Node {
         life: u64,
         limits: &Limits,
     ) -> Self {
-        let settings =
-            MachineSettings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
-        let machine = Machine::open(engine.clone(), settings).unwrap();
+        let machine = Machine::open(engine.clone(), MachineSettings::new(MemberId(id), 2)).unwrap();
         let (wal, _) = Wal::open_with(disk.clone(), LOG).unwrap();
         let settings = Settings {
             member: id,

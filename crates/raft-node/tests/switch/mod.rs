@@ -1,6 +1,7 @@
 //! Nodes with their threads in one process: what one sends is delivered to the other's handle.
 
-use engine::{Engine, MemoryEngine};
+use bytes::Bytes;
+use engine::{Batch, Engine, Family, Fault, MemoryEngine, Moment, Visit};
 use machine::{Machine, Member, Membership, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Handle, Limits, NodeFault, Options, Outbound, bootstrap};
@@ -21,7 +22,19 @@ pub(crate) struct Switch {
     pub(crate) cut: Mutex<BTreeSet<u64>>,
     /// How many forwarded proposals are still to be lost.
     pub(crate) losses: Mutex<usize>,
+    machine_limits: machine::Limits,
+    /// How long the engines take to write a batch of more than [`LARGE`] operations.
+    large_write: Duration,
     runtime: Mutex<Option<tokio::runtime::Handle>>,
+}
+
+impl Switch {
+    /// Between members that apply no more than so many keys at once, and take so long for a large batch.
+    #[allow(dead_code, reason = "not every test has large batches")]
+    pub(crate) fn slow(group_keys: u64, large_write: Duration) -> Arc<Self> {
+        let machine_limits = machine::Limits { group_keys, ..machine::Limits::default() };
+        Arc::new(Self { machine_limits, large_write, ..Self::default() })
+    }
 }
 
 struct Port {
@@ -92,8 +105,9 @@ pub(crate) fn start(
         let (entries, state) = bootstrap::first_log(&list);
         wal.append(&entries, Some(&state)).unwrap();
         wal.sync().unwrap();
-        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
-        let settings = Settings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let memory = Arc::new(MemoryEngine::default());
+        let engine: Arc<dyn Engine> = Arc::new(SlowEngine { memory, large_write: switch.large_write });
+        let settings = Settings { limits: switch.machine_limits, ..Settings::new(MemberId(id), 2) };
         let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
         let request_timeout = Duration::from_secs(5);
         let options = Options { tick: TICK, request_timeout, limits: limits.clone(), ..Options::new(id, 7) };
@@ -103,6 +117,47 @@ pub(crate) fn start(
         Node { handle, thread, disk }
     };
     (1..=members).map(start).collect()
+}
+
+/// See [`Switch::slow`].
+pub(crate) const LARGE: usize = 100;
+
+struct SlowEngine {
+    memory: Arc<MemoryEngine>,
+    large_write: Duration,
+}
+
+impl Engine for SlowEngine {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.memory.get(family, key)
+    }
+    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
+        self.memory.multi_get(family, keys)
+    }
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Fault> {
+        self.memory.scan(family, from, to, visit)
+    }
+    fn moment(self: Arc<Self>) -> Box<Moment> {
+        Arc::clone(&self.memory).moment()
+    }
+    fn write(&self, batch: Batch) -> Result<(), Fault> {
+        if batch.ops.len() > LARGE {
+            std::thread::sleep(self.large_write);
+        }
+        self.memory.write(batch)
+    }
+    fn flush(&self) -> Result<(), Fault> {
+        Engine::flush(&*self.memory)
+    }
+    fn compact(&self) -> Result<(), Fault> {
+        self.memory.compact()
+    }
 }
 
 pub(crate) fn put(key: &str) -> pb::InternalRaftRequest {

@@ -33,6 +33,7 @@ impl Cluster {
             checkpoints: rng.one_in(2),
             mutation: options.mutation,
             limits: crate::limits::draw(seed),
+            seed,
         };
         let spares = if options.members.is_none() && rng.one_in(3) { SPARES } else { 0 };
         // Without snapshots who joins needs the whole log.

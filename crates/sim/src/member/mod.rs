@@ -71,6 +71,8 @@ pub(crate) struct Rules {
     pub(crate) checkpoints: bool,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) limits: Limits,
+    /// For what differs from member to member.
+    pub(crate) seed: u64,
 }
 
 impl Rules {
@@ -186,8 +188,8 @@ impl Life {
             Err(error) => return Err(End::Violation(format!("member {id} cannot open its log: {error}"))),
         };
         disks.log.heal();
-        let settings =
-            MachineSettings { member: MemberId(id), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let limits = crate::limits::draw_machine(rules.seed, id);
+        let settings = MachineSettings { limits, ..MachineSettings::new(MemberId(id), 2) };
         let machine = Machine::open(disks.engine.clone(), settings)
             .map_err(|fault| format!("member {id} cannot open its state: {fault}"))?;
         around.oracle.reopened(id, replayed.hard_state, &wal)?;

@@ -65,10 +65,30 @@ impl Life {
         } else {
             entries
         };
-        let outcomes = self.machine.apply(given).map_err(|fault| format!("member {}: {fault}", self.id))?;
+        let id = self.id;
+        let fault = |fault| format!("member {id}: {fault}");
+        // As a node does: what touches many keys is a group of its own.
+        let (outcomes, done) = self.machine.apply_short(given).map_err(fault)?;
+        self.applied(&entries[..done], &outcomes, around)?;
+        if done < entries.len() && !self.core.is_removed() {
+            let outcomes = self.machine.apply(&given[done..]).map_err(fault)?;
+            self.applied(&entries[done..], &outcomes, around)?;
+        }
+        Ok(())
+    }
+
+    fn applied(
+        &mut self,
+        entries: &[Entry],
+        outcomes: &[Outcome],
+        around: &mut Around<'_>,
+    ) -> Result<(), End> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
         let applied = entries.len() - outcomes.len();
-        for (entry, outcome) in entries[applied..].iter().zip(&outcomes) {
+        for (entry, outcome) in entries[applied..].iter().zip(outcomes) {
             around.oracle.applied(self.id, entry, outcome, self.clock)?;
         }
         let (rows, history) = around.oracle.group_ended(self.id, &self.machine, &self.engine)?;
@@ -76,10 +96,10 @@ impl Life {
         self.watching.applied();
         self.crash_point("after it applied")?;
         let now = around.rules.instant(self.clock);
-        self.core.applied(now, last, &outcomes).map_err(|fault| self.fault(&fault))?;
+        self.core.applied(now, last, outcomes).map_err(|fault| self.fault(&fault))?;
         self.retry_changes |= outcomes.iter().any(|outcome| matches!(outcome.effect, Effect::Conf { .. }));
         self.leases_applied(around);
-        self.complete(&outcomes, around);
+        self.complete(outcomes, around);
         self.act_on_effects(around)
     }
 
@@ -219,6 +239,7 @@ fn revision(response: &Response) -> i64 {
         Response::Compaction(response) => &response.header,
         Response::LeaseGrant(response) => &response.header,
         Response::LeaseRevoke(response) => &response.header,
+        Response::Unread(unread) => return revision(&unread.answer),
         _ => return 0,
     };
     header.as_ref().map_or(0, |header| header.revision)

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use futures::future::{join_all, try_join_all};
 use proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, request_op};
 
-use super::{RANGE, TXN, list};
+use super::{RANGE, TXN, list, put_and_read};
 use crate::{
     data::VALUES,
     json::{self, base64},
@@ -82,6 +82,12 @@ pub(crate) async fn large_reads(target: Target) -> anyhow::Result<Outcome> {
     let get = RequestOp { request: Some(request_op::Request::RequestRange(get)) };
     let txn = TxnRequest { success: vec![get; GETS], ..Default::default() };
     read_again(&target, 6, TXN, txn).await
+}
+
+/// B5: the same after a put, so that the log's answer is as large.
+pub(crate) async fn large_reads_after_a_put(target: Target) -> anyhow::Result<Outcome> {
+    let get = RangeRequest { key: format!("{VALUES}{:08}", 0).into(), ..Default::default() };
+    read_again(&target, 6, TXN, put_and_read(vec![get; GETS - 1])).await
 }
 
 /// Clients that ask, read all of the answer, and ask again. One that is refused tries again; that all are, always, is a fault.

@@ -10,7 +10,7 @@ pub(crate) mod peers;
 pub(crate) mod snapshots;
 pub(crate) mod streams;
 
-use proto::etcdserverpb::{PutRequest, RangeRequest};
+use proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 
 pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
 pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -33,4 +33,12 @@ pub(crate) fn list(prefix: &str) -> RangeRequest {
 /// One small put.
 pub(crate) fn put(key: &str) -> PutRequest {
     PutRequest { key: key.to_owned().into(), value: "x".into(), ..Default::default() }
+}
+
+/// A transaction that puts a key, and so goes through the log, and then reads.
+pub(crate) fn put_and_read(reads: Vec<RangeRequest>) -> TxnRequest {
+    let put = request_op::Request::RequestPut(put("attack/txn"));
+    let ops = [put].into_iter().chain(reads.into_iter().map(request_op::Request::RequestRange));
+    let success = ops.map(|request| RequestOp { request: Some(request) }).collect();
+    TxnRequest { success, ..TxnRequest::default() }
 }
