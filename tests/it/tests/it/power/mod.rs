@@ -5,9 +5,12 @@
 //! are a quorum: they must hold every acknowledged write between them, whoever acknowledged it. Every few rounds a new
 //! cluster begins, so that first starts are cut short too.
 
+mod faults;
 mod lies;
 mod load;
 mod restored;
+mod saved;
+mod wal_dir;
 
 use std::{
     os::unix::process::ExitStatusExt as _,

@@ -67,7 +67,7 @@ async fn restored(cluster: &Cluster, file: &str, name: &str, lie: &str) -> anyho
     Ok(())
 }
 
-fn ctl(arguments: &[&str], variables: &[(String, String)]) -> anyhow::Result<()> {
+pub(super) fn ctl(arguments: &[&str], variables: &[(String, String)]) -> anyhow::Result<()> {
     let binary = server_binary()?;
     let done = Command::new(&binary).arg("ctl").args(arguments).envs(variables.iter().cloned()).output();
     let done = done.with_context(|| binary.display().to_string())?;
