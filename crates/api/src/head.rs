@@ -101,7 +101,11 @@ impl Encoding {
 
 /// The method that a head names; what follows the path belongs to the name, as grpc-go has it.
 pub(crate) fn method(parts: &Parts) -> Result<Method, &str> {
-    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    let path = match parts.uri.path_and_query().map_or("", |path| path.as_str()) {
+        // What is no URI's path is among the extensions, and this stands in its place.
+        "/" => parts.extensions.get::<h2::ext::RawPath>().map_or("/", h2::ext::RawPath::as_str),
+        path => path,
+    };
     Method::at(path).ok_or(path)
 }
 

@@ -31,6 +31,33 @@ impl fmt::Debug for RawAuthority {
     }
 }
 
+/// A `:path` pseudo-header that is no path of a URI as it stands: with a fragment, without the first slash, with a space, or none
+/// at all.
+///
+/// It is among the extensions of a request whose URI then has the path `/`. A gRPC server compares it with its methods'
+/// names.
+#[derive(Clone, Eq, PartialEq)]
+pub struct RawPath {
+    value: BytesStr,
+}
+
+impl RawPath {
+    pub(crate) fn new(value: BytesStr) -> Self {
+        Self { value }
+    }
+
+    /// Returns a str representation of the header.
+    pub fn as_str(&self) -> &str {
+        self.value.as_str()
+    }
+}
+
+impl fmt::Debug for RawPath {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
 /// Represents the `:protocol` pseudo-header used by
 /// the [Extended CONNECT Protocol].
 ///

@@ -117,6 +117,7 @@
 
 use crate::codec::{Codec, UserError};
 use crate::frame::{self, Pseudo, PushPromiseHeaderError, Reason, Settings, StreamId};
+use crate::hpack;
 use crate::proto::{self, Config, Error, Prioritized};
 use crate::{FlowControl, PingPong, RecvStream, SendStream};
 
@@ -1737,17 +1738,19 @@ impl proto::Peer for Peer {
                 malformed!("malformed headers: :path in CONNECT");
             }
 
-            // This cannot be empty
-            if path.is_empty() {
-                malformed!("malformed headers: missing path");
+            match uri::PathAndQuery::from_maybe_shared(path.clone().into_inner()) {
+                Ok(valid) if valid.as_str() == path.as_str() => parts.path_and_query = Some(valid),
+                // As with the authority; `valid` would be without its fragment.
+                _ => {
+                    parts.path_and_query = Some(uri::PathAndQuery::from_static("/"));
+                    b = b.extension(crate::ext::RawPath::new(path));
+                }
             }
-
-            let maybe_path = uri::PathAndQuery::from_maybe_shared(path.clone().into_inner());
-            parts.path_and_query = Some(maybe_path.or_else(|why| {
-                malformed!("malformed headers: malformed path ({:?}): {}", path, why,)
-            })?);
         } else if is_connect && has_protocol {
             malformed!("malformed headers: missing path in extended CONNECT");
+        } else if !is_connect {
+            parts.path_and_query = Some(uri::PathAndQuery::from_static("/"));
+            b = b.extension(crate::ext::RawPath::new(hpack::BytesStr::from_static("")));
         }
 
         b = b.uri(parts);

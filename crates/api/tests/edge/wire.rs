@@ -101,9 +101,16 @@ fn literal(kind: u8, name: &str, value: &[u8], out: &mut Vec<u8>) {
 
 /// A head that is served, with this authority.
 fn block(authority: Option<&str>) -> Vec<u8> {
+    block_at(Some(RANGE), authority)
+}
+
+fn block_at(path: Option<&str>, authority: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, value) in [(":method", "POST"), (":scheme", "http"), (":path", RANGE)] {
+    for (name, value) in [(":method", "POST"), (":scheme", "http")] {
         literal(0, name, value.as_bytes(), &mut out);
+    }
+    if let Some(path) = path {
+        literal(0, ":path", path.as_bytes(), &mut out);
     }
     if let Some(authority) = authority {
         literal(0, ":authority", authority.as_bytes(), &mut out);
@@ -141,6 +148,46 @@ async fn any_authority_is_served() {
     }
     let got = wire.call(&block(None)).await.expect(ANSWERED);
     assert_eq!((got.bytes, got.reset), (0, None), "nobody is called: a refusal, in a head");
+}
+
+/// Frames say how long a message is; what the head says of that is not looked at, as in grpc-go.
+#[tokio::test]
+async fn any_content_length_is_served() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    for lengths in [
+        &["0"][..],
+        &["1"],
+        &["1000000"],
+        &["18446744073709551616"],
+        &["-1"],
+        &["x"],
+        &[""],
+        &["8, 8"],
+        &["8", "1"],
+        &["1", "8"],
+    ] {
+        let mut head = block(Some("a"));
+        for length in lengths {
+            literal(0, "content-length", length.as_bytes(), &mut head);
+        }
+        assert!(is_served(&mut wire, &head).await, "{lengths:?}");
+    }
+}
+
+/// What is no URI's path is a method that nobody knows, and never the one in front of its fragment.
+#[tokio::test]
+async fn any_path_is_a_methods_name() {
+    let server = Server::start().await;
+    let mut wire = Wire::connect(&server).await;
+    let fragment = format!("{RANGE}#x");
+    let spaced = format!("{RANGE} x");
+    let query = format!("{RANGE}?x#y");
+    for path in [Some(&*fragment), Some(&*spaced), Some(&*query), Some("#"), Some("Range"), Some(""), None] {
+        let got = wire.call(&block_at(path, Some("a"))).await.expect(ANSWERED);
+        assert_eq!((got.bytes, got.reset, got.ended), (0, None, true), "{path:?}: a refusal, in a head");
+        assert!(is_served(&mut wire, &block(Some("a"))).await, "after {path:?}");
+    }
 }
 
 #[tokio::test]

@@ -270,6 +270,10 @@ impl Headers {
         &self.header_block.fields
     }
 
+    pub(crate) fn fields_mut(&mut self) -> &mut HeaderMap {
+        &mut self.header_block.fields
+    }
+
     pub fn into_fields(self) -> HeaderMap {
         self.header_block.fields
     }

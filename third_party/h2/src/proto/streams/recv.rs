@@ -211,7 +211,7 @@ impl Recv {
     /// The caller ensures that the frame represents headers and not trailers.
     pub fn recv_headers(
         &mut self,
-        frame: frame::Headers,
+        mut frame: frame::Headers,
         stream: &mut store::Ptr,
         counts: &mut Counts,
     ) -> Result<(), RecvHeaderBlockError> {
@@ -235,6 +235,11 @@ impl Recv {
         {
             use super::stream::ContentLength;
             use http::header;
+
+            // Frames say how long a request is. What its head says of that binds nobody, and is handed to nobody.
+            if counts.peer().is_server() {
+                frame.fields_mut().remove(header::CONTENT_LENGTH);
+            }
 
             let mut first_content_length = None;
             for content_length in frame.fields().get_all(header::CONTENT_LENGTH) {
