@@ -91,7 +91,7 @@ pub(crate) fn scaled(full: u32, scale: f64) -> u32 {
 /// What the clients of an attack saw.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome {
-    /// What no client should see; the row fails where etcd's clients saw nothing of the kind.
+    /// What no client should see; the row fails where etcd's clients saw less of the kind.
     pub(crate) faults: Vec<String>,
     /// How long a client that did nothing wrong had to wait, where the attack is aimed at one.
     pub(crate) bystander: Option<Duration>,
