@@ -150,6 +150,7 @@ const LIMITS: &[(&str, &str)] = &[
     ("crates/transport/src/limits.rs", "Limits"),
     ("crates/watch/src/limits.rs", "Limits"),
     ("crates/api/src/lib.rs", "Limits"),
+    ("crates/api/src/watch/mod.rs", "WatchLimits"),
     ("crates/api/src/wire.rs", "Wire"),
     ("crates/api/src/budget.rs", "Options"),
     ("crates/api/src/slow.rs", "WorkLimits"),
@@ -161,6 +162,39 @@ const LIMITS: &[(&str, &str)] = &[
     ("src/logging/sampler.rs", "Sampling"),
     ("src/logging/writer.rs", "Queue"),
 ];
+
+/// Files whose constants are limits too: each that is named so must stand in the page.
+const CONSTANTS: &[&str] = &[
+    "crates/api/src/watch/mod.rs",
+    "crates/api/src/watch/requests.rs",
+    "crates/gateway/src/lib.rs",
+    "crates/lease/src/expirer.rs",
+    "crates/machine/src/machine.rs",
+    "crates/mvcc/src/compaction.rs",
+    "src/server.rs",
+];
+/// What the names of such constants have in them.
+const LIMITING: &[&str] = &["_MAX", "PER_SECOND", "RETRY", "CHECKPOINT", "STEP_ROWS", "IN_A_ROW", "_MIN"];
+
+#[test]
+fn every_constant_that_is_a_limit_stands_in_the_page_of_limits() {
+    let page = fs::read_to_string(root().join("docs/limits.md")).expect("docs/limits.md");
+    let mut complaints = Vec::new();
+    for file in CONSTANTS {
+        let text = fs::read_to_string(root().join(file)).expect("a file with limits");
+        let names = shipped(&text).lines().filter_map(|line| {
+            let (visible, rest) = line.split_once("const ")?;
+            let name = rest.split_once(':')?.0;
+            (visible.is_empty() || visible.starts_with("pub")).then_some(name)
+        });
+        for name in names.filter(|name| LIMITING.iter().any(|part| name.contains(part))) {
+            if !page.contains(&format!("`{name}`")) {
+                complaints.push(format!("{file}: {name} is not in docs/limits.md"));
+            }
+        }
+    }
+    check(&complaints);
+}
 
 #[test]
 fn every_limit_stands_in_the_page_of_limits() {

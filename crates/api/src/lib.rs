@@ -72,6 +72,7 @@ pub use mvcc::Cost;
 pub use server::serve;
 pub use slow::{Lane, Lost, Pool, WorkLimits};
 pub use snapshot::{Pace, Snapshots};
+pub use watch::WatchLimits;
 pub use wire::Wire;
 pub use zip::Compression;
 
@@ -144,6 +145,8 @@ pub struct Limits {
     /// How long a piece of a list may wait for its client before the list lets go of the state that it reads, for which
     /// compaction waits. Five seconds: who takes some hundred kB a second never does.
     pub view_hold_max: Duration,
+    /// How much watching may be done at once.
+    pub watching: WatchLimits,
     /// How much work may be where.
     pub work: WorkLimits,
     /// How much JSON is read and written where.
@@ -199,6 +202,7 @@ impl Default for Limits {
             compression: Compression::default(),
             snapshots: Snapshots::default(),
             view_hold_max: Duration::from_secs(5),
+            watching: WatchLimits::default(),
             work: WorkLimits::default(),
             json: gateway::WorkLimits::default(),
             http: Http::default(),
@@ -270,12 +274,12 @@ impl Api {
             shared,
             identity,
             turns: maintenance::Turns::new(&limits.snapshots),
+            watches: watch::Watches::new(limits.watching),
             limits,
             metrics,
             slow,
             steps,
             zip,
-            watches: watch::Watches::new(),
             leader_losses: tokio::sync::watch::Sender::new(0),
             access,
             connections,

@@ -7,7 +7,13 @@ use http_body::Frame;
 use http_body_util::{Full, StreamBody};
 use prost::Message;
 use proto::etcdserverpb as pb;
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 const MAX_BYTES: usize = 2 << 20;
 /// [`WorkLimits::inline_bytes`].
@@ -127,6 +133,31 @@ async fn a_stream_is_a_line_a_message_and_an_error_at_its_end() {
         expected
     );
     assert_eq!(ask(post("/v3/watch", "{}"), answers(vec![trailers("0", "")])).await, (200, String::new()));
+}
+
+/// Whoever sends faster than the gRPC side reads is read from no further.
+#[tokio::test]
+async fn a_client_that_streams_is_read_only_a_few_messages_ahead() {
+    const SENT: usize = 500;
+    let read = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&read);
+    let frames = (0..SENT).map(move |_| {
+        counter.fetch_add(1, Relaxed);
+        Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{}")))
+    });
+    let request = post("/v3/watch", "").map(|_| StreamBody::new(tokio_stream::iter(frames)));
+    let side = |request: Request<Messages>| async move {
+        for _ in 0..SENT {
+            tokio::task::yield_now().await;
+        }
+        // One more is in the hands of whoever waits to hand it over, and one is being read.
+        assert!(read.load(Relaxed) <= MESSAGES_AHEAD_MAX + 2, "{} were read", read.load(Relaxed));
+        let messages = request.into_body().collect().await.expect("infallible").to_bytes();
+        assert_eq!(messages.len(), SENT * 5, "empty messages in their frames");
+        answers(vec![trailers("0", "")])
+    };
+    let response = Gateway::new(MAX_BYTES, WorkLimits::default()).serve(request, side).await;
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -221,6 +221,33 @@ fn compactions_in_a_row_leave_a_hash_each_however_small_the_steps() {
     }
 }
 
+/// The queue of compactions has an end, and what lies beyond it is compacted all the same.
+#[test]
+fn compactions_beyond_those_that_may_wait_are_done_as_one_without_a_hash() {
+    const WAITING: i64 = 100;
+    let mut store = memory();
+    for value in 0..WAITING + 10 {
+        put(&mut store, "a", &value.to_string());
+    }
+    let (first, last) = (2, WAITING + 6);
+    let view = store.view();
+    for revision in first..=last {
+        schedule(&mut store, revision);
+    }
+    assert!(store.compact_step(1).expect("memory"), "a reader holds it up");
+    drop(view);
+    while store.compact_step(1_000).expect("memory") {}
+    let view = store.view();
+    assert_eq!(view.compaction_done(), last);
+    // One place in the queue is theirs who have no room of their own.
+    let hashed = first + WAITING - 2;
+    assert_eq!(view.hash_kv(hashed).expect("it is left").compact_revision, hashed - 1);
+    for without in hashed + 1..last {
+        assert!(matches!(view.hash_kv(without), Err(ReadError::Compacted)), "{without}");
+    }
+    assert_eq!(view.hash_kv(last).expect("it is there").compact_revision, last, "none is left");
+}
+
 #[test]
 fn hashes_of_compactions_end_with_the_process_and_one_that_it_left_unfinished_leaves_none() {
     let engine = Arc::new(MemoryEngine::new());

@@ -36,16 +36,34 @@ use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
 };
 
-/// Events that the hub is given in one go, in events: a millisecond of the runtime's thread. What is more of them (a
-/// delete of a large range, groups that came while the thread was busy) is read as history, on another thread.
-const PUBLISH_EVENTS_MAX: usize = 4_096;
+/// The bounds of what watching takes of the runtime's thread and of compaction; how large its queues may become is the
+/// hub's ([`::watch::Limits`]).
+#[derive(Clone, Copy, Debug)]
+pub struct WatchLimits {
+    /// Events that the hub is given in one go, in events. Default 4,096: a millisecond of the runtime's thread. What is more
+    /// of them (a delete of a large range, groups that came while the thread was busy) is read as history, on another thread.
+    pub publish_events: usize,
+    /// How long compaction waits for watchers that keep up and were not told of everything yet. Default ten seconds: a slow
+    /// client must not hold it up, and who reads at all has a group of any size by then.
+    pub untold_kept: Duration,
+    /// Steps of telling and catching up in one turn of the task, in steps; at least 1. Default 8, each some tens of
+    /// microseconds.
+    pub turn_steps: usize,
+    /// Answers of a stream to its requests that wait for the client, in answers; then its next requests wait. Default 1,024:
+    /// more than a client creates at once without reading would have to fit into HTTP/2's window instead.
+    pub unread_answers: usize,
+}
 
-/// How long compaction waits for watchers that keep up and were not told of everything yet: a slow client must not hold
-/// it up, and who reads at all has a group of any size by then.
-const KEPT_MAX: Duration = Duration::from_secs(10);
-
-/// Steps of telling and catching up in one turn of the task, each some tens of microseconds.
-const STEPS_MAX: usize = 8;
+impl Default for WatchLimits {
+    fn default() -> Self {
+        Self {
+            publish_events: 4_096,
+            untold_kept: Duration::from_secs(10),
+            turn_steps: 8,
+            unread_answers: 1_024,
+        }
+    }
+}
 
 /// All watchers of this member.
 pub(crate) struct Watches {
@@ -63,15 +81,16 @@ struct Inner {
     /// A View, and since when, from before any compaction of what a watcher that keeps up was not told of yet. As long as it
     /// is held, nothing of that is removed.
     kept: Option<(Arc<View>, Instant)>,
+    limits: WatchLimits,
     /// Scratch.
     ready: Vec<StreamKey>,
 }
 
 impl Watches {
     /// Without watchers.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(limits: WatchLimits) -> Self {
         let (hub, wakers, ready) = (Hub::new(0), Vec::new(), Vec::new());
-        let inner = Inner { hub, wakers, following: false, kept: None, ready };
+        let inner = Inner { hub, wakers, following: false, kept: None, limits, ready };
         Self { inner: Mutex::new(inner), work: Notify::new() }
     }
 
@@ -128,7 +147,7 @@ impl Inner {
         }
         let (newest, now) = (shared.view(), Instant::now());
         let is_enough = newest.compact_revision() <= self.hub.settled() + 1;
-        let is_late = |since: Instant| now.duration_since(since) >= KEPT_MAX;
+        let is_late = |since: Instant| now.duration_since(since) >= self.limits.untold_kept;
         if is_enough || self.kept.as_ref().is_none_or(|(_, since)| is_late(*since)) {
             self.kept = Some((newest, now));
         }
@@ -156,7 +175,7 @@ impl Inner {
             self.hub.skip(last);
         }
         let Some(newest) = written.last().map(Written::last) else { return };
-        let (begun, mut left) = (self.hub.revision(), PUBLISH_EVENTS_MAX);
+        let (begun, mut left) = (self.hub.revision(), self.limits.publish_events);
         for group in written.iter().filter(|group| group.last() > begun) {
             if group.first() != self.hub.revision() + 1 || group.len() > left {
                 break;
@@ -251,7 +270,7 @@ fn turn(api: &Arc<Api>, reading: &mut Reading) -> bool {
     }
     let history = inner.history(&api.shared);
     let mut more = true;
-    for _ in 0..STEPS_MAX {
+    for _ in 0..inner.limits.turn_steps.max(1) {
         match inner.hub.step(&history) {
             Step::Again => {}
             Step::Idle => {

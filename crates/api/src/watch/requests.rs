@@ -15,10 +15,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tonic::Code;
 use types::KeyRange;
 
-/// Answers to requests that wait for the client; then its next requests wait. More than a client creates at once without
-/// reading would have to fit into HTTP/2's window instead.
-const ANSWERS_MAX: usize = 1_024;
-
 /// Requests taken in a row before others have their turn: each takes a microsecond or two.
 const REQUESTS_IN_A_ROW: usize = 64;
 
@@ -34,7 +30,7 @@ pub(crate) fn start(api: &Arc<Api>, requests: Inbound) -> Box<dyn Feed> {
 }
 
 async fn serve(line: Arc<Line>, mut requests: Inbound) {
-    let mut ticks = interval(&line);
+    let (mut ticks, unread_max) = (interval(&line), line.api.limits.watching.unread_answers);
     let (mut more, mut in_a_row) = (true, 0);
     while !line.is_gone() {
         let answers = line.api.watches.lock().hub.controls(line.key);
@@ -42,7 +38,7 @@ async fn serve(line: Arc<Line>, mut requests: Inbound) {
             biased;
             _ = ticks.tick() => tick(&line),
             // A client that has sent its last request may go on to listen.
-            request = requests.next(), if more && answers < ANSWERS_MAX => match request {
+            request = requests.next(), if more && answers < unread_max => match request {
                 Ok(Some(request)) => take(&line, request),
                 Ok(None) => more = false,
                 Err(status) => {

@@ -1,5 +1,7 @@
 //! Watching, as a client sees it.
 
+mod limits;
+
 use super::{CLUSTER, MEMBER, Server, put};
 use api::Limits;
 use proto::{
