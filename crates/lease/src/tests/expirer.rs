@@ -354,6 +354,26 @@ fn a_hundred_thousand_that_end_together_go_in_seconds_and_never_too_many_at_once
 }
 
 #[test]
+fn leases_are_looked_at_and_checkpointed_in_pieces() {
+    const LEASES: usize = 2_500;
+    let start = Instant::now();
+    let mut expirer = Expirer::new(PACE);
+    drop(expirer.promote(Deadlines::new(PACE, start, 1, [])));
+    expirer.set_checkpoints(Checkpoints::Allowed);
+    for id in 1..=LEASES as i64 {
+        expirer.applied(start, &Change::Granted { id, ttl: 600 });
+    }
+    let now = start + CHECKPOINT_FIRST;
+    expirer.tick(now);
+    assert_eq!(expirer.take_checkpoints(now, &NONE).len(), LOOKS_MAX, "one tick's");
+    for _ in 0..LEASES / LOOKS_MAX {
+        expirer.tick(now);
+    }
+    let taken = [(); 3].map(|()| expirer.take_checkpoints(now, &NONE).len());
+    assert_eq!(taken, [CHECKPOINTS_MAX, LEASES - LOOKS_MAX - CHECKPOINTS_MAX, 0], "an entry's each");
+}
+
+#[test]
 fn what_would_end_together_under_a_new_leader_is_set_apart() {
     let start = Instant::now();
     let mut expirer = Expirer::new(PACE);
