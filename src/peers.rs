@@ -195,7 +195,11 @@ impl Host for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use machine::{Machine, Settings};
+    use raft_node::bootstrap;
+    use std::{sync::atomic::AtomicBool, time::Duration};
+    use types::MemberId;
+    use wal::{MemDisk, Wal};
 
     fn members(ids: &[u64]) -> Arc<Membership> {
         let member = |id: u64| {
@@ -240,6 +244,44 @@ mod tests {
             Box::pin(async { Err(LeaseRefusal::NotFound) })
         }
         fn peer_rejected_us(&self) {}
+    }
+
+    /// A node of its own, in memory.
+    fn alone(log: slog::Logger) -> Handle {
+        let disk = MemDisk::new();
+        let mut log_of_raft = Wal::create(disk.clone(), &bootstrap::metadata(1, 7)).expect("memory");
+        let (entries, state) = bootstrap::first_log(&[members(&[1]).members[&1].clone()]);
+        log_of_raft.append(&entries, Some(&state)).expect("memory");
+        log_of_raft.sync().expect("memory");
+        drop(log_of_raft);
+        let engine: Arc<dyn engine::Engine> = Arc::new(engine::MemoryEngine::default());
+        let settings = Settings { member: MemberId(1), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let machine = Machine::open(Arc::clone(&engine), settings).expect("memory");
+        let transport =
+            transport::Identity { member: 1, cluster: 7, peer_urls: Vec::new(), version: "3.7.3".to_owned() };
+        let out = Arc::new(Out::new(Transport::new(transport, log.clone()), 1));
+        let (wal, _) = Wal::open(disk).expect("memory");
+        raft_node::start(raft_node::Options::new(1, 7), wal, machine, engine, out, log).expect("a node").0
+    }
+
+    /// It walks the whole store: neither the runtime's thread nor the lane of what is short is the place for that.
+    #[tokio::test]
+    async fn a_hash_for_a_peer_waits_for_its_turn_among_what_is_long() {
+        let node = alone(slog::Logger::root(slog::Discard, slog::o!()));
+        let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: 1, ..Default::default() }));
+        let removed = Arc::new(Notify::new());
+        let member = Member { shared: node.machine(), node, work: Arc::clone(&work), removed };
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let wait = move |_: &AtomicBool| (begun.send(()), ends.recv());
+        let busy = tokio::spawn(async move { work.run(api::Lane::Long, wait).await });
+        has_begun.await.expect("the lane was free");
+        let mut hash = member.hash_kv(0);
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut hash).await;
+        assert!(early.is_err(), "it did not wait: {:?}", early.map(|hash| hash.is_ok()));
+        end.send(()).expect("it waits for this");
+        busy.await.expect("no panic").expect("it had its turn").1.expect("it was told");
+        assert_eq!(hash.await.expect("a hash").compact_revision, -1);
     }
 
     /// The consensus thread tells of a change right after the list was read that the start hands over.
