@@ -255,7 +255,7 @@ mod tests {
         log_of_raft.sync().expect("memory");
         drop(log_of_raft);
         let engine: Arc<dyn engine::Engine> = Arc::new(engine::MemoryEngine::default());
-        let settings = Settings { member: MemberId(1), lease_ttl_min: 2, max_learners: 1, quota_bytes: 0 };
+        let settings = Settings::new(MemberId(1), 2);
         let machine = Machine::open(Arc::clone(&engine), settings).expect("memory");
         let transport =
             transport::Identity { member: 1, cluster: 7, peer_urls: Vec::new(), version: "3.7.3".to_owned() };
@@ -272,7 +272,7 @@ mod tests {
         let removed = Arc::new(Notify::new());
         let member = Member { shared: node.machine(), node, work: Arc::clone(&work), removed };
         let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let (end, ends) = std::sync::mpsc::sync_channel::<()>(1);
         let wait = move |_: &AtomicBool| (begun.send(()), ends.recv());
         let busy = tokio::spawn(async move { work.run(api::Lane::Long, wait).await });
         has_begun.await.expect("the lane was free");

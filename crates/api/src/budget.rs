@@ -29,7 +29,7 @@ mod held;
 use crate::{lock, long::Long, status::Known};
 use bytes::Bytes;
 use held::Slot;
-pub(crate) use held::{Feeder, Held};
+pub(crate) use held::{Feeder, Held, Late};
 use std::{
     future::Future as _,
     sync::{
@@ -220,6 +220,8 @@ impl Budget {
 pub(crate) enum Answer {
     /// A read's: where it is large, there was room for it before it was made.
     Read(Bytes),
+    /// The same of a write that was done, whatever becomes of its answer.
+    Done(Bytes),
     /// A read's of which only pieces are ever held.
     Long(Box<Long>),
     /// Anything else: a connection that holds too many of these waits for itself.
@@ -247,8 +249,8 @@ impl Room<'_> {
 /// What a connection holds of answers.
 #[derive(Clone, Copy)]
 pub(crate) struct Shares<'a> {
-    pub(crate) answers: &'a Share,
-    pub(crate) values: &'a Share,
+    pub(crate) answers: &'a Arc<Share>,
+    pub(crate) values: &'a Arc<Share>,
 }
 
 /// What one connection holds of a budget.
@@ -320,6 +322,11 @@ impl Share {
     /// Tells whoever runs the connection to end it, for it holds what it does not read.
     pub(crate) fn cut(&self) -> Arc<Notify> {
         Arc::clone(&self.cut)
+    }
+
+    /// Counts what waits to become an answer, unless it is small.
+    pub(crate) fn keep(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        (bytes > self.free_bytes()).then(|| self.charge(bytes))
     }
 
     /// Counts bytes that are there already.

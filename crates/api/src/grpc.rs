@@ -5,7 +5,7 @@
 //! buffer: an answer is encoded at its exact size into a block shared by many answers.
 
 use crate::{
-    budget::{Held, Meter, Share},
+    budget::{Held, Late, Meter, Share, Shares},
     head,
     kv::Deadline,
     methods::Method,
@@ -364,8 +364,9 @@ impl Reply {
     }
 
     /// The same for a read that had to find room for its answer.
-    pub(crate) fn held(message: Bytes, answers: &Arc<Share>, values: &Arc<Share>) -> http::Response<Self> {
-        match answers.hold(message) {
+    pub(crate) fn held(message: Bytes, open: Shares<'_>, late: Late) -> http::Response<Self> {
+        let Shares { answers, values } = open;
+        match answers.hold(message, late) {
             Ok(held) => Self::head(Self::Held(held)),
             Err(smaller) => Self::unary(values.count(smaller)),
         }

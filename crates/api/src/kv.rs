@@ -75,35 +75,46 @@ async fn barrier_and_range(
         Inline::Done(answer) => return answer.map(Answer::Read),
         Inline::TooMuch(spent) => spent,
     };
-    Box::pin(elsewhere(api, shares.answers, deadline, spent, request, range_now, long_range)).await
+    Box::pin(range_elsewhere(api, shares.answers, deadline, spent, request)).await
 }
 
-/// A read that costs too much for the thread that serves everybody: `short` while it fits its lane, else `long`.
-async fn elsewhere<R: Send + Sync + 'static>(
+/// A range that costs too much for the thread that serves everybody.
+async fn range_elsewhere(
     api: &Arc<Api>,
     answers: &Share,
     deadline: Deadline,
     spent: Cost,
-    request: R,
-    short: fn(&Api, &R, &Effort<'_>) -> Result<Bytes, Stop>,
-    long: fn(&Api, &R, &Effort<'_>) -> Result<Made, Stop>,
+    request: RangeRequest,
 ) -> Result<Answer, Status> {
     let room = Some(Room { answers, deadline });
-    let asked = Arc::new((Arc::clone(api), request));
+    let request = Arc::new(request);
     let read = async {
-        if api.slow.lane(spent) == Lane::Short {
-            let asked = Arc::clone(&asked);
-            let work = move |effort: &Effort<'_>| short(&asked.0, &asked.1, effort);
-            if let Ok(whole) = api.slow.short(room, work).await? {
-                return Ok(Answer::Read(whole));
-            }
+        if let Some(whole) = in_short_lane(api, room, spent, Arc::clone(&request), range_now).await? {
+            return Ok(Answer::Read(whole));
         }
-        Ok(match api.slow.long(room, move |effort| long(&asked.0, &asked.1, effort)).await? {
+        let own = Arc::clone(api);
+        Ok(match api.slow.long(room, move |effort| long_range(&own, &request, effort)).await? {
             Made::Whole(whole) => Answer::Read(whole),
             Made::Long(long) => Answer::Long(Box::new(long)),
         })
     };
     grpc::within(deadline, read).await
+}
+
+/// What a read answers, if it fits the short lane.
+async fn in_short_lane<R: Send + Sync + 'static>(
+    api: &Arc<Api>,
+    room: Option<Room<'_>>,
+    spent: Cost,
+    request: Arc<R>,
+    read: fn(&Api, &R, &Effort<'_>) -> Result<Bytes, Stop>,
+) -> Result<Option<Bytes>, Status> {
+    if api.slow.lane(spent) != Lane::Short {
+        return Ok(None);
+    }
+    let own = Arc::clone(api);
+    let work = move |effort: &Effort<'_>| read(&own, &request, effort);
+    Ok(api.slow.short(room, work).await?.ok())
 }
 
 /// A range that is more than short: the time it takes is that of finding what it holds.
@@ -178,11 +189,25 @@ fn unread<'a>(
 ) -> Pin<Box<dyn Future<Output = Result<Answer, Status>> + Send + 'a>> {
     Box::pin(async move {
         let Response::Unread(unread) = answer else { return Err(mismatch(&answer)) };
+        // It waits for its turn and for room, with what was read already.
+        let _waits = shares.values.keep(unread.heap_len());
         let spent = match api.slow.inline(|effort| long::unread_now(api, &unread, effort)) {
-            Inline::Done(answer) => return answer.map(Answer::Read),
+            Inline::Done(answer) => return answer.map(Answer::Done).map_err(long::after_write),
             Inline::TooMuch(spent) => spent,
         };
-        elsewhere(api, shares.answers, deadline, spent, *unread, long::unread_now, long::unread).await
+        let room = Some(Room { answers: shares.answers, deadline });
+        let unread = Arc::<Unread>::from(unread);
+        let read = async {
+            let short = in_short_lane(api, room, spent, Arc::clone(&unread), long::unread_now).await?;
+            Ok(match short {
+                Some(whole) => Made::Whole(whole),
+                None => long::unread(api, room, unread).await?,
+            })
+        };
+        Ok(match grpc::within(deadline, read).await.map_err(long::after_write)? {
+            Made::Whole(whole) => Answer::Done(whole),
+            Made::Long(long) => Answer::Long(Box::new(long.done())),
+        })
     })
 }
 
@@ -271,10 +296,13 @@ pub(crate) async fn write_txn(
     admit_txn(api, deadline, &request).await?;
     let mut answer = log_txn(api, deadline, request).await?;
     if let Response::Unread(unread) = answer {
-        answer = Box::pin(read_whole(api, deadline, *unread)).await?;
+        answer = Box::pin(read_whole(api, deadline, *unread)).await.map_err(long::after_write)?;
     }
     match answer {
-        Response::Txn(answer) => Ok(answer),
+        Response::Txn(mut answer) => {
+            api.complete(&mut answer.header);
+            Ok(answer)
+        }
         other => Err(mismatch(&other)),
     }
 }
@@ -323,9 +351,32 @@ async fn read_txn(
         }
         Inline::TooMuch(spent) => spent,
     };
-    let answer = Box::pin(elsewhere(api, shares.answers, deadline, spent, request, txn_now, long::txn)).await;
+    let answer = Box::pin(read_txn_elsewhere(api, shares.answers, deadline, spent, request)).await;
     api.metrics.durations.read_txn.observe(start, &answer);
     answer
+}
+
+async fn read_txn_elsewhere(
+    api: &Arc<Api>,
+    answers: &Share,
+    deadline: Deadline,
+    spent: Cost,
+    request: TxnRequest,
+) -> Result<Answer, Status> {
+    let room = Some(Room { answers, deadline });
+    let request = Arc::new(request);
+    let read = async {
+        if let Some(whole) = in_short_lane(api, room, spent, Arc::clone(&request), txn_now).await? {
+            return Ok(Answer::Read(whole));
+        }
+        let own = Arc::clone(api);
+        let unread = api.slow.long(room, move |effort| own.shared.unread_txn(&request, effort)).await?;
+        Ok(match long::unread(api, room, Arc::new(unread)).await? {
+            Made::Whole(whole) => Answer::Read(whole),
+            Made::Long(long) => Answer::Long(Box::new(long)),
+        })
+    };
+    grpc::within(deadline, read).await
 }
 
 fn txn_now(api: &Api, request: &TxnRequest, effort: &Effort<'_>) -> Result<Bytes, Stop> {

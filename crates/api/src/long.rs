@@ -20,28 +20,23 @@ mod making;
 
 use crate::{
     Api,
-    budget::{self, Feeder, Held, Share},
+    budget::{self, Feeder, Held, Late, Room, Share},
     grpc,
     kv::Deadline,
     parts,
     slow::{Lane, Lost},
-    status, streams,
+    status::{self, Known},
+    streams,
     zip::{Added, Zip},
 };
 use bytes::{Bytes, BytesMut};
-use machine::{
-    Fault, Response, Stop, Unread,
-    kv::{self, TxnOutline},
-};
+use machine::{Fault, Later, Response, Stop, Unread, kv};
 use making::{Found, Making, Rest, put_rows};
 use mvcc::{Cost, Effort, KeyValue, Outline, Rows, View};
-use proto::etcdserverpb::{
-    RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
-    response_op::Response as Op,
-};
+use proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// What was made of a read that is not short.
 pub(crate) enum Made {
@@ -59,13 +54,17 @@ pub(crate) struct Long {
     segments: VecDeque<Segment>,
     /// Bytes still to be sent, the prefix too.
     left: u64,
+    /// Whether it answers a write, which was done.
+    is_done: bool,
 }
 
 #[derive(Clone)]
 enum Segment {
     Bytes(Bytes),
-    /// Rows as a repeated field, and the moment that no View but this one shows.
+    /// Rows as a repeated field, and the View that they are read from, where it is another.
     Rows(Rows, u32, Option<Arc<View>>),
+    /// Rows whose places take too much memory: they are found again when it is their turn.
+    Again(Later, u32),
 }
 
 /// Answers a range; up to `WorkLimits::short` of rows it is made at once.
@@ -79,64 +78,98 @@ pub(crate) fn range(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> R
         outline.keep(api.slow.piece_bytes());
     }
     let mut making = Making::new(api.slow.piece_bytes());
-    making.range(header, Found { op: 0, outline, view: None });
+    making.range(header, Found { op: 0, outline, view: None, again: None });
     Ok(Made::Long(making.finish(Some(view))))
 }
 
-/// Answers a transaction that only reads.
-pub(crate) fn txn(api: &Api, request: &TxnRequest, effort: &Effort<'_>) -> Result<Made, Stop> {
-    let (view, TxnOutline { succeeded, mut ranges }) =
-        api.shared.outline_txn(request, api.slow.whole_bytes(), effort)?;
-    let header = Some(api.header(view.revision()));
-    // As etcd has it: the headers inside say no more than the revision.
-    let inner = Some(ResponseHeader { revision: view.revision(), ..ResponseHeader::default() });
-    let answer = |responses| TxnResponse { header, succeeded, responses };
-    let op = |range| ResponseOp { response: Some(Op::ResponseRange(range)) };
-    if ranges.iter().all(|range| range.rows.is_empty()) {
-        let responses = ranges.iter_mut().map(|range| op(whole(inner, range))).collect();
-        return Ok(Made::Whole(parts::encode_txn(answer(responses))));
+/// Reads what an answer left unread: a few reads a turn in the long lane, each with room for the answer.
+pub(crate) async fn unread(
+    api: &Arc<Api>,
+    room: Option<Room<'_>>,
+    unread: Arc<Unread>,
+) -> Result<Made, Status> {
+    let left = api.slow.whole_bytes();
+    let mut finding = Finding { unread, found: Vec::new(), left, remembered: 0 };
+    loop {
+        let own = Arc::clone(api);
+        let step = move |effort: &Effort<'_>| {
+            let is_over = finding.step(&own, effort)?;
+            Ok(if is_over { Step::Made(finding.made(&own)?) } else { Step::Again(finding) })
+        };
+        match api.slow.long(room, step).await? {
+            Step::Made(made) => return Ok(made),
+            Step::Again(again) => finding = again,
+        }
     }
-    let empty = op(RangeResponse { header: inner, ..RangeResponse::default() });
-    let answer = answer(vec![empty; ranges.len()]);
-    let found = (0..).zip(ranges).map(|(op, outline)| Found { op, outline: sized(api, outline), view: None });
-    let mut making = Making::new(api.slow.piece_bytes());
-    making.txn(answer, &mut Rest::of(found.collect()))?;
-    Ok(Made::Long(making.finish(Some(view))))
 }
 
-/// Reads what an entry's answer left unread.
-pub(crate) fn unread(api: &Api, unread: &Unread, effort: &Effort<'_>) -> Result<Made, Stop> {
-    let (mut left, mut found) = (api.slow.whole_bytes(), Vec::with_capacity(unread.reads.len()));
-    for later in &unread.reads {
-        let outline = later.outline(left, effort)?;
-        left = left.saturating_sub(outline.first.iter().map(KeyValue::encoded_len).sum());
-        let view = Some(Arc::clone(later.view()));
-        found.push(Found { op: later.op, outline: sized(api, outline), view });
-    }
-    let mut rest = Rest::of(found);
-    let mut making = Making::new(api.slow.piece_bytes());
-    match unread.answer.clone() {
-        Response::Put(mut answer) => {
-            api.complete(&mut answer.header);
-            making.put(&answer, rest.next()?);
-        }
-        Response::DeleteRange(mut answer) => {
-            api.complete(&mut answer.header);
-            making.delete(&answer, rest.next()?);
-        }
-        Response::Txn(mut answer) => {
-            api.complete(&mut answer.header);
-            making.txn(answer, &mut rest)?;
-        }
-        _ => return Err(UNLIKE_OUTLINE),
-    }
-    if !rest.is_empty() {
-        return Err(UNLIKE_OUTLINE);
-    }
-    Ok(making.made())
+enum Step {
+    Made(Made),
+    Again(Finding),
 }
 
-/// The same, all of it at once.
+/// What has been found of an answer's rows.
+struct Finding {
+    unread: Arc<Unread>,
+    found: Vec<Found>,
+    /// Bytes of first rows that may still be read.
+    left: usize,
+    /// Bytes of places that are remembered.
+    remembered: usize,
+}
+
+impl Finding {
+    /// As much as is short, and then the turn is over; whether it was the last.
+    fn step(&mut self, api: &Api, effort: &Effort<'_>) -> Result<bool, Stop> {
+        while let Some(later) = self.unread.reads.get(self.found.len()) {
+            if !api.slow.is_short(effort.spent()) {
+                return Ok(false);
+            }
+            let mut outline = later.outline(self.left, effort)?;
+            let read: usize = outline.first.iter().map(KeyValue::encoded_len).sum();
+            self.left = self.left.saturating_sub(read);
+            let places = outline.rows.heap_len();
+            let is_long = !outline.rows.is_empty();
+            let forgets = is_long && self.remembered + places > api.slow.remembered_bytes();
+            if forgets {
+                outline.forget();
+            } else if is_long && !api.answers.has_much_room() {
+                // What comes late is read late.
+                outline.keep(0);
+            }
+            let again = forgets.then(|| later.clone());
+            self.remembered += if forgets { 0 } else { places };
+            self.found.push(Found { op: later.op, outline, view: Some(Arc::clone(later.view())), again });
+        }
+        Ok(true)
+    }
+
+    fn made(self, api: &Api) -> Result<Made, Stop> {
+        let mut rest = Rest::of(self.found);
+        let mut making = Making::new(api.slow.piece_bytes());
+        match self.unread.answer.clone() {
+            Response::Put(mut answer) => {
+                api.complete(&mut answer.header);
+                making.put(&answer, rest.next()?);
+            }
+            Response::DeleteRange(mut answer) => {
+                api.complete(&mut answer.header);
+                making.delete(&answer, rest.next()?);
+            }
+            Response::Txn(mut answer) => {
+                api.complete(&mut answer.header);
+                making.txn(answer, &mut rest)?;
+            }
+            _ => return Err(UNLIKE_OUTLINE),
+        }
+        if !rest.is_empty() {
+            return Err(UNLIKE_OUTLINE);
+        }
+        Ok(making.made())
+    }
+}
+
+/// Reads it all at once.
 pub(crate) fn unread_now(api: &Api, unread: &Unread, effort: &Effort<'_>) -> Result<Bytes, Stop> {
     match unread.whole(effort)? {
         Response::Put(mut answer) => {
@@ -155,12 +188,18 @@ pub(crate) fn unread_now(api: &Api, unread: &Unread, effort: &Effort<'_>) -> Res
     }
 }
 
-/// Where there is not much room, what comes late is read late.
-fn sized(api: &Api, mut outline: Outline) -> Outline {
-    if !outline.rows.is_empty() && !api.answers.has_much_room() {
-        outline.keep(0);
+/// What a client is told who takes the answer to a write too slowly.
+pub(crate) fn late_after_write() -> Status {
+    after_write(budget::exhausted())
+}
+
+/// What a client is told where the answer to a write is lost that was done: as where the write's own answer is. What is
+/// said of refusals would make it try again.
+pub(crate) fn after_write(status: Status) -> Status {
+    match status.code() {
+        Code::DeadlineExceeded | Code::Cancelled => status,
+        _ => Known::Timeout.into(),
     }
-    outline
 }
 
 /// An answer whose rows were all read.
@@ -170,10 +209,33 @@ fn whole(header: Option<ResponseHeader>, outline: &mut Outline) -> RangeResponse
 }
 
 impl Long {
+    /// What its client is told who takes it too slowly.
+    pub(crate) fn late(&self) -> Late {
+        if self.is_done { late_after_write } else { budget::exhausted }
+    }
+
+    /// As the answer to a write.
+    pub(crate) fn done(self) -> Self {
+        Self { is_done: true, ..self }
+    }
+
+    /// What its client is told where it cannot go on.
+    fn told(&self) -> impl Fn(Status) -> Status + use<> {
+        let is_done = self.is_done;
+        move |status| if is_done { after_write(status) } else { status }
+    }
+
     /// Holds compaction up no longer; whether it can go on without.
     fn let_go(&mut self) -> bool {
         self.view = None;
-        !self.segments.iter().any(|segment| matches!(segment, Segment::Rows(_, _, Some(_))))
+        self.segments.iter_mut().all(|segment| match segment {
+            Segment::Bytes(_) => true,
+            Segment::Rows(_, _, view) => {
+                view.take_if(|view| view.is_whole());
+                view.is_none()
+            }
+            Segment::Again(..) => false,
+        })
     }
 
     /// Bytes of the message with its prefix.
@@ -191,6 +253,7 @@ impl Long {
         let held = |segment: &Segment| match segment {
             Segment::Bytes(bytes) => bytes.len(),
             Segment::Rows(rows, ..) => rows.heap_len(),
+            Segment::Again(..) => size_of::<Later>(),
         };
         self.segments.iter().map(held).sum()
     }
@@ -217,6 +280,11 @@ impl Long {
                     put_rows(*field, &rows.next(view, effort, target - out.len())?, &mut out);
                     rows.is_empty()
                 }
+                Segment::Again(later, field) => {
+                    let rows = later.outline(0, effort)?.rows;
+                    *segment = Segment::Rows(rows, *field, Some(Arc::clone(later.view())));
+                    false
+                }
             };
             if is_over {
                 self.segments.pop_front();
@@ -238,10 +306,11 @@ impl Long {
     pub(crate) async fn pack(mut self, api: &Arc<Api>, zip: &Zip) -> Result<Option<Bytes>, Status> {
         let mut packing = None;
         loop {
-            let (back, piece) = self.read(api).await?;
+            let told = self.told();
+            let (back, piece) = self.read(api).await.map_err(|lost| told(lost.into()))?;
             self = back;
-            let piece = piece.map_err(|stop| status::stop(&stop))?.unwrap_or_default();
-            match zip.add(packing.take(), piece, self.is_over()).await? {
+            let piece = piece.map_err(|stop| told(status::stop(&stop)))?.unwrap_or_default();
+            match zip.add(packing.take(), piece, self.is_over()).await.map_err(told)? {
                 Added::More(more) => packing = Some(more),
                 Added::Whole(packed) => return Ok(Some(packed)),
                 Added::TooMuch => return Ok(None),
@@ -261,7 +330,8 @@ impl Long {
 
     /// Sends it as its client takes it, no longer than until the deadline.
     pub(crate) fn send(self, api: &Arc<Api>, answers: &Arc<Share>, deadline: Deadline) -> Held {
-        let (held, feeder) = answers.feed(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let length = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let (held, feeder) = answers.feed(length, self.late());
         streams::spawn_until(deadline, feed(Arc::clone(api), self, feeder));
         held
     }
@@ -271,6 +341,7 @@ const UNLIKE_OUTLINE: Stop = Stop::Fault(Fault::Broken("a long answer is not wha
 
 /// Reads the pieces, each in its turn, one ahead of the client.
 async fn feed(api: Arc<Api>, mut long: Long, feeder: Feeder) {
+    let told = long.told();
     loop {
         let _remembered = feeder.charge(long.heap_len());
         let read = tokio::select! {
@@ -282,14 +353,14 @@ async fn feed(api: Arc<Api>, mut long: Long, feeder: Feeder) {
                 long = back;
                 piece
             }
-            Err(lost) => return feeder.end(Err(lost.into())),
+            Err(lost) => return feeder.end(Err(told(lost.into()))),
         };
         match piece {
             Ok(Some(piece)) => {
                 let piece = feeder.count(piece);
                 let is_slow = timeout(api.limits.view_hold_max, feeder.ready()).await.is_err();
                 if is_slow && !long.let_go() {
-                    return feeder.end(Err(budget::exhausted()));
+                    return feeder.end(Err(told(budget::exhausted())));
                 }
                 if !feeder.ready().await {
                     return;
@@ -300,7 +371,7 @@ async fn feed(api: Arc<Api>, mut long: Long, feeder: Feeder) {
                 }
             }
             Ok(None) => return feeder.end(Ok(())),
-            Err(stop) => return feeder.end(Err(status::stop(&stop))),
+            Err(stop) => return feeder.end(Err(told(status::stop(&stop)))),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     let page = front::serve(Arc::clone(&connection), request).await?;
     let page = if refused.load(Relaxed) { too_many() } else { page };
     Ok(page.map(|body| match body {
-        Answer::Whole(Some(bytes)) => match connection.answers().hold(bytes) {
+        Answer::Whole(Some(bytes)) => match connection.answers().hold(bytes, exhausted) {
             Ok(held) => Answered::Held(held),
             Err(small) => Answered::Plain(Answer::Whole(Some(small))),
         },

@@ -2,12 +2,12 @@
 
 use crate::{
     Api, OVERHEAD_BYTES, auth,
-    budget::{Answer, Share, Shares},
+    budget::{self, Answer, Share, Shares},
     cluster, concurrency, downgrade,
     grpc::{self, Framing, PREFIX_BYTES, Reply, Requests},
     head::{self, Encoding, Head},
     health, kv, lease,
-    long::Long,
+    long::{self, Long},
     maintenance,
     methods::{self, Kind, Method},
     metrics::{Call, SeenVersion},
@@ -142,6 +142,11 @@ impl Open<'_> {
         &self.connection.api
     }
 
+    fn shares(&self) -> Shares<'_> {
+        let Connection { answers, values, .. } = &**self.connection;
+        Shares { answers, values }
+    }
+
     /// Reads the message, and lets the call in. A method that learners serve says so in `for_learner`.
     async fn read<M: Message + Default>(
         &self,
@@ -254,10 +259,13 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 async fn unary(open: &mut Open<'_>, body: Requests) -> http::Response<Reply> {
     let reply = match answer(open, body).await {
         Ok(Answer::Long(long)) => Box::pin(send_long(open, long)).await,
-        Ok(Answer::Read(message)) => pack(open, message).await.map(|message| {
-            let Connection { answers, values, .. } = &**open.connection;
-            Reply::held(message, answers, values)
-        }),
+        Ok(Answer::Read(message)) => {
+            pack(open, message).await.map(|message| Reply::held(message, open.shares(), budget::exhausted))
+        }
+        Ok(Answer::Done(message)) => {
+            let packed = pack(open, message).await;
+            packed.map(|message| Reply::held(message, open.shares(), long::late_after_write))
+        }
         Ok(Answer::Other(message)) => {
             pack(open, message).await.map(|message| Reply::unary(open.connection.values.count(message)))
         }
@@ -294,7 +302,7 @@ async fn send_long(open: &Open<'_>, long: Box<Long>) -> Result<http::Response<Re
     if let Some(zip) = &open.framing.zip
         && let Some(packed) = Long::clone(&long).pack(api, zip).await?
     {
-        return Ok(Reply::held(packed, answers, &open.connection.values));
+        return Ok(Reply::held(packed, open.shares(), long.late()));
     }
     Ok(Reply::fed(long.send(api, answers, open.deadline)))
 }
@@ -303,8 +311,7 @@ async fn send_long(open: &Open<'_>, long: Box<Long>) -> Result<http::Response<Re
 /// task as large as the largest of them.
 async fn answer(open: &Open<'_>, body: Requests) -> Result<Answer, Status> {
     let api = open.api();
-    let Connection { answers, values, .. } = &**open.connection;
-    let shares = Shares { answers, values };
+    let shares @ Shares { values, .. } = open.shares();
     if matches!(open.method, Method::Put | Method::DeleteRange | Method::Range | Method::Txn) {
         // Before the request is read: until then HTTP/2's windows bound what comes.
         values.turn(open.deadline).await?;

@@ -43,6 +43,9 @@ pub struct WorkLimits {
     pub snapshot_max: usize,
     /// Long work at one time: 2. On the smallest machine we budget for (two cores) one more would stop the writes.
     pub long_max: usize,
+    /// What the answers of one transaction may remember of where their rows are, in bytes: 16 MiB, a million rows of sorted,
+    /// filtered or older lists. What is beyond is found twice: for the answer's length, and when it is its turn.
+    pub remembered_bytes: usize,
     /// What of a long answer is read in one turn, in bytes: 256 KiB, below a millisecond. Twice that is held of each.
     pub piece_bytes: usize,
     /// A step on the thread that serves everybody that takes longer than this is counted and logged: 5 ms, after which
@@ -58,6 +61,7 @@ impl Default for WorkLimits {
             short_max: 2,
             snapshot_max: 1,
             long_max: 2,
+            remembered_bytes: 16 << 20,
             piece_bytes: 256 << 10,
             step_max: Duration::from_millis(5),
         }
@@ -160,12 +164,22 @@ impl Pool {
 
     /// The lane for work that costs at least so much.
     pub(crate) fn lane(&self, cost: Cost) -> Lane {
-        if cost.fits(self.limits.short) { Lane::Short } else { Lane::Long }
+        if self.is_short(cost) { Lane::Short } else { Lane::Long }
     }
 
     /// What is made at once, in bytes; of longer answers the values are read as they are sent.
     pub(crate) fn whole_bytes(&self) -> usize {
         usize::try_from(self.limits.short.bytes).unwrap_or(usize::MAX).max(self.limits.piece_bytes)
+    }
+
+    /// Whether so much is short.
+    pub(crate) fn is_short(&self, cost: Cost) -> bool {
+        cost.fits(self.limits.short)
+    }
+
+    /// See [`WorkLimits::remembered_bytes`].
+    pub(crate) fn remembered_bytes(&self) -> usize {
+        self.limits.remembered_bytes
     }
 
     /// What of those is read in one turn, in bytes.

@@ -25,13 +25,22 @@ pub(crate) struct Applying<'m> {
     shared: &'m Shared,
     /// What the store held when the group began, in bytes: the size that the quota is checked against.
     stored_bytes: i64,
-    /// Keys that entries may still touch; `None` = any number.
-    keys_left: Option<u64>,
+    /// What entries may still touch.
+    keys: Keys,
     /// What reads may still cost.
     reads_left: Cost,
     pub(crate) conf_changed: bool,
     pub(crate) members_changed: bool,
     alarms_changed: bool,
+}
+
+/// How many keys the entries of a group may touch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Keys {
+    Any,
+    Within(u64),
+    /// The first entry that touches keys may touch any number.
+    OneAndWithin(u64),
 }
 
 /// What a request came to.
@@ -43,7 +52,7 @@ impl<'m> Applying<'m> {
         state: &'m mut State,
         settings: &'m Settings,
         shared: &'m Shared,
-        keys: Option<u64>,
+        keys: Keys,
     ) -> Self {
         let stored_bytes = shared.view().total_bytes();
         Self {
@@ -52,7 +61,7 @@ impl<'m> Applying<'m> {
             settings,
             shared,
             stored_bytes,
-            keys_left: keys,
+            keys,
             reads_left: settings.limits.group_reads,
             conf_changed: false,
             members_changed: false,
@@ -100,12 +109,16 @@ impl<'m> Applying<'m> {
         let request = codec::decode(data).map_err(|reason| Fault::Entry { index, reason })?;
         let mut over_quota = false;
         let answer = match request.body {
+            // Any other is as much work as its bytes, which are bounded.
+            Body::Put(put) if put.ignore_value && !self.may_touch(|touch| touch.after_put(&put)) => {
+                return Ok(None);
+            }
             Body::Put(put) => self.put(request.id, &put, &mut over_quota),
             Body::Other(other) => {
                 if (is_question(&other) && !self.proposed_here(request.id)) || codec::is_idle_auth(&other) {
                     return Ok(Some(outcome(index, request.id, Effect::Nothing)));
                 }
-                if !self.may_touch(&other) {
+                if !self.may_touch(|touch| touch.after(&other)) {
                     return Ok(None);
                 }
                 self.other(request.id, *other, &mut over_quota)
@@ -132,11 +145,16 @@ impl<'m> Applying<'m> {
     }
 
     /// Whether so many keys are left; takes them off.
-    fn may_touch(&mut self, request: &pb::InternalRaftRequest) -> bool {
-        let Some(left) = self.keys_left else { return true };
-        let keys = Touch { group: &self.group, leases: self.shared.leases_table(), left };
-        self.keys_left = keys.after(request);
-        self.keys_left.is_some()
+    fn may_touch(&mut self, after: impl FnOnce(Touch<'_, 'm>) -> Option<u64>) -> bool {
+        let (left, is_first) = match self.keys {
+            Keys::Any => return true,
+            Keys::Within(left) => (left, false),
+            Keys::OneAndWithin(left) => (left, true),
+        };
+        let left = after(Touch { group: &self.group, leases: self.shared.leases_table(), left });
+        let left = left.or(is_first.then_some(0));
+        self.keys = left.map_or(self.keys, Keys::Within);
+        left.is_some()
     }
 
     /// Every kind but the plain put, in the order in which etcd looks for them.

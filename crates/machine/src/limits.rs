@@ -12,7 +12,7 @@ pub struct Limits {
     /// What the reads of all entries of one call may cost together: 16,384 rows and 4 MiB, below 10 ms.
     pub group_reads: Cost,
     /// Keys that the entries of one [`crate::Machine::apply_short`] may compare, delete or take off a lease: 8,192, some
-    /// 15 ms, of a tick's 100.
+    /// 15 ms, of a tick's 100. A value that is compared or kept is a key more for every 4 KiB.
     pub group_keys: u64,
 }
 

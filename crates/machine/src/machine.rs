@@ -1,6 +1,6 @@
 //! The machine itself: open, apply, idle.
 
-use crate::apply::Applying;
+use crate::apply::{Applying, Keys};
 use crate::kv::{Leases, attach_keys};
 use crate::shared::Shared;
 use crate::{Alarms, Fault, Limits, Membership, Outcome, Quota, rows};
@@ -115,16 +115,21 @@ impl Machine {
     /// Applies committed entries, in one engine batch, and publishes the result. Entries at or below the applied index
     /// are skipped and have no outcome; the others have one each.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, Fault> {
-        Ok(self.apply_within(entries, None)?.0)
+        Ok(self.apply_within(entries, Keys::Any)?.0)
     }
 
     /// The same up to the entry that brings the keys they touch above [`Limits::group_keys`], which may be the first. Says
     /// also how many entries are done with.
     pub fn apply_short(&mut self, entries: &[Entry]) -> Result<(Vec<Outcome>, usize), Fault> {
-        self.apply_within(entries, Some(self.settings.limits.group_keys))
+        self.apply_within(entries, Keys::Within(self.settings.limits.group_keys))
     }
 
-    fn apply_within(&mut self, entries: &[Entry], keys: Option<u64>) -> Result<(Vec<Outcome>, usize), Fault> {
+    /// The same, where there is time: the first entry that touches keys may touch any number. At least one is done with.
+    pub fn apply_long(&mut self, entries: &[Entry]) -> Result<(Vec<Outcome>, usize), Fault> {
+        self.apply_within(entries, Keys::OneAndWithin(self.settings.limits.group_keys))
+    }
+
+    fn apply_within(&mut self, entries: &[Entry], keys: Keys) -> Result<(Vec<Outcome>, usize), Fault> {
         self.state.lease_changes.clear();
         let known = entries.partition_point(|entry| entry.index <= self.state.applied.0);
         let entries = &entries[known..];

@@ -1,7 +1,7 @@
 //! What readers see, from any thread, without waiting for the machine.
 
-use crate::kv::{self, Leases, Reading, Reads, TxnOutline};
-use crate::{Alarms, Membership, Quota, Stop};
+use crate::kv::{self, Leases, Reading, Reads};
+use crate::{Alarms, Membership, Quota, Stop, Unread};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use lease::Info as LeaseInfo;
@@ -149,16 +149,9 @@ impl Shared {
         Ok((view, outline))
     }
 
-    /// The same of [`Shared::read_txn_within`].
-    pub fn outline_txn(
-        &self,
-        request: &TxnRequest,
-        first_bytes: usize,
-        effort: &Effort<'_>,
-    ) -> Result<(Arc<View>, TxnOutline), Stop> {
-        let view = self.view.view();
-        let outline = kv::outline_txn(&Reading { view: &view, effort }, request, first_bytes)?;
-        Ok((view, outline))
+    /// What [`Shared::read_txn_within`] would answer, without its rows; its conditions are looked at.
+    pub fn unread_txn(&self, request: &TxnRequest, effort: &Effort<'_>) -> Result<Unread, Stop> {
+        kv::unread_txn(&self.view.view(), effort, request)
     }
 
     /// Returns the space of what is gone to the file system. Blocks the caller, for seconds where there is much; neither

@@ -8,6 +8,7 @@
 
 use crate::{Fault, Response, Stop};
 use mvcc::{Answer, Effort, Outline, Query, View};
+use prost::Message as _;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::etcdserverpb::{DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse};
 use std::iter::Peekable;
@@ -60,8 +61,20 @@ impl Later {
 }
 
 impl Unread {
+    /// What it holds beside the moments, in bytes.
+    pub fn heap_len(&self) -> usize {
+        let answer = match &self.answer {
+            Response::Put(answer) => answer.encoded_len(),
+            Response::DeleteRange(answer) => answer.encoded_len(),
+            Response::Txn(answer) => answer.encoded_len(),
+            _ => 0,
+        };
+        answer + size_of_val(&self.reads[..])
+    }
+
     /// Reads all that is missing, or ends as [`Stop::GivenUp`] where that costs more than it may.
     pub fn whole(&self, effort: &Effort<'_>) -> Result<Response, Stop> {
+        effort.spend(self.reads.len() as u64, 0)?;
         let mut answer = self.answer.clone();
         let mut rest = self.reads.clone().into_iter().peekable();
         let mut next = || rest.next().ok_or(UNLIKE_ANSWER)?.read(effort);

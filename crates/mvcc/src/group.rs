@@ -96,17 +96,10 @@ impl<'s> Group<'s> {
         self.state.compact
     }
 
-    /// How many keys a range holds now, deleted ones too as long as they are remembered, or `max` where there are more:
-    /// what a walk over the range visits.
-    pub fn keys(&self, range: &KeyRange, max: u64) -> u64 {
-        let mut keys = 0;
-        if max > 0 {
-            self.index.visit(range, &[], &mut |_, _| {
-                keys += 1;
-                if keys == max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-        }
-        keys
+    /// Visits the keys of a range as they are now, deleted ones too as long as they are remembered, with the bytes of their
+    /// newest records.
+    pub fn visit(&self, range: &KeyRange, visit: &mut dyn FnMut(u32) -> ControlFlow<()>) {
+        self.index.visit(range, &[], &mut |_, record| visit(Head::of(record).size));
     }
 
     /// Begins a transaction: all it writes has one main revision.

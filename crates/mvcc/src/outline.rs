@@ -69,6 +69,12 @@ impl Outline {
             self.first.shrink_to_fit();
         }
     }
+
+    /// Keeps none of its rows, nor where they are: only how many bytes they take. Whoever needs them finds them again.
+    pub fn forget(&mut self) {
+        self.keep(0);
+        self.rows = Rows::none(self.rows.revision);
+    }
 }
 
 impl Rows {

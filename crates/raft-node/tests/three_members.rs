@@ -137,6 +137,54 @@ async fn what_takes_long_to_apply_unseats_nobody_and_stays_in_its_order() {
     stop(nodes).await;
 }
 
+/// What was committed behind a long delete takes longer than an election would, all of it together.
+#[tokio::test]
+async fn what_waited_to_be_applied_is_caught_up_with_between_ticks() {
+    let switch = Switch::slow(2 * LARGE as u64, 4 * TICK);
+    // Each entry is a group.
+    let limits = Limits { group_bytes: 1, ..Limits::default() };
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let nodes = switch::start(&switch, 3, &limits, wal::Options::DEFAULT, &log);
+    let leader = leader_of(&nodes).await;
+    let puts = |name: &str, count: usize| {
+        let op = |number| {
+            let key = format!("{name}{number:03}").into();
+            let put = pb::PutRequest { key, ..Default::default() };
+            pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+        };
+        let txn = Some(pb::TxnRequest { success: (0..count).map(op).collect(), ..Default::default() });
+        pb::InternalRaftRequest { txn, ..Default::default() }
+    };
+    for number in 0..3 {
+        leader.propose(puts(&format!("k{number}/"), LARGE), None).await.unwrap();
+    }
+    let before = leader.status();
+    // Alone: members that are silent together do not miss each other.
+    *switch.slow.lock().unwrap() = [before.leader].into();
+    let delete_range =
+        Some(pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() });
+    let delete = pb::InternalRaftRequest { delete_range, ..Default::default() };
+    let asked = (0..12).map(|number| puts(&format!("m{number}/"), LARGE + 1));
+    let waiting: Vec<_> = [delete]
+        .into_iter()
+        .chain(asked)
+        .map(|request| {
+            let leader = leader.clone();
+            tokio::spawn(async move { leader.propose(request, None).await })
+        })
+        .collect();
+    for answer in waiting {
+        answer.await.unwrap().unwrap();
+    }
+    for Node { handle, .. } in &nodes {
+        handle.read_barrier(None).await.unwrap();
+        assert!(has(handle, "m9/000"));
+        let now = handle.status();
+        assert_eq!((now.term, now.leader), (before.term, before.leader));
+    }
+    stop(nodes).await;
+}
+
 /// The end comes while much is being applied: it is waited for.
 #[tokio::test]
 async fn a_member_that_is_stopped_while_it_applies_ends_well() {

@@ -64,6 +64,7 @@ pub(crate) const ROWS: &[Row] = rows![
     "B5-6", "six clients do", LARGE, SoftLimit, lists::six_large;
     "B5-txn", "six read transactions of 128 gets of 1 MiB", LARGE, SoftLimit, lists::large_reads;
     "B5-put", "six transactions of a put and 127 gets of 1 MiB", LARGE, SoftLimit, lists::large_reads_after_a_put;
+    "B5-old", "two transactions of a put and 20 lists of 200,000 keys at an older revision", REMADE, SoftLimit, lists::old_lists_after_a_put;
     "B6-lease", "10,000 leases kept alive on one stream, through a follower", LEASES, SoftLimit, streams::keepalives;
     "B6-watch", "20,000 watches created on one stream", FEW, SoftLimit, streams::watch_creates;
     "B7", "4,000 locks of one name", LEASES, SoftLimit, locks::storm;

@@ -8,7 +8,7 @@
 //!
 //! Of either kind what is held can be taken back while others wait for the room.
 
-use super::{Budget, Charge, Charged, Share, exhausted};
+use super::{Budget, Charge, Charged, Share};
 use crate::lock;
 use bytes::Bytes;
 use std::{
@@ -27,6 +27,9 @@ pub(super) const FIRST_PIECE_BYTES: usize = 16 << 10;
 /// From this size on all pieces are copies: else one that HTTP has would hold the whole answer. Copying costs a list of this
 /// size a tenth of what making it did; of smaller ones the connection is cut where nothing else gives the bytes back.
 pub(super) const COPIED_BYTES_MIN: usize = 4 << 20;
+
+/// What the reader of an answer is told who took too long.
+pub(crate) type Late = fn() -> Status;
 
 /// What is left of an answer; others may take it back.
 #[derive(Debug)]
@@ -54,6 +57,7 @@ struct Rest {
     since: Option<Instant>,
     moved: usize,
     reader: Reader,
+    late: Late,
     /// Who waits for the next piece.
     waiting: Option<Waker>,
 }
@@ -75,7 +79,7 @@ enum More {
 }
 
 impl Slot {
-    fn new(share: &Share, bytes: Bytes, more: More, left: usize) -> Arc<Self> {
+    fn new(share: &Share, bytes: Bytes, more: More, left: usize, late: Late) -> Arc<Self> {
         let rest = Rest {
             is_copied: bytes.len() >= COPIED_BYTES_MIN,
             bytes,
@@ -87,6 +91,7 @@ impl Slot {
             since: None,
             moved: 0,
             reader: Reader::Waits,
+            late,
             waiting: None,
         };
         Arc::new(Self { rest: Mutex::new(rest), taken: Notify::new() })
@@ -138,18 +143,18 @@ impl Slot {
 
 impl Share {
     /// An answer on its way out, counted unless it is small.
-    pub(crate) fn hold(self: &Arc<Self>, answer: Bytes) -> Result<Held, Bytes> {
+    pub(crate) fn hold(self: &Arc<Self>, answer: Bytes, late: Late) -> Result<Held, Bytes> {
         if answer.len() <= self.budget.options.free_bytes {
             return Err(answer);
         }
         let bytes = self.charged(answer);
         let left = bytes.len();
-        Ok(self.held(Slot::new(self, bytes, More::Nothing, left)))
+        Ok(self.held(Slot::new(self, bytes, More::Nothing, left, late)))
     }
 
-    /// An answer of so many bytes that will come in pieces, and who brings them.
-    pub(crate) fn feed(self: &Arc<Self>, length: usize) -> (Held, Feeder) {
-        let slot = Slot::new(self, Bytes::new(), More::ToCome, length);
+    /// An answer of so many bytes that will come in pieces, who brings them, and what its reader is told who takes too long.
+    pub(crate) fn feed(self: &Arc<Self>, length: usize, late: Late) -> (Held, Feeder) {
+        let slot = Slot::new(self, Bytes::new(), More::ToCome, length, late);
         let feeder = Feeder { share: Arc::clone(self), slot: Arc::clone(&slot) };
         (self.held(slot), feeder)
     }
@@ -179,7 +184,7 @@ impl Held {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         let mut rest = self.0.rest();
         if rest.reader == Reader::Late {
-            return Poll::Ready(Err(exhausted()));
+            return Poll::Ready(Err((rest.late)()));
         }
         if rest.bytes.is_empty() {
             return match &rest.more {

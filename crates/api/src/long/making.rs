@@ -6,7 +6,7 @@ use crate::{
     parts::{KVS_FIELD, RESPONSES_FIELD},
 };
 use bytes::{BufMut, BytesMut};
-use machine::Stop;
+use machine::{Later, Stop};
 use mvcc::{KeyValue, Outline, View};
 use prost::{
     Message,
@@ -36,6 +36,8 @@ pub(super) struct Found {
     pub(super) op: usize,
     pub(super) outline: Outline,
     pub(super) view: Option<Arc<View>>,
+    /// Instead of its rows, which are found again.
+    pub(super) again: Option<Later>,
 }
 
 /// What was found for operations that come.
@@ -158,7 +160,7 @@ impl Making {
 
     /// The first rows are held in parts of a piece each, so that each goes when it was sent.
     fn rows(&mut self, field: u32, found: Found) {
-        let Found { outline: Outline { first, rows, bytes, .. }, view, .. } = found;
+        let Found { outline: Outline { first, rows, bytes, .. }, view, again, .. } = found;
         for kv in first {
             put_rows(field, std::slice::from_ref(&kv), &mut self.bytes);
             self.length += kv.framed_len() as u64;
@@ -167,10 +169,13 @@ impl Making {
             }
         }
         self.length += bytes;
-        if !rows.is_empty() {
-            self.seal();
-            self.segments.push_back(Segment::Rows(rows, field, view));
-        }
+        let segment = match again {
+            Some(later) => Segment::Again(later, field),
+            None if rows.is_empty() => return,
+            None => Segment::Rows(rows, field, view),
+        };
+        self.seal();
+        self.segments.push_back(segment);
     }
 
     fn append(&mut self, mut other: Self) {
@@ -192,7 +197,7 @@ impl Making {
     pub(super) fn made(self) -> Made {
         let mut long = self.finish(None);
         let Ok(length) = usize::try_from(long.left) else { return Made::Long(long) };
-        if long.segments.iter().any(|segment| matches!(segment, Segment::Rows(..))) {
+        if !long.segments.iter().all(|segment| matches!(segment, Segment::Bytes(_))) {
             return Made::Long(long);
         }
         let mut out = BytesMut::with_capacity(length);
@@ -209,7 +214,8 @@ impl Making {
         // What no prefix can say is refused before it leaves: see `grpc::sendable`.
         prefix.put_u32(u32::try_from(self.length).unwrap_or(u32::MAX));
         self.segments.push_front(Segment::Bytes(prefix.freeze()));
-        Long { view, segments: self.segments, left: self.length + PREFIX_BYTES as u64 }
+        let left = self.length + PREFIX_BYTES as u64;
+        Long { view, segments: self.segments, left, is_done: false }
     }
 }
 

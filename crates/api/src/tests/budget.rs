@@ -38,7 +38,7 @@ fn what_is_small_is_not_counted() {
     let share = budget.share();
     let mut meter = Meter::new(&share);
     meter.hold(100, 0).unwrap();
-    assert!(share.hold(answer(100)).is_err());
+    assert!(share.hold(answer(100), exhausted).is_err());
     assert_eq!(budget.used(), 0);
 }
 
@@ -90,7 +90,7 @@ fn an_answer_is_counted_until_its_last_piece_is_gone() {
     let share = budget.share();
     for size in [101, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES, COPIED_BYTES_MIN, COPIED_BYTES_MIN + 77]
     {
-        let mut held = share.hold(answer(size)).unwrap();
+        let mut held = share.hold(answer(size), exhausted).unwrap();
         assert_eq!((budget.used(), held.len()), (size, size));
         let (mut got, mut last) = (0, Bytes::new());
         while let Some(piece) = next(&mut held).unwrap() {
@@ -105,7 +105,7 @@ fn an_answer_is_counted_until_its_last_piece_is_gone() {
         drop(last);
         assert_eq!(budget.used(), 0, "{size}");
         // A client that goes away leaves nothing.
-        let mut held = share.hold(answer(size)).unwrap();
+        let mut held = share.hold(answer(size), exhausted).unwrap();
         next(&mut held).unwrap();
         drop(held);
         assert_eq!(budget.used(), 0, "{size}");
@@ -116,7 +116,7 @@ fn an_answer_is_counted_until_its_last_piece_is_gone() {
 async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
     let budget = Budget::new(options());
     let (slow, quick) = (budget.share(), budget.share());
-    let mut first = slow.hold(answer(1_000)).unwrap();
+    let mut first = slow.hold(answer(1_000), exhausted).unwrap();
     // As long as nobody waits it may take its time.
     sleep(Duration::from_millis(300)).await;
     let begun = Instant::now();
@@ -132,7 +132,7 @@ async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
 async fn answers_leave_room_to_requests_and_keep_half_of_their_own() {
     let requests = Budget::new(Options { connection_bytes: 1_000, ..options() });
     let answers = Budget::beside(&requests, options());
-    let held = answers.share().hold(answer(501)).unwrap();
+    let held = answers.share().hold(answer(501), exhausted).unwrap();
     assert!(answers.has_room());
     let mut meter = Meter::new(&requests.share());
     meter.hold(499, 0).unwrap();
@@ -150,7 +150,7 @@ async fn answers_leave_room_to_requests_and_keep_half_of_their_own() {
     assert!(begun.elapsed() < options().stall);
     drop(held);
     // Requests have theirs whatever answers hold, and never take all of it.
-    let held = answers.share().hold(answer(499)).unwrap();
+    let held = answers.share().hold(answer(499), exhausted).unwrap();
     let mut meter = Meter::new(&requests.share());
     meter.hold(1_000, 0).unwrap();
     assert!(answers.has_room());
@@ -186,7 +186,7 @@ async fn no_connection_holds_more_answers_than_it_leaves_to_all_others() {
     // Each asks for as many as it is given, and reads none.
     for share in &shares {
         while share.has_room() {
-            held.push(share.hold(answer(101)).unwrap());
+            held.push(share.hold(answer(101), exhausted).unwrap());
         }
     }
     let used = shares.iter().map(|share| share.used.load(Relaxed));
@@ -194,7 +194,7 @@ async fn no_connection_holds_more_answers_than_it_leaves_to_all_others() {
     // Of one connection's own room too, where that is less.
     let small = Budget::new(Options { connection_bytes: 200, ..options() });
     let share = small.share();
-    let held = [share.hold(answer(101)).unwrap(), share.hold(answer(101)).unwrap()];
+    let held = [share.hold(answer(101), exhausted).unwrap(), share.hold(answer(101), exhausted).unwrap()];
     let soon = Some((Instant::now() + Duration::from_millis(30)).into_std());
     assert_eq!(share.large(soon).await.unwrap_err().code(), Code::DeadlineExceeded);
     small.share().large(None).await.unwrap();
@@ -228,7 +228,7 @@ fn a_whole_request_is_counted_as_long_as_anybody_has_a_part_of_it() {
 async fn whoever_waits_does_so_for_a_while_or_until_its_deadline() {
     let budget = Budget::new(Options { pace_bytes: 0, ..options() });
     let share = budget.share();
-    let held = share.hold(answer(1_000)).unwrap();
+    let held = share.hold(answer(1_000), exhausted).unwrap();
     let begun = Instant::now();
     assert_eq!(budget.share().large(None).await.unwrap_err().code(), Code::ResourceExhausted);
     assert!(begun.elapsed() >= options().wait);
@@ -270,7 +270,7 @@ async fn a_request_that_stops_is_refused_when_there_is_little_room() {
 async fn a_reader_that_stops_halfway_loses_its_connection() {
     let budget = Budget::new(Options { total_bytes: 100 << 10, ..options() });
     let share = budget.share();
-    let mut held = share.hold(answer(300 << 10)).unwrap();
+    let mut held = share.hold(answer(300 << 10), exhausted).unwrap();
     next(&mut held).unwrap();
     let taken_by_http = next(&mut held).unwrap();
     let waiting = tokio::spawn({
@@ -298,7 +298,7 @@ async fn an_answer_that_is_fed_holds_a_piece_at_a_time() {
     let budget = Budget::new(Options { total_bytes: usize::MAX, connection_bytes: usize::MAX, ..options() });
     let share = budget.share();
     let size = FIRST_PIECE_BYTES + 1;
-    let (mut held, feeder) = share.feed(3 * size);
+    let (mut held, feeder) = share.feed(3 * size, exhausted);
     let feeding = {
         let budget = Arc::clone(&budget);
         tokio::spawn(async move {
@@ -322,7 +322,7 @@ async fn an_answer_that_is_fed_holds_a_piece_at_a_time() {
 async fn who_feeds_learns_that_nobody_wants_more() {
     let budget = Budget::new(options());
     let share = budget.share();
-    let (held, feeder) = share.feed(1_000);
+    let (held, feeder) = share.feed(1_000, exhausted);
     feeder.put(feeder.count(answer(500)));
     let waiting = tokio::spawn(async move {
         let is_wanted = feeder.ready().await;
@@ -339,12 +339,12 @@ async fn who_feeds_learns_that_nobody_wants_more() {
 #[tokio::test]
 async fn an_answer_that_is_fed_ends_as_its_feeder_says() {
     let share = Budget::new(options()).share();
-    let (mut held, feeder) = share.feed(1_000);
+    let (mut held, feeder) = share.feed(1_000, exhausted);
     feeder.put(answer(500));
     feeder.end(Err(Status::out_of_range("compacted")));
     assert_eq!(next(&mut held).unwrap().unwrap().len(), 500, "what is there comes first");
     assert_eq!(next(&mut held).unwrap_err().code(), Code::OutOfRange);
-    let (mut held, feeder) = share.feed(1_000);
+    let (mut held, feeder) = share.feed(1_000, exhausted);
     drop(feeder);
     assert_eq!(next(&mut held).unwrap_err().code(), Code::Internal, "it is not whole");
 }
@@ -353,8 +353,8 @@ async fn an_answer_that_is_fed_ends_as_its_feeder_says() {
 async fn a_fed_reader_that_does_not_move_gives_room_and_one_that_waits_for_its_feeder_does_not() {
     let budget = Budget::new(Options { total_bytes: 500, ..options() });
     let share = budget.share();
-    let (mut slow, slow_feeder) = share.feed(1_000);
-    let (mut waiting, waiting_feeder) = share.feed(1_000);
+    let (mut slow, slow_feeder) = share.feed(1_000, exhausted);
+    let (mut waiting, waiting_feeder) = share.feed(1_000, exhausted);
     slow_feeder.put(slow_feeder.count(answer(500)));
     budget.share().large(None).await.unwrap();
     assert_eq!(next(&mut slow).unwrap_err().code(), Code::ResourceExhausted);

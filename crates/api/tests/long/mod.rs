@@ -24,6 +24,7 @@ pub(crate) fn long() -> Limits {
         inline: Cost { rows: 0, bytes: 0 },
         short: Cost { rows: 0, bytes: 300 },
         piece_bytes: 200,
+        remembered_bytes: 100,
         ..WorkLimits::default()
     };
     let answers = InFlight { free_bytes: 0, ..InFlight::default() };

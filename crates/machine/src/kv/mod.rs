@@ -17,13 +17,13 @@ mod range;
 mod space;
 mod txn;
 
-pub use txn::{TxnOutline, is_read_only, is_serializable};
+pub use txn::{is_read_only, is_serializable};
 
 pub(crate) use delete::{delete_key, delete_range};
 pub(crate) use put::put;
 pub(crate) use range::{outline as outline_range, range};
 pub(crate) use space::{Leases, Reading, Reads, Writing, attach_keys};
-pub(crate) use txn::{outline as outline_txn, txn};
+pub(crate) use txn::{txn, unread as unread_txn};
 
 use proto::etcdserverpb::ResponseHeader;
 use proto::mvccpb;

@@ -39,7 +39,7 @@ pub(super) fn check<S: Space>(space: &S, request: &RangeRequest) -> Result<(), S
     }
 }
 
-fn query(request: &RangeRequest) -> Query {
+pub(super) fn query(request: &RangeRequest) -> Query {
     Query {
         range: KeyRange::from_wire(request.key.clone(), request.range_end.clone()),
         revision: request.revision,

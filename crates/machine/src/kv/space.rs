@@ -4,9 +4,13 @@ use crate::{Fault, Later, Stop};
 use bytes::Bytes;
 use lease::Table;
 use mvcc::{Answer, Cost, Effort, KeyMeta, Outline, Query, ReadError, View};
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use types::{KeyRange, LeaseId};
+
+/// Keys that are taken off their leases at a time: below a millisecond.
+const DETACHED: usize = 1_024;
 
 /// What the rules need of the key space.
 pub(crate) trait Space {
@@ -102,12 +106,20 @@ pub(crate) struct Writing<'a, 'g> {
     leases: &'a Leases,
     /// What reads for the answer may cost; nothing = nobody waits for it.
     effort: Option<Effort<'static>>,
+    /// What is left for later since the last write.
+    moment: RefCell<Option<Arc<View>>>,
 }
 
 impl<'a, 'g> Writing<'a, 'g> {
     pub(crate) fn begin(group: &'a mut mvcc::Group<'g>, leases: &'a Leases, reads: Option<Cost>) -> Self {
         let compact_revision = group.compact_revision();
-        Self { txn: group.txn(), compact_revision, leases, effort: reads.map(Effort::within) }
+        Self {
+            txn: group.txn(),
+            compact_revision,
+            leases,
+            effort: reads.map(Effort::within),
+            moment: RefCell::default(),
+        }
     }
 
     /// Ends the transaction; says what its reads would have cost.
@@ -133,7 +145,10 @@ impl Space for Writing<'_, '_> {
     fn read(&self, query: &Query) -> Result<Read, ReadError> {
         let Some(effort) = &self.effort else { return Ok(Read::Now(Answer::default())) };
         match self.txn.range_within(query, effort) {
-            Err(ReadError::GivenUp(_)) => Ok(Read::Later(Arc::new(self.txn.view()))),
+            Err(ReadError::GivenUp(_)) => {
+                let mut moment = self.moment.borrow_mut();
+                Ok(Read::Later(Arc::clone(moment.get_or_insert_with(|| Arc::new(self.txn.view())))))
+            }
             answer => answer.map(Read::Now),
         }
     }
@@ -161,6 +176,7 @@ impl Space for Writing<'_, '_> {
     }
 
     fn put(&mut self, key: &Bytes, value: Bytes, lease: LeaseId) -> Result<(), Stop> {
+        self.moment.take();
         let old = self.txn.put(key.clone(), value, lease)?.map_or(0, |meta| meta.lease);
         if old == lease {
             return Ok(());
@@ -179,11 +195,15 @@ impl Space for Writing<'_, '_> {
     }
 
     fn delete(&mut self, range: &KeyRange) -> Result<i64, Stop> {
+        self.moment.take();
         let deleted = self.txn.delete(range)?;
-        if deleted.iter().any(|(_, meta)| meta.lease != 0) {
-            let mut leases = self.leases.write();
-            for (key, meta) in deleted.iter().filter(|(_, meta)| meta.lease != 0) {
-                leases.detach(meta.lease, key);
+        // Readers wait for the table: not for all of a long delete.
+        for some in deleted.chunks(DETACHED) {
+            if some.iter().any(|(_, meta)| meta.lease != 0) {
+                let mut leases = self.leases.write();
+                for (key, meta) in some.iter().filter(|(_, meta)| meta.lease != 0) {
+                    leases.detach(meta.lease, key);
+                }
             }
         }
         Ok(deleted.len() as i64)

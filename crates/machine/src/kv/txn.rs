@@ -9,20 +9,12 @@
 use super::deleted::Deleted;
 use super::space::{NOT_A_READ, Reading, Reads, Space};
 use super::{compare, delete_range, header, put, range};
-use crate::{Fault, Refusal, Stop};
-use mvcc::Outline;
+use crate::{Fault, Later, Refusal, Stop, Unread};
+use mvcc::{Effort, View};
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op::Response;
-use proto::etcdserverpb::{RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
-
-/// What a transaction that only reads will answer.
-#[derive(Debug)]
-pub struct TxnOutline {
-    /// Whether its conditions held.
-    pub succeeded: bool,
-    /// Its operations, in their order.
-    pub ranges: Vec<Outline>,
-}
+use proto::etcdserverpb::{RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+use std::sync::Arc;
 
 /// Whether a transaction may be answered without the log: only ranges, on both branches. A nested transaction counts as
 /// a write (etcd's `IsTxnReadonly`).
@@ -51,27 +43,20 @@ pub(crate) fn txn<S: Space>(
     Ok(response)
 }
 
-/// What a transaction that only reads will answer: the first rows of all ranges together, up to the one that brings them
-/// to `first_bytes`, and where the others are.
-pub(crate) fn outline(
-    reading: &Reading<'_>,
-    request: &TxnRequest,
-    first_bytes: usize,
-) -> Result<TxnOutline, Stop> {
-    let path = decide(reading, request)?;
-    let succeeded = next(&mut path.iter())?;
-    let mut left = first_bytes;
-    let range = |op: &RequestOp| match &op.request {
-        Some(Request::RequestRange(request)) => {
-            let outline = range::outline(reading, request, left)?;
-            let read: usize = outline.first.iter().map(mvcc::KeyValue::encoded_len).sum();
-            left = left.saturating_sub(read);
-            Ok(outline)
-        }
+/// The answer of a transaction that only reads, without its rows, and what is to be read for them.
+pub(crate) fn unread(view: &Arc<View>, effort: &Effort<'_>, request: &TxnRequest) -> Result<Unread, Stop> {
+    let reading = Reading { view, effort };
+    let succeeded = next(&mut decide(&reading, request)?.iter())?;
+    let ops = branch(request, succeeded);
+    let read = |(op, request): (usize, &RequestOp)| match &request.request {
+        Some(Request::RequestRange(range)) => Ok(Later::new(op, Arc::clone(view), range::query(range))),
         _ => Err(NOT_A_READ),
     };
-    let ranges = branch(request, succeeded).iter().map(range).collect::<Result<_, _>>()?;
-    Ok(TxnOutline { succeeded, ranges })
+    let reads = ops.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    let range = RangeResponse { header: header(view.revision()), ..RangeResponse::default() };
+    let responses = vec![ResponseOp { response: Some(Response::ResponseRange(range)) }; ops.len()];
+    let answer = TxnResponse { header: header(view.revision()), succeeded, responses };
+    Ok(Unread { answer: crate::Response::Txn(answer), reads })
 }
 
 /// The first two steps: which branches are taken, and that nothing on them is refused.

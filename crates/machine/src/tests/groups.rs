@@ -215,3 +215,46 @@ fn a_group_is_one_batch() {
     bench.machine.apply(&entries).expect("applies");
     assert_eq!(bench.machine.applied(), (5, 1));
 }
+
+#[test]
+fn what_touches_much_is_a_group_of_its_own_and_ends_it() {
+    let limits = Limits { group_keys: 10, ..Limits::default() };
+    let mut bench = Bench::new(Settings { limits, ..settings() });
+    let value = "v".repeat(64 << 10);
+    let mut commands: Vec<String> = (0..3).map(|key| format!("put k{key} {value}")).collect();
+    commands.extend((0..20).map(|key| format!("put few{key:02} 1")));
+    commands.push("grant 7 60".to_owned());
+    commands.extend((0..20).map(|key| format!("put leased{key:02} 1 lease=7")));
+    let (long, short) = (
+        [
+            "del few00 few15",
+            "revoke 7",
+            "put k0 ignore_value",
+            "txn then put k0 ignore_value else end",
+            "txn if value:k0=x then else put a 1 end",
+            "txn if value:k0..k1=x then else put a 1 end",
+            "txn if version:few00..few15>0 then put a 1 else end",
+            "txn then txn then del few00 few15 else end else end",
+        ],
+        [
+            "del few00 few05",
+            "put few00 ignore_value",
+            "put k1 small",
+            "put k1 2 prev",
+            "txn if version:k0>0 version:few00..few05>0 then put a 1 else end",
+            "txn then put a 1 ; get k0 k2 else end",
+        ],
+    );
+    let first = log(&commands);
+    bench.machine.apply(&first).expect("applies");
+    for (number, command) in (first.len() as u64 + 1..).zip(short.into_iter().chain(long)) {
+        // The one behind it waits for the next group.
+        let entries = [entry(number, command), entry(number + 1, "del few00 few15")];
+        let one = std::slice::from_ref(&entries[0]);
+        let done = bench.machine.apply_short(one).expect("applies").1;
+        assert_eq!(done == 0, long.contains(&command), "{command}");
+        if done == 0 {
+            assert_eq!(bench.machine.apply_long(&entries).expect("applies").1, 1, "{command}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! committed ─▶ few keys ─▶ applied here, before the next tick
 //!          └─▶ many keys ─▶ the machine goes to a thread of its own, and comes back as a command
 //!                           meanwhile ticks, appends and votes go on; what is committed waits in the log
+//! in the log ─▶ a group a turn, with a tick between two of them
 //! ```
 //!
 //! A delete of a few bytes may remove a million keys, and takes seconds. A leader that is silent meanwhile would not lead
@@ -12,7 +13,7 @@
 
 use super::Driver;
 use crate::NodeFault;
-use crate::front::{Command, Done};
+use crate::front::{Batch, Command, Done};
 use crate::handle::Shared;
 use crate::meters::Applies;
 use machine::{Effect, Machine, Outcome, Response};
@@ -29,12 +30,15 @@ use types::{Entry, Index};
 pub(super) struct Applier {
     /// Nothing while it is away.
     machine: Option<Machine>,
-    /// Whether it may go away.
-    lends: bool,
+    /// Whether there are ticks to be kept: then it may go away, and applies one group a turn.
+    keeps_ticks: bool,
+    /// Whether this turn has had its group.
+    has_applied: bool,
     jobs: SyncSender<(Machine, Vec<Entry>)>,
     thread: JoinHandle<()>,
-    /// The newest entry that was handed out to be applied.
+    /// The newest entry that was handed out to be applied, and the newest that is; 0 before any.
     committed: Index,
+    applied: Index,
     applies: Applies,
 }
 
@@ -58,7 +62,16 @@ impl Applier {
         let (jobs, todo) = sync_channel(1);
         let thread =
             std::thread::Builder::new().name("apply".to_owned()).spawn(move || work(&todo, &shared))?;
-        Ok(Self { machine: Some(machine), lends: false, jobs, thread, committed: 0, applies })
+        Ok(Self {
+            machine: Some(machine),
+            keeps_ticks: false,
+            has_applied: false,
+            jobs,
+            thread,
+            committed: 0,
+            applied: 0,
+            applies,
+        })
     }
 
     /// The machine, unless it is away.
@@ -66,9 +79,18 @@ impl Applier {
         self.machine.as_mut()
     }
 
-    /// From now on there are ticks to be kept.
-    pub(super) fn lend(&mut self) {
-        self.lends = true;
+    /// A turn begins: there is a tick between two of them.
+    pub(super) fn begin_turn(&mut self) {
+        (self.keeps_ticks, self.has_applied) = (true, false);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.applied < self.committed
+    }
+
+    /// Whether something waits in the log for a machine that is there.
+    pub(super) fn may_catch_up(&self) -> bool {
+        self.machine.is_some() && self.is_behind()
     }
 
     /// Waits for what is under way: nobody may write when the engine closes.
@@ -79,31 +101,51 @@ impl Applier {
 }
 
 fn work(todo: &Receiver<(Machine, Vec<Entry>)>, shared: &Shared) {
-    while let Ok((mut machine, entries)) = todo.recv() {
+    while let Ok((mut machine, mut entries)) = todo.recv() {
         let begun = Instant::now();
-        let applied = std::panic::catch_unwind(AssertUnwindSafe(|| machine.apply(&entries)));
+        let applied = std::panic::catch_unwind(AssertUnwindSafe(|| machine.apply_long(&entries)));
         let outcomes = match applied {
-            Ok(outcomes) => outcomes.map_err(|fault| NodeFault::Engine(fault.to_string())),
+            Ok(Ok((outcomes, done))) => {
+                entries.truncate(done);
+                Ok(outcomes)
+            }
+            Ok(Err(fault)) => Err(NodeFault::Engine(fault.to_string())),
             Err(_) => Err(NodeFault::Panicked),
         };
         let back = Back { machine, entries, outcomes, took: begun.elapsed() };
-        shared.command(Command::Applied(Box::new(back)));
+        // Not by way of the runtime, which may be busy.
+        let commands = vec![Command::Applied(Box::new(back))];
+        shared.inbox.hand_over(&mut Batch { commands, ..Batch::default() });
     }
 }
 
 impl Driver {
-    /// Applies what was committed, in order: now, or when the machine is back.
+    /// Applies what was committed, in order: now, or, where there is something before it, in its turn.
     pub(super) fn committed(&mut self, now: Instant, entries: Vec<Entry>) -> Result<(), NodeFault> {
         let Some(last) = entries.last() else { return Ok(()) };
+        let waits = self.applier.is_behind() || (self.applier.keeps_ticks && self.applier.has_applied);
         self.applier.committed = last.index;
-        self.apply(now, entries)
+        // What waits goes: the log has it.
+        if waits { Ok(()) } else { self.apply(now, entries) }
     }
 
-    /// While the machine is away the entries go: the log has them.
+    /// Applies a group of what waits in the log, unless this turn has had one; whether there was any.
+    pub(super) fn catch_up(&mut self, now: Instant) -> Result<bool, NodeFault> {
+        if !self.applier.may_catch_up() || self.applier.has_applied || self.core.is_removed() {
+            return Ok(false);
+        }
+        let entries = self.core.committed(self.applier.applied, self.applier.committed)?;
+        self.apply(now, entries)?;
+        Ok(true)
+    }
+
     fn apply(&mut self, now: Instant, mut entries: Vec<Entry>) -> Result<(), NodeFault> {
-        let Applier { machine: Some(machine), lends, .. } = &mut self.applier else { return Ok(()) };
+        let Applier { machine: Some(machine), keeps_ticks, has_applied, .. } = &mut self.applier else {
+            return Ok(());
+        };
+        *has_applied = true;
         let begun = Instant::now();
-        let short = if *lends {
+        let short = if *keeps_ticks {
             machine.apply_short(&entries)
         } else {
             machine.apply(&entries).map(|outcomes| (outcomes, entries.len()))
@@ -121,21 +163,13 @@ impl Driver {
         Ok(())
     }
 
-    /// The machine is back: what was committed meanwhile is applied.
+    /// The machine is back.
     pub(super) fn machine_back(&mut self, now: Instant, back: Back) -> Result<(), NodeFault> {
         let Back { machine, entries, outcomes, took } = back;
         self.applier.machine = Some(machine);
         self.applied(now, took, &entries, outcomes?)?;
-        while !self.core.is_removed()
-            && let Some(machine) = self.applier.machine()
-        {
-            let entries = self.core.committed(machine.applied().0, self.applier.committed)?;
-            if entries.is_empty() {
-                break;
-            }
-            self.apply(now, entries)?;
-        }
-        Ok(())
+        // It may go away again before there is rest.
+        self.in_background(false).map(drop)
     }
 
     fn applied(
@@ -146,6 +180,7 @@ impl Driver {
         mut outcomes: Vec<Outcome>,
     ) -> Result<(), NodeFault> {
         let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(()) };
+        self.applier.applied = last;
         self.applier.applies.group(took, entries, &outcomes);
         self.core.applied(now, last, &outcomes)?;
         self.shared.cells.applied.store(last, Relaxed);

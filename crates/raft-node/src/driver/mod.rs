@@ -171,11 +171,16 @@ impl Driver {
         self.begin()?;
         while !self.stopping && !self.core.is_removed() {
             let now = Instant::now();
+            self.applier.begin_turn();
             self.take_inbox(now)?;
             self.tick(now);
             self.propose(now);
             self.keep_leases(now)?;
             self.process(now)?;
+            // Behind the tick's messages: it may take long.
+            if self.catch_up(now)? {
+                self.process(now)?;
+            }
             self.watch_transfer(now);
             self.flusher.flush_if_due(now, &mut self.core)?;
             self.publish_status();
@@ -193,7 +198,6 @@ impl Driver {
             self.core.step(now, Input::Campaign);
             self.process(now)?;
         }
-        self.applier.lend();
         self.note_members();
         self.publish_status();
         Ok(())
@@ -415,8 +419,9 @@ impl Driver {
 
     /// Fetches the next batch; with nothing to do, settles, does background work, or sleeps.
     fn rest(&mut self) -> Result<(), NodeFault> {
-        let busy = (!self.proposals.is_empty() || (self.retry_changes && !self.changes.is_empty()))
+        let proposes = (!self.proposals.is_empty() || (self.retry_changes && !self.changes.is_empty()))
             && self.core.takes_proposals();
+        let busy = proposes || self.applier.may_catch_up();
         if self.stopping || self.core.is_removed() {
             return Ok(());
         }

@@ -23,8 +23,10 @@ pub(crate) struct Switch {
     /// How many forwarded proposals are still to be lost.
     pub(crate) losses: Mutex<usize>,
     machine_limits: machine::Limits,
-    /// How long the engines take to write a batch of more than [`LARGE`] operations.
+    /// How long an engine takes to write a batch of more than [`LARGE`] operations.
     large_write: Duration,
+    /// Members whose engines take that long.
+    pub(crate) slow: Mutex<BTreeSet<u64>>,
     runtime: Mutex<Option<tokio::runtime::Handle>>,
 }
 
@@ -33,7 +35,8 @@ impl Switch {
     #[allow(dead_code, reason = "not every test has large batches")]
     pub(crate) fn slow(group_keys: u64, large_write: Duration) -> Arc<Self> {
         let machine_limits = machine::Limits { group_keys, ..machine::Limits::default() };
-        Arc::new(Self { machine_limits, large_write, ..Self::default() })
+        let slow = Mutex::new((1..=3).collect());
+        Arc::new(Self { machine_limits, large_write, slow, ..Self::default() })
     }
 }
 
@@ -106,7 +109,7 @@ pub(crate) fn start(
         wal.append(&entries, Some(&state)).unwrap();
         wal.sync().unwrap();
         let memory = Arc::new(MemoryEngine::default());
-        let engine: Arc<dyn Engine> = Arc::new(SlowEngine { memory, large_write: switch.large_write });
+        let engine: Arc<dyn Engine> = Arc::new(SlowEngine { id, memory, switch: Arc::clone(switch) });
         let settings = Settings { limits: switch.machine_limits, ..Settings::new(MemberId(id), 2) };
         let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
         let request_timeout = Duration::from_secs(5);
@@ -123,8 +126,9 @@ pub(crate) fn start(
 pub(crate) const LARGE: usize = 100;
 
 struct SlowEngine {
+    id: u64,
     memory: Arc<MemoryEngine>,
-    large_write: Duration,
+    switch: Arc<Switch>,
 }
 
 impl Engine for SlowEngine {
@@ -147,8 +151,8 @@ impl Engine for SlowEngine {
         Arc::clone(&self.memory).moment()
     }
     fn write(&self, batch: Batch) -> Result<(), Fault> {
-        if batch.ops.len() > LARGE {
-            std::thread::sleep(self.large_write);
+        if batch.ops.len() > LARGE && self.switch.slow.lock().unwrap().contains(&self.id) {
+            std::thread::sleep(self.switch.large_write);
         }
         self.memory.write(batch)
     }

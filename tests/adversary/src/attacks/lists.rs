@@ -11,7 +11,7 @@ use proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest, request_op};
 
 use super::{RANGE, TXN, list, put_and_read};
 use crate::{
-    data::VALUES,
+    data::{REMADE, VALUES},
     json::{self, base64},
     raw::{Connection, Windows},
     target::{Outcome, Target},
@@ -88,6 +88,16 @@ pub(crate) async fn large_reads(target: Target) -> anyhow::Result<Outcome> {
 pub(crate) async fn large_reads_after_a_put(target: Target) -> anyhow::Result<Outcome> {
     let get = RangeRequest { key: format!("{VALUES}{:08}", 0).into(), ..Default::default() };
     read_again(&target, 6, TXN, put_and_read(vec![get; GETS - 1])).await
+}
+
+/// Lists in one transaction, of keys that all have an older history.
+const OLD_LISTS: usize = 20;
+
+/// B5: two clients list what was there at an older revision many times over, after a put: where the rows are must not be
+/// remembered for all of them.
+pub(crate) async fn old_lists_after_a_put(target: Target) -> anyhow::Result<Outcome> {
+    let old = RangeRequest { revision: target.older_revision, ..list(REMADE) };
+    read_again(&target, 2, TXN, put_and_read(vec![old; OLD_LISTS])).await
 }
 
 /// Clients that ask, read all of the answer, and ask again. One that is refused tries again; that all are, always, is a fault.
