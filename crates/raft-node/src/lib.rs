@@ -13,7 +13,8 @@
 //!
 //! * [`core`]: what raft says, as a pure function of inputs and the time given; no thread, clock, socket or tokio.
 //! * [`convert`]: etcd's wire types to raft-rs's and back, and every check of what a peer sends.
-//! * `driver`: the consensus thread, the only owner of core, log and machine.
+//! * `driver`: the consensus thread, the only owner of core, log and machine. A group that touches many keys is applied on a
+//!   thread of its own, to which the machine is lent (`driver::apply`); what is committed meanwhile waits in the log.
 //! * [`Handle`]: the way in, for any number of tasks.
 //! * [`bootstrap`]: identities and the first entries of a fresh cluster. [`publish`]: what a member tells the others
 //!   through the log about itself, and the cluster version. [`promote`]: what a leader checks before a learner votes.
