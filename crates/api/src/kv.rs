@@ -93,10 +93,7 @@ async fn range_elsewhere(
             return Ok(Answer::Read(whole));
         }
         let own = Arc::clone(api);
-        Ok(match api.slow.long(room, move |effort| long_range(&own, &request, effort)).await? {
-            Made::Whole(whole) => Answer::Read(whole),
-            Made::Long(long) => Answer::Long(Box::new(long)),
-        })
+        Ok(api.slow.long(room, move |effort| long_range(&own, &request, effort)).await?.into())
     };
     grpc::within(deadline, read).await
 }
@@ -155,12 +152,10 @@ pub(crate) async fn put(
     afford(api, machine::put_cost(&request), deadline).await?;
     parse::put(&request)?;
     let proposal = InternalRaftRequest { put: Some(request), ..Default::default() };
-    let encoding = match propose(api, deadline, proposal).await? {
-        Response::Put(mut answer) => {
-            api.complete(&mut answer.header);
-            let rows = usize::from(answer.prev_kv.is_some());
-            encoded(api, rows, answer)
-        }
+    let mut answer = propose(api, deadline, proposal).await?;
+    complete(api, &mut answer);
+    let encoding = match answer {
+        Response::Put(answer) => encoded(api, usize::from(answer.prev_kv.is_some()), answer),
         other => return unread(api, shares, deadline, other).await,
     };
     encoding.await.map(Answer::Other)
@@ -180,6 +175,17 @@ pub(crate) async fn delete_range(
     encoding.await.map(Answer::Other)
 }
 
+/// Completes the header of an answer with rows, read or still unread.
+fn complete(api: &Api, answer: &mut Response) {
+    match answer {
+        Response::Put(answer) => api.complete(&mut answer.header),
+        Response::DeleteRange(answer) => api.complete(&mut answer.header),
+        Response::Txn(answer) => api.complete(&mut answer.header),
+        Response::Unread(unread) => complete(api, &mut unread.answer),
+        _ => {}
+    }
+}
+
 /// Reads the rest of an entry's answer, as a read-only request's is read. Boxed, for it is rare.
 fn unread<'a>(
     api: &'a Arc<Api>,
@@ -191,14 +197,15 @@ fn unread<'a>(
         let Response::Unread(unread) = answer else { return Err(mismatch(&answer)) };
         // It waits for its turn and for room, with what was read already.
         let _waits = shares.values.keep(unread.heap_len());
-        let spent = match api.slow.inline(|effort| long::unread_now(api, &unread, effort)) {
+        let spent = match api.slow.inline(|effort| long::unread_now(&unread, effort)) {
             Inline::Done(answer) => return answer.map(Answer::Done).map_err(long::after_write),
             Inline::TooMuch(spent) => spent,
         };
         let room = Some(Room { answers: shares.answers, deadline });
         let unread = Arc::<Unread>::from(unread);
         let read = async {
-            let short = in_short_lane(api, room, spent, Arc::clone(&unread), long::unread_now).await?;
+            let now = |_: &Api, unread: &Unread, effort: &Effort<'_>| long::unread_now(unread, effort);
+            let short = in_short_lane(api, room, spent, Arc::clone(&unread), now).await?;
             Ok(match short {
                 Some(whole) => Made::Whole(whole),
                 None => long::unread(api, room, unread).await?,
@@ -251,9 +258,7 @@ async fn log_delete(api: &Api, deadline: Deadline, request: DeleteRangeRequest) 
     parse::delete(&request)?;
     let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
     let mut answer = propose(api, deadline, request).await?;
-    if let Response::DeleteRange(answer) = &mut answer {
-        api.complete(&mut answer.header);
-    }
+    complete(api, &mut answer);
     Ok(answer)
 }
 
@@ -299,10 +304,7 @@ pub(crate) async fn write_txn(
         answer = Box::pin(read_whole(api, deadline, *unread)).await.map_err(long::after_write)?;
     }
     match answer {
-        Response::Txn(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(answer)
-        }
+        Response::Txn(answer) => Ok(answer),
         other => Err(mismatch(&other)),
     }
 }
@@ -326,9 +328,7 @@ async fn admit_txn(api: &Api, deadline: Deadline, request: &TxnRequest) -> Resul
 async fn log_txn(api: &Api, deadline: Deadline, request: TxnRequest) -> Result<Response, Status> {
     let mut answer =
         propose(api, deadline, InternalRaftRequest { txn: Some(request), ..Default::default() }).await?;
-    if let Response::Txn(answer) = &mut answer {
-        api.complete(&mut answer.header);
-    }
+    complete(api, &mut answer);
     Ok(answer)
 }
 
@@ -370,11 +370,9 @@ async fn read_txn_elsewhere(
             return Ok(Answer::Read(whole));
         }
         let own = Arc::clone(api);
-        let unread = api.slow.long(room, move |effort| own.shared.unread_txn(&request, effort)).await?;
-        Ok(match long::unread(api, room, Arc::new(unread)).await? {
-            Made::Whole(whole) => Answer::Read(whole),
-            Made::Long(long) => Answer::Long(Box::new(long)),
-        })
+        let mut unread = api.slow.long(room, move |effort| own.shared.unread_txn(&request, effort)).await?;
+        complete(api, &mut unread.answer);
+        Ok(long::unread(api, room, Arc::new(unread)).await?.into())
     };
     grpc::within(deadline, read).await
 }

@@ -20,7 +20,7 @@ mod making;
 
 use crate::{
     Api,
-    budget::{self, Feeder, Held, Late, Room, Share},
+    budget::{self, Answer, Feeder, Held, Late, Room, Share},
     grpc,
     kv::Deadline,
     parts,
@@ -44,6 +44,16 @@ pub(crate) enum Made {
     Whole(Bytes),
     /// More than is held at once.
     Long(Long),
+}
+
+impl From<Made> for Answer {
+    /// A read's.
+    fn from(made: Made) -> Self {
+        match made {
+            Made::Whole(whole) => Self::Read(whole),
+            Made::Long(long) => Self::Long(Box::new(long)),
+        }
+    }
 }
 
 /// An answer whose values are read as it is sent.
@@ -94,7 +104,7 @@ pub(crate) async fn unread(
         let own = Arc::clone(api);
         let step = move |effort: &Effort<'_>| {
             let is_over = finding.step(&own, effort)?;
-            Ok(if is_over { Step::Made(finding.made(&own)?) } else { Step::Again(finding) })
+            Ok(if is_over { Step::Made(finding.made(own.slow.piece_bytes())?) } else { Step::Again(finding) })
         };
         match api.slow.long(room, step).await? {
             Step::Made(made) => return Ok(made),
@@ -144,22 +154,13 @@ impl Finding {
         Ok(true)
     }
 
-    fn made(self, api: &Api) -> Result<Made, Stop> {
+    fn made(self, piece_bytes: usize) -> Result<Made, Stop> {
         let mut rest = Rest::of(self.found);
-        let mut making = Making::new(api.slow.piece_bytes());
-        match self.unread.answer.clone() {
-            Response::Put(mut answer) => {
-                api.complete(&mut answer.header);
-                making.put(&answer, rest.next()?);
-            }
-            Response::DeleteRange(mut answer) => {
-                api.complete(&mut answer.header);
-                making.delete(&answer, rest.next()?);
-            }
-            Response::Txn(mut answer) => {
-                api.complete(&mut answer.header);
-                making.txn(answer, &mut rest)?;
-            }
+        let mut making = Making::new(piece_bytes);
+        match &self.unread.answer {
+            Response::Put(answer) => making.put(answer, rest.next()?),
+            Response::DeleteRange(answer) => making.delete(answer, rest.next()?),
+            Response::Txn(answer) => making.txn(answer.clone(), &mut rest)?,
             _ => return Err(UNLIKE_OUTLINE),
         }
         if !rest.is_empty() {
@@ -170,20 +171,11 @@ impl Finding {
 }
 
 /// Reads it all at once.
-pub(crate) fn unread_now(api: &Api, unread: &Unread, effort: &Effort<'_>) -> Result<Bytes, Stop> {
+pub(crate) fn unread_now(unread: &Unread, effort: &Effort<'_>) -> Result<Bytes, Stop> {
     match unread.whole(effort)? {
-        Response::Put(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
-        }
-        Response::DeleteRange(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
-        }
-        Response::Txn(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(parts::encode_txn(answer))
-        }
+        Response::Put(answer) => Ok(grpc::encode(&answer)),
+        Response::DeleteRange(answer) => Ok(grpc::encode(&answer)),
+        Response::Txn(answer) => Ok(parts::encode_txn(answer)),
         _ => Err(UNLIKE_OUTLINE),
     }
 }

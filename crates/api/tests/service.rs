@@ -81,7 +81,16 @@ impl Server {
     }
 
     async fn on(engine: Arc<dyn Engine>, quota_bytes: i64, limits: Limits) -> Self {
-        let node = node(quota_bytes, engine, machine::Limits::default());
+        Self::applying(machine::Limits::default(), engine, quota_bytes, limits).await
+    }
+
+    async fn applying(
+        machine: machine::Limits,
+        engine: Arc<dyn Engine>,
+        quota_bytes: i64,
+        limits: Limits,
+    ) -> Self {
+        let node = node(quota_bytes, engine, machine);
         node.watch_leader().wait_for(|leadership| leadership.is_leader).await.unwrap();
         Self::of(node, limits).await
     }

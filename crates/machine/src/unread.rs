@@ -12,8 +12,8 @@ use prost::Message as _;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::etcdserverpb::{DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse};
 use std::iter::Peekable;
+use std::slice::Iter;
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 /// An answer, and what is still to be read of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,7 +45,8 @@ impl Later {
         Self { op, view, query }
     }
 
-    /// The moment that it reads. Writes of the same transaction may follow it at the same revision: no newer View shows it.
+    /// The moment that it reads. Where it is not whole ([`View::is_whole`]), writes of the same transaction may follow it at the
+    /// same revision: no newer View shows it.
     pub fn view(&self) -> &Arc<View> {
         &self.view
     }
@@ -76,7 +77,7 @@ impl Unread {
     pub fn whole(&self, effort: &Effort<'_>) -> Result<Response, Stop> {
         effort.spend(self.reads.len() as u64, 0)?;
         let mut answer = self.answer.clone();
-        let mut rest = self.reads.clone().into_iter().peekable();
+        let mut rest = self.reads.iter().peekable();
         let mut next = || rest.next().ok_or(UNLIKE_ANSWER)?.read(effort);
         match &mut answer {
             Response::Range(answer) => fill_range(answer, next()?),
@@ -94,7 +95,7 @@ const UNLIKE_ANSWER: Stop = Stop::Fault(Fault::Broken("reads were left for anoth
 fn fill_txn(
     txn: &mut TxnResponse,
     op: &mut usize,
-    rest: &mut Peekable<IntoIter<Later>>,
+    rest: &mut Peekable<Iter<'_, Later>>,
     effort: &Effort<'_>,
 ) -> Result<(), Stop> {
     for response in &mut txn.responses {

@@ -106,15 +106,12 @@ async fn what_takes_long_to_apply_unseats_nobody_and_stays_in_its_order() {
         leader.propose(put(key), None).await.unwrap();
     }
     let before = leader.status();
-    let delete_range =
-        Some(pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() });
-    let delete = pb::InternalRaftRequest { delete_range, ..Default::default() };
     let begun = Instant::now();
     let task = |request| {
         let leader = Arc::clone(&leader);
         tokio::spawn(async move { leader.propose(request, None).await })
     };
-    let delete = task(delete);
+    let delete = task(delete_all());
     tokio::time::sleep(20 * TICK).await;
     // Logged and committed while the delete is applied; answered, and seen, behind it.
     let after = task(put("k1"));
@@ -161,11 +158,8 @@ async fn what_waited_to_be_applied_is_caught_up_with_between_ticks() {
     let before = leader.status();
     // Alone: members that are silent together do not miss each other.
     *switch.slow.lock().unwrap() = [before.leader].into();
-    let delete_range =
-        Some(pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() });
-    let delete = pb::InternalRaftRequest { delete_range, ..Default::default() };
     let asked = (0..12).map(|number| puts(&format!("m{number}/"), LARGE + 1));
-    let waiting: Vec<_> = [delete]
+    let waiting: Vec<_> = [delete_all()]
         .into_iter()
         .chain(asked)
         .map(|request| {
@@ -195,11 +189,8 @@ async fn a_member_that_is_stopped_while_it_applies_ends_well() {
     for key in &keys {
         leader.propose(put(key), None).await.unwrap();
     }
-    let delete_range =
-        Some(pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() });
-    let delete = pb::InternalRaftRequest { delete_range, ..Default::default() };
     let deadline = Some(Instant::now() + 5 * TICK);
-    assert!(leader.propose(delete, deadline).await.is_err(), "it is still applied");
+    assert!(leader.propose(delete_all(), deadline).await.is_err(), "it is still applied");
     stop(nodes).await;
     assert!(!has(&leader, "k0"));
 }
@@ -208,4 +199,10 @@ async fn leader_of(nodes: &[Node]) -> raft_node::Handle {
     nodes[0].handle.propose(put("first"), None).await.unwrap();
     let leader = nodes[0].handle.status().leader;
     nodes[usize::try_from(leader).unwrap() - 1].handle.clone()
+}
+
+/// Of all keys that begin with a k.
+fn delete_all() -> pb::InternalRaftRequest {
+    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() }
 }

@@ -1,6 +1,6 @@
 //! What transactions, puts and deletes answer whose rows are read after they were applied.
 
-use super::{super::frames::TXN, super::node, *};
+use super::{super::frames::TXN, *};
 use machine::Limits as MachineLimits;
 
 /// Applied at once is nothing but the write.
@@ -11,9 +11,7 @@ async fn reads_later() -> Server {
 }
 
 async fn serving(machine: MachineLimits, limits: Limits) -> Server {
-    let node = node(0, Arc::new(MemoryEngine::default()), machine);
-    node.watch_leader().wait_for(|leadership| leadership.is_leader).await.unwrap();
-    Server::of(node, limits).await
+    Server::applying(machine, Arc::new(MemoryEngine::default()), 0, limits).await
 }
 
 fn ops(requests: impl IntoIterator<Item = Op>) -> Vec<pb::RequestOp> {
