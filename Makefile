@@ -129,7 +129,7 @@ soak: build judges ## The long counts: 100 kills and 500 power cuts on one membe
 	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .
 	$(MAKE) --no-print-directory bare
 
-bare: ## make demo, make test and .ci/run in a Debian with nothing in it (root; hours).
+bare: ## The README's commands, then .ci/run, each in a Debian with nothing in it (root; hours).
 	scripts/bare.sh
 
 clean: ## Remove what was built here.

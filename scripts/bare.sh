@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs the README's commands where nothing was before: a Debian 12 with nothing in it, made by debootstrap, an empty
 # home and empty caches, the Rust toolchain of this machine and a clone of what is committed here.
-#   bare.sh [demo|test|verify|ci]...      one system for each; without words: demo test ci
+#   bare.sh [readme|demo|test|verify|ci]...   one system for each; without words: readme ci
+# readme: the README's two commands one after the other, as somebody runs them who reads it.
 # Needs root and some 25 GB in BARE_DIR (/var/tmp). What a command printed stays in BARE_DIR/quorate-bare-NAME.log.
 # Packages come from where this machine's apt has them; the machine's network is used, its files are not.
 set -eu
@@ -67,9 +68,10 @@ make_base() {
 run() {
     name=$1 log=$space/quorate-bare-$1.log
     case $name in
+    readme) set -- bash -c 'time make demo && time make test' ;;
     demo | test | verify) set -- make "$name" ;;
     ci) set -- env CI=true bash .ci/run ;;
-    *) echo "bare.sh: demo, test, verify or ci, not '$name'" >&2; exit 2 ;;
+    *) echo "bare.sh: readme, demo, test, verify or ci, not '$name'" >&2; exit 2 ;;
     esac
     rm -rf --one-file-system "$work/root"
     cp -a "$work/base" "$work/root"
@@ -84,7 +86,7 @@ run() {
     echo "bare.sh: $* passed in $((($(date +%s) - begin) / 60)) min: $(tail -n 1 "$log")"
 }
 
-[ $# -gt 0 ] || set -- demo test ci
+[ $# -gt 0 ] || set -- readme ci
 make_base
 for name in "$@"; do
     run "$name"
