@@ -21,6 +21,9 @@ pub struct Limits {
     pub waiters: usize,
     /// No new entries enter the log while more committed ones than this wait to be applied (etcd refuses at 5,000).
     pub backlog_entries: u64,
+    /// The same in bytes, of what waits while the machine is lent out: a leader reads all of it to see which leases are
+    /// about to go, between two ticks.
+    pub backlog_bytes: usize,
     /// No new entries enter the log while more than this many are not committed: a quorum is slow or away.
     pub uncommitted_entries: u64,
     /// The same in bytes.
@@ -49,7 +52,8 @@ pub struct Limits {
     pub message_bytes: u64,
     /// Append messages in flight to one member; etcd's `maxInflightMsgs`.
     pub inflight_messages: usize,
-    /// Committed bytes handed to the machine in one group; at least one entry.
+    /// Committed bytes handed to the machine in one group, and read from the log at a time by whoever only looks at them;
+    /// at least one entry.
     pub group_bytes: u64,
     /// Bytes of recent entries kept in memory for followers and for applying; at least the newest entry.
     pub cache_bytes: usize,
@@ -110,6 +114,7 @@ impl Default for Limits {
             inbox_message_bytes: 128 << 20,
             waiters: 262_144,
             backlog_entries: 4_000,
+            backlog_bytes: 256 << 20,
             uncommitted_entries: 16_384,
             uncommitted_bytes: 64 << 20,
             raft_uncommitted_bytes: 256 << 20,

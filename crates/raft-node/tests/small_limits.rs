@@ -8,7 +8,7 @@ use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Handle, Limits, ProposeError, ReadError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use switch::{Node, Switch, TICK, has, put};
+use switch::{LARGE, Node, Switch, TICK, has, put};
 use wal::{MemDisk, Wal};
 
 /// Small segments, so that a log that is let go of is seen to go.
@@ -257,11 +257,50 @@ async fn leases_end_and_are_renewed_with_the_smallest_limits() {
     }
 }
 
+/// While a delete of many keys is applied, what clients put is logged up to a limit; the rest waits its turn.
+#[tokio::test]
+async fn so_many_bytes_wait_to_be_applied() {
+    let switch = Switch::slow(LARGE as u64 / 2, 100 * TICK);
+    let limits = Limits { backlog_bytes: 2_000, ..Limits::default() };
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let nodes = switch::start(&switch, 1, &limits, LOG, &log);
+    let handle = nodes[0].handle.clone();
+    assert!(puts(&handle, LARGE).await.iter().all(Result::is_ok));
+    let before = handle.status().last;
+    let task = |request| {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.propose(request, None).await })
+    };
+    let everything = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let mut asked =
+        vec![task(pb::InternalRaftRequest { delete_range: Some(everything), ..Default::default() })];
+    for number in 0..10 {
+        tokio::time::sleep(TICK).await;
+        let put = pb::PutRequest {
+            key: format!("m{number}").into(),
+            value: vec![7; 1_000].into(),
+            ..Default::default()
+        };
+        asked.push(task(pb::InternalRaftRequest { put: Some(put), ..Default::default() }));
+    }
+    let meanwhile = handle.status();
+    assert!(meanwhile.applied <= before, "the delete is still applied");
+    assert_eq!(meanwhile.last - before, 3, "the delete and two puts are logged");
+    for answer in asked {
+        answer.await.unwrap().unwrap();
+    }
+    assert!(has(&handle, "m9") && !has(&handle, "k0"));
+    for node in nodes {
+        log_of(node).await;
+    }
+}
+
 /// Everything as small as it can be, at once.
 #[tokio::test]
 async fn the_smallest_limits_let_everything_through() {
     let limits = Limits {
         backlog_entries: 0,
+        backlog_bytes: 0,
         uncommitted_entries: 0,
         uncommitted_bytes: 0,
         batch_entries: 0,
@@ -284,7 +323,8 @@ async fn the_smallest_limits_let_everything_through() {
     };
     let (_, nodes) = cluster(3, &limits).await;
     for node in &nodes {
-        assert!(puts(&node.handle, 30).await.iter().all(Result::is_ok));
+        let answers = puts(&node.handle, 30).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     }
     for node in &nodes {
         let begun = Instant::now();

@@ -37,14 +37,15 @@ impl Core {
         }
         going.revokes = going.revokes.split_off(&(applied + 1));
         going.up_to = going.up_to.max(applied);
-        if going.up_to < last {
+        while going.up_to < last {
             let (low, context) = (going.up_to + 1, GetEntriesContext::empty(false));
-            let entries = raft.raft_log.slice(low, last + 1, None, context);
+            let entries = raft.raft_log.slice(low, last + 1, self.limits.group_bytes, context);
             let entries = entries.map_err(|error| NodeFault::Raft(error.to_string()))?;
-            for entry in entries {
+            for entry in &entries {
                 going.revokes.extend(revoked(&entry.data).map(|id| (entry.index, id)));
             }
-            going.up_to = last;
+            // At least one, or an error.
+            going.up_to += entries.len() as u64;
         }
         Ok(going.revokes.values().copied().collect())
     }

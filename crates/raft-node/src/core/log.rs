@@ -99,6 +99,8 @@ pub(crate) struct LogStore {
     /// Members that need what the log no longer has, and where it began when that was told. raft-rs asks with `&self`.
     lagging: RefCell<BTreeMap<u64, Index>>,
     lagging_max: usize,
+    /// Bytes read at a time where the entries' payload is let go at once.
+    page_bytes: u64,
     logger: slog::Logger,
 }
 
@@ -125,6 +127,7 @@ impl LogStore {
             written_bytes: 0,
             lagging: RefCell::default(),
             lagging_max: limits.lagging_told.max(1),
+            page_bytes: limits.group_bytes,
             logger,
         }
     }
@@ -178,6 +181,34 @@ impl LogStore {
         });
     }
 
+    fn page(&self, low: Index, high: Index, max_bytes: u64) -> raft::Result<Vec<eraftpb::Entry>> {
+        if let Some(entries) = self.cached(low, high, max_bytes) {
+            return Ok(entries);
+        }
+        let entries = self.log.entries(low, high, max_bytes);
+        let entries = entries.map_err(|error| raft::Error::Store(StorageError::Other(Box::new(error))))?;
+        Ok(entries.into_iter().map(|e| raft_entry(e.kind, e.term, e.index, e.data)).collect())
+    }
+
+    /// All entries `[low, high)`, normal ones without their payload. raft-rs asks without a bound only to count changes of
+    /// members among what is not applied, before an election: a member that is far behind would hold all of it in memory.
+    fn kinds(&self, low: Index, high: Index) -> raft::Result<Vec<eraftpb::Entry>> {
+        let mut all: Vec<eraftpb::Entry> = Vec::new();
+        let mut next = low;
+        while next < high {
+            let page = self.page(next, high, self.page_bytes)?;
+            let Some(last) = page.last() else { break };
+            next = last.index + 1;
+            all.extend(page.into_iter().map(|mut entry| {
+                if entry.get_entry_type() == eraftpb::EntryType::EntryNormal {
+                    entry.data = bytes::Bytes::new();
+                }
+                entry
+            }));
+        }
+        Ok(all)
+    }
+
     fn cached(&self, low: Index, high: Index, max_bytes: u64) -> Option<Vec<eraftpb::Entry>> {
         let first = self.cache.front()?.index;
         let from = usize::try_from(low.checked_sub(first)?).ok()?;
@@ -215,15 +246,10 @@ impl Storage for LogStore {
         if low < self.log.first_index() {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        let max_bytes = max_size.into().unwrap_or(u64::MAX);
-        if let Some(entries) = self.cached(low, high, max_bytes) {
-            return Ok(entries);
+        match max_size.into() {
+            Some(max_bytes) => self.page(low, high, max_bytes),
+            None => self.kinds(low, high),
         }
-        let entries = self
-            .log
-            .entries(low, high, max_bytes)
-            .map_err(|error| raft::Error::Store(StorageError::Other(Box::new(error))))?;
-        Ok(entries.into_iter().map(|e| raft_entry(e.kind, e.term, e.index, e.data)).collect())
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -267,7 +293,66 @@ impl Storage for LogStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use types::EntryKind;
     use wal::MemDisk;
+
+    /// Counts the payload that is read at a time.
+    struct Paged(Wal<MemDisk>, Arc<AtomicUsize>);
+
+    impl Log for Paged {
+        fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
+            self.0.append(entries, hard_state)
+        }
+        fn sync(&mut self) -> Result<(), WalError> {
+            self.0.sync()
+        }
+        fn first_index(&self) -> Index {
+            self.0.first_index()
+        }
+        fn last_index(&self) -> Index {
+            self.0.last_index()
+        }
+        fn term(&self, index: Index) -> Option<Term> {
+            self.0.term(index)
+        }
+        fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError> {
+            let entries = self.0.entries(low, high, max_bytes)?;
+            let bytes = entries.iter().map(|entry| entry.data.len()).sum();
+            self.1.fetch_max(bytes, Relaxed);
+            Ok(entries)
+        }
+        fn hard_state(&self) -> HardState {
+            self.0.hard_state()
+        }
+        fn release(&mut self, index: Index) -> Result<(), WalError> {
+            self.0.release(index)
+        }
+    }
+
+    #[test]
+    fn an_election_looks_at_what_is_not_applied_without_holding_it() {
+        let most = Arc::default();
+        let log = Paged(Wal::create(MemDisk::new(), b"whose").unwrap(), Arc::clone(&most));
+        let limits = Limits { group_bytes: 2_000, cache_bytes: 5_000, ..Limits::default() };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut store =
+            LogStore::new(Box::new(log), HardState::default(), &ConfState::default(), &limits, logger);
+        let kind = |index| if index % 10 == 0 { EntryKind::ConfChange } else { EntryKind::Normal };
+        for index in 1..=100 {
+            let entry = raft_entry(kind(index), 1, index, vec![7; 900].into());
+            store.append(vec![entry], None).unwrap();
+        }
+        let all = store.entries(3, 101, None, GetEntriesContext::empty(false)).unwrap();
+        assert_eq!(all.iter().map(|entry| entry.index).collect::<Vec<_>>(), (3..=100).collect::<Vec<_>>());
+        for entry in &all {
+            let kept = if kind(entry.index) == EntryKind::Normal { 0 } else { 900 };
+            assert_eq!(entry.data.len(), kept, "entry {}", entry.index);
+        }
+        let most = most.load(Relaxed);
+        assert!((1..=2_000).contains(&most), "{most} bytes at a time");
+    }
 
     #[test]
     fn members_that_were_told_of_as_lagging_do_not_fill_the_memory() {

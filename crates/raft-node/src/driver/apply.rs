@@ -39,6 +39,8 @@ pub(super) struct Applier {
     /// The newest entry that was handed out to be applied, and the newest that is; 0 before any.
     committed: Index,
     applied: Index,
+    /// Bytes of what was handed out and is not applied.
+    backlog_bytes: usize,
     applies: Applies,
 }
 
@@ -70,6 +72,7 @@ impl Applier {
             thread,
             committed: 0,
             applied: 0,
+            backlog_bytes: 0,
             applies,
         })
     }
@@ -82,6 +85,11 @@ impl Applier {
     /// A turn begins: there is a tick between two of them.
     pub(super) fn begin_turn(&mut self) {
         (self.keeps_ticks, self.has_applied) = (true, false);
+    }
+
+    /// Bytes of committed entries that are not applied yet.
+    pub(super) fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes
     }
 
     fn is_behind(&self) -> bool {
@@ -125,6 +133,7 @@ impl Driver {
         let Some(last) = entries.last() else { return Ok(()) };
         let waits = self.applier.is_behind() || (self.applier.keeps_ticks && self.applier.has_applied);
         self.applier.committed = last.index;
+        self.applier.backlog_bytes += bytes(&entries);
         // What waits goes: the log has it.
         if waits { Ok(()) } else { self.apply(now, entries) }
     }
@@ -181,6 +190,7 @@ impl Driver {
     ) -> Result<(), NodeFault> {
         let Some(last) = entries.last().map(|entry| entry.index) else { return Ok(()) };
         self.applier.applied = last;
+        self.applier.backlog_bytes -= bytes(entries);
         self.applier.applies.group(took, entries, &outcomes);
         self.core.applied(now, last, &outcomes)?;
         self.shared.cells.applied.store(last, Relaxed);
@@ -201,4 +211,8 @@ impl Driver {
         self.shared.outbox.hand_back(&mut self.done);
         Ok(())
     }
+}
+
+fn bytes(entries: &[Entry]) -> usize {
+    entries.iter().map(|entry| entry.data.len()).sum()
 }

@@ -280,11 +280,16 @@ impl Driver {
         *lock(&self.shared.cells.peers) = peers;
     }
 
+    fn takes_proposals(&self) -> bool {
+        self.core.takes_proposals()
+            && self.applier.backlog_bytes() <= self.shared.options.limits.backlog_bytes
+    }
+
     fn propose(&mut self, now: Instant) {
         if self.proposals.is_empty() && self.changes.is_empty() {
             return;
         }
-        if !self.core.takes_proposals() {
+        if !self.takes_proposals() {
             // They wait, but not for ever: whoever asked was told when the deadline passed.
             self.drop_expired(now);
             return;
@@ -420,7 +425,7 @@ impl Driver {
     /// Fetches the next batch; with nothing to do, settles, does background work, or sleeps.
     fn rest(&mut self) -> Result<(), NodeFault> {
         let proposes = (!self.proposals.is_empty() || (self.retry_changes && !self.changes.is_empty()))
-            && self.core.takes_proposals();
+            && self.takes_proposals();
         let busy = proposes || self.applier.may_catch_up();
         if self.stopping || self.core.is_removed() {
             return Ok(());

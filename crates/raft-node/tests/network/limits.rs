@@ -163,6 +163,7 @@ fn nothing_enters_the_log_while_too_much_is_not_applied() {
 fn the_smallest_limits_let_one_piece_through() {
     let limits = Limits {
         backlog_entries: 0,
+        backlog_bytes: 0,
         uncommitted_entries: 0,
         uncommitted_bytes: 0,
         raft_uncommitted_bytes: 0,
