@@ -28,6 +28,24 @@ async fn a_group_beyond_what_is_published_at_once_is_read_as_history() {
     watcher.silence().await;
 }
 
+/// With no time at all, compaction goes before who keeps up: that one is told what is left.
+#[tokio::test]
+async fn compaction_waits_for_who_keeps_up_only_so_long() {
+    let server =
+        server(WatchLimits { untold_kept: Duration::ZERO, turn_steps: 1, ..WatchLimits::default() }).await;
+    let mut watcher = much_and_its_compaction(&server).await;
+    let mut told = 0;
+    let end = loop {
+        let response = watcher.next().await;
+        if response.canceled {
+            break response;
+        }
+        told += response.events.len();
+        assert!(told < 5_000, "all of it was told");
+    };
+    assert_eq!(end.compact_revision, MUCH.1);
+}
+
 /// Its answers fill its window and the connection's buffer, and then some few; what it asks beyond is not even read.
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answers_is_not_read_from() {

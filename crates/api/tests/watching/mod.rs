@@ -470,14 +470,13 @@ async fn a_group_of_more_bytes_than_are_kept_is_told_though_nothing_follows_it()
     assert_eq!(watcher.next().await.events.len(), KEYS);
 }
 
-/// Too many events to be told at once, and all of them compacted before anybody could look: who kept up is told all the
-/// same, and compaction comes to its end.
-#[tokio::test]
-async fn a_watcher_that_keeps_up_is_not_canceled_by_a_compaction_to_the_head() {
-    let server = Server::start().await;
+/// The first revision of [`much_and_its_compaction`], and its last.
+const MUCH: (i64, i64) = (3, 52);
+
+/// Too many events to be told at once, and all of them compacted before anybody could look.
+async fn much_and_its_compaction(server: &Server) -> Watcher {
     server.put("0", "v").await;
-    let mut watcher = Watcher::on(&server, everything()).await;
-    let (first, last) = (3, 52);
+    let watcher = Watcher::on(server, everything()).await;
     let request = |at: usize| {
         let puts = (0..100).map(|sub| pb::RequestOp {
             request: Some(pb::request_op::Request::RequestPut(put(&format!("k{sub}"), &at.to_string()))),
@@ -485,7 +484,7 @@ async fn a_watcher_that_keeps_up_is_not_canceled_by_a_compaction_to_the_head() {
         let txn = pb::TxnRequest { success: puts.collect(), ..Default::default() };
         pb::InternalRaftRequest { txn: Some(txn), ..Default::default() }
     };
-    let compaction = pb::CompactionRequest { revision: last, physical: false };
+    let compaction = pb::CompactionRequest { revision: MUCH.1, physical: false };
     let compaction = pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
     // All of it is on its way before anybody else has a turn: it is applied in one group.
     let asked: Vec<_> =
@@ -493,14 +492,22 @@ async fn a_watcher_that_keeps_up_is_not_canceled_by_a_compaction_to_the_head() {
     for answer in asked {
         answer.await.unwrap();
     }
+    watcher
+}
+
+/// Who kept up is told all the same, and compaction comes to its end.
+#[tokio::test]
+async fn a_watcher_that_keeps_up_is_not_canceled_by_a_compaction_to_the_head() {
+    let server = Server::start().await;
+    let mut watcher = much_and_its_compaction(&server).await;
     let mut told = Vec::new();
     while told.len() < 5_000 {
         let response = watcher.next().await;
         assert!(!response.canceled, "after {} events: {response:?}", told.len());
         told.extend(response.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision));
     }
-    assert!(told.is_sorted() && (told[0], told[4_999]) == (first, last), "{} to {}", told[0], told[4_999]);
-    let is_done = || server.node.machine().view().compaction_done() == last;
+    assert!(told.is_sorted() && (told[0], told[4_999]) == MUCH, "{} to {}", told[0], told[4_999]);
+    let is_done = || server.node.machine().view().compaction_done() == MUCH.1;
     let begun = Instant::now();
     while !is_done() {
         assert!(begun.elapsed() < PATIENCE, "compaction waits for ever");
