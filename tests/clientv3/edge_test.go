@@ -375,7 +375,7 @@ func TestSameEdges(t *testing.T) {
 		p.requests++
 		etcd, ours := said[0], said[1]
 		if e.late {
-			if isOver(etcd) && isOver(ours) {
+			if (isOver(etcd) || strings.Contains(etcd, gaveUp)) && isOver(ours) {
 				return
 			}
 		} else if etcd == ours || e.or != "" && ours == e.or {
@@ -388,6 +388,9 @@ func TestSameEdges(t *testing.T) {
 	}
 	t.Logf("%d cases", len(cases))
 }
+
+// gaveUp is what etcd's watch says instead, on a busy machine now and then: its half that sends notices the end first.
+const gaveUp = "grpc-status: 1; grpc-message: context canceled"
 
 // isOver says whether a call ended by its deadline.
 func isOver(said string) bool {
