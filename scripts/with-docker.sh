@@ -42,7 +42,10 @@ stop() {
     docker network prune --force >/dev/null 2>&1 || true
     kill "$engine" 2>/dev/null || true
     wait "$engine" || true
-    umount "$folder"/run/netns/* 2>/dev/null || true # of containers in the host's network
+    # What is still mounted: names of containers in the host's network; and the engine's data, which it mounts on itself, and
+    # leaves so where this system's root or /var/tmp is a bind mount.
+    awk -v under="$folder/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
+        xargs --no-run-if-empty umount --lazy || true
     rm -rf "$folder"
 }
 trap stop EXIT
