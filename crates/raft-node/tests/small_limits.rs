@@ -8,7 +8,7 @@ use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Handle, Limits, ProposeError, ReadError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use switch::{LARGE, Node, Switch, TICK, has, put};
+use switch::{LARGE, Node, Switch, TICK, delete_all, has, put};
 use wal::{MemDisk, Wal};
 
 /// Small segments, so that a log that is let go of is seen to go.
@@ -271,9 +271,7 @@ async fn so_many_bytes_wait_to_be_applied() {
         let handle = handle.clone();
         tokio::spawn(async move { handle.propose(request, None).await })
     };
-    let everything = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
-    let mut asked =
-        vec![task(pb::InternalRaftRequest { delete_range: Some(everything), ..Default::default() })];
+    let mut asked = vec![task(delete_all())];
     for number in 0..10 {
         tokio::time::sleep(TICK).await;
         let put = pb::PutRequest {

@@ -9,7 +9,7 @@ use proto::etcdserverpb as pb;
 use raft_node::{Limits, ProposeError, publish};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use switch::{LARGE, Node, Switch, TICK, has, put};
+use switch::{LARGE, Node, Switch, TICK, delete_all, has, put};
 
 fn start(switch: &Arc<Switch>) -> Vec<Node> {
     let log = slog::Logger::root(slog::Discard, slog::o!());
@@ -199,10 +199,4 @@ async fn leader_of(nodes: &[Node]) -> raft_node::Handle {
     nodes[0].handle.propose(put("first"), None).await.unwrap();
     let leader = nodes[0].handle.status().leader;
     nodes[usize::try_from(leader).unwrap() - 1].handle.clone()
-}
-
-/// Of all keys that begin with a k.
-fn delete_all() -> pb::InternalRaftRequest {
-    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
-    pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() }
 }

@@ -32,7 +32,6 @@ pub(crate) struct Switch {
 
 impl Switch {
     /// Between members that apply no more than so many keys at once, and take so long for a large batch.
-    #[allow(dead_code, reason = "not every test has large batches")]
     pub(crate) fn slow(group_keys: u64, large_write: Duration) -> Arc<Self> {
         let machine_limits = machine::Limits { group_keys, ..machine::Limits::default() };
         let slow = Mutex::new((1..=3).collect());
@@ -167,6 +166,12 @@ impl Engine for SlowEngine {
 pub(crate) fn put(key: &str) -> pb::InternalRaftRequest {
     let put = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
     pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+}
+
+/// Of all keys that begin with a k.
+pub(crate) fn delete_all() -> pb::InternalRaftRequest {
+    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() }
 }
 
 pub(crate) fn has(handle: &Handle, key: &str) -> bool {
