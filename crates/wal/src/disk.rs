@@ -7,7 +7,7 @@ mod fs;
 mod mem;
 
 pub use fs::{FsDisk, FsFile, make_dir_all};
-pub use mem::{MemDisk, MemFile};
+pub use mem::{MemDisk, MemFile, Trouble};
 
 use std::io;
 
@@ -24,6 +24,9 @@ pub trait Disk: Send + 'static {
 
     /// Opens a file that exists, for reading and writing. A file that another process holds is
     /// [`io::ErrorKind::WouldBlock`].
+    ///
+    /// What is read then is on the disk, or will be synced: after a sync that failed, Linux keeps what could not be written
+    /// in memory, takes it for written, and tells nobody who opens the file later.
     fn open(&self, name: &str) -> io::Result<Self::File>;
 
     /// Gives a file another name, in place of one of that name. Open files stay open.

@@ -43,7 +43,7 @@ mod segment;
 mod superblock;
 mod wal;
 
-pub use disk::{Disk, DiskFile, FsDisk, FsFile, MemDisk, MemFile, make_dir_all};
+pub use disk::{Disk, DiskFile, FsDisk, FsFile, MemDisk, MemFile, Trouble, make_dir_all};
 pub use error::WalError;
 pub use options::{Options, SEGMENT_BYTES};
 pub use wal::{Repair, Replayed, Wal};

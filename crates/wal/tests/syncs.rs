@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use types::{Entry, EntryKind, HardState};
-use wal::{Disk, DiskFile, MemDisk, MemFile, Options, Wal};
+use wal::{Disk, DiskFile, MemDisk, MemFile, Options, Trouble, Wal};
 
 /// A sync that is not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,5 +329,29 @@ fn an_append_beyond_every_limit_is_durable_to_its_end() {
         disk.crash(count);
         let (wal, replayed) = Wal::open(disk).expect("open");
         assert_eq!((wal.last_index(), replayed.hard_state.vote), (count, 2), "{count} entries of 1 MiB");
+    }
+}
+
+/// Linux takes what could not be synced for written, and whoever opens the file later reads it from memory. The next process
+/// must not build on that.
+#[test]
+fn what_could_not_be_synced_is_not_believed_by_the_next_process() {
+    for seed in 0..20 {
+        let disk = Lying::new();
+        let mut wal = create(&disk);
+        append(&mut wal, 3);
+        wal.sync().expect("sync");
+        append(&mut wal, 2);
+        disk.inner.trouble(Trouble::OneSyncFails);
+        wal.sync().expect_err("the sync that fails");
+        wal.sync().expect_err("nothing is tried again");
+        disk.inner.kill();
+        let mut wal = open(&disk).expect("the log opens");
+        let there = wal.last_index();
+        assert!((3..=5).contains(&there), "it ends at {there}");
+        append(&mut wal, 1);
+        wal.sync().expect("sync");
+        disk.inner.crash(seed);
+        holds(&disk, there + 1).expect("what was synced is there");
     }
 }

@@ -8,7 +8,7 @@
 //! etcd out (its own locks are of that family).
 
 use super::{Disk, DiskFile};
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -95,6 +95,8 @@ impl Disk for FsDisk {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
         lock(&file)?;
         let len = file.metadata()?.len();
+        // What is clean goes from memory, and is read from the disk: an earlier process's sync may have failed.
+        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
         Ok(FsFile { file, len, zeroed_to: 0 })
     }
 

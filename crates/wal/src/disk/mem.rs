@@ -31,6 +31,19 @@ struct State {
     operations: u64,
     /// The count at which operations begin to fail.
     fail_at: Option<u64>,
+    trouble: Option<Trouble>,
+}
+
+/// What else can be wrong with a disk, until a crash or [`MemDisk::heal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing can be read.
+    NoReads,
+    /// There is no space left: nothing is made, and no file becomes longer.
+    NoSpace,
+    /// The next sync fails, and what it was for is lost although it can still be read, as Linux has it: the pages count as
+    /// clean from then on. Later syncs succeed and have nothing to do.
+    OneSyncFails,
 }
 
 #[derive(Clone, Debug)]
@@ -113,6 +126,17 @@ impl Contents {
         self.unsynced.push(change);
     }
 
+    /// What is clean is read from the disk: see [`Disk::open`].
+    fn read_again(&mut self) {
+        self.now = self.durable.clone();
+        self.unsynced.iter().for_each(|change| apply(&mut self.now, change));
+    }
+
+    /// As a sync that fails has it.
+    fn forget(&mut self) {
+        self.unsynced.clear();
+    }
+
     fn sync(&mut self) {
         for change in self.unsynced.drain(..) {
             apply(&mut self.durable, &change);
@@ -191,6 +215,14 @@ impl MemDisk {
         Self::default()
     }
 
+    /// The process ends, and another one begins: files opened before answer errors. What was written is there, and not
+    /// durable by that.
+    pub fn kill(&self) {
+        let mut state = self.lock();
+        state.era += 1;
+        (state.fail_at, state.trouble) = (None, None);
+    }
+
     /// Loses power and comes back. Files opened before answer errors; open the log anew.
     pub fn crash(&self, seed: u64) {
         let mut state = self.lock();
@@ -207,7 +239,12 @@ impl MemDisk {
             file.crash(&mut random);
         }
         state.era += 1;
-        state.fail_at = None;
+        (state.fail_at, state.trouble) = (None, None);
+    }
+
+    /// From now on this is wrong too, until a crash, the end of the process, or [`MemDisk::heal`].
+    pub fn trouble(&self, trouble: Trouble) {
+        self.lock().trouble = Some(trouble);
     }
 
     /// Lets the n-th write, sync or change of a name from now fail (1 = the next), and all after it, until a crash
@@ -219,7 +256,8 @@ impl MemDisk {
 
     /// Lets operations succeed again.
     pub fn heal(&self) {
-        self.lock().fail_at = None;
+        let mut state = self.lock();
+        (state.fail_at, state.trouble) = (None, None);
     }
 
     /// How many writes, syncs and changes of names there were.
@@ -292,6 +330,11 @@ impl State {
         Ok(())
     }
 
+    /// Space is needed for what becomes longer.
+    fn space(&self) -> io::Result<()> {
+        if self.trouble == Some(Trouble::NoSpace) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
     fn find(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -307,14 +350,17 @@ impl Disk for MemDisk {
     fn create(&self, name: &str, preallocate_bytes: u64) -> io::Result<MemFile> {
         let mut state = self.lock();
         state.operation()?;
+        state.space()?;
         let file = state.insert(name, Contents::default());
         state.files[file].change(Change::SetLen(preallocate_bytes));
         Ok(MemFile { disk: self.clone(), file, era: state.era })
     }
 
     fn open(&self, name: &str) -> io::Result<MemFile> {
-        let state = self.lock();
-        Ok(MemFile { disk: self.clone(), file: state.find(name)?, era: state.era })
+        let mut state = self.lock();
+        let file = state.find(name)?;
+        state.files[file].read_again();
+        Ok(MemFile { disk: self.clone(), file, era: state.era })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -360,9 +406,21 @@ impl MemFile {
         Ok(change(&mut state.files[self.file]))
     }
 
+    fn verdict(&self, change: Option<&Change>) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.operation()?;
+        let len = state.files[self.file].now.len;
+        let end = match change {
+            Some(Change::Write(bytes, offset)) => offset + bytes.len() as u64,
+            Some(Change::SetLen(end)) => *end,
+            None => 0,
+        };
+        if end > len { state.space() } else { Ok(()) }
+    }
+
     /// Counts the operation; one that is to fail leaves half of itself behind.
     fn operation(&self, change: Option<Change>) -> io::Result<()> {
-        let verdict = self.disk.lock().operation();
+        let verdict = self.verdict(change.as_ref());
         let change = match (&verdict, change) {
             (Err(_), Some(Change::Write(mut bytes, offset))) => {
                 // Cut where a sector ends: the kernel takes writes page by page.
@@ -382,6 +440,9 @@ impl MemFile {
 
 impl DiskFile for MemFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.disk.lock().trouble == Some(Trouble::NoReads) {
+            return Err(io::Error::other("injected fault"));
+        }
         self.with(|contents| contents.now.read(buf, offset))
     }
 
@@ -391,6 +452,10 @@ impl DiskFile for MemFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.operation(None)?;
+        if self.disk.lock().trouble.take_if(|trouble| *trouble == Trouble::OneSyncFails).is_some() {
+            self.with(Contents::forget)?;
+            return Err(io::Error::other("injected fault"));
+        }
         self.with(Contents::sync)
     }
 
@@ -460,5 +525,14 @@ mod tests {
         file.sync().expect("healed");
         let bytes = disk.bytes("x").expect("bytes");
         assert_eq!((bytes.len(), &bytes[..3]), (512, &b"ab\x01"[..]), "the write that failed was half done");
+        disk.trouble(Trouble::NoSpace);
+        file.write_at(b"cd", 0).expect("there is space for it already");
+        let full =
+            [file.write_at(&[1; 1500], 2).expect_err("longer"), disk.create("y", 1).expect_err("another")];
+        assert!(full.iter().all(|error| error.kind() == io::ErrorKind::StorageFull), "{full:?}");
+        disk.trouble(Trouble::NoReads);
+        file.read_at(&mut [0], 0).expect_err("it cannot be read");
+        disk.heal();
+        file.read_at(&mut [0], 0).expect("healed again");
     }
 }
