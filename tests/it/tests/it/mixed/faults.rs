@@ -27,7 +27,7 @@ const WATCH: Duration = Duration::from_secs(5);
 /// Connections cut in each part of a test, at least. How many are in a given time depends on the machine.
 const CUTS_MIN: u64 = 6;
 /// How long a part may take for them.
-const CUTS_WITHIN: Duration = Duration::from_secs(60);
+const CUTS_WITHIN: Duration = Duration::from_mins(1);
 
 /// Lines about one fault: one for each of the ways in which a peer is met (two streams, POSTs, requests of its own), and
 /// some reserve for what changes meanwhile. Not one for each attempt.
