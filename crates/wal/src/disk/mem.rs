@@ -220,7 +220,7 @@ impl MemDisk {
     pub fn kill(&self) {
         let mut state = self.lock();
         state.era += 1;
-        (state.fail_at, state.trouble) = (None, None);
+        state.heal();
     }
 
     /// Loses power and comes back. Files opened before answer errors; open the log anew.
@@ -239,7 +239,7 @@ impl MemDisk {
             file.crash(&mut random);
         }
         state.era += 1;
-        (state.fail_at, state.trouble) = (None, None);
+        state.heal();
     }
 
     /// From now on this is wrong too, until a crash, the end of the process, or [`MemDisk::heal`].
@@ -256,8 +256,7 @@ impl MemDisk {
 
     /// Lets operations succeed again.
     pub fn heal(&self) {
-        let mut state = self.lock();
-        (state.fail_at, state.trouble) = (None, None);
+        self.lock().heal();
     }
 
     /// How many writes, syncs and changes of names there were.
@@ -322,10 +321,14 @@ impl State {
         self.unsynced.push(naming);
     }
 
+    fn heal(&mut self) {
+        (self.fail_at, self.trouble) = (None, None);
+    }
+
     fn operation(&mut self) -> io::Result<()> {
         self.operations += 1;
         if self.fail_at.is_some_and(|at| self.operations >= at) {
-            return Err(io::Error::other("injected fault"));
+            return Err(injected());
         }
         Ok(())
     }
@@ -338,6 +341,10 @@ impl State {
     fn find(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+}
+
+fn injected() -> io::Error {
+    io::Error::other("injected fault")
 }
 
 impl Disk for MemDisk {
@@ -441,7 +448,7 @@ impl MemFile {
 impl DiskFile for MemFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         if self.disk.lock().trouble == Some(Trouble::NoReads) {
-            return Err(io::Error::other("injected fault"));
+            return Err(injected());
         }
         self.with(|contents| contents.now.read(buf, offset))
     }
@@ -454,7 +461,7 @@ impl DiskFile for MemFile {
         self.operation(None)?;
         if self.disk.lock().trouble.take_if(|trouble| *trouble == Trouble::OneSyncFails).is_some() {
             self.with(Contents::forget)?;
-            return Err(io::Error::other("injected fault"));
+            return Err(injected());
         }
         self.with(Contents::sync)
     }

@@ -103,7 +103,11 @@ async fn cut(etcd: &[usize]) -> anyhow::Result<()> {
             cut_within(&between, within);
             tokio::time::sleep(WATCH / 4).await;
             while cuts(&between) < before + CUTS_MIN {
-                ensure!(begun.elapsed() < CUTS_WITHIN, "nothing is cut within {within} bytes");
+                ensure!(
+                    begun.elapsed() < CUTS_WITHIN,
+                    "too few cuts within {within} bytes to prove anything: {}",
+                    cuts(&between) - before
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             progress(&load, &format!("the end of cuts within {within} bytes")).await?;
