@@ -112,9 +112,16 @@ func anyMatches(patterns []string, name string) bool {
 func TestSameMetrics(t *testing.T) {
 	p := startPair(t, 3, "--metrics=extensive")
 	for _, s := range []*side{&p.etcd, &p.ours} {
+		lead(t, s)
 		work(t, s)
-		// Peers are counted as lost from the first one on: let both have lost one.
+		// Peers are counted as lost, and messages to them as failed, from the first one on: let both have some.
 		s.members[2].kill()
+		const failures = "etcd_network_peer_sent_failures_total"
+		for began := time.Now(); metrics(t, s.members[0].endpoint)[failures] == nil; time.Sleep(50 * time.Millisecond) {
+			if time.Since(began) > 10*time.Second {
+				t.Fatalf("%s: the leader counts no failures to send to a dead member", s.name)
+			}
+		}
 		s.members[2].awaitReady(s.members[2].start())
 	}
 	// Probes between members come every four seconds.
@@ -178,6 +185,27 @@ func number(text string) float64 {
 		return -1
 	}
 	return n
+}
+
+// lead makes the first member the leader, who sends to all others.
+func lead(t *testing.T, s *side) {
+	t.Helper()
+	ctx := testContext(t, 30*time.Second)
+	c := client(t, s.members[0].endpoint)
+	for {
+		status, err := c.Status(ctx, s.members[0].endpoint)
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		if status.Leader == status.Header.MemberId {
+			return
+		}
+		for _, m := range s.members {
+			// Only the leader does it; who is not says so.
+			_, _ = client(t, m.endpoint).MoveLeader(ctx, status.Header.MemberId)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // work is what both do before they are compared, all of it on the first member.
