@@ -116,12 +116,9 @@ func TestSameMetrics(t *testing.T) {
 		work(t, s)
 		// Peers are counted as lost, and messages to them as failed, from the first one on: let both have some.
 		s.members[2].kill()
-		const failures = "etcd_network_peer_sent_failures_total"
-		for began := time.Now(); metrics(t, s.members[0].endpoint)[failures] == nil; time.Sleep(50 * time.Millisecond) {
-			if time.Since(began) > 10*time.Second {
-				t.Fatalf("%s: the leader counts no failures to send to a dead member", s.name)
-			}
-		}
+		waitFor(t, 10*time.Second, s.name+" counts failures to send to a dead member", func() bool {
+			return metrics(t, s.members[0].endpoint)["etcd_network_peer_sent_failures_total"] != nil
+		})
 		s.members[2].awaitReady(s.members[2].start())
 	}
 	// Probes between members come every four seconds.
@@ -191,21 +188,18 @@ func number(text string) float64 {
 func lead(t *testing.T, s *side) {
 	t.Helper()
 	ctx := testContext(t, 30*time.Second)
-	c := client(t, s.members[0].endpoint)
-	for {
-		status, err := c.Status(ctx, s.members[0].endpoint)
-		if err != nil {
-			t.Fatalf("%s: %v", s.name, err)
+	cl := client(t, s.endpoints()...)
+	status, err := cl.Status(ctx, s.members[0].endpoint)
+	must(t, err)
+	waitFor(t, 30*time.Second, s.name+": the first member leads", func() bool {
+		leader := s.leader(ctx, cl)
+		if leader == s.members[0] {
+			return true
 		}
-		if status.Leader == status.Header.MemberId {
-			return
-		}
-		for _, m := range s.members {
-			// Only the leader does it; who is not says so.
-			_, _ = client(t, m.endpoint).MoveLeader(ctx, status.Header.MemberId)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		// Who leads by now, if that fails, is asked next.
+		_, _ = client(t, leader.endpoint).MoveLeader(ctx, status.Header.MemberId)
+		return false
+	})
 }
 
 // work is what both do before they are compared, all of it on the first member.
