@@ -1,7 +1,5 @@
-//! From a configuration to a log, an engine and an identity: the first start and every later one.
-//!
-//! The first start makes the member's ID and the cluster's out of `--initial-cluster`, as etcd does, and writes the log's
-//! first entries. Every later one takes both from the log's metadata and ignores the bootstrap flags.
+//! From a configuration to a log, an engine and an identity. The first start makes both IDs out of `--initial-cluster`,
+//! as etcd does, and writes the log's first entries; later ones read them from the log and ignore the bootstrap flags.
 
 use crate::config::{Cluster, Config};
 use crate::directory;
@@ -17,22 +15,22 @@ use std::time::Duration;
 use types::{Index, Term};
 use wal::{FsDisk, Wal};
 
-/// Refuses rows of another log, and the data of another member of the same cluster: two processes that vote as one member lose acknowledged
-/// writes. Flags that describe nobody in the cluster are ignored, as etcd ignores them on every start but the first.
+/// Refuses rows of another log, and the data of another member: two processes that vote as one member lose acknowledged
+/// writes. Flags that describe nobody in the cluster are ignored, as in etcd after the first start.
 pub(crate) fn check_owner(
-    ground: &Ground,
+    data: &DataDir,
     applied: (Index, Term),
     membership: &Membership,
     config: &Config,
 ) -> anyhow::Result<()> {
-    directory::check_rows(&ground.wal, ground.member, ground.snapshot, applied, membership)
+    directory::check_rows(&data.wal, data.member, data.snapshot, applied, membership)
         .with_context(|| format!("the data directory {} is refused", config.data_dir.display()))?;
-    match ground.described {
-        Some(other) if other != ground.member && membership.members.contains_key(&other) => bail!(
+    match data.described {
+        Some(other) if other != data.member && membership.members.contains_key(&other) => bail!(
             "the data directory {} belongs to member {:x}, but --name and --initial-cluster describe member {other:x} of \
              the same cluster",
             config.data_dir.display(),
-            ground.member,
+            data.member,
         ),
         _ => Ok(()),
     }
@@ -41,20 +39,13 @@ pub(crate) fn check_owner(
 /// How long a member of a new cluster is asked whether it knows this one already: etcd's bootstrap timeout.
 const PEER_ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// Where the rows lie, beside the log.
-pub(crate) const ENGINE_DIR: &str = "kv";
-
-/// What a member runs on.
-pub(crate) struct Ground {
-    /// This member.
+pub(crate) struct DataDir {
     pub(crate) member: u64,
-    /// The cluster.
     pub(crate) cluster: u64,
-    /// The raft log.
     pub(crate) wal: Wal<FsDisk>,
     /// The state that the log goes on from, if that is not the beginning.
     pub(crate) snapshot: Option<Index>,
-    /// The rows.
+    /// The engine with all applied entries.
     pub(crate) engine: Arc<RocksEngine>,
     /// Who the flags say this is, where they say it.
     pub(crate) described: Option<u64>,
@@ -63,7 +54,7 @@ pub(crate) struct Ground {
 }
 
 /// Opens the data directory, or makes it. The store keeps so many tables open.
-pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> anyhow::Result<Ground> {
+pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> anyhow::Result<DataDir> {
     let member_dir = config.data_dir.join("member");
     directory::refuse_foreign(&member_dir, &config.wal_dir)?;
     make_dir(&member_dir)?;
@@ -92,12 +83,11 @@ pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> an
     let options = engine_rocks::Options { open_tables_max: tables, ..engine_rocks::Options::default() };
     // After the log: rows without a log are refused, so that a first start may be cut short anywhere.
     let engine = open_engine(&member_dir, &options)?;
-    Ok(Ground { member, cluster, wal, snapshot, engine: Arc::new(engine), described, lock })
+    Ok(DataDir { member, cluster, wal, snapshot, engine: Arc::new(engine), described, lock })
 }
 
-/// Opens the rows of a member, or makes a place for them.
 pub(crate) fn open_engine(member_dir: &Path, options: &engine_rocks::Options) -> anyhow::Result<RocksEngine> {
-    let dir = member_dir.join(ENGINE_DIR);
+    let dir = member_dir.join(directory::ENGINE_DIR);
     make_dir(&dir)?;
     Ok(RocksEngine::open(&dir, options)?)
 }
@@ -120,7 +110,6 @@ fn reopen(
     Ok((wal, member, cluster, replayed.snapshot.map(|snapshot| snapshot.index())))
 }
 
-/// Who a new member is, and with whom.
 pub(crate) struct Identity {
     pub(crate) member: u64,
     pub(crate) cluster: u64,
@@ -189,7 +178,7 @@ pub(crate) fn check_own_entry(name: &str, wanted: &Cluster) -> anyhow::Result<()
 /// A member whose disk was lost must not vote again under its old name: the others may know promises it made.
 async fn refuse_if_known(identity: &Identity) -> anyhow::Result<()> {
     let others = identity.members.iter().filter(|member| member.id != identity.member);
-    let asked = others.map(|member| transport::fetch::fetch_members(&member.peer_urls, PEER_ANSWER_MAX));
+    let asked = others.map(|member| transport::fetch_members(&member.peer_urls, PEER_ANSWER_MAX));
     for remote in futures::future::join_all(asked).await.into_iter().flatten() {
         let is_known = remote.members.iter().any(|m| m.id == identity.member && !m.client_urls.is_empty());
         if remote.cluster == identity.cluster && is_known {

@@ -1,8 +1,6 @@
-//! Whether the remainders of leases may be logged, which depends on who might lead next.
-//!
-//! A member that renews a lease must clear the remainder that a checkpoint left, or the lease ends early under the leader
-//! after it. Ours do; etcd's do with the feature gate `LeaseCheckpoint`, which is off by default. So the leader asks every
-//! member whether it is one of ours, and logs nothing while it does not know, or knows better.
+//! Whether remaining TTLs may be logged: a member that renews a lease must clear what a checkpoint left, or the lease
+//! ends early under the next leader. Ours do; etcd's do with the feature gate `LeaseCheckpoint`, off by default. So the
+//! leader asks every member whether it is one of ours, and logs nothing before it knows.
 
 use machine::{Membership, Shared};
 use raft_node::{Checkpoints, Handle};
@@ -10,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a member may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// How often a leader looks for members that it does not know.
 const INTERVAL: Duration = Duration::from_secs(4);

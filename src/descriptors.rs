@@ -1,8 +1,7 @@
 //! File descriptors: how many this process may hold, and what they are for.
 //!
-//! A store that cannot open a file ends the member, so clients get what the store and the peers leave, never the other
-//! way round. The soft limit is raised to the hard one first, as Go's runtime does for etcd; `ulimit -n` gives 1,024 to
-//! most shells, and a service manager's hard limit is some hundred times that.
+//! A store that cannot open a file ends the member, so clients get what the store and the peers leave. The soft limit
+//! is raised to the hard one first, as Go's runtime does for etcd: `ulimit -n` is 1,024 in most shells.
 //!
 //! ```text
 //! hard limit = own (log, runtime, listeners, outgoing connections)
@@ -15,11 +14,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What the shares are made of. Each is a number of descriptors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// Everything that is no table and no accepted connection. Default 112: RocksDB's manifest, logs and the files that it
-    /// is writing (24), segments of the raft log (8), standard streams, timers, signals, listeners, log files (24),
-    /// connections to six peers (48), a snapshot's files (8).
+    /// Everything but tables and accepted connections. Default 112: RocksDB's manifest, logs and files being written
+    /// (24), segments of the raft log (8), standard streams, timers, signals, listeners, log files (24), connections to
+    /// six peers (48), a snapshot's files (8).
     pub(crate) own: u64,
-    /// Least and most open tables of the store. Default 32 to 512: 512 of 16 MiB are 8 GiB of data without opening one again.
+    /// Minimum and maximum of the store's open tables. Default 32 to 512: 8 GiB of data without reopening one.
     pub(crate) tables: (u64, u64),
     /// Least and most connections from peers. Default 32 to 4,096: a member holds seven.
     pub(crate) peers: (u64, u64),
@@ -38,20 +37,15 @@ impl Default for Options {
 /// Tables and peers each get one descriptor in so many, within their bounds.
 const SHARE: u64 = 8;
 
-/// Who may hold how many descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shares {
-    /// Tables that the store keeps open.
     pub(crate) tables: i32,
-    /// Connections that peers made.
     pub(crate) peers: usize,
-    /// Connections that scrapers made.
     pub(crate) monitors: usize,
-    /// Connections that clients made.
     pub(crate) clients: usize,
 }
 
-/// Raises the soft limit to the hard one. Returns the limit that holds from now on; where it cannot be raised, the old one.
+/// Raises the soft limit to the hard one, if it can; returns the limit that holds from now on.
 pub(crate) fn raise() -> u64 {
     let found = getrlimit(Resource::Nofile);
     // No limit at all is `None`.
@@ -63,8 +57,7 @@ pub(crate) fn raise() -> u64 {
     if setrlimit(Resource::Nofile, wanted).is_ok() { hard } else { soft }
 }
 
-/// Divides `limit` descriptors; with `connections_max` above zero clients get no more than that. Fails, with a line for
-/// the operator, where they are too few for a member.
+/// Divides `limit` descriptors; clients get at most `connections_max`, if above zero. Fails if they are too few.
 pub(crate) fn divide(limit: u64, connections_max: u64, options: &Options) -> Result<Shares, String> {
     let tables = (limit / SHARE).clamp(options.tables.0, options.tables.1);
     let peers = (limit / SHARE).clamp(options.peers.0, options.peers.1);

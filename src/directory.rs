@@ -1,4 +1,5 @@
-//! A data directory as it is found: what belongs to nobody we know is refused by name, before anything in it is changed.
+//! A data directory as it is found: what belongs to nobody we know is refused by name, before anything in it is
+//! changed.
 //!
 //! | there | missing | what it is | then |
 //! | --- | --- | --- | --- |
@@ -9,7 +10,6 @@
 //! | rows | the log | a log that was lost, or another `--wal-dir` | refused |
 //! | rows | | of another log than the one beside them | refused, once both are read |
 
-use crate::boot::ENGINE_DIR;
 use anyhow::{Context as _, bail, ensure};
 use engine_rocks::RocksEngine;
 use machine::Membership;
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use types::{Index, Term};
 use wal::{Disk, FsDisk, Wal, WalError};
 
+pub(crate) const ENGINE_DIR: &str = "kv";
 /// What etcd keeps its directories at (its `PrivateDirMode`).
 const PRIVATE: u32 = 0o700;
 

@@ -1,6 +1,5 @@
-//! What a member does besides answering: it publishes itself, and as a leader it agrees on the cluster's version.
-//!
-//! What is decided and proposed is `raft_node::publish`'s; here is the asking of the others.
+//! What a member does besides answering: it publishes itself, and as a leader it agrees on the cluster's version. Here
+//! it asks the others; `raft_node::publish` decides and proposes.
 
 use crate::ETCD_VERSION;
 use machine::{Membership, Shared};
@@ -8,7 +7,6 @@ use raft_node::{Handle, ProposeError, publish};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a member may take to say its version.
 const VERSION_ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Tells the cluster this member's name and client URLs. Returns when that is applied here; fails when the node ends.
@@ -76,7 +74,6 @@ pub(crate) async fn end_downgrade(node: Handle, shared: Arc<Shared>, every: Dura
     }
 }
 
-/// Every member's server version, as far as it says it.
 async fn versions(membership: &Membership, me: u64) -> publish::Versions {
     let asked = membership.members.values().map(|member| async move {
         let version =
@@ -88,14 +85,14 @@ async fn versions(membership: &Membership, me: u64) -> publish::Versions {
 
 async fn ask(urls: &[String]) -> Option<String> {
     for url in urls {
-        if let Ok(versions) = transport::fetch::fetch_version(url, VERSION_ANSWER_MAX).await {
+        if let Ok(versions) = transport::fetch_version(url, VERSION_ANSWER_MAX).await {
             return Some(versions.etcdserver);
         }
     }
     None
 }
 
-/// etcd's `/version`.
+/// The JSON of etcd's `/version` page.
 pub(crate) fn version_json(membership: &Membership) -> String {
     let cluster = membership.cluster_version.as_deref();
     let cluster_text = cluster.unwrap_or("not_decided");

@@ -4,8 +4,8 @@
 //! slog! ─▶ level ─▶ sampler (100 a second from a place, then one in 100) ─▶ a line ─▶ writer's queue ─▶ thread `log`
 //! ```
 //!
-//! Nobody can use the log as a weapon: a place in the code writes so many lines a second and no more, a field is so long
-//! and no longer, and who logs never waits for the output. A critical line is on its way out before the call returns.
+//! Lines and fields are bounded, and a logger never waits for the output; but a critical line is out before the call
+//! returns.
 
 mod sampler;
 mod writer;
@@ -21,15 +21,12 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-/// Bytes of a text field; what is longer is cut, and says so. Clients choose some of them: a host name may be as long as a
-/// request's head.
+/// Bytes of a text field; a longer one is cut, and says so. Clients choose some: a host name may fill a request's head.
 const FIELD_BYTES_MAX: usize = 4 << 10;
 
-/// The logger, and what stands behind it.
 pub(crate) struct Logs {
-    /// The root logger.
     pub(crate) logger: slog::Logger,
     /// What was not written.
     pub(crate) lost: Arc<Lost>,
@@ -73,7 +70,8 @@ pub(crate) fn start(settings: &config::Log) -> io::Result<Logs> {
     Ok(Logs { logger: slog::Logger::root(lines.filter(shown).fuse(), slog::o!()), lost, writer })
 }
 
-/// A record's level; what raft-rs tells at `info` of its inner life is for debugging, the node tells of elections itself.
+/// A record's level; what raft-rs tells at `info` of its inner life is for debugging, the node tells of elections
+/// itself.
 fn importance(record: &Record<'_>) -> Level {
     match record.level() {
         Level::Info if record.module().starts_with("raft::") => Level::Debug,
@@ -162,28 +160,8 @@ fn level(level: Level) -> &'static str {
 
 /// RFC 3339 in UTC with microseconds, as zap is set up in etcd: `2006-01-02T15:04:05.000000Z`.
 fn timestamp(now: SystemTime) -> String {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        since.subsec_micros()
-    )
-}
-
-/// The Gregorian date of a day since 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    let now = jiff::Timestamp::try_from(now).unwrap_or_default();
+    format!("{now:.6}")
 }
 
 /// A field as it is, or its beginning and how long it is.
@@ -196,7 +174,6 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// Collects a record's fields as JSON values.
 struct Fields(Vec<(&'static str, serde_json::Value)>);
 
 macro_rules! emit_number {
@@ -232,7 +209,7 @@ impl slog::Serializer for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn check(seconds: u64, micros: u32, expected: &str) {
         assert_eq!(timestamp(UNIX_EPOCH + Duration::new(seconds, micros * 1_000)), expected);

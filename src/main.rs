@@ -1,4 +1,4 @@
-//! The `quorate` server: parse → build → run → drain; and the prompt, which is all `ctl`'s.
+//! The `quorate` program: the server (parse → build → run → drain), and `quorate ctl` (the crate `ctl`).
 
 mod boot;
 mod checkpoints;
@@ -21,6 +21,11 @@ use std::process::ExitCode;
 
 /// The version of etcd whose API, log and peer wire this server speaks.
 const ETCD_VERSION: &str = "3.7.3";
+
+/// Deliberate bugs are for the simulator alone; a release of the whole workspace would have them in the server too.
+#[cfg(not(debug_assertions))]
+const _: () =
+    assert!(!types::mutant::ARE_COMPILED, "build the server by itself: cargo build --release -p quorate");
 
 fn main() -> ExitCode {
     ctl::called(std::env::args_os(), &offline::Offline).unwrap_or_else(serve)

@@ -9,8 +9,6 @@
 //!                 work do after Options::idle                  │ thread of jemalloc's own; at once
 //!                                                              │ while clients hold much
 //! ```
-//!
-//! None of it costs a small request anything: its memory comes from the cache of a thread that stays.
 
 use std::time::Duration;
 use tikv_jemalloc_ctl::{Access as _, AsName as _};
@@ -21,13 +19,12 @@ use tokio::{runtime::Builder, task::spawn_blocking, time::sleep};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How jemalloc keeps memory; `MALLOC_CONF` in the environment is read after it, and wins.
-///
-/// * `narenas`: 4, for the runtime's thread, the consensus thread, RocksDB's and all others. What is freed is used again
-///   only by who shares the arena, so that each holds some MiB; jemalloc's default is four a core.
-/// * `dirty_decay_ms`: pages that were freed go back within half a second. At once (0) would cost a list of 10,000 keys
-///   twice its processor time, in page faults; with jemalloc's ten seconds a burst of large requests leaves what it took.
+/// * `narenas`: 4 (runtime, consensus, RocksDB, others): freed memory is reused only within its arena, so that each
+///   holds some MiB; jemalloc's default is four a core.
+/// * `dirty_decay_ms`: freed pages go back within half a second. At once (0), a list of 10,000 keys would cost twice
+///   its processor time, in page faults; with jemalloc's ten seconds a burst of large requests keeps what it took.
 /// * `muzzy_decay_ms`: 0, given back means that it no longer counts as resident.
-/// * `background_thread`, one of them: those who serve never give back themselves.
+/// * `background_thread`, one of them: serving threads never give back themselves.
 /// * `thp:never`: a few bytes in use would hold a huge page of 2 MiB.
 const SETTINGS: &[u8] = b"narenas:4,dirty_decay_ms:500,muzzy_decay_ms:0,background_thread:true,max_background_threads:1,thp:never\0";
 
@@ -43,16 +40,15 @@ const DECAY: &str = "opt.dirty_decay_ms\0";
 const DECAY_OF_NEXT: &str = "arenas.dirty_decay_ms\0";
 const DECAY_OF_FIRST: &str = "arena.0.dirty_decay_ms\0";
 
-/// What is kept for later.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// How long a thread for long work waits for more. Default 1 s: a busy lane never waits for a new thread, and a storm of
-    /// short reads leaves none of its dozens of caches behind. With tokio's 10 s those that are awake four times a second
-    /// for the disk's free space kept forty of them for ever.
+    /// How long an idle thread for long work waits. Default 1 s: a busy lane never waits for a new thread, while
+    /// tokio's 10 s kept forty of them, with their caches, for ever: four looks a second at the disk's free space woke
+    /// them in turn.
     pub(crate) idle: Duration,
-    /// Threads for long work at one time; more work waits. Default 16: all that can be at work at once (nine turns of the
-    /// lanes, of JSON and of gzip, two of peers, one each for the history of watchers, defragmentation, leases and the disk's
-    /// space), and one more.
+    /// Threads for long work at one time; more work waits. Default 16: all that can be busy at once (nine turns of
+    /// lanes, JSON and gzip, two of peers, one each for watch history, defragmentation, leases and the disk's space),
+    /// and one more.
     pub(crate) threads_max: usize,
     /// How often it is asked whether memory is short. Default 100 ms: little can be taken in between.
     pub(crate) looked: Duration,
@@ -70,8 +66,7 @@ impl Options {
         runtime.thread_keep_alive(self.idle).max_blocking_threads(self.threads_max);
     }
 
-    /// While memory is short, what is freed goes back at once; page faults are what that costs. Ends where jemalloc does not
-    /// do as it is told, which leaves the settings as they are.
+    /// While memory is short, freed memory goes back at once, at the price of page faults. Ends if jemalloc refuses.
     pub(crate) async fn give_back(self, is_short: impl Fn() -> bool + Send, log: slog::Logger) {
         let mut was_short = false;
         loop {
@@ -88,7 +83,6 @@ impl Options {
     }
 }
 
-/// Tells all arenas how long they keep what is freed.
 fn keep(is_short: bool) -> Result<(), tikv_jemalloc_ctl::Error> {
     let long: isize = DECAY.name().read()?;
     let decay = if is_short { 0 } else { long };
@@ -106,7 +100,8 @@ fn keep(is_short: bool) -> Result<(), tikv_jemalloc_ctl::Error> {
 mod tests {
     use super::*;
 
-    /// A setting that jemalloc does not know, or a symbol that it does not find, would only be a line on standard error.
+    /// A setting that jemalloc does not know, or a symbol that it does not find, would only be a line on standard
+    /// error.
     #[test]
     fn jemalloc_has_our_settings() -> Result<(), tikv_jemalloc_ctl::Error> {
         assert!(std::ffi::CStr::from_bytes_with_nul(SETTINGS).is_ok());

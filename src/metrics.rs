@@ -2,7 +2,7 @@
 
 use crate::logging::Lost;
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Moment, Visit};
+use engine::{Batch, Engine, Family, Fault, Snapshot, Visit};
 use machine::Shared;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -33,10 +33,6 @@ impl Engine for Timed {
         self.engine.get(family, key)
     }
 
-    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        self.engine.multi_get(family, keys)
-    }
-
     fn scan(
         &self,
         family: Family,
@@ -47,8 +43,8 @@ impl Engine for Timed {
         self.engine.scan(family, from, to, visit)
     }
 
-    fn moment(self: Arc<Self>) -> Box<Moment> {
-        Arc::clone(&self.engine).moment()
+    fn snapshot(self: Arc<Self>) -> Box<Snapshot> {
+        Arc::clone(&self.engine).snapshot()
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -67,11 +63,9 @@ impl Engine for Timed {
     }
 }
 
-/// What is known of the peers, read when somebody asks.
 struct Peers {
     transport: Arc<Transport>,
     shared: Arc<Shared>,
-    /// This member, as labels name it.
     local: String,
     known: IntGaugeVec,
     active: IntGaugeVec,
@@ -177,10 +171,7 @@ impl Collector for Peers {
     }
 }
 
-/// Adds everything to what is shown.
-///
-/// # Panics
-/// Where a name is taken, which the first start would show.
+/// Adds everything to what is shown. Panics if a name is taken, which the first start would show.
 pub(crate) fn register(
     registry: &Registry,
     engine: &Timed,
@@ -202,7 +193,6 @@ pub(crate) fn register(
     }
 }
 
-/// Lines of the log that were not written, read when somebody asks.
 struct LogLines {
     lost: Arc<Lost>,
     lines: IntCounterVec,
@@ -222,10 +212,7 @@ impl Collector for LogLines {
     }
 }
 
-/// Adds what the log left out.
-///
-/// # Panics
-/// Where the name is taken, which the first start would show.
+/// Adds what the log left out. Panics if the name is taken, which the first start would show.
 pub(crate) fn register_log(registry: &Registry, lost: &Arc<Lost>) {
     let help =
         "The total number of lines left out of the log, by reason: sampled, or the output did not keep up.";

@@ -21,7 +21,6 @@ use wal::{FsDisk, Wal};
 /// The log while it is made.
 const UNFINISHED: &str = "restoring";
 
-/// What the command line asks for.
 pub(crate) struct Offline;
 
 impl snapshot::Offline for Offline {
@@ -80,7 +79,7 @@ fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> 
     snapshot::load(reader, &engine, &mut |done| progress(done, total_bytes))?;
     let (start, hard_state) = bootstrap::restored_log(&identity.members);
     let bump = (wanted.bump_revision > 0).then_some(wanted.bump_revision);
-    machine::begin_anew(&engine, &identity.members, (start.index(), start.term()), bump)?;
+    machine::start_new_cluster(&engine, &identity.members, (start.index(), start.term()), bump)?;
     drop(engine);
     let wal_dir = wanted.wal_dir.clone().unwrap_or_else(|| member_dir.join("wal"));
     write_log(&wal_dir, &identity, &start, &hard_state)
@@ -114,7 +113,6 @@ fn reader(verified: Verified<File>) -> anyhow::Result<Reader<BufReader<std::io::
     Ok(Reader::new(verified.reader())?)
 }
 
-/// Whether nothing is there: no directory, or one without entries.
 fn is_empty(dir: &Path) -> bool {
     match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),

@@ -8,13 +8,11 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use transport::{Answer, HashError, HashKv, Host, LeaseRefusal, PromoteError, Transport};
 
-/// The node's way out.
 pub(crate) struct Out {
     transport: Arc<Transport>,
     member: u64,
-    /// The node starts before the transport, which needs it: changes of members before that are read from the
-    /// membership, which is published before the node tells of them. Held while the transport is told, so that no older
-    /// list comes after a newer one.
+    /// The node starts before the transport, which needs it: earlier changes of members are read from the membership.
+    /// Held while the transport is told, so that no older list comes after a newer one.
     is_started: Mutex<bool>,
 }
 
@@ -23,7 +21,7 @@ impl Out {
         Self { transport, member, is_started: Mutex::new(false) }
     }
 
-    /// The transport is started: it is told of the members, and from now on of each change. `newest` reads the membership.
+    /// The transport is started: it gets the members from `newest`, and from now on each change.
     pub(crate) fn started(&self, newest: impl FnOnce() -> Arc<Membership>) {
         let mut is_started = self.is_started.lock().unwrap_or_else(PoisonError::into_inner);
         *is_started = true;
@@ -86,7 +84,6 @@ fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String>)> {
     others.map(|member| (member.id, member.peer_urls.clone())).collect()
 }
 
-/// What the peers ask of this member.
 pub(crate) struct Member {
     pub(crate) node: Handle,
     pub(crate) shared: Arc<Shared>,
@@ -143,8 +140,7 @@ impl Host for Member {
             let hashed = hashed.map_err(|error| match error {
                 mvcc::ReadError::Compacted => HashError::Compacted,
                 mvcc::ReadError::FutureRevision => HashError::Future,
-                mvcc::ReadError::GivenUp(why) => HashError::Other(why.to_string()),
-                mvcc::ReadError::Fault(fault) => HashError::Other(fault.to_string()),
+                error => HashError::Other(error.to_string()),
             })?;
             Ok(HashKv {
                 revision: current,
@@ -198,7 +194,6 @@ mod tests {
     use machine::{Machine, Settings};
     use raft_node::bootstrap;
     use std::{sync::atomic::AtomicBool, time::Duration};
-    use types::MemberId;
     use wal::{MemDisk, Wal};
 
     fn members(ids: &[u64]) -> Arc<Membership> {
@@ -255,7 +250,7 @@ mod tests {
         log_of_raft.sync().expect("memory");
         drop(log_of_raft);
         let engine: Arc<dyn engine::Engine> = Arc::new(engine::MemoryEngine::default());
-        let settings = Settings::new(MemberId(1), 2);
+        let settings = Settings::new(1, 2);
         let machine = Machine::open(Arc::clone(&engine), settings).expect("memory");
         let transport =
             transport::Identity { member: 1, cluster: 7, peer_urls: Vec::new(), version: "3.7.3".to_owned() };

@@ -1,4 +1,4 @@
-//! The composer: builds every part of a member, joins them, and takes them apart in order. Nobody else knows all of them.
+//! The composer: builds every part of a member, joins them, and takes them apart in order.
 //!
 //! ```text
 //! bind ports ─▶ boot (log, engine, identity) ─▶ machine ─▶ raft-node ⇄ peers ⇄ transport ─▶ publish ─▶ api
@@ -26,16 +26,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use types::MemberId;
 
 /// How long leadership may take to be handed over before the member stops without it.
 const HANDOVER_MAX: Duration = Duration::from_secs(2);
-/// How long the end waits for what runs beside the runtime (a name being resolved, a list being read): nobody wants it any
-/// more, and a resolver may take half a minute.
+/// How long the end waits for blocking work (name lookups, lists) that nobody needs: a resolver may take half a minute.
 const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
-/// How nice threads are that do long work: 5 is a third of the share of those that serve and write, where there is not
-/// enough for all.
+/// Niceness of threads that do long work: 5 is a third of the share of serving and writing ones when cores are short.
 const LONG_WORK_NICENESS: i32 = 5;
 
 /// Runs a member until it is told to end, or cannot go on.
@@ -49,7 +46,6 @@ pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result
     ended
 }
 
-/// Threads beside the runtime's do long work (lists, hashes, snapshots): where cores are few, who writes goes first.
 fn give_way() {
     // Where it is forbidden they are only less polite.
     let _ = setpriority_process(None, LONG_WORK_NICENESS);
@@ -93,7 +89,6 @@ async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<E
     parts.finish(ended)
 }
 
-/// A member's parts, joined.
 struct Parts {
     node: Handle,
     thread: JoinHandle<Result<(), NodeFault>>,
@@ -116,40 +111,40 @@ impl Parts {
 }
 
 async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::Result<Parts> {
-    let ground = boot::open(config, shares.tables, log).await?;
+    let data = boot::open(config, shares.tables, log).await?;
     let election = config.heartbeat * u32::try_from(config.election_ticks).unwrap_or(u32::MAX);
     let settings = Settings {
-        member: MemberId(ground.member),
+        member: data.member,
         lease_ttl_min: lease_ttl_min(election),
         max_learners: config.learners_max,
         quota_bytes: config.limits.quota_bytes,
         limits: machine::Limits::default(),
     };
-    let engine = Arc::new(Timed::new(Arc::clone(&ground.engine) as _));
+    let engine = Arc::new(Timed::new(Arc::clone(&data.engine) as _));
     let machine =
         Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state")?;
     let shared = machine.shared();
-    boot::check_owner(&ground, machine.applied(), &shared.membership(), config)?;
+    boot::check_owner(&data, machine.applied(), &shared.membership(), config)?;
     let identity = transport::Identity {
-        member: ground.member,
-        cluster: ground.cluster,
+        member: data.member,
+        cluster: data.cluster,
         peer_urls: config.cluster.advertise_peers.iter().map(ToString::to_string).collect(),
         version: ETCD_VERSION.to_owned(),
     };
     let limits = transport::Limits { connections: shares.peers, ..transport::Limits::default() };
     let transport = transport::Transport::with(identity, limits, log.clone());
-    let out = Arc::new(Out::new(Arc::clone(&transport), ground.member));
+    let out = Arc::new(Out::new(Arc::clone(&transport), data.member));
     let options = Options {
         tick: config.heartbeat,
         election_ticks: config.election_ticks,
         pre_vote: config.pre_vote,
         request_timeout: Options::request_timeout(election),
         max_request_bytes: config.limits.request_bytes_max,
-        ..Options::new(ground.member, ground.cluster)
+        ..Options::new(data.member, data.cluster)
     };
     let (node, thread) = raft_node::start(
         options,
-        ground.wal,
+        data.wal,
         machine,
         Arc::clone(&engine) as _,
         Arc::clone(&out) as _,
@@ -167,7 +162,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         // etcd waits one tick for a leader's heartbeat instead of a whole election timeout.
         node.advance_ticks(config.election_ticks.saturating_sub(1));
     }
-    let (member, cluster, lock) = (ground.member, ground.cluster, ground.lock);
+    let (member, cluster, lock) = (data.member, data.cluster, data.lock);
     Ok(Parts { node, thread, shared, engine, transport, removed, member, cluster, lock })
 }
 
@@ -182,7 +177,6 @@ fn lease_ttl_min(election: Duration) -> i64 {
 /// What nobody can be: a member that serves does not end by itself.
 enum Never {}
 
-/// Publishes the member, then answers clients.
 async fn serve(
     config: &Config,
     shares: Shares,
@@ -235,6 +229,8 @@ async fn serve(
 }
 
 fn limits(config: &Config, shares: Shares) -> api::Limits {
+    let defaults = api::Limits::default();
+    let interval = config.limits.watch_progress_interval;
     api::Limits {
         connections_max: shares.clients,
         monitors_max: shares.monitors,
@@ -249,28 +245,17 @@ fn limits(config: &Config, shares: Shares) -> api::Limits {
             free_bytes: api::InFlight::values().free_bytes,
             ..in_flight(config.limits.inflight_answer_bytes_max)
         },
-        http: api::Http {
-            gateway: config.http.gateway,
-            origins: config.http.origins.clone(),
-            hosts: config.http.hosts.clone(),
-        },
+        http: config.http.clone(),
         shown: api::Shown { extensive: config.extensive_metrics, prefixes: config.metrics_prefixes.clone() },
-        ..watch_limits(config)
+        // As in etcd, an interval of zero is the default.
+        watch_progress_interval: if interval.is_zero() { defaults.watch_progress_interval } else { interval },
+        ..defaults
     }
 }
 
 /// One connection gets half of it.
 fn in_flight(total_bytes: usize) -> api::InFlight {
     api::InFlight { total_bytes, connection_bytes: total_bytes / 2, ..api::InFlight::default() }
-}
-
-/// As in etcd, an interval of zero is the default.
-fn watch_limits(config: &Config) -> api::Limits {
-    let mut limits = api::Limits::default();
-    if !config.limits.watch_progress_interval.is_zero() {
-        limits.watch_progress_interval = config.limits.watch_progress_interval;
-    }
-    limits
 }
 
 /// Hands leadership over, then lets the node finish what it has begun.
@@ -287,7 +272,6 @@ async fn drain(parts: &Parts, ended: Ended, log: &slog::Logger) {
     parts.node.stop().await;
 }
 
-/// Every port for clients and operators, with what is served on it.
 async fn bind_for_clients(config: &Config) -> anyhow::Result<Vec<(Traffic, TcpListener)>> {
     let clients = if config.listen_http.is_empty() { Traffic::All } else { Traffic::Grpc };
     let ports = [

@@ -7,22 +7,18 @@ use std::process::ExitCode;
 use std::{fs, io, thread};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What ended the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// SIGTERM.
     Terminated,
-    /// SIGINT.
     Interrupted,
-    /// It was removed from the cluster.
     Removed,
     /// The node failed; what it says of it is the process's error.
     Failed,
 }
 
 impl Ended {
-    /// Ends the process as etcd does: by the signal itself, so that the parent sees what happened; 0 when there is no
-    /// parent to see it (PID 1), and when the member was removed.
+    /// Ends the process as etcd does: by the signal itself, which the parent then sees; 0 without a parent (PID 1), or
+    /// when the member was removed.
     pub(crate) fn exit(self) -> ExitCode {
         let signal = match self {
             Ended::Removed => return ExitCode::SUCCESS,
@@ -39,7 +35,6 @@ impl Ended {
     }
 }
 
-/// The signals that end a member.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -63,8 +58,8 @@ impl Signals {
 /// Exit code of a program that was told to quit: that of Go's runtime.
 const QUIT: i32 = 2;
 
-/// Takes the signals that a Go program takes by itself: SIGUSR1 and SIGUSR2 do nothing, SIGQUIT says what every thread is
-/// doing and ends the process at once, whatever its runtime is busy with and whatever its parent had made of the signal.
+/// Handles the signals that Go handles by itself: SIGUSR1 and SIGUSR2 do nothing; SIGQUIT says what every thread is
+/// doing and ends the process at once, even with a busy runtime or a signal that the parent ignored.
 pub(crate) fn behave_like_go() -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGQUIT, SIGUSR1, SIGUSR2])?;
     let wait = move || {

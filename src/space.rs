@@ -6,8 +6,8 @@
 //!                                        └─ plenty again      ─▶ the ballast comes back; the alarm is the operator's
 //! ```
 //!
-//! It is this member's own trouble, so it is told like a quota's: nothing in the log depends on it. A disk that fills all
-//! the same, faster than it is looked at, ends the process at the first write that fails.
+//! Nothing in the log depends on it, as with a quota. A disk that fills faster than this ends the process at the first
+//! failed write.
 
 use crate::config::Config;
 use anyhow::Context as _;
@@ -31,13 +31,11 @@ const BALLAST_BYTES: u64 = 64 << 20;
 /// Time between two looks, which are a system call each: at 300 MB/s the disk has 75 MB less.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// What is looked at.
 pub(crate) struct Space {
     dirs: Vec<PathBuf>,
     ballast: PathBuf,
 }
 
-/// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Look {
     /// On the fuller of the file systems, before anything was done about it.
@@ -54,7 +52,6 @@ enum Change {
 }
 
 impl Space {
-    /// The directories of this member.
     pub(crate) fn of(config: &Config) -> Self {
         let member_dir = config.data_dir.join("member");
         let ballast = member_dir.join("ballast");
@@ -69,17 +66,12 @@ impl Space {
         }
         // A power cut may leave its name and not its space.
         let is_there = self.ballast.metadata().is_ok_and(|found| found.len() >= BALLAST_BYTES);
-        let ballast = match wanted(free_bytes, is_there) {
-            Change::None => Change::None,
-            Change::Made => {
-                make(&self.ballast)?;
-                Change::Made
-            }
-            Change::Released => {
-                fs::remove_file(&self.ballast)?;
-                Change::Released
-            }
-        };
+        let ballast = wanted(free_bytes, is_there);
+        match ballast {
+            Change::None => {}
+            Change::Made => make(&self.ballast)?,
+            Change::Released => fs::remove_file(&self.ballast)?,
+        }
         Ok(Look { free_bytes, ballast })
     }
 }
@@ -103,7 +95,6 @@ fn make(path: &Path) -> io::Result<()> {
     Ok(made?)
 }
 
-/// Looks after this space as long as the node lives.
 pub(crate) async fn watch(space: Space, node: Handle, shared: Arc<Shared>, log: slog::Logger) {
     let space = Arc::new(space);
     let mut ended = node.watch_ended();
@@ -139,18 +130,13 @@ fn needs_alarm(node: &Handle, shared: &Shared, look: Look, log: &slog::Logger) -
     if look.ballast == Change::Released {
         slog::warn!(log, "the disk is nearly full: the ballast was released"; "free-bytes" => look.free_bytes);
     }
-    let alarms = shared.alarms().list(pb::AlarmType::Nospace as i32);
-    look.free_bytes < SPACE_MIN && !alarms.iter().any(|alarm| alarm.member_id == node.options().member)
+    look.free_bytes < SPACE_MIN && !shared.alarms().has(pb::AlarmType::Nospace, node.options().member)
 }
 
 async fn raise(node: Handle, look: Look, log: slog::Logger) {
     slog::warn!(log, "little disk space is left: raising the NOSPACE alarm";
         "free-bytes" => look.free_bytes, "least-bytes" => SPACE_MIN);
-    let action = pb::alarm_request::AlarmAction::Activate.into();
-    let (member_id, alarm) = (node.options().member, pb::AlarmType::Nospace.into());
-    let alarm = pb::AlarmRequest { action, member_id, alarm };
-    let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
-    if let Err(error) = node.propose(request, None).await {
+    if let Err(error) = node.propose(machine::no_space(node.options().member), None).await {
         slog::warn!(log, "could not raise the NOSPACE alarm"; "error" => %error);
     }
 }

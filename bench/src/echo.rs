@@ -1,4 +1,4 @@
-//! The limit under every request: a bare tonic server on one thread, which answers and does nothing.
+//! The lower limit of the cost of a request: a tonic server on one thread that does nothing but answer.
 
 use std::pin::Pin;
 
@@ -18,10 +18,9 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::generator::Generator;
 
-/// The line that says it answers.
 pub(crate) const READY: &str = "echo answers";
 
-/// Serves on the port given as the second argument until it is killed.
+/// Serves on the port in the second argument until it is killed.
 pub(crate) fn serve() -> anyhow::Result<()> {
     let port: u16 =
         std::env::args().nth(2).and_then(|port| port.parse().ok()).context("usage: bench echo PORT")?;
@@ -41,7 +40,7 @@ struct Echo {
     value: Bytes,
 }
 
-/// As long as a real one: IDs take their full width.
+/// A header as long as a real one, with IDs of full width.
 fn header() -> ResponseHeader {
     ResponseHeader {
         cluster_id: 0xcdf8_1818_e172_cdfa,

@@ -1,5 +1,5 @@
-//! Many leases that end at the same moment, each with a key, while somebody puts: how long until all keys are gone, and
-//! what that does to the puts.
+//! Many leases with one key each expire at the same time: measures how long it takes until all keys are deleted, and the
+//! latency of puts meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -11,41 +11,39 @@ use proto::etcdserverpb::{
 use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 
-/// Leases, each with one key.
+/// The number of leases, each with one key.
 const LEASES: u32 = 20_000;
 
-/// What they are granted, in seconds: longer than granting all of them takes either server.
+/// The TTL in seconds: longer than granting all of them takes on either server.
 const TTL: i64 = 15;
 
-/// Grants and puts under way.
 const AHEAD: usize = 64;
 
-/// Between two looks at what is left.
+/// How often the remaining keys are counted.
 const POLL: Duration = Duration::from_millis(20);
 
-/// etcd revokes 1,000 a second.
+/// The longest wait: etcd revokes 1,000 leases per second.
 const GONE_MAX: Duration = Duration::from_secs(90);
 
-/// Puts before the first lease ends, for comparison.
+/// How long puts are measured before the first lease expires, for comparison.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// All keys that hang on leases begin with this; `0` follows `/`.
+/// The prefix of all keys with leases, and its range end.
 const PREFIX: &str = "bench-lease/";
 const PREFIX_END: &str = "bench-lease0";
 
-/// What was seen.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Expiry {
     pub(crate) leases: u32,
-    /// From the end of the last lease to the end of the last key, in seconds.
+    /// From the expiry of the last lease to the deletion of the last key, in seconds.
     pub(crate) gone_after_s: f64,
-    /// Of puts by one client before anything ended, in milliseconds.
+    /// The latency of puts by one client before leases expire, in milliseconds.
     pub(crate) quiet_p99_ms: f64,
-    /// Of puts by one client while leases ended, in milliseconds.
+    /// The latency of puts by one client while leases expire, in milliseconds.
     pub(crate) p99_ms: f64,
 }
 
-/// Grants, waits, watches.
+/// Grants the leases and measures their expiry.
 pub(crate) async fn measure(url: &str) -> anyhow::Result<Expiry> {
     let channel = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true).connect().await?;
     let (kv, lease) = (KvClient::new(channel.clone()), LeaseClient::new(channel));

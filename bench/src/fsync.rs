@@ -1,4 +1,4 @@
-//! The limit under every durable write: how fast this file system makes a small append durable.
+//! The lower limit of the latency of a durable write: an append and fdatasync on this file system.
 
 use std::{
     os::unix::fs::FileExt as _,
@@ -10,16 +10,14 @@ use anyhow::Context as _;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use serde::Serialize;
 
-/// A log segment as servers preallocate it.
+/// The size of a log segment, as servers preallocate it.
 const FILE_BYTES: u64 = 64_000_000;
 
-/// Appends from one put of 256 B to a small batch.
+/// Sizes of appends, from one put of 256 B to a small batch.
 const SIZES: [usize; 4] = [512, 1024, 2048, 4096];
 
-/// Time for each size.
 const EACH: Duration = Duration::from_secs(1);
 
-/// One size.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Sync {
     pub(crate) append_bytes: usize,
@@ -28,13 +26,13 @@ pub(crate) struct Sync {
     pub(crate) p99_us: f64,
 }
 
-/// Appends and syncs, one size after the other, in a new file in `folder`.
+/// Measures each size in a new file in `folder`.
 pub(crate) fn measure(folder: &Path) -> anyhow::Result<Vec<Sync>> {
     let file =
         tempfile::tempfile_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
     let zeros = vec![0; 1 << 20];
     fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES).context("cannot preallocate 64 MB")?;
-    // Written once, so that no sync below has to turn unwritten extents into written ones.
+    // Write it once, so that no sync has to convert unwritten extents.
     for offset in (0..FILE_BYTES).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset)?;
     }

@@ -7,17 +7,15 @@ use serde::Serialize;
 
 use crate::plan::{Case, LATENCY_PUTS, Work};
 
-/// Key space and value size of the design's table (section 7).
+/// The number of keys and the size of values, in bytes.
 const KEYS: u64 = 100_000;
 const VALUE_BYTES: u64 = 256;
 
-/// The key that gets read; `benchmark put` makes keys of its own, so this is put by the harness.
+/// The key that is read. `benchmark put` has its own keys, so the harness puts this one.
 pub(crate) const GET_KEY: &str = "bench-get";
 
-/// The keys that get listed begin with this.
 pub(crate) const LIST_PREFIX: &str = "bench-list/";
 
-/// What `benchmark` reported.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Load {
     pub(crate) requests: u64,
@@ -26,13 +24,13 @@ pub(crate) struct Load {
     pub(crate) p99_ms: f64,
 }
 
-/// The program.
+/// The `benchmark` program of etcd.
 #[derive(Debug)]
 pub(crate) struct Generator {
     binary: PathBuf,
 }
 
-/// One of the programs built from etcd's Go modules; built now if it is not there yet.
+/// The path of a program of etcd's Go modules; builds it if it does not exist.
 pub(crate) fn go_tool(name: &str) -> anyhow::Result<PathBuf> {
     let folder = match std::env::var_os("QUORATE_GO_DIR") {
         Some(folder) => PathBuf::from(folder),
@@ -59,7 +57,7 @@ impl Generator {
         Ok(Self { binary: go_tool("benchmark")? })
     }
 
-    /// Sends `requests` of them and waits until all are answered.
+    /// Sends this many requests and waits for all answers.
     pub(crate) fn run(&self, endpoints: &str, case: Case, requests: u64) -> anyhow::Result<Load> {
         let mut args = vec![
             format!("--endpoints={endpoints}"),
@@ -81,13 +79,11 @@ impl Generator {
             .with_context(|| format!("benchmark {}:\n{text}{complaints}", args.join(" ")))
     }
 
-    /// A value of the size that is put.
     pub(crate) fn value() -> Vec<u8> {
         vec![b'v'; usize::try_from(VALUE_BYTES).expect("small")]
     }
 }
 
-/// `benchmark`'s command for the work.
 fn command(work: Work, requests: u64) -> Vec<String> {
     let (streams, watchers) = work.watchers();
     let total = format!("--total={requests}");
@@ -133,8 +129,11 @@ fn command(work: Work, requests: u64) -> Vec<String> {
     }
 }
 
-/// Reads the summaries that `pkg/report` prints; errors that it counted make the run worthless. What reads and writes at
-/// once has two, which are added up; of any other, the last is what is measured.
+/// Parses the summaries that `pkg/report` prints. Mixed reads and writes have two, which are added up; else the last one
+/// counts.
+///
+/// # Errors
+/// If any request failed.
 fn parse(text: &str, work: Work, requests: u64) -> anyhow::Result<Load> {
     if let Some((_, errors)) = text.split_once("Error distribution:") {
         bail!("requests failed: {}", errors.trim());
@@ -160,7 +159,7 @@ fn summary(text: &str, requests: u64) -> anyhow::Result<Load> {
         requests,
         rate: number_after(text, "Requests/sec:")?,
         p50_ms: 1_000.0 * number_after(text, "50% in")?,
-        // Of fewer than a hundred requests it prints none: then it is the slowest.
+        // With fewer than 100 requests there is no p99: take the slowest.
         p99_ms: 1_000.0 * number_after(text, "99% in").or_else(|_| number_after(text, "Slowest:"))?,
     })
 }

@@ -1,20 +1,19 @@
-//! # The benchmark, side by side
+//! # The benchmark
 //!
-//! etcd 3.7.3 and quorate, case by case in turn on one machine, driven by etcd's own load generator:
+//! Compares etcd 3.7.3 and quorate on one machine, case by case, with etcd's own load generator:
 //!
 //! ```text
 //!   for 1 member, 3 members:          start etcd and quorate, both stay up
 //!     for put, get l, get s × 1, 100, 1000 clients; transactions, lists, keepalives, watches:
 //!       etcd:    warm up · measure    CPU, peak memory, bytes written: /proc of all members
 //!       quorate: warm up · measure    rate, p50, p99: what `benchmark` prints
-//!     many leases end at once:        until all keys are gone, and what puts feel of it
-//!   limits: the same load against a bare tonic server that only answers; a loop of fdatasync
+//!     many leases expire at once:     time until all keys are deleted, latency of puts meanwhile
+//!   limits: the same load against a tonic server that only answers; a loop of fdatasync
 //! ```
 //!
-//! The figure that counts is the server's CPU a request: it does not depend on how much of the
-//! two cores the load generator takes. Throughput and latency are shared with it and are for
-//! comparison only. The table goes to standard output and to `target/bench/report.md`, the
-//! readings to `report.json`. Exit code 1 when an acceptance limit is exceeded.
+//! The main figure is the server's CPU time per request: it does not depend on how much of the two cores the load
+//! generator takes. Throughput and latency do, and only allow comparison. The table goes to standard output and to
+//! `target/bench/report.md`, the figures to `report.json`. Exit code 1 if an acceptance limit is exceeded.
 //!
 //! | variable | what |
 //! | --- | --- |
@@ -35,7 +34,7 @@ mod plan;
 mod report;
 mod servers;
 
-use std::{process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, time::Instant};
 
 use anyhow::Context as _;
 
@@ -46,7 +45,7 @@ use crate::{
     servers::Servers,
 };
 
-/// As the server has it: the bare answerer is to be the same but for the work.
+/// The same allocator as in the server, for the echo server.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -72,7 +71,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole run; whether all acceptance limits hold.
+/// Does the whole run, and writes what was measured even where a part of it failed. Returns whether all acceptance
+/// limits hold.
 fn bench() -> anyhow::Result<bool> {
     let begun = Instant::now();
     let plan = Plan::from_environment()?;
@@ -80,18 +80,34 @@ fn bench() -> anyhow::Result<bool> {
     let quorate = harness::server_binary()?;
     let etcd = generator::go_tool("etcd")?;
     let mut report = Report::new(&plan, &quorate);
+    let measured = measure(&plan, &generator, [&etcd, &quorate], &mut report);
+    report.took = begun.elapsed();
+    let text = report.markdown();
+    println!("{text}");
+    let folder = report.write(&text)?;
+    eprintln!("written to {}", folder.display());
+    measured?;
+    Ok(report.holds())
+}
 
+/// Fills the report; `servers` are the programs of etcd and of quorate.
+fn measure(
+    plan: &Plan,
+    generator: &Generator,
+    servers: [&Path; 2],
+    report: &mut Report,
+) -> anyhow::Result<()> {
     eprintln!("fdatasync on {}", std::env::temp_dir().display());
     report.syncs = fsync::measure(&std::env::temp_dir()).context("the fdatasync loop")?;
     for members in &plan.members {
-        let mut etcd = Servers::start("etcd", &etcd, *members)?;
-        let mut quorate = Servers::start("quorate", &quorate, *members)?;
+        let mut etcd = Servers::start("etcd", servers[0], *members)?;
+        let mut quorate = Servers::start("quorate", servers[1], *members)?;
         for (number, case) in plan.cases(*members).into_iter().enumerate() {
-            // Turn about, so that neither always meets the machine as the other left it.
+            // Alternate, so that neither server always comes second.
             let etcd_first = number % 2 == 0;
-            let early = etcd_first.then(|| etcd.run(&generator, &plan, case)).transpose()?;
-            let quorate = quorate.run(&generator, &plan, case)?;
-            let etcd = early.map_or_else(|| etcd.run(&generator, &plan, case), Ok)?;
+            let early = etcd_first.then(|| etcd.run(generator, plan, case)).transpose()?;
+            let quorate = quorate.run(generator, plan, case)?;
+            let etcd = early.map_or_else(|| etcd.run(generator, plan, case), Ok)?;
             let row = Row { case, etcd, quorate, echo: None };
             eprintln!("{}", report::progress(&row));
             report.rows.push(row);
@@ -101,16 +117,10 @@ fn bench() -> anyhow::Result<bool> {
             report.expiries.push(row);
         }
     }
-    limits(&plan, &generator, &mut report)?;
-    report.took = begun.elapsed();
-    let text = report.markdown();
-    println!("{text}");
-    let folder = report.write(&text)?;
-    eprintln!("written to {}", folder.display());
-    Ok(report.holds())
+    limits(plan, generator, report)
 }
 
-/// The same load against the bare answerer; one column for both sizes, as it has no members.
+/// The same load against the echo server, once for both sizes of cluster.
 fn limits(plan: &Plan, generator: &Generator, report: &mut Report) -> anyhow::Result<()> {
     let mut echo = Servers::echo()?;
     for case in plan.limit_cases() {

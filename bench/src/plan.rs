@@ -1,56 +1,54 @@
-//! What is measured, and for how long.
+//! The cases to measure, and for how long.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// 58 measurements, their warm-ups and the limits stay under 20 minutes with this.
+/// The length of a measurement: 58 with their warm-ups take less than 20 minutes.
 const SECONDS: u64 = 10;
 
-/// The same under 6 minutes.
+/// The same for a run of less than 6 minutes.
 const SECONDS_QUICK: u64 = 2;
 
-/// Keys that a list returns.
 pub(crate) const LISTED_KEYS: usize = 10_000;
 
-/// Streams, and watchers on each of them, where one key has many watchers.
+/// Streams, and watchers on each, for one key with many watchers.
 const FAN_STREAMS: u64 = 100;
 const FAN_WATCHERS: u64 = 10;
 
-/// The same where the time from a put to its events is measured, and puts a second: far from what either server can do.
+/// The same for the latency from a put to its events, and puts per second: far below what either server can do.
 const LATENCY_STREAMS: u64 = 10;
 const LATENCY_WATCHERS: u64 = 10;
 pub(crate) const LATENCY_PUTS: u64 = 500;
 
-/// Watchers that begin in the past, and events that each of them is behind.
+/// Watchers that start in the past, and the number of events that each catches up.
 const LATE_WATCHERS: u64 = 10_000;
 const LATE_EVENTS: u64 = 8;
 
-/// What `BENCH_WORK` calls the end of many leases.
+/// The name of the lease expiry case in `BENCH_WORK`.
 const EXPIRY: &str = "expiry";
 
-/// One kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Work {
     Put,
     GetLinearizable,
     GetSerializable,
-    /// Half transactions that read ten keys, half that put one.
+    /// Transactions: half read ten keys, half put one.
     TxnMixed,
-    /// All of [`LISTED_KEYS`] in one answer.
+    /// All [`LISTED_KEYS`] in one response.
     List,
     /// The same in pages.
     ListPages,
     /// The same by `RangeStream`.
     ListStream,
-    /// A keepalive on a stream of its own.
+    /// A keepalive on its own stream.
     Keepalive,
-    /// An event delivered, of a key that many watch.
+    /// An event of a key that many watch.
     WatchFan,
-    /// An event delivered, with the time since its put began.
+    /// An event, with the time since its put was sent.
     WatchLatency,
-    /// An event delivered to a watcher that begins in the past; the latency is that of gets meanwhile.
+    /// An event to a watcher that starts in the past; the latency is that of gets meanwhile.
     WatchCatchUp,
 }
 
@@ -69,7 +67,7 @@ impl Work {
         Self::WatchCatchUp,
     ];
 
-    /// As the table and `BENCH_WORK` name it.
+    /// The name in the table and in `BENCH_WORK`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Put => "put",
@@ -86,7 +84,7 @@ impl Work {
         }
     }
 
-    /// How many clients it has, where that is not the plan's to say.
+    /// The number of clients, if it is fixed.
     fn clients(self) -> Option<u64> {
         match self {
             Self::Put | Self::GetLinearizable | Self::GetSerializable => None,
@@ -98,12 +96,12 @@ impl Work {
         }
     }
 
-    /// Whether the bare answerer, which knows puts and gets of one key, can be asked the same.
+    /// Whether the echo server, which knows puts and gets of one key, can serve it.
     fn has_limit(self) -> bool {
         self.clients().is_none()
     }
 
-    /// Streams and watchers on each, for the works that watch.
+    /// Streams, and watchers on each, for the cases with watches.
     pub(crate) fn watchers(self) -> (u64, u64) {
         match self {
             Self::WatchFan => (FAN_STREAMS, FAN_WATCHERS),
@@ -113,13 +111,13 @@ impl Work {
         }
     }
 
-    /// What counts as a request is an event for works that watch: how many of them one put makes.
+    /// Events of one put: with watches, each event counts as a request.
     pub(crate) fn events_a_put(self) -> u64 {
         let (streams, watchers) = self.watchers();
         (streams * watchers).max(1)
     }
 
-    /// The rate that the first warm-up is sized for, a second: below what either server does.
+    /// The rate per second that the first warm-up assumes: below that of either server.
     pub(crate) fn first_guess(self) -> f64 {
         match self {
             Self::List | Self::ListPages | Self::ListStream => 20.0,
@@ -149,12 +147,12 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// gRPC connections, as etcd's documentation has them: 1,000 clients on 100.
+    /// gRPC connections, as in etcd's documentation: 100 for 1,000 clients.
     pub(crate) fn connections(&self) -> u64 {
         self.clients.div_ceil(10)
     }
 
-    /// How many requests take about `time` at `rate`: at least a few a client, and whole puts where events count.
+    /// The number of requests that take about `time` at `rate`: at least a few per client, and all events of each put.
     pub(crate) fn requests(&self, rate: f64, time: Duration) -> u64 {
         #[expect(
             clippy::cast_possible_truncation,
@@ -173,8 +171,8 @@ impl Case {
         }
     }
 
-    /// The share of etcd's CPU a request that quorate may use; none for a single client, where the clock's ticks and
-    /// idle work weigh more than requests, and none yet where the load itself is most of what is measured.
+    /// The share of etcd's CPU time per request that quorate may use. None for a single client, where timer ticks and idle
+    /// work cost more than requests, and none yet where most of the time is the load's own.
     pub(crate) fn limit(&self) -> Option<f64> {
         match (self.clients, self.members) {
             _ if !self.work.has_limit() => None,
@@ -191,13 +189,12 @@ impl fmt::Display for Case {
     }
 }
 
-/// The whole run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Plan {
     pub(crate) members: Vec<usize>,
     pub(crate) clients: Vec<u64>,
     pub(crate) work: Vec<Work>,
-    /// Whether many leases end at once, too.
+    /// Whether the expiry of many leases is measured.
     pub(crate) expiry: bool,
     pub(crate) measure: Duration,
     pub(crate) warm_up: Duration,
@@ -209,7 +206,7 @@ impl Plan {
         let default = if quick { SECONDS_QUICK } else { SECONDS };
         let seconds = list("BENCH_SECONDS", &[default])?.first().copied().unwrap_or(default).max(1);
         let measure = Duration::from_secs(seconds);
-        // Not a kind of request, but asked for by the same variable.
+        // Not a kind of request, but selected by the same variable.
         let mut work: Vec<String> = list("BENCH_WORK", &[])?;
         let everything = work.is_empty();
         let named = work.len();
@@ -229,7 +226,7 @@ impl Plan {
         })
     }
 
-    /// The lines of the table for one size of cluster; puts first, so that gets find data.
+    /// The cases for one size of cluster; puts first, so that gets find data.
     pub(crate) fn cases(&self, members: usize) -> Vec<Case> {
         let case = |work, clients| Case { members, work, clients };
         let cases_of = |work: &Work| match work.clients() {
@@ -239,7 +236,6 @@ impl Plan {
         self.work.iter().flat_map(cases_of).collect()
     }
 
-    /// Those of them that the bare answerer can be asked.
     pub(crate) fn limit_cases(&self) -> Vec<Case> {
         self.cases(1).into_iter().filter(|case| case.work.has_limit()).collect()
     }

@@ -1,4 +1,4 @@
-//! The table.
+//! The table of results, and the acceptance limits.
 
 use std::{
     fmt::Write as _,
@@ -18,7 +18,6 @@ use crate::{
     servers::Reading,
 };
 
-/// Everything measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     plan: Plan,
@@ -31,7 +30,7 @@ pub(crate) struct Report {
     pub(crate) took: Duration,
 }
 
-/// One case on both servers, and on the bare answerer.
+/// One case on both servers, and on the echo server.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) case: Case,
@@ -40,7 +39,7 @@ pub(crate) struct Row {
     pub(crate) echo: Option<Reading>,
 }
 
-/// Many leases that ended at once, on both servers.
+/// The expiry of many leases on both servers.
 #[derive(Debug, Serialize)]
 pub(crate) struct ExpiryRow {
     pub(crate) members: usize,
@@ -53,13 +52,12 @@ impl Row {
         self.quorate.cpu_us / self.etcd.cpu_us
     }
 
-    /// Whether the acceptance limit holds, where there is one.
+    /// Whether the acceptance limit holds; `None` without one.
     fn holds(&self) -> Option<bool> {
         self.case.limit().map(|limit| self.cpu_ratio() <= limit)
     }
 }
 
-/// One line while the run goes on.
 pub(crate) fn progress(row: &Row) -> String {
     format!(
         "{}: CPU {:.1} / {:.1} µs a request ({:.2}), {:.0} / {:.0} a second",
@@ -140,7 +138,7 @@ impl Report {
         text
     }
 
-    /// Writes `report.md` and `report.json`; where.
+    /// Writes `report.md` and `report.json`. Returns their folder.
     pub(crate) fn write(&self, markdown: &str) -> anyhow::Result<PathBuf> {
         let folder = harness::target_dir().join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -185,7 +183,7 @@ fn line(row: &Row) -> String {
         .as_ref()
         .map_or_else(|| "–".to_owned(), |echo| format!("{:.1} ({:.0})", echo.cpu_us, echo.load.rate));
     let megabytes = |bytes: u64| bytes / 1_000_000;
-    // `benchmark watch` takes no time of events.
+    // `benchmark watch` does not measure the latency of events.
     let timed = |ours: f64, theirs: f64| match case.work {
         Work::WatchFan => "–".to_owned(),
         _ => format!("{ours:.2} / {theirs:.2}"),

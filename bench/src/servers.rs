@@ -1,4 +1,4 @@
-//! The servers that are measured.
+//! Starts the servers, and measures their use of resources.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -19,28 +19,26 @@ use crate::{
     plan::{Case, LISTED_KEYS, Plan},
 };
 
-/// Work that a request leaves behind (commits in the background, log writes of followers) is counted with it.
+/// How long to wait for work that requests leave behind, such as log writes of followers: it counts too.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// Puts under way while the keys that get listed are made.
 const PUTS_AHEAD: usize = 64;
 
-/// What a listed key holds, in bytes.
+/// The size of the value of a listed key, in bytes.
 const LISTED_BYTES: usize = 100;
 
-/// One measurement.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Reading {
     pub(crate) load: Load,
-    /// User and system time of all members, a request.
+    /// User and system time of all members per request.
     pub(crate) cpu_us: f64,
     /// Peak resident memory of all members during the measurement.
     pub(crate) peak_bytes: u64,
-    /// Written to storage by all members, a request.
+    /// Bytes written to storage by all members per request.
     pub(crate) written_bytes: f64,
 }
 
-/// A cluster of one server, or the bare answerer.
+/// A cluster of one server, or the echo server.
 pub(crate) struct Servers {
     name: String,
     endpoints: String,
@@ -53,7 +51,7 @@ enum Running {
 }
 
 impl Servers {
-    /// Starts `size` members and puts the keys that get read.
+    /// Starts `size` members and puts the keys to read.
     pub(crate) fn start(name: &str, binary: &Path, size: usize) -> anyhow::Result<Self> {
         let options = Options {
             binary: Some(binary.to_path_buf()),
@@ -70,7 +68,7 @@ impl Servers {
         Ok(Self { name: name.to_owned(), endpoints: endpoints.join(","), running: Running::Cluster(cluster) })
     }
 
-    /// Starts this very program as the bare answerer.
+    /// Starts this program as the echo server.
     pub(crate) fn echo() -> anyhow::Result<Self> {
         let port = Port::free()?;
         let folder = tempfile::tempdir()?;
@@ -82,7 +80,6 @@ impl Servers {
         Ok(Self { name: "echo".to_owned(), endpoints, running })
     }
 
-    /// Warms up, then measures.
     pub(crate) fn run(&mut self, generator: &Generator, plan: &Plan, case: Case) -> anyhow::Result<Reading> {
         self.measure(generator, plan, case).with_context(|| format!("{}: {case}", self.name))
     }
@@ -113,7 +110,7 @@ impl Servers {
         })
     }
 
-    /// Lets many leases end at once; only for clusters.
+    /// Measures the expiry of many leases; for clusters only.
     pub(crate) fn expire(&self) -> anyhow::Result<Expiry> {
         let Running::Cluster(cluster) = &self.running else { bail!("{} has no leases", self.name) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,19 +1,18 @@
 //! # The demo
 //!
-//! Three members on this machine, a load that never pauses, and a SIGKILL for whoever leads:
+//! Three members on this machine, a steady load, and a SIGKILL for the leader:
 //!
 //! ```text
 //!   start ── write ── kill -9 the leader ── who leads now? ── start it again ── same HashKV? ── all there?
 //! ```
 //!
-//! It writes for about ten seconds, then reads back every version of every key and holds the
-//! cluster to what its clients were told (see `harness::history`). Exit code 0 only if every
-//! acknowledged write is there, in order, on all three members.
+//! It writes for about ten seconds, then reads back every version of every key and compares it with the answers to its
+//! clients (see `harness::history`). The exit code is 0 only if every acknowledged write is there, in order, on all three
+//! members.
 //!
-//! `demo` runs them as processes, `demo docker` as the containers of `deploy/compose.yaml`, where
-//! the killing is `docker kill`'s.
+//! `demo` runs them as processes, `demo docker` as the containers of `deploy/compose.yaml`, killed by `docker kill`.
 //!
-//! It shows; it does not search for faults: `tests/it` and `sim` do.
+//! It does not search for faults: `tests/it` and `sim` do.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "showing is its purpose")]
 
@@ -37,22 +36,21 @@ use crate::{
     stage::{Kind, Stage},
 };
 
-/// Writing before the kill: enough to see a rate.
+/// How long it writes before the kill: enough to see a rate.
 const BEFORE: Duration = Duration::from_secs(3);
 
-/// Writing after a new leader has taken over, and again after the killed member is back.
+/// How long it writes after a new leader is elected, and again after the killed member is back.
 const AFTER: Duration = Duration::from_millis(2_500);
 
-/// A cluster without a leader for so long is broken, whatever the machine.
+/// A cluster without a leader for this long is broken.
 const ELECTION_LIMIT: Duration = Duration::from_secs(20);
 
-/// Between two looks at the load.
+/// How often the display is updated.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// Between two questions who leads.
 const LEADER_POLL: Duration = Duration::from_millis(25);
 
-/// No leader known.
+/// Stands for "no leader is known".
 const NOBODY: usize = usize::MAX;
 
 fn main() -> ExitCode {
@@ -64,7 +62,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Servers are started from this thread, which lives as long as they do.
+    // Servers must be started from this thread, which outlives them.
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -82,12 +80,12 @@ fn main() -> ExitCode {
 }
 
 async fn demo(kind: Kind) -> anyhow::Result<()> {
-    // From here on Ctrl-C ends the story, not the process: whatever was started is taken down.
+    // From here on Ctrl-C ends the demo in order, and stops what was started.
     let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut screen = Screen::new();
     screen.say(
         Mood::Plain,
-        &format!("quorate: {}, and {} for the one that leads", kind.what(), kind.killing()),
+        &format!("quorate: {}; the leader will be killed ({})", kind.what(), kind.killing()),
     );
     let begun = Instant::now();
     let mut stage = kind.start().await?;
@@ -109,7 +107,6 @@ async fn demo(kind: Kind) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who is which process or container.
 fn identities(stage: &Stage, names: &[String]) -> anyhow::Result<String> {
     let all = names.iter().enumerate().map(|(i, name)| Ok(format!("{name} is {}", stage.identity(i)?)));
     Ok(all.collect::<anyhow::Result<Vec<_>>>()?.join(", "))
@@ -178,7 +175,7 @@ async fn takeover(
     let begun = Instant::now();
     let acked = load.figures().acked;
     loop {
-        // Writes under way at the kill may still be acknowledged by it; a handful proves a new leader.
+        // The killed member may have acknowledged the last writes; 50 more prove a new leader.
         if let Some(leader) = watching.leader()
             && leader != killed
             && load.figures().acked > acked + 50
@@ -194,7 +191,7 @@ async fn takeover(
     }
 }
 
-/// Starts the killed member on its data and watches it come level while writes go on.
+/// Restarts the killed member on its data and waits until it has caught up, while writes go on.
 async fn bring_back(
     stage: &mut Stage,
     screen: &mut Screen,
@@ -213,7 +210,7 @@ async fn bring_back(
     screen.say(
         Mood::Plain,
         &format!(
-            "{name} is back and serves after {:.2} s, with revision {}: {} behind",
+            "{name} is back and serves after {:.2} s, at revision {}: {} revisions behind",
             ready.as_secs_f64(),
             grouped(there.unsigned_abs()),
             grouped(missed.unsigned_abs())
@@ -226,7 +223,7 @@ async fn bring_back(
     screen.say(
         Mood::Good,
         &format!(
-            "{name} has caught up after {:.2} s: HashKV at revision {} is {shared:08x} on all three",
+            "{name} has caught up after {:.2} s: HashKV (a hash of all keys) at revision {} is {shared:08x} on all three",
             begun.elapsed().as_secs_f64(),
             grouped(target.unsigned_abs()),
         ),
@@ -234,7 +231,7 @@ async fn bring_back(
     Ok(())
 }
 
-/// Reads everything back from every member and holds it to the record.
+/// Reads everything back and compares it with the record.
 async fn check(screen: &mut Screen, client: &Client, record: &harness::Record) -> anyhow::Result<()> {
     let revision = client.revision(ELECTION_LIMIT).await?;
     let hash = client.same_hash(revision, ELECTION_LIMIT).await?;
@@ -247,7 +244,7 @@ async fn check(screen: &mut Screen, client: &Client, record: &harness::Record) -
     screen.say(
         Mood::Good,
         &format!(
-            "all {} acknowledged writes are there, each at its revision, in order (read back in {:.1} s)",
+            "all {} acknowledged writes are there, each at its revision, in order: nothing was lost (read back in {:.1} s)",
             grouped(report.acked as u64),
             begun.elapsed().as_secs_f64()
         ),
@@ -255,7 +252,7 @@ async fn check(screen: &mut Screen, client: &Client, record: &harness::Record) -
     screen.say(
         Mood::Plain,
         &format!(
-            "{} writes got no answer: {} had happened, {} had not; {} linearizable reads, none stale",
+            "{} writes got no answer, so nobody promised them: {} were applied, {} were not; {} linearizable reads, none stale",
             report.unknown_done + report.unknown_not,
             report.unknown_done,
             report.unknown_not,
@@ -263,14 +260,10 @@ async fn check(screen: &mut Screen, client: &Client, record: &harness::Record) -
         ),
     );
     let revision = grouped(revision.unsigned_abs());
-    screen.say(
-        Mood::Good,
-        &format!("HashKV at revision {revision} is {hash:08x} on all three: nothing was lost"),
-    );
+    screen.say(Mood::Good, &format!("all three hold the same: HashKV at revision {revision} is {hash:08x}"));
     Ok(())
 }
 
-/// Keeps the display alive for a while.
 async fn show(screen: &mut Screen, load: &Load, watching: &Watching, time: Duration) {
     let until = Instant::now() + time;
     loop {
@@ -285,7 +278,7 @@ async fn show(screen: &mut Screen, load: &Load, watching: &Watching, time: Durat
     }
 }
 
-/// Asks over and over who leads, until dropped.
+/// Asks repeatedly for the leader, until dropped.
 struct Watching {
     leader: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,

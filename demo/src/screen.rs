@@ -1,6 +1,6 @@
-//! What the viewer sees: milestones that stay, and below them, on a terminal, four lines that move.
+//! The display: lines that stay, and on a terminal a moving part of four lines below them.
 //!
-//! Where standard output is no terminal there are plain lines only, one a second.
+//! If standard output is not a terminal, it prints plain lines only, one per second.
 
 use std::{
     collections::VecDeque,
@@ -11,20 +11,20 @@ use std::{
 
 use harness::Figures;
 
-/// Columns of the writes-over-time strip; a column is [`COLUMN_MS`] long, so it shows the last 15 s.
+/// Columns of the chart of writes over time, each [`COLUMN_MS`] long: it shows the last 15 s.
 const COLUMNS: usize = 60;
 const COLUMN_MS: u64 = 250;
 
-/// Between two plain lines.
+/// How often a plain line is printed.
 const PLAIN: Duration = Duration::from_secs(1);
 
-/// A pause in writes shorter than this is not worth a red word.
+/// A pause in writes that is longer than this is shown in red.
 const GAP_MIN: Duration = Duration::from_millis(200);
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 const RESET: &str = "\x1b[0m";
 
-/// The colour and sign of a milestone.
+/// The colour and sign of a line that stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
     Plain,
@@ -32,23 +32,20 @@ pub(crate) enum Mood {
     Bad,
 }
 
-/// What we know of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Up,
     Killed,
 }
 
-/// The display.
 pub(crate) struct Screen {
     terminal: bool,
     begun: Instant,
-    /// Names and roles.
     members: Vec<(String, Role)>,
     leader: Option<usize>,
-    /// Lines of the moving part that are on the screen now.
+    /// Lines of the moving part that are on the screen.
     drawn: usize,
-    /// Writes acknowledged in each of the last columns, oldest first.
+    /// Acknowledged writes in each column, the oldest first.
     columns: VecDeque<u64>,
     column_begun: Instant,
     column_acked: u64,
@@ -71,7 +68,6 @@ impl Screen {
         }
     }
 
-    /// The members, once they are up.
     pub(crate) fn members(&mut self, names: Vec<String>) {
         self.members = names.into_iter().map(|name| (name, Role::Up)).collect();
     }
@@ -84,7 +80,6 @@ impl Screen {
         self.leader = leader;
     }
 
-    /// A line that stays.
     pub(crate) fn say(&mut self, mood: Mood, text: &str) {
         self.erase();
         let time = self.begun.elapsed().as_secs_f64();
@@ -100,7 +95,7 @@ impl Screen {
         }
     }
 
-    /// The moving part, or a plain line now and then.
+    /// Draws the moving part, or prints a plain line if it is time.
     pub(crate) fn draw(&mut self, figures: &Figures) {
         self.count(figures.acked);
         let lines = self.lines(figures);
@@ -114,11 +109,11 @@ impl Screen {
             self.last_plain = Some(Instant::now());
             println!("{:5.1} s    {}", self.begun.elapsed().as_secs_f64(), lines[1..3].join("; "));
         }
-        // A terminal that went away is no reason to stop.
+        // A terminal that is gone must not stop the demo.
         let _ = io::stdout().flush();
     }
 
-    /// Ends the moving part: what comes next stays below it.
+    /// Ends the moving part; later lines follow it.
     pub(crate) fn finish(&mut self) {
         self.drawn = 0;
     }
@@ -130,16 +125,16 @@ impl Screen {
         }
     }
 
-    /// Files what was acknowledged since the last column began.
+    /// Adds the writes acknowledged since the last column to the chart.
     fn count(&mut self, acked: u64) {
-        // More than one where nobody looked for a while: what came is spread over them.
+        // After a delay there are several columns: the writes are spread over them.
         let passed = self.column_begun.elapsed().as_millis() / u128::from(COLUMN_MS);
         let passed = u64::try_from(passed).unwrap_or(u64::MAX);
         if passed == 0 {
             return;
         }
         if self.columns.is_empty() && self.column_acked == 0 {
-            // The first look: what came before is not one column's.
+            // The first call: these writes are not of one column.
             self.columns.push_back(0);
         } else {
             let each = (acked - self.column_acked) / passed;
@@ -194,7 +189,7 @@ impl Screen {
         line
     }
 
-    /// Writes over time, the newest at the right; a red dot is a quarter of a second without any.
+    /// The chart of writes over time, the newest at the right. A red dot is a column without writes.
     fn strip(&self) -> String {
         let top = self.columns.iter().copied().max().unwrap_or(0).max(1);
         let mut line = "          ".to_owned();
@@ -210,7 +205,7 @@ impl Screen {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// Groups digits: 1234567 is shown as 1,234,567.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

@@ -8,13 +8,11 @@ use harness::{Client, Cluster, Compose, SERVICES};
 /// Members: the smallest cluster that survives the loss of one.
 const MEMBERS: usize = 3;
 
-/// A container that does not answer for so long after its start is broken.
+/// How long a container may take to answer after its start.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 
-/// Between two questions whether it does.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What can be started.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Processes,
@@ -22,15 +20,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What the viewer gets to see.
+    /// The members, in words.
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Processes => "three members on this machine",
-            Self::Containers => "three containers of deploy/compose.yaml",
+            Self::Containers => "the three containers of deploy/compose.yaml",
         }
     }
 
-    /// How [`Stage::kill`] is called at a prompt.
+    /// The command for what [`Stage::kill`] does.
     pub(crate) fn killing(self) -> &'static str {
         match self {
             Self::Processes => "kill -9",
@@ -38,7 +36,6 @@ impl Kind {
         }
     }
 
-    /// Three members that serve.
     pub(crate) async fn start(self) -> anyhow::Result<Stage> {
         match self {
             Self::Processes => Ok(Stage::Processes(Cluster::start(MEMBERS)?)),
@@ -55,14 +52,12 @@ impl Kind {
     }
 }
 
-/// A running cluster.
 pub(crate) enum Stage {
     Processes(Cluster),
     Containers(Compose),
 }
 
 impl Stage {
-    /// The members' names.
     pub(crate) fn names(&self) -> Vec<String> {
         match self {
             Self::Processes(cluster) => cluster.members().iter().map(|member| member.name.clone()).collect(),
@@ -70,7 +65,7 @@ impl Stage {
         }
     }
 
-    /// What a member is to its machine.
+    /// The process or container of a member, in words.
     pub(crate) fn identity(&self, member: usize) -> anyhow::Result<String> {
         Ok(match self {
             Self::Processes(cluster) => format!("process {}", cluster.members()[member].pid().unwrap_or(0)),
@@ -88,7 +83,6 @@ impl Stage {
         }
     }
 
-    /// SIGKILL for a member.
     pub(crate) fn kill(&mut self, member: usize) -> anyhow::Result<()> {
         match self {
             Self::Processes(cluster) => cluster.kill(member),
@@ -96,7 +90,7 @@ impl Stage {
         }
     }
 
-    /// Starts a killed member on its data and waits until it serves.
+    /// Restarts a killed member on its data and waits until it serves.
     pub(crate) async fn restart(&mut self, member: usize) -> anyhow::Result<()> {
         match self {
             Self::Processes(cluster) => cluster.restart(member).map(drop),
@@ -107,18 +101,21 @@ impl Stage {
         }
     }
 
-    /// What the machine says of the members' health, where it asks; an error where one is not well.
+    /// The result of Docker's health checks, if there are any.
+    ///
+    /// # Errors
+    /// If a member is not healthy.
     pub(crate) fn health(&self) -> anyhow::Result<Option<&'static str>> {
         match self {
             Self::Processes(_) => Ok(None),
             Self::Containers(compose) => {
                 compose.wait_healthy()?;
-                Ok(Some("the engine's health checks call all three healthy"))
+                Ok(Some("Docker's health checks call all three healthy"))
             }
         }
     }
 
-    /// Keeps what tells what happened, for a reader who wants to look: what, and where it is.
+    /// Keeps data and logs; says where they are.
     pub(crate) fn keep(&mut self) -> anyhow::Result<String> {
         match self {
             Self::Processes(cluster) => Ok(format!("data and logs are kept in {}", cluster.keep().display())),

@@ -1,32 +1,22 @@
-//! The flag table: every flag of etcd 3.7, what it defaults to and what it means here.
-//!
-//! A flag is in one of three states. *Served* ones do what etcd's do. *Idle* ones are accepted without effect, with a
-//! warning that names our equivalent. *Later* ones are refused by name unless they are set to what they default to:
-//! a member must not seem to be protected by a certificate that nobody reads.
+//! The flag table: every flag of etcd 3.7, its default, and what it means here. *Served* flags do what etcd's do.
+//! *Idle* ones are accepted with a warning. *Later* ones are refused unless set to their default: a member must not
+//! seem to be protected by a certificate that nobody reads.
 
-/// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Anything.
     Text,
     /// `true` or `false` in any of Go's spellings; bare `--flag` means true.
     Bool,
-    /// A signed number.
     Int,
-    /// An unsigned number.
     Uint,
-    /// An unsigned number of 32 bits.
     Uint32,
     /// A Go duration: `300ms`, `1m30s`.
     Duration,
-    /// A list of `gate=true|false`.
     Gates,
 }
 
-/// What setting the flag does here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// What etcd's does.
     Served,
     /// Nothing; the text says what stands for it.
     Idle(&'static str),
@@ -34,16 +24,12 @@ pub(crate) enum State {
     Later(&'static str),
 }
 
-/// One flag.
 #[derive(Debug)]
 pub(crate) struct Flag {
-    /// The name, without dashes.
     pub(crate) name: &'static str,
-    /// How its value is written.
     pub(crate) kind: Kind,
     /// The value without the flag, in etcd's spelling.
     pub(crate) default: &'static str,
-    /// What setting it does.
     pub(crate) state: State,
     /// One line for `--help`.
     pub(crate) help: &'static str,
@@ -199,7 +185,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("bootstrap-defrag-threshold-megabytes", Uint, "0", BBOLT, "Defragment at start if this much is won."),
         flag("max-learners", Int, "1", Served, "Most learners in the cluster."),
         flag("downgrade-check-time", Duration, "5s", Served, "Time between downgrade checks."),
-        flag("snapshot-catchup-entries", Uint, "5000", Idle("the log is kept as far back as a known member needs it"), "Entries kept for slow followers."),
+        flag("snapshot-catchup-entries", Uint, "5000", Idle("the log is kept as far back as a known member needs it, up to about 1 GiB"), "Entries kept for slow followers."),
     ]),
     ("Unsafe", &[
         flag("force-new-cluster", Bool, "false", Later("forcing a new one-member cluster"), "Make a one-member cluster of this data."),
@@ -230,17 +216,14 @@ pub(crate) const FORGOTTEN: &[&str] = &[
     "test.outputdir",
 ];
 
-/// The flag of this name.
 pub(crate) fn find(name: &str) -> Option<&'static Flag> {
     all().find(|flag| flag.name == name)
 }
 
-/// Every flag.
 pub(crate) fn all() -> impl Iterator<Item = &'static Flag> {
     SECTIONS.iter().flat_map(|(_, flags)| flags.iter())
 }
 
-/// The text of `--help`.
 pub(crate) fn help() -> String {
     use std::fmt::Write as _;
     let mut out = String::from(

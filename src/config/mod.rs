@@ -1,10 +1,9 @@
-//! Configuration: text in, a validated [`Config`] out. Nothing after this module meets an unparsed URL or a number out
-//! of range.
+//! Configuration: text in, a validated [`Config`] out. Behind it there is no unparsed URL and no number out of range.
 
 mod flags;
+mod gates;
 mod parse;
 mod urls;
-mod values;
 
 pub(crate) use flags::help;
 pub(crate) use parse::{Raw, Refusal, read};
@@ -20,48 +19,37 @@ const ELECTION_MS_MAX: u64 = 50_000;
 /// Prefixes whose keys may be counted: each is walked whenever the metrics are asked for.
 const METRICS_PREFIXES_MAX: usize = 64;
 
-/// A member's configuration, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// This member's name.
     pub(crate) name: String,
-    /// Where everything lies.
+    /// The directory of the engine, and by default of the raft log.
     pub(crate) data_dir: PathBuf,
-    /// Where the raft log lies.
     pub(crate) wal_dir: PathBuf,
     /// What must agree over the cluster, or is agreed on when it is made.
     pub(crate) cluster: Cluster,
-    /// Addresses to listen on for peers.
     pub(crate) listen_peers: Vec<SocketAddr>,
-    /// Addresses to listen on for clients.
     pub(crate) listen_clients: Vec<SocketAddr>,
     /// Addresses to listen on for clients that speak HTTP alone; where there are any, the others are for gRPC alone.
     pub(crate) listen_http: Vec<SocketAddr>,
-    /// Addresses to listen on for metrics and health.
     pub(crate) listen_metrics: Vec<SocketAddr>,
-    /// Client URLs to publish.
     pub(crate) advertise_clients: Vec<String>,
-    /// Time of a heartbeat.
     pub(crate) heartbeat: Duration,
     /// Time of an election, in heartbeats.
     pub(crate) election_ticks: usize,
     /// Whether the first election's wait is cut short.
     pub(crate) initial_election_tick_advance: bool,
-    /// Ask before an election.
     pub(crate) pre_vote: bool,
-    /// What clients may ask for.
     pub(crate) limits: Limits,
     /// How often a leader looks whether a downgrade is done; zero = never.
     pub(crate) downgrade_check: Duration,
     /// What is served over HTTP, and to whom.
-    pub(crate) http: Http,
+    pub(crate) http: api::Http,
     /// Whether the metrics tell how long each method takes.
     pub(crate) extensive_metrics: bool,
     /// Prefixes whose keys and bytes are counted.
     pub(crate) metrics_prefixes: Vec<String>,
     /// Most learners in the cluster.
     pub(crate) learners_max: usize,
-    /// How to log.
     pub(crate) log: Log,
 }
 
@@ -70,22 +58,17 @@ pub(crate) struct Config {
 pub(crate) struct Cluster {
     /// This member's peer URLs, as the others reach them.
     pub(crate) advertise_peers: Vec<PeerUrl>,
-    /// Members by name with their peer URLs.
     pub(crate) members: Vec<(String, Vec<PeerUrl>)>,
     /// Keeps clusters with equal URLs apart.
     pub(crate) token: String,
-    /// Bootstrap a new cluster, or join one.
     pub(crate) is_new: bool,
 }
 
-/// What clients may ask for, with etcd's defaults.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Bytes of data at which writes are refused, as the flag has it: 0 = 2 GiB, negative = no limit.
     pub(crate) quota_bytes: i64,
-    /// Operations in a transaction.
     pub(crate) txn_ops_max: usize,
-    /// Bytes of a request.
     pub(crate) request_bytes_max: usize,
     /// Connections; zero = what the file descriptors leave.
     pub(crate) connections_max: u64,
@@ -93,7 +76,7 @@ pub(crate) struct Limits {
     pub(crate) inflight_request_bytes_max: usize,
     /// Bytes of answers that are not read yet.
     pub(crate) inflight_answer_bytes_max: usize,
-    /// Streams a connection.
+    /// Streams of one client connection at a time.
     pub(crate) streams_max: u32,
     /// Time between progress notifications; zero = the default.
     pub(crate) watch_progress_interval: Duration,
@@ -103,21 +86,9 @@ pub(crate) struct Limits {
     pub(crate) keepalive_timeout: Duration,
 }
 
-/// HTTP for clients.
-#[derive(Clone, Debug)]
-pub(crate) struct Http {
-    /// The JSON gateway.
-    pub(crate) gateway: bool,
-    /// Origins that browsers may come from.
-    pub(crate) origins: Vec<String>,
-    /// Names that requests may be for.
-    pub(crate) hosts: Vec<String>,
-}
-
-/// How to log.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    /// Least level.
+    /// Lines below this level are not written.
     pub(crate) level: slog::Level,
     /// For people, not machines.
     pub(crate) is_console: bool,
@@ -140,7 +111,62 @@ impl Cluster {
 impl Config {
     /// Checks what was said. The texts are etcd's where it has them.
     pub(crate) fn from_raw(raw: &Raw) -> Result<Self, Refusal> {
-        validate(raw)
+        let name = raw.text("name").to_owned();
+        let data_dir = match raw.text("data-dir") {
+            "" => PathBuf::from(format!("{name}.etcd")),
+            dir => PathBuf::from(dir),
+        };
+        let wal_dir = match raw.text("wal-dir") {
+            "" => data_dir.join("member").join("wal"),
+            dir => PathBuf::from(dir),
+        };
+        if raw.is_set("listen-client-urls") && !raw.is_set("advertise-client-urls") {
+            let text = "--advertise-client-urls is required when --listen-client-urls is set explicitly";
+            return Err(text.to_owned().into());
+        }
+        let listen_clients = urls::listen_addresses("listen-client-urls", raw.text("listen-client-urls"))?;
+        let listen_http = addresses(raw, "listen-client-http-urls")?;
+        if let Some(both) = listen_http.iter().find(|address| listen_clients.contains(address)) {
+            let text = "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url";
+            return Err(format!("{text} http://{both}").into());
+        }
+        let (heartbeat_ms, election_ms) = timing(raw)?;
+        let gates = raw.text("feature-gates");
+        if gates::is_gate_on(gates, "LeaseCheckpointPersist") && !gates::is_gate_on(gates, "LeaseCheckpoint")
+        {
+            let text =
+                "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
+            return Err(text.to_owned().into());
+        }
+        let learners_max = usize::try_from(raw.int("max-learners"))
+            .ok()
+            .filter(|max| *max > 0)
+            .ok_or_else(|| "--max-learners must be greater than zero".to_owned())?;
+        Ok(Self {
+            cluster: cluster(raw, &name)?,
+            listen_peers: urls::listen_addresses("listen-peer-urls", raw.text("listen-peer-urls"))?,
+            listen_clients,
+            listen_http,
+            listen_metrics: addresses(raw, "listen-metrics-urls")?,
+            advertise_clients: urls::parse_list("advertise-client-urls", raw.text("advertise-client-urls"))?
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            election_ticks: usize::try_from(election_ms / heartbeat_ms).map_err(|e| e.to_string())?,
+            initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
+            pre_vote: raw.bool("pre-vote"),
+            limits: limits(raw),
+            downgrade_check: raw.duration("downgrade-check-time"),
+            http: http(raw)?,
+            extensive_metrics: raw.text("metrics") == "extensive",
+            metrics_prefixes: prefixes(raw)?,
+            learners_max,
+            log: log(raw)?,
+            name,
+            data_dir,
+            wal_dir,
+        })
     }
 }
 
@@ -151,64 +177,6 @@ impl From<String> for Refusal {
     }
 }
 
-fn validate(raw: &Raw) -> Result<Config, Refusal> {
-    let name = raw.text("name").to_owned();
-    let data_dir = match raw.text("data-dir") {
-        "" => PathBuf::from(format!("{name}.etcd")),
-        dir => PathBuf::from(dir),
-    };
-    let wal_dir = match raw.text("wal-dir") {
-        "" => data_dir.join("member").join("wal"),
-        dir => PathBuf::from(dir),
-    };
-    if raw.is_set("listen-client-urls") && !raw.is_set("advertise-client-urls") {
-        let text = "--advertise-client-urls is required when --listen-client-urls is set explicitly";
-        return Err(text.to_owned().into());
-    }
-    let listen_clients = urls::listen_addresses("listen-client-urls", raw.text("listen-client-urls"))?;
-    let listen_http = addresses(raw, "listen-client-http-urls")?;
-    if let Some(both) = listen_http.iter().find(|address| listen_clients.contains(address)) {
-        let text = "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url";
-        return Err(format!("{text} http://{both}").into());
-    }
-    let (heartbeat_ms, election_ms) = timing(raw)?;
-    let gates = raw.text("feature-gates");
-    if values::is_gate_on(gates, "LeaseCheckpointPersist") && !values::is_gate_on(gates, "LeaseCheckpoint") {
-        let text =
-            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
-        return Err(text.to_owned().into());
-    }
-    let learners_max = usize::try_from(raw.int("max-learners"))
-        .ok()
-        .filter(|max| *max > 0)
-        .ok_or_else(|| "--max-learners must be greater than zero".to_owned())?;
-    Ok(Config {
-        cluster: cluster(raw, &name)?,
-        listen_peers: urls::listen_addresses("listen-peer-urls", raw.text("listen-peer-urls"))?,
-        listen_clients,
-        listen_http,
-        listen_metrics: addresses(raw, "listen-metrics-urls")?,
-        advertise_clients: urls::parse_list("advertise-client-urls", raw.text("advertise-client-urls"))?
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        heartbeat: Duration::from_millis(heartbeat_ms),
-        election_ticks: usize::try_from(election_ms / heartbeat_ms).map_err(|e| e.to_string())?,
-        initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
-        pre_vote: raw.bool("pre-vote"),
-        limits: limits(raw),
-        downgrade_check: raw.duration("downgrade-check-time"),
-        http: http(raw)?,
-        extensive_metrics: raw.text("metrics") == "extensive",
-        metrics_prefixes: prefixes(raw)?,
-        learners_max,
-        log: log(raw)?,
-        name,
-        data_dir,
-        wal_dir,
-    })
-}
-
 /// The addresses behind a flag's URLs; none where it is empty.
 fn addresses(raw: &Raw, flag: &str) -> Result<Vec<SocketAddr>, Refusal> {
     match raw.text(flag) {
@@ -217,13 +185,13 @@ fn addresses(raw: &Raw, flag: &str) -> Result<Vec<SocketAddr>, Refusal> {
     }
 }
 
-fn http(raw: &Raw) -> Result<Http, Refusal> {
+fn http(raw: &Raw) -> Result<api::Http, Refusal> {
     let origins = match raw.text("cors") {
         text @ ("" | "*") => vec![text.to_owned()],
         text => urls::parse_list("cors", text)?.iter().map(ToString::to_string).collect(),
     };
     let listed = |text: &str| text.split(',').map(str::to_owned).filter(|name| !name.is_empty()).collect();
-    Ok(Http {
+    Ok(api::Http {
         gateway: raw.bool("enable-grpc-gateway"),
         origins: origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
         hosts: listed(raw.text("host-whitelist")),

@@ -1,16 +1,13 @@
-//! Reads the command line and the environment as Go's `flag` package and etcd do.
-//!
-//! `-x` and `--x` are one; `--x=v` and `--x v` too; a boolean takes a value only after `=`; the last duplicate wins;
-//! flags override `ETCD_*` variables.
+//! Reads the command line and the environment as Go's `flag` package and etcd do. `-x` and `--x` are one; `--x=v` and
+//! `--x v` too; a boolean takes a value only after `=`; the last duplicate wins; flags override `ETCD_*` variables.
 
 use super::flags::{self, Flag, Kind, State};
-use super::values::{
-    Unreadable, check_gates, check_u32, parse_bool, parse_duration, parse_int, parse_nanos, parse_uint,
-};
+use super::gates::check_gates;
+use gotext::duration;
+use gotext::number::{NumberError, Why, boolean, int, uint, uint32};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What stops the member before it has a configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The command line cannot be read: usage and exit code 2, as Go's `flag` does.
@@ -36,7 +33,6 @@ pub(crate) struct Raw {
     pub(crate) used: Vec<(String, String)>,
     /// Lines for the log: variables that are none, flags without effect.
     pub(crate) warnings: Vec<String>,
-    /// `--help` was asked for.
     pub(crate) help: bool,
 }
 
@@ -52,37 +48,39 @@ impl Raw {
         self.values.contains_key(name)
     }
 
-    /// The value of a boolean flag.
     pub(crate) fn bool(&self, name: &str) -> bool {
-        parse_bool(self.text(name)).expect("checked when it was read")
+        boolean(self.text(name).as_bytes()).expect("checked when it was read")
     }
 
-    /// The value of a signed number.
     pub(crate) fn int(&self, name: &str) -> i64 {
-        parse_int(self.text(name)).expect("checked when it was read")
+        int(self.text(name).as_bytes(), 0).expect("checked when it was read")
     }
 
-    /// The value of an unsigned number.
     pub(crate) fn uint(&self, name: &str) -> u64 {
-        parse_uint(self.text(name)).expect("checked when it was read")
+        uint(self.text(name).as_bytes(), 0).expect("checked when it was read")
     }
 
     /// The value of a duration; zero where it is negative.
     pub(crate) fn duration(&self, name: &str) -> Duration {
-        parse_duration(self.text(name)).expect("checked when it was read")
+        duration::parse(self.text(name).as_bytes()).expect("checked when it was read")
     }
 
     /// Takes a value, or says why it cannot be read.
     fn set(&mut self, flag: &'static Flag, value: String) -> Result<(), String> {
-        let in_short = |why: Unreadable| why.text().to_owned();
-        let syntax = |is_read: bool| if is_read { Ok(()) } else { Err(in_short(Unreadable::Syntax)) };
+        // Go's `flag` has its own words for most of them.
+        let in_short = |error: NumberError| match error.why {
+            Why::Syntax => "parse error".to_owned(),
+            Why::Range => "value out of range".to_owned(),
+        };
+        let text = value.as_bytes();
         match flag.kind {
             Kind::Text => {}
-            Kind::Bool => syntax(parse_bool(&value).is_some())?,
-            Kind::Int => drop(parse_int(&value).map_err(in_short)?),
-            Kind::Uint => drop(parse_uint(&value).map_err(in_short)?),
-            Kind::Uint32 => check_u32(&value)?,
-            Kind::Duration => syntax(parse_nanos(&value).is_some())?,
+            Kind::Bool => drop(boolean(text).map_err(in_short)?),
+            Kind::Int => drop(int(text, 0).map_err(in_short)?),
+            Kind::Uint => drop(uint(text, 0).map_err(in_short)?),
+            // Its type is etcd's own.
+            Kind::Uint32 => drop(uint32(text, 0).map_err(|error| error.to_string())?),
+            Kind::Duration => drop(duration::nanos(text).map_err(|_| "parse error".to_owned())?),
             Kind::Gates => check_gates(&value)?,
         }
         self.values.insert(flag.name, value);
@@ -173,15 +171,21 @@ fn read_arguments(raw: &mut Raw, args: impl IntoIterator<Item = String>) -> Resu
     Ok(())
 }
 
+/// Whether two texts, both of which can be read, say the same.
+fn same_value(kind: Kind, one: &[u8], other: &[u8]) -> bool {
+    match kind {
+        Kind::Bool => boolean(one) == boolean(other),
+        Kind::Int => int(one, 0) == int(other, 0),
+        Kind::Uint | Kind::Uint32 => uint(one, 0) == uint(other, 0),
+        Kind::Duration => duration::parse(one) == duration::parse(other),
+        Kind::Text | Kind::Gates => false,
+    }
+}
+
 fn check_states(raw: &mut Raw) -> Result<(), Refusal> {
     for flag in flags::all() {
         let Some(value) = raw.values.get(flag.name) else { continue };
-        let same = value == flag.default
-            || (flag.kind == Kind::Duration && parse_duration(value) == parse_duration(flag.default))
-            || (flag.kind == Kind::Bool && parse_bool(value) == parse_bool(flag.default))
-            || (matches!(flag.kind, Kind::Uint | Kind::Uint32)
-                && parse_uint(value) == parse_uint(flag.default))
-            || (flag.kind == Kind::Int && parse_int(value) == parse_int(flag.default));
+        let same = value == flag.default || same_value(flag.kind, value.as_bytes(), flag.default.as_bytes());
         match flag.state {
             State::Later(what) if !same => {
                 let line = format!("--{} is not supported yet: this version does not have {what}", flag.name);

@@ -1,13 +1,10 @@
-//! URLs of members: `http://host:port`, nothing after it.
-//!
-//! An identity is a hash of these texts (`raft_node::bootstrap`), so they are kept as they were written: no case
-//! folding, no name look-up, as in etcd.
+//! URLs of members: `http://host:port`, nothing after it. An identity is a hash of these texts
+//! (`raft_node::bootstrap`), so they are kept as written, as in etcd: no case folding, no name lookup.
 
 use super::Refusal;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// A checked URL: `http://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PeerUrl(String);
 
@@ -18,7 +15,7 @@ impl fmt::Display for PeerUrl {
 }
 
 impl PeerUrl {
-    /// `host:port`.
+    /// `host:port` of the URL, without the scheme.
     pub(crate) fn host_port(&self) -> &str {
         self.0.split_once("://").expect("checked when it was parsed").1
     }

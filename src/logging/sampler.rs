@@ -1,14 +1,12 @@
-//! Which lines are written: the first of each second from one place in the code, then one in so many, as etcd's zap does.
-//!
-//! A place is where the code logs, not what the line says: a client that varies the text does not get a line for each.
-//! What is critical ends the process and is always written. The next line from a place says how many were left out.
+//! Which lines are written: the first of each second from one place in the code, then one in so many, as etcd's zap
+//! does; the next line says how many were left out. A client gains nothing by varying the text. Critical lines are
+//! always written.
 
 use slog::{Level, Record};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is let through, for each place in the code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampling {
     /// Lines in a row. Default 100, etcd's `Initial`.
@@ -25,7 +23,6 @@ impl Default for Sampling {
     }
 }
 
-/// What came from one place.
 #[derive(Debug)]
 struct Place {
     since: Instant,
@@ -41,12 +38,10 @@ pub(super) struct Sampler {
     places: Mutex<HashMap<(&'static str, u32), Place>>,
 }
 
-/// What is to be done with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Write it; so many like it were left out before.
     Write(u64),
-    /// Leave it out.
     LeaveOut,
 }
 
@@ -55,7 +50,6 @@ impl Sampler {
         Self { sampling, places: Mutex::default() }
     }
 
-    /// Judges a line that is about to be written.
     pub(super) fn judge(&self, record: &Record<'_>) -> Verdict {
         if record.level() == Level::Critical {
             return Verdict::Write(0);

@@ -1,8 +1,6 @@
-//! Lines on their way out: a bounded queue and a thread that writes.
-//!
-//! Who logs never waits for the output: a terminal that was stopped or a pipe that nobody reads would stop the member.
-//! What does not fit is dropped and counted. Each line is one write, so that lines of several processes on one terminal
-//! do not mix.
+//! Lines on their way out: a bounded queue and a thread that writes, since a stopped terminal or a pipe that nobody
+//! reads must not stop the member. What does not fit is dropped and counted. Each line is one write, so that lines of
+//! several processes on one terminal do not mix.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -11,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
-/// How much may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queue {
     /// Lines. Default 4,096: what thirty places in the code may say in a second, sampled.
@@ -28,10 +25,8 @@ impl Default for Queue {
     }
 }
 
-/// Lines that were not written, since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
-    /// Left out by the sampler.
     pub(crate) sampled: AtomicU64,
     /// Dropped because the output did not keep up.
     pub(crate) dropped: AtomicU64,
@@ -43,7 +38,6 @@ enum Item {
     Flush(#[expect(dead_code, reason = "it is dropped, not read")] SyncSender<()>),
 }
 
-/// The way to the writing thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
     items: Mutex<SyncSender<Item>>,
@@ -130,9 +124,9 @@ mod tests {
         }
     }
 
-    type Written = Arc<Mutex<Vec<u8>>>;
+    type Output = Arc<Mutex<Vec<u8>>>;
 
-    fn stuck(queue: Queue) -> (Writer, SyncSender<()>, Written, Arc<Lost>) {
+    fn stuck(queue: Queue) -> (Writer, SyncSender<()>, Output, Arc<Lost>) {
         let (go, wait) = sync_channel(1);
         let (written, lost) = (Arc::default(), Arc::new(Lost::default()));
         let output = Box::new(Stuck(wait, Arc::clone(&written)));

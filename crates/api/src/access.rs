@@ -1,11 +1,11 @@
-//! Who may ask over HTTP: the host allow-list and CORS, etcd's access controller.
+//! HTTP access control: the host allow-list and CORS, as etcd's access controller does it.
 
 use http::{HeaderMap, HeaderValue, header, uri::Authority};
 use std::collections::HashSet;
 
 const ANY: &str = "*";
 
-/// The two lists. An empty one, and one with `*` in it, let everybody in.
+/// Allowed origins and hosts. An empty list, or one that contains `*`, allows everything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Access {
     origins: HashSet<String>,
@@ -17,19 +17,18 @@ impl Access {
         Self { origins: origins.iter().cloned().collect(), hosts: hosts.iter().cloned().collect() }
     }
 
-    /// Whether a request for this host is answered. On connections without TLS only a name that the operator gave is
-    /// ours: a browser that was told another address for its own site's name would say that name (CVE-2018-5702).
+    /// Whether a request for this host is answered. Without TLS only known names, against DNS rebinding
+    /// (CVE-2018-5702).
     pub(crate) fn admits_host(&self, host: &str) -> bool {
         holds(&self.hosts, host)
     }
 
-    /// Adds the CORS headers for a request with this `Origin`, where it is allowed.
     pub(crate) fn add_cors(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         let any = HeaderValue::from_static(ANY);
         let allowed = if holds(&self.origins, ANY) {
             any
         } else {
-            // A request without an origin has the empty one, which no list holds.
+            // A missing origin is the empty string, which no list contains.
             match origin {
                 Some(origin) if origin.to_str().is_ok_and(|o| self.origins.contains(o)) => origin.clone(),
                 _ => return,
@@ -47,7 +46,7 @@ fn holds(list: &HashSet<String>, name: &str) -> bool {
     list.is_empty() || list.contains(ANY) || list.contains(name)
 }
 
-/// The host's name without its port, as Go's `net.SplitHostPort` cuts it; all of it where there is no port.
+/// The host without its port, as Go's `net.SplitHostPort` splits it; unchanged if there is no port.
 pub(crate) fn host_name(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         return match rest.split_once(']') {
@@ -61,13 +60,13 @@ pub(crate) fn host_name(host: &str) -> &str {
     }
 }
 
-/// Whom a request is for: the target's authority where it has one, else the `Host` header.
+/// The requested host: the target's authority if present, else the `Host` header.
 pub(crate) fn host<'a>(authority: Option<&'a Authority>, headers: &'a HeaderMap) -> &'a str {
     let header = || headers.get(header::HOST).and_then(|host| host.to_str().ok());
     authority.map(Authority::as_str).or_else(header).unwrap_or_default()
 }
 
-/// etcd's explanation of a refusal.
+/// The body of a refusal, in etcd's words.
 pub(crate) fn misdirected(host: &str) -> String {
     format!(
         "

@@ -1,40 +1,49 @@
-//! `etcdserverpb.Auth` where authentication is off, which it always is here: what etcd answers then, as far as it does
-//! not write. Clients that were given a user's name ask first, and go on without a token.
-//!
-//! Like etcd, a member answers only with the quorum behind it.
+//! `etcdserverpb.Auth` with authentication off, which it always is here: the read-only methods respond as etcd's do,
+//! after a read barrier. A client with a user name calls `Authenticate` first, and continues without a token.
 
-use crate::{
-    Api, grpc,
-    kv::{Deadline, barrier},
-    status::Known,
+use crate::{deadline::Deadline, kv::barrier, state::Api, status::EtcdError};
+use proto::etcdserverpb::{
+    AuthRoleListRequest, AuthRoleListResponse, AuthStatusRequest, AuthStatusResponse, AuthUserListRequest,
+    AuthUserListResponse, AuthenticateRequest, AuthenticateResponse, ResponseHeader,
 };
-use bytes::Bytes;
-use proto::etcdserverpb::{AuthRoleListResponse, AuthStatusResponse, AuthUserListResponse, ResponseHeader};
+use std::sync::Arc;
 use tonic::Status;
 
-/// The revision of users and roles before the first of them (etcd's `authStore`).
+/// The auth store's revision before any user or role exists (etcd's `authStore`).
 const FIRST_REVISION: u64 = 1;
 
-/// `Authenticate`.
-pub(crate) async fn authenticate(api: &Api, deadline: Deadline) -> Result<Bytes, Status> {
+pub(crate) async fn authenticate(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    _: AuthenticateRequest,
+) -> Result<AuthenticateResponse, Status> {
     barrier(api, deadline).await?;
-    Err(Known::AuthNotEnabled.into())
+    Err(EtcdError::AuthNotEnabled.into())
 }
 
-/// `AuthStatus`.
-pub(crate) async fn status(api: &Api, deadline: Deadline) -> Result<Bytes, Status> {
+pub(crate) async fn status(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    _: AuthStatusRequest,
+) -> Result<AuthStatusResponse, Status> {
     let header = header(api, deadline).await?;
-    Ok(grpc::encode(&AuthStatusResponse { header, enabled: false, auth_revision: FIRST_REVISION }))
+    Ok(AuthStatusResponse { header, enabled: false, auth_revision: FIRST_REVISION })
 }
 
-/// `UserList`: nobody.
-pub(crate) async fn users(api: &Api, deadline: Deadline) -> Result<Bytes, Status> {
-    Ok(grpc::encode(&AuthUserListResponse { header: header(api, deadline).await?, users: Vec::new() }))
+pub(crate) async fn users(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    _: AuthUserListRequest,
+) -> Result<AuthUserListResponse, Status> {
+    Ok(AuthUserListResponse { header: header(api, deadline).await?, users: Vec::new() })
 }
 
-/// `RoleList`: none.
-pub(crate) async fn roles(api: &Api, deadline: Deadline) -> Result<Bytes, Status> {
-    Ok(grpc::encode(&AuthRoleListResponse { header: header(api, deadline).await?, roles: Vec::new() }))
+pub(crate) async fn roles(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    _: AuthRoleListRequest,
+) -> Result<AuthRoleListResponse, Status> {
+    Ok(AuthRoleListResponse { header: header(api, deadline).await?, roles: Vec::new() })
 }
 
 async fn header(api: &Api, deadline: Deadline) -> Result<Option<ResponseHeader>, Status> {

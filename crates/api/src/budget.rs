@@ -1,32 +1,29 @@
-//! Bytes in flight: requests that are half here or wait for their turn, answers that nobody has read yet.
-//!
-//! Either can be made to grow by a client that only stops: puts of a megabyte whose last byte never comes, lists of a
-//! hundred that wait for a window that never opens. So they are counted, for each connection and in all, and bounded.
+//! Bytes in flight: partly received requests, requests that wait for their turn, and responses that clients have not
+//! read. A client that merely stops can make either grow, so both are bounded, for each connection and in total.
 //!
 //! ```text
 //! requests: piece ─▶ Meter::hold ─┬ fits ─▶ … ─▶ whole: Meter::keep ─▶ waits ─▶ the inbox, or the read
-//!                                 └ full ─▶ etcdserver: too many requests, and its bytes go
+//!                                 └ full ─▶ etcdserver: too many requests, and its bytes are freed
 //! answers:  Share::large (before a large read) ─▶ the read ─▶ Share::hold ─▶ Held (pieces) ─▶ HTTP
-//!             ▲ waits while it is full, and ends whoever crawls ──────────────┘ bytes go as it ends
+//!             ▲ waits while full, and takes back slow answers ────────────────┘ freed when dropped
 //! long ones: the same room ─▶ a piece is read ─▶ Feeder ─▶ Held (that piece) ─▶ HTTP, and then the next one
 //! values:   Share::room (waits for this connection alone) ─▶ the read ─▶ Share::count ─▶ HTTP
 //! ```
 //!
-//! Answers are what is read away from the runtime's thread, lists above all. Values are what is read on it: a few
-//! kilobytes each, but a client may ask for any number of them, so a connection that does not read waits for itself.
+//! `answers` are read away from the runtime's thread, mostly lists. `values` are read on it: a few kilobytes each, but
+//! a client may ask for any number, so a connection that does not read them delays its own calls.
 //!
 //! Invariants:
-//! * What is small is never counted ([`Options::free_bytes`]): a put, a keepalive and most gets cost a comparison. It never
-//!   waits for other clients.
-//! * A charge lives exactly as long as its bytes: with the last field of a request that somebody has, with the last piece
-//!   of an answer that HTTP holds.
-//! * No connection is given a large answer while it holds more of them than it leaves to all others.
-//! * Whoever holds bytes and does not move gives them back when others wait: a request within [`Options::stall`], an
-//!   answer that is not taken at [`Options::pace_bytes`] in that time.
+//! * Small requests and answers are not counted ([`Options::free_bytes`]): a put, a keepalive and most gets cost one
+//!   comparison, and never wait for other clients.
+//! * A charge lives exactly as long as its bytes, in whatever hands they are.
+//! * A connection gets no large answer while it holds more bytes of them than it leaves to all others.
+//! * Bytes that do not move are freed when others wait: a request after [`Options::stall`], an answer that is read more
+//!   slowly than [`Options::pace_bytes`] in that time.
 
 mod held;
 
-use crate::{lock, long::Long, status::Known};
+use crate::status::EtcdError;
 use bytes::Bytes;
 use held::Slot;
 pub(crate) use held::{Feeder, Held, Late};
@@ -44,22 +41,22 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout_at},
 };
 use tonic::Status;
+use types::lock;
 
-/// Bounds of one kind of bytes.
+/// Bounds of one kind of bytes in flight.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// In all, in bytes. Default 96 MiB: fifty of the largest puts, or a list of a hundred thousand keys and then its next
-    /// one.
+    /// Total of all connections, in bytes. Default 96 MiB: fifty of the largest puts, or two lists of 100,000 keys.
     pub total_bytes: usize,
-    /// For each connection, in bytes. Default 48 MiB.
+    /// Limit for each connection, in bytes. Default 48 MiB.
     pub connection_bytes: usize,
     /// Requests and answers up to this size are not counted, in bytes. Default 64 KiB; 2 KiB for values.
     pub free_bytes: usize,
-    /// How long bytes may be held without moving while others wait for room. Default 10 s.
+    /// How long bytes may be held without progress while others wait for room. Default 10 s.
     pub stall: Duration,
-    /// What an answer must move in that time, in bytes. Default 4 MiB: 400 KiB a second.
+    /// How much of an answer a client must read within `stall`, in bytes. Default 4 MiB: 400 KiB/s.
     pub pace_bytes: usize,
-    /// How long a large read without a deadline of its own waits for room. Default one minute.
+    /// How long a large read without a deadline waits for room. Default one minute.
     pub wait: Duration,
 }
 
@@ -77,35 +74,32 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Those of values.
+    /// The defaults for `values`: 2 KiB are free.
     pub fn values() -> Self {
         Self { free_bytes: 2 << 10, ..Self::default() }
     }
 }
 
-/// When all connections together hold too much, each of them may hold this part of its share.
+/// While the total is exhausted, a connection counts as full at this fraction of its limit.
 const CROWDED_SHARE: usize = 64;
 
-/// What could be read again is kept while less than this part of the room is used.
+/// Data that could be read again is kept while less than this fraction of the total is used.
 const MUCH_ROOM: usize = 8;
 
-/// What a client is told whose bytes are one too many.
 pub(crate) fn exhausted() -> Status {
-    Status::resource_exhausted(Known::TooManyRequests.text())
+    Status::resource_exhausted(EtcdError::TooManyRequests.text())
 }
 
-/// Bytes of one kind, of all connections.
 #[derive(Debug)]
 pub(crate) struct Budget {
     options: Options,
     used: AtomicUsize,
-    /// Requests that were refused and answers that were taken back.
+    /// Refused requests and answers taken back.
     refused: AtomicUsize,
-    /// Tells those who wait that bytes went; also bytes of the kind beside.
+    /// Notified when bytes are freed, including those of `beside`.
     freed: Arc<Notify>,
-    /// Answers on their way out.
     held: Mutex<Vec<Weak<Slot>>>,
-    /// Another kind, which goes first.
+    /// The budget with priority over this one.
     beside: Option<Arc<Self>>,
 }
 
@@ -114,8 +108,7 @@ impl Budget {
         Self::of(options, None)
     }
 
-    /// One that leaves room to the other: what that holds is taken from its own, up to half of it. Answers are beside
-    /// requests: a read can wait, where a request would be refused.
+    /// A budget that yields to `other`, up to half: a read can wait, while a request would be refused.
     pub(crate) fn beside(other: &Arc<Self>, options: Options) -> Arc<Self> {
         Self::of(options, Some(Arc::clone(other)))
     }
@@ -126,44 +119,38 @@ impl Budget {
         Arc::new(Self { options, used, refused, freed, held: Mutex::default(), beside })
     }
 
-    /// A connection's share.
     pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
         Arc::new(Share { budget: Arc::clone(self), used: AtomicUsize::new(0), cut: Arc::default() })
     }
 
-    /// Bytes held now.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
-    /// Refusals so far.
     pub(crate) fn refused(&self) -> usize {
         self.refused.load(Relaxed)
     }
 
-    /// What there is for this kind now.
     fn total(&self) -> usize {
         let total = self.options.total_bytes;
         let others = self.beside.as_ref().map_or(0, |other| other.used());
         total - others.min(total / 2)
     }
 
-    /// Whether those who do not move are in the way of others.
+    /// Whether senders and readers that make no progress must make way for others.
     pub(crate) fn is_crowded(&self) -> bool {
         self.used() > self.total() / 2
     }
 
-    /// Whether there is room for what could be read again as well.
+    /// Whether there is also room for data that could be read again.
     pub(crate) fn has_much_room(&self) -> bool {
         self.used() < self.total() / MUCH_ROOM
     }
 
-    /// What is left of it.
     fn free(&self) -> usize {
         self.total().saturating_sub(self.used())
     }
 
-    /// Whether there is room in all.
     pub(crate) fn has_room(&self) -> bool {
         self.free() > 0
     }
@@ -174,7 +161,7 @@ impl Budget {
         has_room: impl Fn() -> bool,
     ) -> Result<(), Status> {
         let last = deadline.map_or_else(|| Instant::now() + self.options.wait, Instant::from);
-        // What was slow before anybody waited is not held against it.
+        // Slowness before anybody waited does not count.
         self.begin_pace();
         let mut pace = Instant::now() + self.options.stall;
         loop {
@@ -188,7 +175,7 @@ impl Budget {
             if Instant::now() >= last {
                 self.refused.fetch_add(1, Relaxed);
                 return Err(match deadline {
-                    Some(_) => Status::deadline_exceeded("context deadline exceeded"),
+                    Some(_) => EtcdError::DeadlineExceeded.into(),
                     None => exhausted(),
                 });
             }
@@ -205,30 +192,16 @@ impl Budget {
         held.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// From now on the answers that are held are to move.
     fn begin_pace(&self) {
         self.slots().iter().for_each(|slot| slot.begin_pace(self));
     }
 
-    /// Takes back what did not move as it should.
     fn take_back(&self) {
         self.slots().iter().for_each(|slot| slot.take_back(self));
     }
 }
 
-/// What a call answers, by how its bytes are bounded.
-pub(crate) enum Answer {
-    /// A read's: where it is large, there was room for it before it was made.
-    Read(Bytes),
-    /// The same of a write that was done, whatever becomes of its answer.
-    Done(Bytes),
-    /// A read's of which only pieces are ever held.
-    Long(Box<Long>),
-    /// Anything else: a connection that holds too many of these waits for itself.
-    Other(Bytes),
-}
-
-/// Room for a large answer, and how long its caller waits for it.
+/// Room for a large answer, and until when its caller waits for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Room<'a> {
     pub(crate) answers: &'a Share,
@@ -236,7 +209,6 @@ pub(crate) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Waits until there is some.
     pub(crate) async fn wait(&self) -> Result<(), Status> {
         self.answers.large(self.deadline).await
     }
@@ -246,55 +218,50 @@ impl Room<'_> {
     }
 }
 
-/// What a connection holds of answers.
 #[derive(Clone, Copy)]
 pub(crate) struct Shares<'a> {
     pub(crate) answers: &'a Arc<Share>,
     pub(crate) values: &'a Arc<Share>,
 }
 
-/// What one connection holds of a budget.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
     used: AtomicUsize,
-    /// Told when the connection is to end.
+    /// Notified when the connection must be closed.
     cut: Arc<Notify>,
 }
 
 impl Share {
-    /// What is small, in bytes, and not counted.
     pub(crate) fn free_bytes(&self) -> usize {
         self.budget.options.free_bytes
     }
 
-    /// Whether this connection is to read first.
+    /// Whether the client must read before it gets more.
     fn is_full(&self) -> bool {
         let (used, most) = (self.used.load(Relaxed), self.budget.options.connection_bytes);
         used >= most || (used >= most / CROWDED_SHARE && !self.budget.has_room())
     }
 
-    /// Whether this connection may be given one more large answer: none holds more than it leaves to all others, so a few
-    /// that do not read are in nobody's way.
+    /// Whether this connection may get another large answer: it must not hold more than it leaves to all others.
     fn has_room(&self) -> bool {
         self.used.load(Relaxed) < self.budget.options.connection_bytes.min(self.budget.free())
     }
 
-    /// Waits until it may: before work whose answer will be large.
+    /// Waits for room before work with a large answer.
     pub(crate) async fn large(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
         self.until(deadline, Self::has_room).await
     }
 
-    /// Waits, rarely, until this connection has read enough of what it holds.
     pub(crate) async fn turn(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
         if self.is_full() {
-            // Boxed: it is in the task of every call.
+            // Boxed: this future is part of every call's task.
             Box::pin(self.room(deadline)).await?;
         }
         Ok(())
     }
 
-    /// Waits until this connection has read enough of what it holds.
+    /// Waits until the client has read enough of what this connection holds.
     pub(crate) async fn room(&self, deadline: Option<std::time::Instant>) -> Result<(), Status> {
         self.until(deadline, |share| !share.is_full()).await
     }
@@ -310,7 +277,7 @@ impl Share {
         self.budget.wait(deadline, || may(self)).await
     }
 
-    /// An answer whose bytes are counted as long as HTTP has them, unless it is small.
+    /// Charges the answer until HTTP drops it, unless it is small.
     pub(crate) fn count(self: &Arc<Self>, answer: Bytes) -> Bytes {
         if answer.len() <= self.budget.options.free_bytes {
             return answer;
@@ -319,17 +286,16 @@ impl Share {
         Bytes::from_owner(Charged { bytes: answer, _charge: charge })
     }
 
-    /// Tells whoever runs the connection to end it, for it holds what it does not read.
+    /// Notifies the connection's task to close it, because the client does not read.
     pub(crate) fn cut(&self) -> Arc<Notify> {
         Arc::clone(&self.cut)
     }
 
-    /// Counts what waits to become an answer, unless it is small.
+    /// Charges data from which an answer will be made, unless it is small.
     pub(crate) fn keep(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         (bytes > self.free_bytes()).then(|| self.charge(bytes))
     }
 
-    /// Counts bytes that are there already.
     fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         let mut charge = Charge { share: Arc::clone(self), bytes: 0 };
         charge.add(bytes);
@@ -351,7 +317,6 @@ impl Charge {
         self.bytes += bytes;
     }
 
-    /// Counts more, or says that there is no room.
     fn try_add(&mut self, bytes: usize) -> bool {
         let Share { budget, used, .. } = &*self.share;
         let fits = used.load(Relaxed) + bytes <= budget.options.connection_bytes
@@ -373,7 +338,6 @@ impl Drop for Charge {
     }
 }
 
-/// Memory and its charge.
 struct Charged {
     bytes: Bytes,
     _charge: Charge,
@@ -385,12 +349,11 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-/// Counts a request while it comes.
 #[derive(Debug)]
 pub(crate) struct Meter {
     share: Arc<Share>,
     charge: Option<Charge>,
-    /// What has come of what is counted, in bytes.
+    /// Received bytes of the counted message.
     here: usize,
     stalled: Option<Stalled>,
 }
@@ -398,7 +361,6 @@ pub(crate) struct Meter {
 #[derive(Debug)]
 struct Stalled {
     timer: std::pin::Pin<Box<Sleep>>,
-    /// What had come when the timer began.
     held: usize,
 }
 
@@ -407,9 +369,8 @@ impl Meter {
         Self { share: Arc::clone(share), charge: None, here: 0, stalled: None }
     }
 
-    /// So many bytes of a request are here, of `whole` as far as is known. Fails where there is no room for them. What is
-    /// larger than what is free is counted whole: memory is set aside for all of it, and who was let in is not refused
-    /// when most of it has come.
+    /// `here` bytes of a message have come, of `whole` if known. Fails without room. Above `free_bytes` it is charged
+    /// at full length: memory is reserved for all of it, and an admitted request must not be refused near its end.
     pub(crate) fn hold(&mut self, here: usize, whole: usize) -> Result<(), Status> {
         if here <= self.share.budget.options.free_bytes {
             if self.charge.is_some() {
@@ -431,8 +392,7 @@ impl Meter {
         Err(exhausted())
     }
 
-    /// A whole message that is counted as long as anybody has its memory, unless it is small: a request may wait before it
-    /// is worked on. Fails where there is no room for it.
+    /// Charges a complete message until its memory is dropped, unless it is small. Fails if there is no room.
     pub(crate) fn keep(mut self, message: Bytes) -> Result<Bytes, Status> {
         self.hold(message.len(), message.len())?;
         Ok(match self.charge {
@@ -441,8 +401,7 @@ impl Meter {
         })
     }
 
-    /// Ready when a request that is counted has not moved for too long while others need the room. Poll it beside the
-    /// request itself.
+    /// Ready when a charged request has made no progress for `stall` while others need the room.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         if self.charge.is_none() {
             return Poll::Pending;

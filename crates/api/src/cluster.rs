@@ -1,19 +1,16 @@
-//! `etcdserverpb.Cluster`: who is a member. Changes of members come with a later version and are refused by name.
+//! `etcdserverpb.Cluster`: the member list. Membership changes are refused by name until a later version.
 
-use crate::{
-    Api, grpc,
-    kv::{Deadline, barrier},
-};
-use bytes::Bytes;
+use crate::{deadline::Deadline, kv::barrier, state::Api};
 use proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse};
+use std::sync::Arc;
 use tonic::Status;
 
-/// `MemberList`, in ascending order of ID. Its header has no revision, as in etcd.
+/// `MemberList`, in ascending order of ID. As in etcd, its header has no revision.
 pub(crate) async fn member_list(
-    api: &Api,
+    api: &Arc<Api>,
     deadline: Deadline,
     request: MemberListRequest,
-) -> Result<Bytes, Status> {
+) -> Result<MemberListResponse, Status> {
     if request.linearizable {
         barrier(api, deadline).await?;
     }
@@ -26,5 +23,5 @@ pub(crate) async fn member_list(
         is_learner: member.is_learner,
     };
     let members = membership.members.values().map(member).collect();
-    Ok(grpc::encode(&MemberListResponse { header: Some(api.header(0)), members }))
+    Ok(MemberListResponse { header: Some(api.header(0)), members })
 }

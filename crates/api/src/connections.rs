@@ -1,10 +1,7 @@
-//! How many clients are connected, and who is let in.
-//!
-//! Every connection holds a file descriptor. Those that are there go on whatever happens; one beyond the limit is taken
-//! and closed at once, so that its client can try the next member instead of waiting in the kernel's queue. What the
-//! store and the peers need is not given away: the composer sets the limits below what the process may hold.
+//! Limits how many clients are connected, since each takes a file descriptor. At the limit a new connection is accepted
+//! and closed at once, so that its client tries the next member instead of waiting in the kernel's queue.
 
-use crate::{Traffic, lock, metrics};
+use crate::metrics;
 use std::{
     sync::{
         Arc, Mutex,
@@ -12,18 +9,42 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use types::lock;
 
-/// The log tells of refused connections at most this often; the metric counts them all.
+/// At most one log line about refused connections in this time; the metric counts all.
 const TOLD_EVERY: Duration = Duration::from_mins(1);
 
-/// Connections of one kind: those of clients, or those of scrapers.
+/// What a port serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Both gRPC and HTTP/1.1.
+    All,
+    /// Only gRPC: etcd's client URLs if HTTP has its own URLs.
+    Grpc,
+    /// HTTP/1.1 without gRPC: `--listen-client-http-urls`.
+    Http,
+    /// `/metrics` and the health endpoints, without access control: `--listen-metrics-urls`.
+    Metrics,
+}
+
+impl Traffic {
+    /// The name in etcd's log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "grpc+http",
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Seats {
     open: AtomicUsize,
     max: usize,
 }
 
-/// All connections to this member's ports for clients and for metrics.
 pub(crate) struct Connections {
     clients: Arc<Seats>,
     monitors: Arc<Seats>,
@@ -31,13 +52,12 @@ pub(crate) struct Connections {
     told: Mutex<Option<Instant>>,
 }
 
-/// A connection's place; the next one may have it when this is dropped.
+/// A permit for one connection, given back on drop.
 #[derive(Debug)]
 pub(crate) struct Seat(Arc<Seats>);
 
 #[cfg(test)]
 impl Seat {
-    /// A place among no others.
     pub(crate) fn free() -> Self {
         Self(Arc::new(Seats { open: AtomicUsize::new(1), max: 1 }))
     }
@@ -50,14 +70,13 @@ impl Drop for Seat {
 }
 
 impl Connections {
-    /// At most so many of each kind.
     pub(crate) fn new(clients_max: usize, monitors_max: usize, series: metrics::Connections) -> Self {
         let seats = |max| Arc::new(Seats { open: AtomicUsize::new(0), max });
         series.limit.set(i64::try_from(clients_max).unwrap_or(i64::MAX));
         Self { clients: seats(clients_max), monitors: seats(monitors_max), series, told: Mutex::default() }
     }
 
-    /// A place for a connection to a port for `traffic`; `None` when all are taken.
+    /// Takes a permit for a connection to a port for `traffic`; `None` if there are none left.
     pub(crate) fn seat(&self, traffic: Traffic, log: &slog::Logger) -> Option<Seat> {
         let seats = if traffic == Traffic::Metrics { &self.monitors } else { &self.clients };
         let taken = seats.open.fetch_update(Relaxed, Relaxed, |open| (open < seats.max).then_some(open + 1));
@@ -75,7 +94,6 @@ impl Connections {
         None
     }
 
-    /// Brings the gauge up to date.
     pub(crate) fn refresh(&self) {
         self.series.open.set(i64::try_from(self.clients.open.load(Relaxed)).unwrap_or(i64::MAX));
     }

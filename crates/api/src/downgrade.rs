@@ -1,68 +1,67 @@
-//! `Maintenance.Downgrade`: may the cluster go down by a minor version, let it, let it not.
-//!
-//! The job itself is a row of the replicated state; who acts on it is the leader's monitor (the server's duties), by
-//! proposing the lower cluster version. After etcd's `etcdserver/version` and `v3_server.go`.
+//! `Maintenance.Downgrade`: validate, enable or cancel a downgrade by one minor version, a row of the replicated state
+//! on which the leader's monitor acts. After etcd's `etcdserver/version` and `v3_server.go`.
 
 use crate::{
-    Api, grpc,
-    kv::{self, Deadline},
-    status::{self, Known},
+    deadline::Deadline,
+    kv,
+    state::Api,
+    status::{self, EtcdError},
 };
-use bytes::Bytes;
 use machine::ClusterVersion;
 use proto::etcdserverpb::{DowngradeRequest, DowngradeResponse, downgrade_request::DowngradeAction};
-use raft_node::{ProposeError, publish};
+use raft_node::publish;
+use std::sync::Arc;
 use tonic::Status;
 
-/// Answers with the cluster's version as it is before anything comes of it.
+/// Responds with the cluster version from before the downgrade.
 pub(crate) async fn downgrade(
-    api: &Api,
+    api: &Arc<Api>,
     deadline: Deadline,
     request: DowngradeRequest,
-) -> Result<Bytes, Status> {
+) -> Result<DowngradeResponse, Status> {
     match DowngradeAction::try_from(request.action) {
         Ok(DowngradeAction::Validate) => validate(api, deadline, &request.version).await.map(drop)?,
         Ok(DowngradeAction::Enable) => {
             let target = validate(api, deadline, &request.version).await?;
-            propose(api, deadline, Some(target)).await.map_err(|error| status::propose(&error))?;
+            propose(api, deadline, Some(target)).await?;
         }
         Ok(DowngradeAction::Cancel) => {
-            // etcd writes down why it could not cancel, and answers as if it had.
+            // etcd logs why a cancel failed and responds as if it had worked.
             if let Err(status) = cancel(api, deadline).await {
                 slog::warn!(api.log, "failed to cancel downgrade"; "error" => status.message());
             }
         }
-        Err(_) => return Err(Known::UnknownMethod.into()),
+        Err(_) => return Err(EtcdError::UnknownMethod.into()),
     }
-    let version = cluster_version(api).ok_or(Known::ClusterVersionUnavailable)?.short();
+    let version = cluster_version(api).ok_or(EtcdError::ClusterVersionUnavailable)?.short();
     let header = Some(api.header(api.shared.view().revision()));
-    Ok(grpc::encode(&DowngradeResponse { header, version }))
+    Ok(DowngradeResponse { header, version })
 }
 
-/// The target, if the cluster may go there now.
+/// Parses the target, and checks that the cluster may go there now.
 async fn validate(api: &Api, deadline: Deadline, target: &str) -> Result<ClusterVersion, Status> {
-    let target = ClusterVersion::parse_target(target).ok_or(Known::WrongDowngradeVersionFormat)?;
+    let target = ClusterVersion::parse_target(target).ok_or(EtcdError::WrongDowngradeVersionFormat)?;
     if cluster_version(api).is_none() {
-        return Err(Known::ClusterVersionUnavailable.into());
+        return Err(EtcdError::ClusterVersionUnavailable.into());
     }
     kv::barrier(api, deadline).await?;
     let allowed = cluster_version(api).and_then(ClusterVersion::one_below);
     if allowed != Some(target) {
-        return Err(Known::InvalidDowngradeTargetVersion.into());
+        return Err(EtcdError::InvalidDowngradeTargetVersion.into());
     }
-    if is_enabled(api) { Err(Known::DowngradeInProcess.into()) } else { Ok(target) }
+    if is_enabled(api) { Err(EtcdError::DowngradeInProcess.into()) } else { Ok(target) }
 }
 
 async fn cancel(api: &Api, deadline: Deadline) -> Result<(), Status> {
     kv::barrier(api, deadline).await?;
     if !is_enabled(api) {
-        return Err(Status::failed_precondition("etcdserver: no inflight downgrade job"));
+        return Err(EtcdError::NoInflightDowngrade.into());
     }
-    propose(api, deadline, None).await.map_err(|error| status::propose(&error))
+    propose(api, deadline, None).await
 }
 
-async fn propose(api: &Api, deadline: Deadline, target: Option<ClusterVersion>) -> Result<(), ProposeError> {
-    publish::downgrade(&api.node, target, deadline).await
+async fn propose(api: &Api, deadline: Deadline, target: Option<ClusterVersion>) -> Result<(), Status> {
+    publish::downgrade(&api.node, target, deadline).await.map_err(|error| status::propose(&error))
 }
 
 fn cluster_version(api: &Api) -> Option<ClusterVersion> {

@@ -1,51 +1,47 @@
-//! What the head of a call says, checked in grpc-go's order and refused in its words (`operateHeaders` of its HTTP/2
-//! server): hosts, content type, deadline, binary metadata, authority, method, encoding.
-//!
-//! All headers are looked at once, and a call that is as it should be costs no allocation here.
+//! Checks the headers of a call in the order of grpc-go's `operateHeaders`, and refuses with its texts: hosts, content
+//! type, deadline, binary metadata, authority, method, encoding. One pass, no allocation for a valid call.
 
-use crate::{grpc::Reply, methods::Method, zip};
+use crate::{deadline::over, methods::Method, reply::Reply, zip};
 use gateway::check_base64;
 use http::{
     HeaderValue, StatusCode,
     header::{CONTENT_TYPE, HOST},
     request::Parts,
 };
+use proto::grpc;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
 const GRPC: &[u8] = b"application/grpc";
-/// What the names of binary metadata end in; their values are base64.
+/// Suffix of binary metadata names, whose values are base64.
 const BINARY: &str = "-bin";
-/// The longest timeout, in bytes: eight digits and a unit.
+/// Longest `grpc-timeout`, in bytes: eight digits and a unit.
 const TIMEOUT_BYTES_MAX: usize = 9;
-/// A timeout below this may be over before the call begins: then the clock is read once more.
+/// A timeout below this may expire before the call begins, so the clock is read again.
 const TIMEOUT_SHORT: Duration = Duration::from_millis(1);
 
-/// The head of a call that may begin.
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// When the caller stops waiting.
     pub(crate) deadline: Option<Instant>,
-    /// The content type of the answer, where it is not gRPC's plain one: that of the request, as grpc-go says it back.
-    /// Boxed, as it is rare and stays in the call's task.
+    /// The response's content type unless plain: grpc-go repeats the request's. Boxed, as part of every call's task.
     pub(crate) content_type: Option<Box<HeaderValue>>,
     pub(crate) encoding: Encoding,
 }
 
-/// How the caller's messages are compressed, and so the answers to it.
+/// Compression of the client's messages, and of the responses to them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Identity,
     Gzip,
-    /// Nobody knows how: the name.
+    /// Not supported; the requested name.
     Unknown(Box<str>),
 }
 
-/// A refusal, boxed: it is rare and large.
+/// A refusal, boxed because it is rare and large.
 pub(crate) type Refusal = Box<http::Response<Reply>>;
 
 impl Head {
-    /// Reads a head. `from_wire` is false where our own gateway made it, which names no authority.
+    /// Checks the headers. `from_wire` is false for our own gateway, which sends no authority.
     pub(crate) fn of(parts: &Parts, from_wire: bool) -> Result<Self, Refusal> {
         let fields = Fields::of(parts);
         let content_type = fields.content_type.map_err(|found| {
@@ -86,7 +82,7 @@ impl Head {
 }
 
 impl Encoding {
-    /// Whether it is gzip.
+    /// Whether it is gzip; fails if unknown.
     pub(crate) fn is_gzip(&self) -> Result<bool, Status> {
         match self {
             Self::Identity => Ok(false),
@@ -99,17 +95,17 @@ impl Encoding {
     }
 }
 
-/// The method that a head names; what follows the path belongs to the name, as grpc-go has it.
+/// The called method, or the path of an unknown one. As in grpc-go, a query string is part of the name.
 pub(crate) fn method(parts: &Parts) -> Result<Method, &str> {
     let path = match parts.uri.path_and_query().map_or("", |path| path.as_str()) {
-        // What is no URI's path is among the extensions, and this stands in its place.
+        // A path that is no valid URI path is stored in the extensions; the URI has "/" in its place.
         "/" => parts.extensions.get::<h2::ext::RawPath>().map_or("/", h2::ext::RawPath::as_str),
         path => path,
     };
     Method::at(path).ok_or(path)
 }
 
-/// Whether the client named whom it calls. What is no URI's authority counts too: clients send lists and paths.
+/// Whether the client sent an authority, even an invalid one: clients send lists of hosts, and socket paths.
 fn has_authority(parts: &Parts) -> bool {
     parts.uri.authority().is_some() || parts.extensions.get::<h2::ext::RawAuthority>().is_some()
 }
@@ -123,9 +119,8 @@ fn refusal(code: StatusCode, status: Status, content_type: Option<HeaderValue>) 
     Box::new(response)
 }
 
-/// What the headers say of a call, as far as gRPC itself is concerned.
 struct Fields<'a> {
-    /// What to say back, nothing for the plain type; the value that is none of gRPC's.
+    /// `Ok` is the type to repeat, `None` for the plain one; `Err` is a type that is not gRPC.
     content_type: Result<Option<HeaderValue>, &'a [u8]>,
     hosts: usize,
     timeout: Option<Duration>,
@@ -161,7 +156,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Of several types one that is gRPC's is enough.
+    /// One gRPC type among several is enough.
     fn add_content_type(&mut self, value: &'a [u8]) {
         match subtype(value) {
             Some(subtype) => self.content_type = Ok(echoed(subtype)),
@@ -171,7 +166,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What follows `application/grpc`, behind `+` or `;`; `None` for other types.
+/// What follows `application/grpc` after `+` or `;`; `None` for other types.
 fn subtype(content_type: &[u8]) -> Option<&[u8]> {
     match content_type.strip_prefix(GRPC)? {
         [] => Some(b""),
@@ -180,7 +175,7 @@ fn subtype(content_type: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The answer's content type. `proto` and `json` are said back, but messages are protobuf whatever the name.
+/// The response's content type. `proto` and `json` are repeated, but messages are always protobuf.
 fn echoed(subtype: &[u8]) -> Option<HeaderValue> {
     if subtype.is_empty() {
         return None;
@@ -191,17 +186,12 @@ fn echoed(subtype: &[u8]) -> Option<HeaderValue> {
 fn deadline(timeout: Option<Duration>) -> Result<Option<Instant>, Status> {
     let Some(timeout) = timeout else { return Ok(None) };
     let now = Instant::now();
-    // What lies beyond the clock's end never comes.
+    // `None` if it is beyond the clock's range: it never passes.
     let deadline = now.checked_add(timeout);
     if timeout < TIMEOUT_SHORT && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         return Err(over());
     }
     Ok(deadline)
-}
-
-/// The status of a call whose deadline has passed.
-pub(crate) fn over() -> Status {
-    Status::deadline_exceeded("context deadline exceeded")
 }
 
 /// grpc-go's `decodeTimeout`: digits and a unit.
@@ -214,23 +204,12 @@ fn timeout(text: &[u8]) -> Result<Duration, String> {
         return Err(format!("transport: timeout string is too long: {:?}", shown()));
     }
     let (digits, unit) = text.split_at(text.len() - 1);
-    let of = |n: u64| {
-        Some(match unit {
-            b"H" => Duration::from_secs(n * 3600),
-            b"M" => Duration::from_secs(n * 60),
-            b"S" => Duration::from_secs(n),
-            b"m" => Duration::from_millis(n),
-            b"u" => Duration::from_micros(n),
-            b"n" => Duration::from_nanos(n),
-            _ => return None,
-        })
-    };
-    if of(0).is_none() {
+    if grpc::timeout(0, unit).is_none() {
         return Err(format!("transport: timeout unit is not recognized: {:?}", shown()));
     }
     let number = str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     let number: Option<u64> = number.and_then(|text| text.parse().ok());
-    number.and_then(of).ok_or_else(|| {
+    number.and_then(|number| grpc::timeout(number, unit)).ok_or_else(|| {
         let digits = String::from_utf8_lossy(digits);
         format!("strconv.ParseUint: parsing {digits:?}: invalid syntax")
     })
@@ -254,7 +233,7 @@ mod tests {
         request.into_parts().0
     }
 
-    /// HTTP's status, gRPC's, the text and the content type of a refusal.
+    /// HTTP status, gRPC status, text and content type of a refusal.
     fn refused(parts: &Parts) -> (u16, String, String, String) {
         let response = Head::of(parts, true).expect_err("a refusal");
         let get = |headers: &HeaderMap, name| {

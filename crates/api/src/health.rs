@@ -1,65 +1,57 @@
-//! `grpc.health.v1.Health`: this member as a whole (the service named `""`) serves.
-//!
-//! The messages are written down here: they are three, and tonic-health's copy of them lacks `List`.
+//! `grpc.health.v1.Health`: only the server as a whole (service `""`) is known, and it serves. The messages are written
+//! here because tonic-health's copy lacks `List`.
 
-use crate::{grpc, server::Phase};
-use bytes::Bytes;
+use crate::endings::Phase;
 use std::collections::HashMap;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-/// `HealthCheckResponse.ServingStatus.SERVING`.
+/// Values of the enum `HealthCheckResponse.ServingStatus`.
 const SERVING: i32 = 1;
-/// `HealthCheckResponse.ServingStatus.SERVICE_UNKNOWN`.
 const SERVICE_UNKNOWN: i32 = 3;
 
-/// Which service is asked for; empty = the server as a whole.
+/// The service to check; empty means the whole server.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct HealthCheckRequest {
     #[prost(string, tag = "1")]
     pub(crate) service: String,
 }
 
-/// How it is.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct HealthCheckResponse {
     #[prost(int32, tag = "1")]
     pub(crate) status: i32,
 }
 
-/// How everything is.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct HealthListRequest {}
 
-/// By service.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct HealthListResponse {
     #[prost(map = "string, message", tag = "1")]
     pub(crate) statuses: HashMap<String, HealthCheckResponse>,
 }
 
-/// `Check`.
-pub(crate) fn check(request: &HealthCheckRequest) -> Result<Bytes, Status> {
+pub(crate) fn check(request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
     if !request.service.is_empty() {
         return Err(Status::not_found("unknown service"));
     }
-    Ok(grpc::encode(&HealthCheckResponse { status: SERVING }))
+    Ok(HealthCheckResponse { status: SERVING })
 }
 
-/// `List`.
-pub(crate) fn list() -> Bytes {
+pub(crate) fn list() -> HealthListResponse {
     let statuses = HashMap::from([(String::new(), HealthCheckResponse { status: SERVING })]);
-    grpc::encode(&HealthListResponse { statuses })
+    HealthListResponse { statuses }
 }
 
-/// `Watch`: the state, which does not change until the member goes down and the stream ends.
+/// `Watch`: sends the status once; it does not change until shutdown ends the stream.
 pub(crate) async fn watch(
     request: HealthCheckRequest,
-    answers: mpsc::Sender<Result<Bytes, Status>>,
+    answers: mpsc::Sender<Result<HealthCheckResponse, Status>>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let status = if request.service.is_empty() { SERVING } else { SERVICE_UNKNOWN };
-    if answers.send(Ok(grpc::encode(&HealthCheckResponse { status }))).await.is_err() {
+    if answers.send(Ok(HealthCheckResponse { status })).await.is_err() {
         return;
     }
     tokio::select! {

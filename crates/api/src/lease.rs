@@ -1,86 +1,51 @@
-//! `etcdserverpb.Lease`: grants and revokes go through the log; keepalives and times to live go to the leader, wherever
-//! it is, and never into the log; the list is this member's own.
+//! `etcdserverpb.Lease`: grants and revokes go through the log, keepalives and queries to the leader; lists are local.
 
 use crate::{
-    Api, grpc,
-    kv::{Deadline, afford, encoded, mismatch, propose},
-    slow::Inline,
+    deadline::{Deadline, within},
+    kv::{check_quota, propose},
+    requests::Inbound,
+    state::Api,
     status,
-    streams::Inbound,
 };
-use bytes::Bytes;
-use machine::{LEASE_COST, Response, Stop};
+use machine::{LEASE_COST, Stop};
 use mvcc::Effort;
 use proto::etcdserverpb::{
-    InternalRaftRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
-    LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use raft_node::LeaseError;
-use std::{sync::Arc, time::Instant};
-use tokio::{sync::mpsc, time::timeout_at};
+use std::sync::Arc;
+use tokio::sync::mpsc;
 use tonic::Status;
 
-/// Answers that wait for a client to read them; then its next keepalive waits.
+/// Responses queued for a client that does not read; beyond, its next keepalive waits.
 pub(crate) const ANSWERS_AHEAD_MAX: usize = 16;
 
-/// Leases looked up at a time for a list: a fifth of a millisecond, for which writes may have to wait.
+/// Leases looked up at a time for a list: 0.2 ms, for which writes may have to wait.
 const LISTED_MAX: usize = 1_024;
 
-/// `LeaseGrant`. Without an ID the server chooses one.
+/// `LeaseGrant`. Chooses an ID if the request has none.
 pub(crate) async fn grant(
-    api: &Api,
-    deadline: Deadline,
-    request: LeaseGrantRequest,
-) -> Result<Bytes, Status> {
-    grant_lease(api, deadline, request).await.map(|answer| grpc::encode(&answer))
-}
-
-/// Grants a lease, to a client or in its name.
-pub(crate) async fn grant_lease(
-    api: &Api,
+    api: &Arc<Api>,
     deadline: Deadline,
     mut request: LeaseGrantRequest,
 ) -> Result<LeaseGrantResponse, Status> {
-    afford(api, LEASE_COST, deadline).await?;
+    check_quota(api, LEASE_COST, deadline).await?;
     while request.id == 0 {
-        // Positive only, as etcd chooses them.
+        // Positive, as etcd's generated IDs are.
         request.id = api.node.next_id().cast_signed() & i64::MAX;
     }
-    let request = InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
-    match propose(api, deadline, request).await? {
-        Response::LeaseGrant(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(answer)
-        }
-        other => Err(mismatch(&other)),
-    }
+    propose(api, deadline, request).await
 }
 
-/// `LeaseRevoke`.
-pub(crate) async fn revoke(
-    api: &Api,
-    deadline: Deadline,
-    request: LeaseRevokeRequest,
-) -> Result<Bytes, Status> {
-    let request = InternalRaftRequest { lease_revoke: Some(request), ..Default::default() };
-    match propose(api, deadline, request).await? {
-        Response::LeaseRevoke(mut answer) => {
-            api.complete(&mut answer.header);
-            Ok(grpc::encode(&answer))
-        }
-        other => Err(mismatch(&other)),
-    }
-}
-
-/// `LeaseTimeToLive`. An unknown lease is no error: its time to live is -1.
+/// `LeaseTimeToLive`. An unknown lease is no error: its TTL is -1.
 pub(crate) async fn time_to_live(
-    api: &Api,
+    api: &Arc<Api>,
     deadline: Deadline,
     request: LeaseTimeToLiveRequest,
-) -> Result<Bytes, Status> {
+) -> Result<LeaseTimeToLiveResponse, Status> {
     let LeaseTimeToLiveRequest { id, keys } = request;
-    let asked = within(deadline, api.node.lease_status(id, keys)).await?;
+    let asked = within(deadline, async { Ok(api.node.lease_status(id, keys).await) }).await?;
     let mut answer = match asked {
         Ok(lease) => LeaseTimeToLiveResponse {
             header: None,
@@ -93,22 +58,11 @@ pub(crate) async fn time_to_live(
         Err(error) => return Err(status::lease(error)),
     };
     api.complete(&mut answer.header);
-    encoded(api, answer.keys.len(), answer).await
+    Ok(answer)
 }
 
-/// `LeaseLeases`: those that this member knows of, the next to end first where it keeps their time. Of a million it takes
-/// a second: not on the runtime's thread.
-pub(crate) async fn leases(api: &Arc<Api>) -> Result<Bytes, Status> {
-    match api.slow.inline(|effort| leases_now(api, effort)) {
-        Inline::Done(answer) => answer,
-        Inline::TooMuch(spent) => {
-            let own = Arc::clone(api);
-            api.slow.read(spent, move |effort| leases_now(&own, effort)).await
-        }
-    }
-}
-
-fn leases_now(api: &Api, effort: &Effort<'_>) -> Result<Bytes, Stop> {
+/// `LeaseLeases`: this member's leases, by deadline if known. A million takes a second, hence the slow pool.
+pub(crate) fn leases(api: &Api, effort: &Effort<'_>) -> Result<LeaseLeasesResponse, Stop> {
     let (mut order, mut last) = (Vec::new(), None);
     loop {
         let ids = api.shared.lease_ids(last, LISTED_MAX);
@@ -119,19 +73,19 @@ fn leases_now(api: &Api, effort: &Effort<'_>) -> Result<Bytes, Stop> {
         last = ids.last().copied();
         order.extend(api.node.lease_deadlines(&ids).into_iter().zip(ids));
     }
-    // Without a deadline a lease lasts for ever, as far as this member knows.
+    // Leases without a known deadline come last.
     order.sort_by_key(|(deadline, id)| (deadline.is_none(), *deadline, *id));
     let leases = order.into_iter().map(|(_, id)| LeaseStatus { id }).collect();
     let mut answer = LeaseLeasesResponse { header: None, leases };
     api.complete(&mut answer.header);
-    Ok(grpc::encode(&answer))
+    Ok(answer)
 }
 
-/// `LeaseKeepAlive`: one answer a request, in order. Ends when the client has sent its last, or has gone away.
+/// `LeaseKeepAlive`: one response for each request, in order, until the client's last request or its disconnect.
 pub(crate) async fn keep_alive(
     api: Arc<Api>,
     mut requests: Inbound,
-    answers: mpsc::Sender<Result<Bytes, Status>>,
+    answers: mpsc::Sender<Result<LeaseKeepAliveResponse, Status>>,
 ) {
     loop {
         let request: LeaseKeepAliveRequest = match requests.next().await {
@@ -151,23 +105,13 @@ pub(crate) async fn keep_alive(
     }
 }
 
-async fn renew(api: &Api, id: i64) -> Result<Bytes, Status> {
-    // Its revision is the one before the renewal: a client must not take a lease for alive at a revision at which it was
-    // revoked.
+async fn renew(api: &Api, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    // The revision before the renewal: a header must not show a lease alive at a revision at which it was revoked.
     let header = Some(api.header(api.shared.view().revision()));
     let ttl = match api.node.keep_alive(id).await {
         Ok(ttl) => ttl,
         Err(LeaseError::NotFound) => 0,
         Err(error) => return Err(status::lease(error)),
     };
-    Ok(grpc::encode(&LeaseKeepAliveResponse { header, id, ttl }))
-}
-
-async fn within<T>(deadline: Deadline, answer: impl Future<Output = T>) -> Result<T, Status> {
-    let Some(deadline) = deadline else { return Ok(answer.await) };
-    let deadline: Instant = deadline;
-    match timeout_at(deadline.into(), answer).await {
-        Ok(answer) => Ok(answer),
-        Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
-    }
+    Ok(LeaseKeepAliveResponse { header, id, ttl })
 }

@@ -1,5 +1,5 @@
-//! Long answers: their length is known before their values are read, so the values are read only as the client takes
-//! them, and never all held.
+//! Long responses. Their length is known before their values are read, so values are read as the client takes them and
+//! never all held.
 //!
 //! ```text
 //! outline ─▶ prefix · head · first rows ─┐   a list of hundreds of MiB
@@ -8,25 +8,24 @@
 //!                                              └─────────┘ one turn in the long lane each
 //! ```
 //!
-//! A client that keeps the pace reads one View, which compaction waits for. Where a piece is not taken for
-//! [`crate::Limits::view_hold_max`] the View is let go, and the answer goes on at its revision in newer ones: until a
-//! compaction has passed that revision. Then, as where the answer is taken back for others ([`crate::budget`]), the call
-//! ends with an error before its message is whole.
+//! A client that keeps pace is served from one View, which compaction waits for. If it leaves a piece for
+//! [`crate::Limits::view_hold_max`], the View is released, and the response goes on at its revision in newer Views
+//! until a compaction passes that revision. Then, and if the response is taken back for others ([`crate::budget`]), the
+//! call ends with an error before its message is complete.
 //!
-//! What a transaction that writes left unread ([`machine::Unread`]) is made the same way. No newer View shows the moments
-//! in its middle, so there the call ends where a piece is not taken for that long. The transaction was done all the same.
+//! Rows that a writing transaction left unread ([`machine::Unread`]) are sent the same way. No newer View shows the
+//! states between its operations, so such a call ends once a piece is left for that long; the transaction stays
+//! applied.
 
 mod making;
 
 use crate::{
-    Api,
-    budget::{self, Answer, Feeder, Held, Late, Room, Share},
-    grpc,
-    kv::Deadline,
-    parts,
+    budget::{self, Feeder, Held, Late, Room, Share},
+    deadline::{self, Deadline},
+    frame, parts,
     slow::{Lane, Lost},
-    status::{self, Known},
-    streams,
+    state::Api,
+    status::{self, after_write},
     zip::{Added, Zip},
 };
 use bytes::{Bytes, BytesMut};
@@ -36,48 +35,36 @@ use mvcc::{Cost, Effort, KeyValue, Outline, Rows, View};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::Status;
 
-/// What was made of a read that is not short.
 pub(crate) enum Made {
-    /// All of it, with its prefix.
+    /// The complete message with its prefix.
     Whole(Bytes),
-    /// More than is held at once.
+    /// Larger than may be held at once.
     Long(Long),
 }
 
-impl From<Made> for Answer {
-    /// A read's.
-    fn from(made: Made) -> Self {
-        match made {
-            Made::Whole(whole) => Self::Read(whole),
-            Made::Long(long) => Self::Long(Box::new(long)),
-        }
-    }
-}
-
-/// An answer whose values are read as it is sent.
 #[derive(Clone)]
 pub(crate) struct Long {
-    /// What is read where a segment does not say it, while the client keeps the pace.
+    /// The View for segments that name none; `None` once the client has been too slow.
     view: Option<Arc<View>>,
     segments: VecDeque<Segment>,
-    /// Bytes still to be sent, the prefix too.
+    /// Unsent bytes, including the prefix.
     left: u64,
-    /// Whether it answers a write, which was done.
+    /// Whether it answers a write, which stays applied.
     is_done: bool,
 }
 
 #[derive(Clone)]
 enum Segment {
     Bytes(Bytes),
-    /// Rows as a repeated field, and the View that they are read from, where it is another.
+    /// Rows of a repeated field, with their field number and their View if it is not the response's.
     Rows(Rows, u32, Option<Arc<View>>),
-    /// Rows whose places take too much memory: they are found again when it is their turn.
+    /// Rows whose places take too much memory: found again when their turn comes.
     Again(Later, u32),
 }
 
-/// Answers a range; up to `WorkLimits::short` of rows it is made at once.
+/// Serves a range; complete at once up to `WorkLimits::short`.
 pub(crate) fn range(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> Result<Made, Stop> {
     let (view, mut outline) = api.shared.outline_range(request, api.slow.whole_bytes(), effort)?;
     let header = Some(api.header(view.revision()));
@@ -92,7 +79,7 @@ pub(crate) fn range(api: &Api, request: &RangeRequest, effort: &Effort<'_>) -> R
     Ok(Made::Long(making.finish(Some(view))))
 }
 
-/// Reads what an answer left unread: a few reads a turn in the long lane, each with room for the answer.
+/// Reads an entry's deferred rows: a few in each turn of the long lane, once there is room for the response.
 pub(crate) async fn unread(
     api: &Arc<Api>,
     room: Option<Room<'_>>,
@@ -118,18 +105,17 @@ enum Step {
     Again(Finding),
 }
 
-/// What has been found of an answer's rows.
 struct Finding {
     unread: Arc<Unread>,
     found: Vec<Found>,
-    /// Bytes of first rows that may still be read.
+    /// Bytes of values that may still be read ahead.
     left: usize,
-    /// Bytes of places that are remembered.
+    /// Bytes taken by the remembered places.
     remembered: usize,
 }
 
 impl Finding {
-    /// As much as is short, and then the turn is over; whether it was the last.
+    /// One turn: as much as is short. Returns whether it was the last.
     fn step(&mut self, api: &Api, effort: &Effort<'_>) -> Result<bool, Stop> {
         while let Some(later) = self.unread.reads.get(self.found.len()) {
             if !api.slow.is_short(effort.spent()) {
@@ -144,7 +130,7 @@ impl Finding {
             if forgets {
                 outline.forget();
             } else if is_long && !api.answers.has_much_room() {
-                // What comes late is read late.
+                // Read values ahead only if there is much room.
                 outline.keep(0);
             }
             let again = forgets.then(|| later.clone());
@@ -170,54 +156,41 @@ impl Finding {
     }
 }
 
-/// Reads it all at once.
 pub(crate) fn unread_now(unread: &Unread, effort: &Effort<'_>) -> Result<Bytes, Stop> {
     match unread.whole(effort)? {
-        Response::Put(answer) => Ok(grpc::encode(&answer)),
-        Response::DeleteRange(answer) => Ok(grpc::encode(&answer)),
+        Response::Put(answer) => Ok(frame::encode(&answer)),
+        Response::DeleteRange(answer) => Ok(frame::encode(&answer)),
         Response::Txn(answer) => Ok(parts::encode_txn(answer)),
         _ => Err(UNLIKE_OUTLINE),
     }
 }
 
-/// What a client is told who takes the answer to a write too slowly.
+/// The error for a client that reads the response to a write too slowly.
 pub(crate) fn late_after_write() -> Status {
     after_write(budget::exhausted())
 }
 
-/// What a client is told where the answer to a write is lost that was done: as where the write's own answer is. What is
-/// said of refusals would make it try again.
-pub(crate) fn after_write(status: Status) -> Status {
-    match status.code() {
-        Code::DeadlineExceeded | Code::Cancelled => status,
-        _ => Known::Timeout.into(),
-    }
-}
-
-/// An answer whose rows were all read.
 fn whole(header: Option<ResponseHeader>, outline: &mut Outline) -> RangeResponse {
     let kvs = std::mem::take(&mut outline.first).into_iter().map(kv::wire).collect();
     RangeResponse { header, kvs, more: outline.more, count: outline.count }
 }
 
 impl Long {
-    /// What its client is told who takes it too slowly.
     pub(crate) fn late(&self) -> Late {
         if self.is_done { late_after_write } else { budget::exhausted }
     }
 
-    /// As the answer to a write.
     pub(crate) fn done(self) -> Self {
         Self { is_done: true, ..self }
     }
 
-    /// What its client is told where it cannot go on.
+    /// Maps an error to what the client must see: a write stays applied even if its response fails.
     fn told(&self) -> impl Fn(Status) -> Status + use<> {
         let is_done = self.is_done;
         move |status| if is_done { after_write(status) } else { status }
     }
 
-    /// Holds compaction up no longer; whether it can go on without.
+    /// Releases the Views so that compaction can go on; returns whether the response can continue without them.
     fn let_go(&mut self) -> bool {
         self.view = None;
         self.segments.iter_mut().all(|segment| match segment {
@@ -230,17 +203,15 @@ impl Long {
         })
     }
 
-    /// Bytes of the message with its prefix.
     pub(crate) fn len(&self) -> u64 {
         self.left
     }
 
-    /// Whether all of it was made.
     fn is_over(&self) -> bool {
         self.left == 0 && self.segments.is_empty()
     }
 
-    /// What is held beside the View, in bytes.
+    /// Bytes held in addition to the View.
     fn heap_len(&self) -> usize {
         let held = |segment: &Segment| match segment {
             Segment::Bytes(bytes) => bytes.len(),
@@ -288,13 +259,13 @@ impl Long {
         self.sent(out.freeze()).map(Some)
     }
 
-    /// Counts a piece: what was announced is what is sent.
+    /// Counts a sent piece; the message must not exceed its announced length.
     fn sent(&mut self, piece: Bytes) -> Result<Bytes, Stop> {
         self.left = self.left.checked_sub(piece.len() as u64).ok_or(UNLIKE_OUTLINE)?;
         Ok(piece)
     }
 
-    /// All of it, packed; nothing where that is more than may be held.
+    /// Reads and compresses the whole response; `None` if the result is larger than may be held.
     pub(crate) async fn pack(mut self, api: &Arc<Api>, zip: &Zip) -> Result<Option<Bytes>, Status> {
         let mut packing = None;
         loop {
@@ -310,7 +281,6 @@ impl Long {
         }
     }
 
-    /// Reads a piece when it is its turn.
     async fn read(mut self, api: &Arc<Api>) -> Result<(Self, Result<Option<Bytes>, Stop>), Lost> {
         let (own, target) = (Arc::clone(api), api.slow.piece_bytes());
         let read = api.slow.run(Lane::Long, move |gone| {
@@ -320,18 +290,18 @@ impl Long {
         read.await
     }
 
-    /// Sends it as its client takes it, no longer than until the deadline.
+    /// Sends the response as the client reads it, until the deadline at most.
     pub(crate) fn send(self, api: &Arc<Api>, answers: &Arc<Share>, deadline: Deadline) -> Held {
         let length = usize::try_from(self.left).unwrap_or(usize::MAX);
         let (held, feeder) = answers.feed(length, self.late());
-        streams::spawn_until(deadline, feed(Arc::clone(api), self, feeder));
+        deadline::spawn_until(deadline, feed(Arc::clone(api), self, feeder));
         held
     }
 }
 
 const UNLIKE_OUTLINE: Stop = Stop::Fault(Fault::Broken("a long answer is not what its outline says"));
 
-/// Reads the pieces, each in its turn, one ahead of the client.
+/// Reads one piece ahead of the client, each in its own turn.
 async fn feed(api: Arc<Api>, mut long: Long, feeder: Feeder) {
     let told = long.told();
     loop {

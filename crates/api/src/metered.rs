@@ -1,11 +1,11 @@
-//! HTTP/1.1 bodies whose bytes are counted: JSON that comes, answers that go.
+//! HTTP/1.1 bodies whose bytes are counted: incoming JSON, outgoing responses.
 
 use crate::{
     budget::{Held, Meter, exhausted},
-    front,
-    grpc::Reply,
-    pages::Page,
-    router::Connection,
+    call::Connection,
+    http1_router,
+    page::Page,
+    reply::Reply,
 };
 use bytes::Bytes;
 use gateway::Answer;
@@ -23,23 +23,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// Paths whose bodies are streams of small messages, each read as it comes: nothing is gathered for them.
+/// Paths whose bodies are streams of small messages. Nothing accumulates for them, so they are not counted.
 const STREAMED: [&str; 2] = ["/v3/watch", "/v3/lease/keepalive"];
 
-/// Answers a request on a port for clients.
 pub(crate) async fn serve(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Answered>, Infallible> {
     let refused = Arc::new(AtomicBool::new(false));
     let is_streamed = STREAMED.contains(&request.uri().path());
-    let share = (!is_streamed).then(|| Meter::new(connection.requests()));
+    let share = (!is_streamed).then(|| Meter::new(&connection.requests));
     let request =
         request.map(|body| Metered { body, received: 0, meter: share, refused: Arc::clone(&refused) });
-    let page = front::serve(Arc::clone(&connection), request).await?;
+    let page = http1_router::serve(Arc::clone(&connection), request).await?;
     let page = if refused.load(Relaxed) { too_many() } else { page };
     Ok(page.map(|body| match body {
-        Answer::Whole(Some(bytes)) => match connection.answers().hold(bytes, exhausted) {
+        Answer::Whole(Some(bytes)) => match connection.answers.hold(bytes, exhausted) {
             Ok(held) => Answered::Held(held),
             Err(small) => Answered::Plain(Answer::Whole(Some(small))),
         },
@@ -47,7 +46,6 @@ pub(crate) async fn serve(
     }))
 }
 
-/// What the gateway says of this error.
 fn too_many() -> Page {
     let text = format!(r#"{{"code":8,"message":"{}"}}"#, exhausted().message());
     let mut page = Response::new(Answer::Whole(Some(text.into())));
@@ -56,13 +54,12 @@ fn too_many() -> Page {
     page
 }
 
-/// A request's body.
 #[derive(Debug)]
 pub(crate) struct Metered {
     body: Incoming,
     received: usize,
     meter: Option<Meter>,
-    /// Tells the one who answers why the body has ended.
+    /// Says that the body ended because the budget was exhausted.
     refused: Arc<AtomicBool>,
 }
 
@@ -108,11 +105,10 @@ impl Body for Metered {
     }
 }
 
-/// An answer's body.
 pub(crate) enum Answered {
     /// A small one, or a stream.
     Plain(Answer<Reply>),
-    /// A large one.
+    /// A large, counted response.
     Held(Held),
 }
 
@@ -126,7 +122,7 @@ impl Body for Answered {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.get_mut() {
             Self::Plain(answer) => Pin::new(answer).poll_frame(cx),
-            // Its head is long gone: all that can be said is that it is not whole.
+            // The head was sent long ago: the body can only be cut short.
             Self::Held(held) => Poll::Ready(match ready!(held.poll_next(cx)) {
                 Ok(piece) => piece.map(|piece| Ok(Frame::data(piece))),
                 Err(_) => Some(Err(io::ErrorKind::TimedOut.into())),

@@ -1,68 +1,61 @@
-//! The methods that are registered, by their paths.
-//!
-//! A method is registered when its service is served at all; one of them that is not there yet is refused by name. Calls
-//! to services that are not in this table get gRPC's own answer for an unknown service.
-
-/// How many messages go each way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// One and one.
-    Unary,
-    /// One, and many back.
-    ServerStream,
-    /// Many each way.
-    BidiStream,
-}
-
-impl Kind {
-    /// As the label `grpc_type` says it.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Unary => "unary",
-            Self::ServerStream => "server_stream",
-            Self::BidiStream => "bidi_stream",
-        }
-    }
-}
+//! The registered gRPC methods, by path: those of served services; an unimplemented one is refused by name. Other
+//! services get gRPC's own response for an unknown service.
 
 macro_rules! methods {
-    ($($variant:ident = $service:literal $name:literal $kind:ident;)*) => {
-        /// A registered method.
+    ($($(#[$doc:meta])* $kind:ident { $($variant:ident = $service:literal $name:literal;)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub(crate) enum $kind {
+                $(
+                    #[doc = concat!("`/", $service, "/", $name, "`")]
+                    $variant,
+                )*
+            }
+        )*
+
+        /// A method, grouped by how many messages go each way.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Method {
+        pub(crate) enum Kind {
             $(
-                #[doc = concat!("`/", $service, "/", $name, "`")]
-                $variant,
+                $(#[$doc])*
+                $kind($kind),
             )*
         }
 
-        impl Method {
-            /// Every one, in the order of their numbers.
-            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Method {
+            $($(
+                #[doc = concat!("`/", $service, "/", $name, "`")]
+                $variant,
+            )*)*
+        }
 
-            /// The method at a path.
+        impl Method {
+            pub(crate) const ALL: &[Self] = &[$($(Self::$variant,)*)*];
+
             pub(crate) fn at(path: &str) -> Option<Self> {
                 match path {
-                    $(concat!("/", $service, "/", $name) => Some(Self::$variant),)*
+                    $($(concat!("/", $service, "/", $name) => Some(Self::$variant),)*)*
                     _ => None,
                 }
             }
 
             pub(crate) fn service(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $service,)*
+                    $($(Self::$variant => $service,)*)*
                 }
             }
 
             pub(crate) fn name(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $name,)*
+                    $($(Self::$variant => $name,)*)*
                 }
             }
 
             pub(crate) fn kind(self) -> Kind {
                 match self {
-                    $(Self::$variant => Kind::$kind,)*
+                    $($(Self::$variant => Kind::$kind($kind::$variant),)*)*
                 }
             }
         }
@@ -70,61 +63,89 @@ macro_rules! methods {
 }
 
 methods! {
-    Range = "etcdserverpb.KV" "Range" Unary;
-    Put = "etcdserverpb.KV" "Put" Unary;
-    Txn = "etcdserverpb.KV" "Txn" Unary;
-    DeleteRange = "etcdserverpb.KV" "DeleteRange" Unary;
-    Compact = "etcdserverpb.KV" "Compact" Unary;
-    RangeStream = "etcdserverpb.KV" "RangeStream" ServerStream;
-    Watch = "etcdserverpb.Watch" "Watch" BidiStream;
-    Lock = "v3lockpb.Lock" "Lock" Unary;
-    Unlock = "v3lockpb.Lock" "Unlock" Unary;
-    Campaign = "v3electionpb.Election" "Campaign" Unary;
-    Proclaim = "v3electionpb.Election" "Proclaim" Unary;
-    Leader = "v3electionpb.Election" "Leader" Unary;
-    Observe = "v3electionpb.Election" "Observe" ServerStream;
-    Resign = "v3electionpb.Election" "Resign" Unary;
-    LeaseGrant = "etcdserverpb.Lease" "LeaseGrant" Unary;
-    LeaseRevoke = "etcdserverpb.Lease" "LeaseRevoke" Unary;
-    LeaseKeepAlive = "etcdserverpb.Lease" "LeaseKeepAlive" BidiStream;
-    LeaseTimeToLive = "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
-    LeaseLeases = "etcdserverpb.Lease" "LeaseLeases" Unary;
-    MemberAdd = "etcdserverpb.Cluster" "MemberAdd" Unary;
-    MemberRemove = "etcdserverpb.Cluster" "MemberRemove" Unary;
-    MemberUpdate = "etcdserverpb.Cluster" "MemberUpdate" Unary;
-    MemberList = "etcdserverpb.Cluster" "MemberList" Unary;
-    MemberPromote = "etcdserverpb.Cluster" "MemberPromote" Unary;
-    Alarm = "etcdserverpb.Maintenance" "Alarm" Unary;
-    Status = "etcdserverpb.Maintenance" "Status" Unary;
-    Defragment = "etcdserverpb.Maintenance" "Defragment" Unary;
-    Hash = "etcdserverpb.Maintenance" "Hash" Unary;
-    HashKv = "etcdserverpb.Maintenance" "HashKV" Unary;
-    Snapshot = "etcdserverpb.Maintenance" "Snapshot" ServerStream;
-    MoveLeader = "etcdserverpb.Maintenance" "MoveLeader" Unary;
-    Downgrade = "etcdserverpb.Maintenance" "Downgrade" Unary;
-    AuthEnable = "etcdserverpb.Auth" "AuthEnable" Unary;
-    AuthDisable = "etcdserverpb.Auth" "AuthDisable" Unary;
-    AuthStatus = "etcdserverpb.Auth" "AuthStatus" Unary;
-    Authenticate = "etcdserverpb.Auth" "Authenticate" Unary;
-    UserAdd = "etcdserverpb.Auth" "UserAdd" Unary;
-    UserGet = "etcdserverpb.Auth" "UserGet" Unary;
-    UserList = "etcdserverpb.Auth" "UserList" Unary;
-    UserDelete = "etcdserverpb.Auth" "UserDelete" Unary;
-    UserChangePassword = "etcdserverpb.Auth" "UserChangePassword" Unary;
-    UserGrantRole = "etcdserverpb.Auth" "UserGrantRole" Unary;
-    UserRevokeRole = "etcdserverpb.Auth" "UserRevokeRole" Unary;
-    RoleAdd = "etcdserverpb.Auth" "RoleAdd" Unary;
-    RoleGet = "etcdserverpb.Auth" "RoleGet" Unary;
-    RoleList = "etcdserverpb.Auth" "RoleList" Unary;
-    RoleDelete = "etcdserverpb.Auth" "RoleDelete" Unary;
-    RoleGrantPermission = "etcdserverpb.Auth" "RoleGrantPermission" Unary;
-    RoleRevokePermission = "etcdserverpb.Auth" "RoleRevokePermission" Unary;
-    HealthCheck = "grpc.health.v1.Health" "Check" Unary;
-    HealthList = "grpc.health.v1.Health" "List" Unary;
-    HealthWatch = "grpc.health.v1.Health" "Watch" ServerStream;
+    /// Unary, and so frequent that a call must not allocate a box.
+    Frequent {
+        Range = "etcdserverpb.KV" "Range";
+        Put = "etcdserverpb.KV" "Put";
+        Txn = "etcdserverpb.KV" "Txn";
+        DeleteRange = "etcdserverpb.KV" "DeleteRange";
+    }
+    /// Unary, but not frequent.
+    Rare {
+        Compact = "etcdserverpb.KV" "Compact";
+        Lock = "v3lockpb.Lock" "Lock";
+        Unlock = "v3lockpb.Lock" "Unlock";
+        Campaign = "v3electionpb.Election" "Campaign";
+        Proclaim = "v3electionpb.Election" "Proclaim";
+        Leader = "v3electionpb.Election" "Leader";
+        Resign = "v3electionpb.Election" "Resign";
+        LeaseGrant = "etcdserverpb.Lease" "LeaseGrant";
+        LeaseRevoke = "etcdserverpb.Lease" "LeaseRevoke";
+        LeaseTimeToLive = "etcdserverpb.Lease" "LeaseTimeToLive";
+        LeaseLeases = "etcdserverpb.Lease" "LeaseLeases";
+        MemberAdd = "etcdserverpb.Cluster" "MemberAdd";
+        MemberRemove = "etcdserverpb.Cluster" "MemberRemove";
+        MemberUpdate = "etcdserverpb.Cluster" "MemberUpdate";
+        MemberList = "etcdserverpb.Cluster" "MemberList";
+        MemberPromote = "etcdserverpb.Cluster" "MemberPromote";
+        Alarm = "etcdserverpb.Maintenance" "Alarm";
+        Status = "etcdserverpb.Maintenance" "Status";
+        Defragment = "etcdserverpb.Maintenance" "Defragment";
+        Hash = "etcdserverpb.Maintenance" "Hash";
+        HashKv = "etcdserverpb.Maintenance" "HashKV";
+        MoveLeader = "etcdserverpb.Maintenance" "MoveLeader";
+        Downgrade = "etcdserverpb.Maintenance" "Downgrade";
+        AuthEnable = "etcdserverpb.Auth" "AuthEnable";
+        AuthDisable = "etcdserverpb.Auth" "AuthDisable";
+        AuthStatus = "etcdserverpb.Auth" "AuthStatus";
+        Authenticate = "etcdserverpb.Auth" "Authenticate";
+        UserAdd = "etcdserverpb.Auth" "UserAdd";
+        UserGet = "etcdserverpb.Auth" "UserGet";
+        UserList = "etcdserverpb.Auth" "UserList";
+        UserDelete = "etcdserverpb.Auth" "UserDelete";
+        UserChangePassword = "etcdserverpb.Auth" "UserChangePassword";
+        UserGrantRole = "etcdserverpb.Auth" "UserGrantRole";
+        UserRevokeRole = "etcdserverpb.Auth" "UserRevokeRole";
+        RoleAdd = "etcdserverpb.Auth" "RoleAdd";
+        RoleGet = "etcdserverpb.Auth" "RoleGet";
+        RoleList = "etcdserverpb.Auth" "RoleList";
+        RoleDelete = "etcdserverpb.Auth" "RoleDelete";
+        RoleGrantPermission = "etcdserverpb.Auth" "RoleGrantPermission";
+        RoleRevokePermission = "etcdserverpb.Auth" "RoleRevokePermission";
+        HealthCheck = "grpc.health.v1.Health" "Check";
+        HealthList = "grpc.health.v1.Health" "List";
+    }
+    /// One request, a stream of responses.
+    ServerStream {
+        RangeStream = "etcdserverpb.KV" "RangeStream";
+        Observe = "v3electionpb.Election" "Observe";
+        Snapshot = "etcdserverpb.Maintenance" "Snapshot";
+        HealthWatch = "grpc.health.v1.Health" "Watch";
+    }
+    /// A stream each way.
+    BidiStream {
+        Watch = "etcdserverpb.Watch" "Watch";
+        LeaseKeepAlive = "etcdserverpb.Lease" "LeaseKeepAlive";
+    }
 }
 
-/// What to call a path that is not in the table: grpc-go's words.
+impl Method {
+    /// The value of the label `grpc_type`.
+    pub(crate) fn label(self) -> &'static str {
+        match self.kind() {
+            Kind::Frequent(_) | Kind::Rare(_) => "unary",
+            Kind::ServerStream(_) => "server_stream",
+            Kind::BidiStream(_) => "bidi_stream",
+        }
+    }
+
+    /// Whether its responses continue until something else ends them.
+    pub(crate) fn is_endless(self) -> bool {
+        matches!(self.kind(), Kind::BidiStream(_) | Kind::ServerStream(ServerStream::Observe))
+    }
+}
+
+/// grpc-go's text for a path that is not in the table.
 pub(crate) fn unknown(path: &str) -> String {
     let Some((service, method)) = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')) else {
         return format!("malformed method name: {path:?}");

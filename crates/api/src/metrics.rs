@@ -1,9 +1,8 @@
-//! What `/metrics` shows, under etcd's names.
+//! The `/metrics` page, under etcd's names.
 //!
-//! Only what has a subject here today is registered: a series that would always read 0 because nothing counts it would
-//! lie to whoever alerts on it. What another part of the server measures (fsyncs, peers), it registers itself through
-//! [`crate::Api::registry`]. Counters of calls are created up front, as grpc-go's are, and a call only adds to plain
-//! atomics. Gauges of state are read when somebody asks.
+//! Only series that something here counts are registered: one that always reads 0 would mislead an alert. Other parts
+//! of the server register theirs through [`crate::Api::registry`]. Call counters are created up front, as
+//! grpc-go's are, so a call only adds to atomics. Gauges of state are read at each scrape.
 
 mod calls;
 mod connections;
@@ -18,28 +17,41 @@ mod watch;
 pub(crate) use calls::{Call, Received};
 pub(crate) use connections::Connections;
 
-use crate::{Api, Identity, Shown, lock};
+use crate::{budget::Budget, slow::Pool};
+use ::watch::Counts;
 use calls::Calls;
 use connections::InFlight;
 use durations::Durations;
 use http::HeaderValue;
 use leases::Leases;
-use machine::Quota;
+use machine::{Quota, Shared};
 use prefixes::Prefixes;
 use probes::Probes;
 use process::Process;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector, exponential_buckets,
+};
+use raft_node::Handle;
 use state::State;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex},
 };
+use types::lock;
 
-/// Different `client-api-version` labels kept apart. Clients choose the text, so it must be bounded; real ones send
-/// `3.5`, `3.6`, `3.7`. What comes later is counted as `other`.
+/// Distinct `client-api-version` labels, whose text clients choose (really `3.5` to `3.7`); later ones are `other`.
 const CLIENT_VERSIONS_MAX: usize = 64;
 
-/// All of this member's own series.
+/// What `/metrics` shows beyond the basic series.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// `--metrics=extensive`: latency histograms of calls, by method.
+    pub extensive: bool,
+    /// `--metrics-prefixes`: prefixes whose keys and bytes are counted.
+    pub prefixes: Vec<String>,
+}
+
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) calls: Calls,
@@ -63,7 +75,7 @@ pub(crate) struct Metrics {
     process: Process,
 }
 
-/// Registers a collector. A name used twice is a mistake in this file, found by the first test that runs.
+/// Registers a collector. Panics on a duplicate name, which the first test finds.
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
     registry.register(Box::new(collector.clone())).expect("metric names are registered once");
     collector
@@ -77,12 +89,32 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help).expect("a constant, valid metric name"))
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(crate) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels).expect("constant, valid labels"))
 }
 
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels).expect("constant, valid labels"))
+}
+
+/// `count` buckets from `start` seconds on, each twice the last.
+fn buckets(name: &str, help: &str, start: f64, count: usize) -> HistogramOpts {
+    let buckets = exponential_buckets(start, 2.0, count).expect("constant, valid buckets");
+    HistogramOpts::new(name, help).buckets(buckets)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, start: f64, count: usize) -> Histogram {
+    let histogram = Histogram::with_opts(buckets(name, help, start, count));
+    register(registry, histogram.expect("a constant, valid metric name"))
+}
+
+/// Raises a counter to what was counted elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
 impl Metrics {
-    pub(crate) fn new(identity: &Identity, quota: Quota, options: &Shown) -> Self {
+    pub(crate) fn new(member: u64, version: &str, quota: Quota, options: &Shown) -> Self {
         let registry = Registry::new();
         Self {
             calls: Calls::new(&registry, options.extensive),
@@ -133,7 +165,7 @@ impl Metrics {
             probes: Probes::new(&registry),
             prefixes: Prefixes::new(&registry, &options.prefixes),
             scrapes: scrapes(&registry),
-            state: State::new(&registry, identity, quota),
+            state: State::new(&registry, member, version, quota),
             leases: Leases::new(&registry),
             in_flight: InFlight::new(&registry),
             process: Process::new(&registry),
@@ -145,7 +177,6 @@ impl Metrics {
         &self.registry
     }
 
-    /// The counters of a client version's unary calls and streams.
     pub(crate) fn client_version(&self, version: &str) -> ClientVersion {
         let mut known = lock(&self.client_versions);
         let label = if known.contains(version) {
@@ -162,34 +193,37 @@ impl Metrics {
         }
     }
 
-    /// How many files the process may open.
     pub(crate) fn files_max(&self) -> i64 {
         self.process.files_max()
     }
 
-    /// The page in Prometheus's text format.
-    pub(crate) async fn render(&self, api: &Arc<Api>) -> String {
-        self.prefixes.refresh(api).await;
-        self.state.refresh(api);
-        self.watch.refresh(api.watches.counts());
-        self.leases.refresh(api.node.lease_counts());
+    pub(crate) async fn render(&self, sources: Sources<'_>) -> String {
+        let Sources { node, shared, slow, watching, in_flight, log } = sources;
+        self.prefixes.refresh(slow, shared).await;
+        self.state.refresh(node, shared);
+        self.watch.refresh(watching);
+        self.leases.refresh(node.lease_counts());
         self.process.refresh();
-        api.connections.refresh();
-        self.in_flight.refresh([
-            ("requests", &api.requests),
-            ("answers", &api.answers),
-            ("values", &api.values),
-        ]);
+        self.in_flight.refresh(in_flight);
         let mut page = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut page) {
-            slog::warn!(api.log, "cannot render metrics"; "error" => %error);
+            slog::warn!(log, "cannot render metrics"; "error" => %error);
         }
         self.scrapes.with_label_values(&["200"]).inc();
         page
     }
 }
 
-/// Scrapes, as Prometheus's library for Go counts them. None fails, and a page is made in one go: none waits.
+pub(crate) struct Sources<'a> {
+    pub(crate) node: &'a Handle,
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) slow: &'a Pool,
+    pub(crate) watching: Counts,
+    pub(crate) in_flight: [(&'static str, &'a Budget); 3],
+    pub(crate) log: &'a slog::Logger,
+}
+
+/// Scrapes, as Prometheus's Go library counts them. None fails; each sees only itself in flight.
 fn scrapes(registry: &Registry) -> IntCounterVec {
     let (total, in_flight) =
         ("promhttp_metric_handler_requests_total", "promhttp_metric_handler_requests_in_flight");
@@ -201,11 +235,10 @@ fn scrapes(registry: &Registry) -> IntCounterVec {
     scrapes
 }
 
-/// What a client of one `client-api-version` counts into.
 pub(crate) struct ClientVersion {
     pub(crate) unary: IntCounter,
     pub(crate) stream: IntCounter,
 }
 
-/// The version as the header gives it, and where it counts: looked up once a connection, for a client sends one version.
+/// The version header and its counters. Looked up once for each connection, since a client sends one version.
 pub(crate) type SeenVersion = (Option<HeaderValue>, ClientVersion);

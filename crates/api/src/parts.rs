@@ -1,35 +1,32 @@
-//! Long answers, encoded a part at a time: each part is let go as it is written, so that an answer is held once and not
-//! twice.
+//! Encodes long responses part by part. Each part is freed once encoded, so the response is held once instead of twice.
 
-use crate::grpc::{self, PREFIX_BYTES};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::frame::{self, PREFIX_BYTES};
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use proto::etcdserverpb::{RangeResponse, TxnResponse};
 
-/// Answers up to this size are encoded whole, in bytes: what they hold twice is no matter.
+/// Responses up to this size are encoded whole, in bytes: holding them twice is cheap.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
-/// `RangeResponse.kvs`.
+/// Field number of `RangeResponse.kvs`.
 pub(crate) const KVS_FIELD: u32 = 2;
-/// `TxnResponse.responses`.
+/// Field number of `TxnResponse.responses`.
 pub(crate) const RESPONSES_FIELD: u32 = 3;
 
-/// [`grpc::encode`] for a list.
 pub(crate) fn encode_range(mut answer: RangeResponse) -> Bytes {
     let length = answer.encoded_len();
     if length <= WHOLE_BYTES_MAX {
-        return grpc::encode(&answer);
+        return frame::encode(&answer);
     }
     let kvs = std::mem::take(&mut answer.kvs);
-    // In the order of the fields' numbers: what comes before the keys, then they, then the rest.
+    // In the order of field numbers: header, keys, then the rest.
     let head = RangeResponse { header: answer.header.take(), ..RangeResponse::default() };
     encode(length, &head, KVS_FIELD, kvs, &answer)
 }
 
-/// [`grpc::encode`] for a transaction's answer.
 pub(crate) fn encode_txn(mut answer: TxnResponse) -> Bytes {
     let length = answer.encoded_len();
     if length <= WHOLE_BYTES_MAX {
-        return grpc::encode(&answer);
+        return frame::encode(&answer);
     }
     let responses = std::mem::take(&mut answer.responses);
     encode(length, &answer, RESPONSES_FIELD, responses, &TxnResponse::default())
@@ -37,8 +34,7 @@ pub(crate) fn encode_txn(mut answer: TxnResponse) -> Bytes {
 
 fn encode<M: Message, P: Message>(length: usize, head: &M, field: u32, parts: Vec<P>, tail: &M) -> Bytes {
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + length);
-    out.put_u8(0); // not compressed
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    frame::put_prefix(&mut out, length as u64);
     head.encode_raw(&mut out);
     for part in parts {
         prost::encoding::message::encode(field, &part, &mut out);
@@ -62,10 +58,10 @@ mod tests {
             for (header, more) in [(None, false), (header, true)] {
                 let kv = KeyValue { value: vec![7; 100].into(), ..Default::default() };
                 let answer = RangeResponse { header, kvs: vec![kv; rows], more, count: 5 };
-                assert_eq!(encode_range(answer.clone()), grpc::encode(&answer));
+                assert_eq!(encode_range(answer.clone()), frame::encode(&answer));
                 let op = ResponseOp { response: Some(Response::ResponseRange(answer)) };
                 let txn = TxnResponse { header, succeeded: more, responses: vec![op; 3] };
-                assert_eq!(encode_txn(txn.clone()), grpc::encode(&txn));
+                assert_eq!(encode_txn(txn.clone()), frame::encode(&txn));
             }
         }
     }

@@ -1,30 +1,24 @@
-//! `/health`, `/livez` and `/readyz`: bodies, codes and headers are those of etcd's `etcdhttp`.
-//!
-//! `/health` looks at alarms, the leader and a read, and says what is wrong first. The other two run named checks, all
-//! of them or one by its path, and say how each went.
+//! `/health`, `/livez` and `/readyz`, with the bodies, codes and headers of etcd's `etcdhttp`. `/health` reports the
+//! first failure; the others run named checks, all or one by its path, and report each.
 
 use crate::{
-    Api,
+    answer::Kv,
     budget::Shares,
-    kv,
-    pages::{Page, error, respond, text},
+    page::{PLAIN, Page, error, not_allowed, respond, text},
     query::Query,
+    state::Api,
 };
-use http::{HeaderValue, Method, StatusCode, header::ALLOW};
+use http::{Method, StatusCode};
 use proto::etcdserverpb::{AlarmType, RangeRequest};
 use serde_json::json;
 use std::{fmt::Write as _, sync::Arc};
 
-/// One thing that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
-    /// No CORRUPT alarm.
+    /// There is no CORRUPT alarm.
     DataCorruption,
-    /// A read of this member's own state.
     SerializableRead,
-    /// A read that asks the leader.
     LinearizableRead,
-    /// This member votes.
     NonLearner,
 }
 
@@ -55,23 +49,23 @@ impl Check {
     }
 }
 
-/// etcd reads the empty key here, which no client may; such reads count as a client's do.
+/// Reads the empty key, as etcd does; clients may not. Counts as a client's read.
 async fn read(api: &Arc<Api>, serializable: bool) -> Result<(), String> {
     let request = RangeRequest { keys_only: true, limit: 1, serializable, ..Default::default() };
     let shares = Shares { answers: &api.answers.share(), values: &api.values.share() };
-    kv::checked_range(api, shares, None, request)
+    Kv { api, shares, deadline: None }
+        .checked_range(request)
         .await
         .map(drop)
         .map_err(|status| status.message().to_owned())
 }
 
-/// A page of checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe {
-    /// The label `type` of the metrics.
+    /// Value of the metrics' label `type`.
     kind: &'static str,
     checks: &'static [Check],
-    /// Whether it is the page of all checks, which can be narrowed.
+    /// Whether the path names no single check, so that `exclude` applies.
     is_root: bool,
 }
 
@@ -80,7 +74,6 @@ const READYZ: &[Check] =
     &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
 impl Probe {
-    /// The page at a path.
     pub(crate) fn at(path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.splitn(2, '/');
         let (kind, checks) = match parts.next()? {
@@ -125,14 +118,6 @@ impl Probe {
     }
 }
 
-/// Go's answer to a method that a page does not know.
-pub(crate) fn not_allowed() -> Page {
-    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-    response
-}
-
-/// `/health`.
 pub(crate) async fn health(api: &Arc<Api>, method: &Method, query: &Query) -> Page {
     if *method != Method::GET {
         return not_allowed();
@@ -140,7 +125,7 @@ pub(crate) async fn health(api: &Arc<Api>, method: &Method, query: &Query) -> Pa
     match unhealthy(api, query).await {
         None => {
             api.metrics.health_success.inc();
-            respond(StatusCode::OK, crate::pages::PLAIN, r#"{"health":"true","reason":""}"#.to_owned())
+            respond(StatusCode::OK, PLAIN, r#"{"health":"true","reason":""}"#.to_owned())
         }
         Some(reason) => {
             api.metrics.health_failures.inc();
@@ -151,7 +136,6 @@ pub(crate) async fn health(api: &Arc<Api>, method: &Method, query: &Query) -> Pa
     }
 }
 
-/// Why this member is not healthy: alarms, then the leader, then a read.
 async fn unhealthy(api: &Arc<Api>, query: &Query) -> Option<String> {
     for alarm in api.shared.alarms().list(AlarmType::None as i32) {
         let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());

@@ -1,14 +1,13 @@
-//! The query of a URL, as Go's `url.Query` reads it.
+//! A URL's query, parsed as Go's `url.Query` does.
 
 use percent_encoding::percent_decode_str;
 
-/// The pairs, in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn parse(query: &str) -> Self {
-        // Go leaves out pairs with a semicolon, and those whose escapes are wrong.
+        // Go skips pairs with a semicolon or an invalid escape.
         let pairs = query.split('&').filter(|pair| !pair.is_empty() && !pair.contains(';'));
         let decoded = pairs.filter_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -17,17 +16,15 @@ impl Query {
         Self(decoded.collect())
     }
 
-    /// Every value of a name that says something.
+    /// All non-empty values of a name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
-    /// The first value of a name.
     pub(crate) fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// Whether the name is there at all.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.first(name).is_some()
     }

@@ -1,20 +1,15 @@
-//! `RangeStream`: a range in pieces, all of one revision, so that neither side ever holds the whole of a long list.
+//! `RangeStream`: a range in pieces of one revision, so that neither side holds all of a long list.
 //!
-//! After etcd 3.7's `rangeStream`: the pieces merge into exactly what `Range` answers; header, `more` and `count` come
-//! with the last one. A piece begins with ten keys and grows or shrinks by halves towards `--max-request-bytes`, beyond
-//! which none goes by more than a key. Pieces are read ahead by one while the client takes the one before; a slow client
-//! makes its own stream wait and nobody else.
-//!
-//! A client that keeps the pace reads one View, which compaction waits for. Where a piece is not taken for
-//! [`crate::Limits::view_hold_max`], the View is let go, and the stream goes on at its revision in newer ones, as etcd
-//! does from the start: until a compaction has passed that revision, of which the client is told.
+//! After etcd 3.7's `rangeStream`: the pieces merge into exactly `Range`'s response; header, `more` and `count` come
+//! with the last. A piece starts at ten keys, and doubles or halves towards `--max-request-bytes`, which it exceeds by
+//! one key at most. One piece is read ahead. Views are held and released as for long responses ([`crate::long`]); once
+//! a compaction passes the revision, the stream fails with etcd's error for that.
 
 use crate::{
-    Api, grpc,
-    kv::{self, Deadline},
-    parse,
+    deadline::{self, Deadline},
+    frame, kv, parse,
     slow::Inline,
-    streams,
+    state::Api,
 };
 use bytes::Bytes;
 use machine::Stop;
@@ -31,11 +26,10 @@ use types::KeyRange;
 /// Keys in the first piece (etcd's `initialStreamChunkLimit`).
 const FIRST_PIECE_KEYS: i64 = 10;
 
-/// Pieces that may wait for the client: one, while the next is read. Each is about `--max-request-bytes` long.
+/// Pieces queued for the client while the next is read. Each is about `--max-request-bytes` long.
 pub(crate) const PIECES_AHEAD_MAX: usize = 1;
 
-/// Checks the request and makes sure of the quorum; then reads and sends the pieces in a task of their own, until the
-/// end, an error, or until nobody listens any more.
+/// Checks the request and waits for its barrier, then spawns a task that sends the pieces.
 pub(crate) async fn start(
     api: &Arc<Api>,
     deadline: Deadline,
@@ -47,14 +41,14 @@ pub(crate) async fn start(
         kv::barrier(api, deadline).await?;
     }
     let own = Arc::clone(api);
-    streams::spawn_until(deadline, async move {
-        // Who goes away is noticed here too, while a piece waits for its turn or is read.
+    deadline::spawn_until(deadline, async move {
+        // Notices a disconnect also while a piece is read or waits for its turn.
         let sent = tokio::select! {
             sent = own.steps.watch("RangeStream", send(&own, request, &pieces)) => sent,
             () = pieces.closed() => return,
         };
         if let Err(status) = sent {
-            // Nobody may be listening any more: then there is nobody to tell.
+            // The client may be gone.
             let _ = pieces.send(Err(status)).await;
         }
     });
@@ -70,8 +64,7 @@ async fn send(
     let mut source = if request.sort_target == SortTarget::Key as i32 {
         Source::Keys(Cursor::new(api.shared.view(), request, target_bytes))
     } else {
-        // A target without an order sorts what the limit lets through; etcd does so piece by piece. Sorted as a whole,
-        // the stream says what `Range` says.
+        // A sort target without an order: etcd sorts the rows piece by piece; sorting all makes it equal to `Range`.
         let own = Arc::clone(api);
         let find = move |effort: &Effort<'_>| own.shared.outline_range(&request, 0, effort);
         let (view, outline) = api.slow.long(None, find).await?;
@@ -92,14 +85,14 @@ async fn send(
                 piece
             }
         };
-        // Who is gone needs no error.
+        // A disconnect is no error.
         if !deliver(api, piece, &mut source, pieces).await || is_last {
             return Ok(());
         }
     }
 }
 
-/// Hands a piece over; whether somebody takes pieces.
+/// Hands a piece over; returns whether the client still listens.
 async fn deliver(
     api: &Api,
     piece: Bytes,
@@ -120,14 +113,13 @@ async fn deliver(
     room.map(|room| room.send(piece)).is_ok()
 }
 
-/// Where the pieces come from.
 enum Source {
     Keys(Cursor),
     Found(Found),
 }
 
 impl Source {
-    /// Reads a piece and moves behind it; says it encoded, and whether it is the last. Given up, nothing has moved.
+    /// Reads and encodes the next piece; returns whether it is the last. Beyond the budget the position stays.
     fn piece(&mut self, api: &Api, effort: &Effort<'_>) -> Result<(Bytes, bool), Stop> {
         match self {
             Self::Keys(cursor) => cursor.piece(api, effort),
@@ -135,7 +127,6 @@ impl Source {
         }
     }
 
-    /// Goes on without the View.
     fn let_go(&mut self) {
         match self {
             Self::Keys(cursor) => cursor.view = None,
@@ -144,7 +135,7 @@ impl Source {
     }
 }
 
-/// Rows that were found and sorted before the first was sent.
+/// Rows found and sorted before the first was sent.
 struct Found {
     view: Option<Arc<View>>,
     revision: i64,
@@ -167,20 +158,19 @@ impl Found {
                 ..piece
             };
         }
-        Ok((grpc::encode(&RangeStreamResponse { range_response: Some(piece) }), is_last))
+        Ok((frame::encode(&RangeStreamResponse { range_response: Some(piece) }), is_last))
     }
 }
 
-/// Where the next piece begins.
 struct Cursor {
-    /// What is read, while the client keeps the pace.
+    /// `None` once the client has been too slow.
     view: Option<Arc<View>>,
-    /// What the header says: the newest revision when the stream began.
+    /// The header's revision: the newest when the stream began.
     revision: i64,
     query: Query,
-    /// What the client wants of the keys still to come; `i64::MAX` is all.
+    /// Keys still wanted; `i64::MAX` means all.
     wanted: i64,
-    /// Keys in the whole range, once the first piece has counted them.
+    /// Keys in the whole range, counted by the first piece.
     count: Option<i64>,
     target_bytes: usize,
 }
@@ -190,7 +180,7 @@ impl Cursor {
         let wanted = if request.limit > 0 { request.limit } else { i64::MAX };
         let query = Query {
             range: KeyRange::from_wire(request.key, request.range_end),
-            // Fixed, so that the pieces agree.
+            // Fixed, so that all pieces show the same revision.
             revision: if request.revision > 0 { request.revision } else { view.revision() },
             limit: FIRST_PIECE_KEYS.min(wanted),
             keys_only: request.keys_only,
@@ -220,7 +210,7 @@ impl Cursor {
             piece.more = more;
             piece.count = count;
         }
-        let bytes = grpc::encode(&RangeStreamResponse { range_response: Some(piece) });
+        let bytes = frame::encode(&RangeStreamResponse { range_response: Some(piece) });
         if let Some(last_key) = last_key {
             self.query.range = self.query.range.after(&last_key);
             self.query.limit = next_limit(self.query.limit, bytes.len(), self.target_bytes).min(self.wanted);
@@ -229,7 +219,7 @@ impl Cursor {
     }
 }
 
-/// etcd's `adjustChunkLimit`: outside half to double the target, a piece gets twice or half as many keys; at least one.
+/// etcd's `adjustChunkLimit`: twice as many keys below half the target, half as many above twice; at least one.
 fn next_limit(limit: i64, piece_bytes: usize, target_bytes: usize) -> i64 {
     let next = if piece_bytes < target_bytes / 2 {
         limit.saturating_mul(2)

@@ -1,17 +1,15 @@
-//! The accept loop: one port for gRPC (HTTP/2 with prior knowledge) and HTTP/1.1, and its end.
-//!
-//! Shutting down: stop accepting, tell every connection (GOAWAY), let calls in flight finish for a while ([`Wire::drain`]), then cut
-//! what is left. Runs on one current-thread runtime, which the node's completions wake once a batch.
+//! The accept loop: one port for gRPC (HTTP/2 with prior knowledge) and HTTP/1.1, on one current-thread runtime.
+//! Shutdown stops accepting, sends GOAWAY, lets calls in flight finish for [`Wire::drain`], then closes the rest.
 
 use crate::{
-    Api,
-    connections::Seat,
-    front::{self, Traffic},
-    grpc::Requests,
-    metered,
-    router::{self, Connection},
+    call::Connection,
+    connections::{Seat, Traffic},
+    endings::{Phase, count_losses},
+    http1_router, metered,
+    requests::Requests,
+    router,
     socket::{Flusher, Socket, Turn},
-    streams,
+    state::Api,
     wire::Wire,
 };
 use bytes::BytesMut;
@@ -36,33 +34,21 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long the connections that were cut may take to let go.
+/// How long closing the remaining connections may take.
 const CUT_MAX: Duration = Duration::from_millis(100);
 
-/// Pause after an accept that failed: without free file descriptors the next would fail at once.
+/// Pause after a failed accept: without free file descriptors the next would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pause after a connection that was refused: those who come again and again cost a thousand turns a second at most.
+/// Pause after a refused connection, which limits reconnect loops to a thousand turns a second.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
-/// How an HTTP/2 client begins (RFC 9113, 3.4).
+/// The HTTP/2 connection preface (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How far the listener has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Everything is welcome.
-    Serving,
-    /// What is in flight may finish.
-    Draining,
-    /// No more.
-    Cut,
-}
-
-/// Room for a client's first bytes, which are its preface and settings, or the head of a short request.
+/// Buffer for a client's first bytes: preface and settings, or the head of a short request.
 const PREFACE_READ_BYTES: usize = 256;
 
-/// What the connections of one listener share.
 struct Listener {
     api: Arc<Api>,
     traffic: Traffic,
@@ -72,8 +58,8 @@ struct Listener {
     phase: watch::Receiver<Phase>,
 }
 
-/// Serves clients until `shutdown` is ready, then lets the calls in flight finish. Call it inside a current-thread
-/// runtime, once for each listener; all may share one [`Api`].
+/// Serves clients until `shutdown` resolves, then lets calls in flight finish. Call it inside a current-thread runtime,
+/// once for each listener; all may share one [`Api`].
 pub async fn serve(
     listener: TcpListener,
     api: Arc<Api>,
@@ -85,7 +71,7 @@ pub async fn serve(
         let election_timeout = api.node.options().election_timeout();
         let losses = api.leader_losses.clone();
         tokio::spawn(crate::watch::follow(Arc::clone(&api)));
-        tokio::spawn(streams::count_losses(api.node.watch_leader(), election_timeout, losses));
+        tokio::spawn(count_losses(api.node.watch_leader(), election_timeout, losses));
     }
     let (phase, receiver) = watch::channel(Phase::Serving);
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
@@ -122,19 +108,19 @@ pub async fn serve(
     }
     drop(listener);
     drop(alive);
-    // Every connection holds a receiver, and so does `shared`: sending cannot fail.
+    // Cannot fail: `shared` holds a receiver.
     let _ = phase.send(Phase::Draining);
     if timeout(shared.api.limits.wire.drain, all_gone.recv()).await.is_err() {
         slog::info!(shared.api.log, "calls in flight were cut at shutdown");
         let _ = phase.send(Phase::Cut);
-        // Their tasks need one turn each to let go of their sockets.
+        // Each task needs one turn to close its socket.
         let _ = timeout(CUT_MAX, all_gone.recv()).await;
     }
     flusher.flush();
     flushing.abort();
 }
 
-/// Counts every leader that comes after another or after none, as etcd does. Ends with the node.
+/// Counts each new leader, as etcd does. Ends with the node.
 async fn count_leaders(mut leadership: watch::Receiver<Leadership>, changes: IntCounter) {
     let mut last = 0;
     loop {
@@ -160,8 +146,8 @@ fn http2_builder(api: &Api) -> http2::Builder<TokioExecutor> {
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_header_list_size(wire.headers_bytes)
         .max_pending_accept_reset_streams(wire.pending_resets)
-        // Over a connection's life it would end honest ones: a client whose oversized puts are refused while they are still
-        // coming makes one each. They cost no more than a frame, and who does not take those is not read from.
+        // A limit would end honest clients: each oversized put refused early counts once. Such a reset costs a frame,
+        // and a client that does not read is not read from.
         .max_local_error_reset_streams(None)
         .keep_alive_timeout(limits.keepalive_timeout);
     if !limits.keepalive_interval.is_zero() {
@@ -177,14 +163,14 @@ fn http1_builder(wire: &Wire) -> http1::Builder {
         .header_read_timeout(wire.http1_head)
         .max_buf_size(wire.http1_head_bytes)
         .max_headers(wire.http1_headers)
-        // Names are compared without case, but scripts that grep for etcd's headers do not.
+        // Header names are case-insensitive, but scripts that grep for etcd's are not.
         .title_case_headers(true);
     builder
 }
 
-/// One client, from its first bytes to its end. `_alive` tells the listener that it is still there.
+/// Serves one client. `_alive` shows the listener that it is still connected.
 async fn connection(listener: Arc<Listener>, stream: TcpStream, seat: Seat, _alive: mpsc::Sender<()>) {
-    // Without it every answer waits for the acknowledgement of the one before. If it fails, the socket is gone.
+    // Without it every response would wait for the last one's acknowledgement. An error means that the socket is gone.
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -194,11 +180,11 @@ async fn connection(listener: Arc<Listener>, stream: TcpStream, seat: Seat, _ali
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => return,
         speaks = timeout(listener.api.limits.wire.first_bytes, first_bytes(&mut socket)) => speaks,
     };
-    // It said nothing, or went away: nobody to tell.
+    // It sent nothing in time, or disconnected.
     let Ok(Ok(speaks)) = speaks else { return };
     let api = Arc::clone(&listener.api);
     let shared = Arc::new(Connection::new(Arc::clone(&api), turn.clone(), listener.phase.clone()));
-    let cut = shared.answers().cut();
+    let cut = shared.answers.cut();
     match (listener.traffic, speaks) {
         (Traffic::All | Traffic::Grpc, Protocol::Http2) => {
             let service = service_fn(move |request: http::Request<_>| {
@@ -213,16 +199,16 @@ async fn connection(listener: Arc<Listener>, stream: TcpStream, seat: Seat, _ali
             drive(served, http1::Connection::graceful_shutdown, turn, cut, phase).await;
         }
         (Traffic::Metrics, Protocol::Http1) => {
-            let service = service_fn(move |request| front::monitor(Arc::clone(&api), request));
+            let service = service_fn(move |request| http1_router::monitor(Arc::clone(&api), request));
             let served = listener.http1.serve_connection(TokioIo::new(socket), service);
             drive(served, http1::Connection::graceful_shutdown, turn, cut, phase).await;
         }
-        // As etcd: the connection ends without a word.
+        // Closed without a response, as in etcd.
         (Traffic::Grpc, Protocol::Http1) | (Traffic::Http | Traffic::Metrics, Protocol::Http2) => {}
     }
 }
 
-/// Runs a connection to its end; once the server goes down, to the end of what is in flight.
+/// Runs a connection to its end, or after shutdown began until its calls in flight finished.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     finish: fn(Pin<&mut C>),
@@ -233,7 +219,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
-        // Errors here are the client's: it went away, or spoke nonsense and has been told so.
+        // Errors are the client's: a disconnect, or a protocol error already answered.
         _ = poll_fn(|cx| { turn.begin(); connection.as_mut().poll(cx) }) => return,
         () = cut.notified() => return,
         _ = phase.wait_for(|phase| *phase > Phase::Serving) => {}
@@ -252,7 +238,7 @@ enum Protocol {
     Http2,
 }
 
-/// Reads just enough to know what the client speaks, and puts it back.
+/// Reads just enough to detect the protocol, and puts the bytes back.
 async fn first_bytes(socket: &mut Socket) -> io::Result<Protocol> {
     let mut bytes = BytesMut::with_capacity(PREFACE_READ_BYTES);
     let protocol = loop {
@@ -267,7 +253,7 @@ async fn first_bytes(socket: &mut Socket) -> io::Result<Protocol> {
     Ok(protocol)
 }
 
-/// What the first bytes say; `None` while they could still be either.
+/// The protocol of the first bytes; `None` if undecided.
 fn speaks(bytes: &[u8]) -> Option<Protocol> {
     if bytes.starts_with(PREFACE) {
         Some(Protocol::Http2)

@@ -1,19 +1,15 @@
-//! Work that a client causes, and where it runs.
-//!
-//! One thread serves all clients of a member, so nothing may hold it for long. What a request costs is counted while it
-//! is done ([`Effort`]): it begins on that thread with a small budget, and where that is spent it is given up there and
-//! done on a blocking thread.
+//! Where the work of a request runs. One thread serves all clients of a member, so nothing may hold it for long: a
+//! request starts there with a small budget ([`Effort`]), and is redone on a blocking thread if that is exceeded.
 //!
 //! ```text
-//! inline: 512 rows, 64 KiB ─ spent ─▶ short lane: 8,192 rows, 4 MiB ─ spent ─▶ long lane: no budget
-//!                                     some ms each, so it moves             values beyond 4 MiB: a piece a turn
+//! inline: 512 rows, 64 KiB ─ exceeded ─▶ short lane: 8,192 rows, 4 MiB ─ exceeded ─▶ long lane: no budget
+//!                                        some ms each, so it moves                   values beyond 4 MiB: a piece a turn
 //! ```
 //!
-//! * Each lane is capped, so that lists do not take the cores away from puts; what does not fit waits its turn. What is
-//!   short never waits for what is long.
-//! * A turn lives with the work, on its thread, and not with who waits for it: who goes away and asks again gets no
-//!   second one. Who goes away leaves a mark, and the work ends at its next step, with all it holds.
-//! * An answer is encoded where it was made.
+//! * Each lane is capped, so that lists leave the cores to puts. Short work never waits for long work.
+//! * A permit belongs to the work, not to its caller: a client that disconnects and asks again gets no second one. A
+//!   disconnect sets a flag, and the work ends at its next step and frees its memory.
+//! * A response is encoded by the thread that made it.
 
 use crate::{budget::Room, status};
 use machine::Stop;
@@ -29,27 +25,25 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-/// How much work may be where. Fields are defaults of [`WorkLimits::default`] unless a test draws smaller ones.
+/// How much work runs where. Tests may draw smaller values than the defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkLimits {
-    /// What one request may cost on the thread that serves everybody. 512 rows (a listed key is two, one in the index and
-    /// one read; a key that is got is five) and 64 KiB: some 200 µs.
+    /// Budget on the runtime's thread. Default 512 rows (a listed key: two, a single get: five), 64 KiB: 200 µs.
     pub inline: Cost,
-    /// What it may cost in the short lane: 8,192 rows and 4 MiB, some milliseconds.
+    /// Budget of a request in the short lane. Default 8,192 rows and 4 MiB: some milliseconds.
     pub short: Cost,
-    /// Short work at one time: 2, of some milliseconds each.
+    /// Work in the short lane at one time. Default 2, of some milliseconds each.
     pub short_max: usize,
-    /// Steps of snapshots at one time: 1. Each is short, and a backup waits for no list.
+    /// Steps of snapshots at one time. Default 1: each is short, and a backup need not wait for lists.
     pub snapshot_max: usize,
-    /// Long work at one time: 2. On the smallest machine we budget for (two cores) one more would stop the writes.
+    /// Work in the long lane at one time. Default 2: on two cores a third would stall writes.
     pub long_max: usize,
-    /// What the answers of one transaction may remember of where their rows are, in bytes: 16 MiB, a million rows of sorted,
-    /// filtered or older lists. What is beyond is found twice: for the answer's length, and when it is its turn.
+    /// Memory for the places of a transaction's rows, in bytes; further rows are found twice, for the length and for
+    /// sending. Default 16 MiB: a million rows of sorted, filtered or older lists.
     pub remembered_bytes: usize,
-    /// What of a long answer is read in one turn, in bytes: 256 KiB, below a millisecond. Twice that is held of each.
+    /// Bytes of a long response read in one turn; each holds twice that. Default 256 KiB: less than a millisecond.
     pub piece_bytes: usize,
-    /// A step on the thread that serves everybody that takes longer than this is counted and logged: 5 ms, after which
-    /// clients notice.
+    /// A longer step on the runtime's thread is counted and logged. Default 5 ms, which clients notice.
     pub step_max: Duration,
 }
 
@@ -68,14 +62,14 @@ impl Default for WorkLimits {
     }
 }
 
-/// What is short does not wait for what is long.
+/// Lanes of the slow pool. Short work does not wait for long work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Within [`WorkLimits::short`].
+    /// Work that fits [`WorkLimits::short`].
     Short,
-    /// Anything.
+    /// Work of any length.
     Long,
-    /// Steps of snapshots.
+    /// Steps of a snapshot transfer.
     Snapshot,
 }
 
@@ -91,7 +85,7 @@ impl Lane {
     }
 }
 
-/// The blocking threads' lanes.
+/// The slow pool: blocking threads in capped lanes.
 pub struct Pool {
     limits: WorkLimits,
     turns: [Arc<Semaphore>; 3],
@@ -100,11 +94,9 @@ pub struct Pool {
     done: IntCounterVec,
 }
 
-/// How a read fared that was tried at once.
 pub(crate) enum Inline<T> {
-    /// That was all.
     Done(Result<T, Status>),
-    /// It is for [`Pool::read`]: it costs at least so much.
+    /// It costs at least this much: continue with [`Pool::read`].
     TooMuch(Cost),
 }
 
@@ -120,7 +112,7 @@ impl From<Lost> for Status {
 }
 
 impl Pool {
-    /// Lanes of this width.
+    /// A pool with lanes of these widths.
     pub fn new(limits: WorkLimits) -> Self {
         let opts = Opts::new;
         let gauge = |name, help| {
@@ -139,10 +131,9 @@ impl Pool {
         }
     }
 
-    /// Shows what is at work.
     pub(crate) fn register(&self, registry: &Registry) {
         for lane in Lane::ALL {
-            // A series that nobody has touched yet would be missing.
+            // A series appears only once it is touched.
             self.running.with_label_values(&[lane.name()]);
             self.waiting.with_label_values(&[lane.name()]);
             self.done.with_label_values(&[lane.name()]);
@@ -153,7 +144,7 @@ impl Pool {
         registry.register(Box::new(self.done.clone())).expect(known);
     }
 
-    /// Tries a read on the thread that serves everybody, as long as it costs no more than a request may there.
+    /// Tries a read on the runtime's thread, within [`WorkLimits::inline`].
     pub(crate) fn inline<T>(&self, read: impl FnOnce(&Effort<'_>) -> Result<T, Stop>) -> Inline<T> {
         let effort = Effort::within(self.limits.inline);
         match read(&effort) {
@@ -162,38 +153,34 @@ impl Pool {
         }
     }
 
-    /// The lane for work that costs at least so much.
+    /// The lane for work that costs at least `cost`.
     pub(crate) fn lane(&self, cost: Cost) -> Lane {
         if self.is_short(cost) { Lane::Short } else { Lane::Long }
     }
 
-    /// What is made at once, in bytes; of longer answers the values are read as they are sent.
+    /// Responses up to this size are made at once, in bytes; longer ones are read while they are sent.
     pub(crate) fn whole_bytes(&self) -> usize {
         usize::try_from(self.limits.short.bytes).unwrap_or(usize::MAX).max(self.limits.piece_bytes)
     }
 
-    /// Whether so much is short.
     pub(crate) fn is_short(&self, cost: Cost) -> bool {
         cost.fits(self.limits.short)
     }
 
-    /// See [`WorkLimits::remembered_bytes`].
     pub(crate) fn remembered_bytes(&self) -> usize {
         self.limits.remembered_bytes
     }
 
-    /// What of those is read in one turn, in bytes.
     pub(crate) fn piece_bytes(&self) -> usize {
         self.limits.piece_bytes
     }
 
-    /// Whether that much may be done, or encoded, on the thread that serves everybody.
+    /// Whether the runtime's thread may do or encode this much.
     pub(crate) fn is_inline(&self, cost: Cost) -> bool {
         cost.fits(self.limits.inline)
     }
 
-    /// Runs work on a blocking thread when it is its turn. `work` is given the mark that nobody waits for it any more, and
-    /// looks at it between its steps.
+    /// Runs `work` on a blocking thread once the lane has room. Its flag is set when its caller is gone.
     pub async fn run<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -203,8 +190,8 @@ impl Pool {
         Ok(self.run_in(turn, work).await?.0)
     }
 
-    /// The turn comes back with the result: the next one begins once whoever waited has had it, and has counted its bytes.
-    /// Where nobody waits any more both are dropped with the work.
+    /// Returns the permit with the result: the next work starts only after the caller has taken the result and counted
+    /// its bytes. If the caller is gone, both are dropped with the work.
     async fn run_in<T: Send + 'static>(
         &self,
         turn: Turn,
@@ -221,7 +208,18 @@ impl Pool {
         result.ok_or_else(|| Lost("nobody waited for it".to_owned()))
     }
 
-    /// Does a read that was given up after it had spent so much, in the lane where it fits.
+    /// Runs a read on the runtime's thread, or in the lane that it fits.
+    pub(crate) async fn anywhere<T: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&Effort<'_>) -> Result<T, Stop> + Send + 'static,
+    ) -> Result<T, Status> {
+        match self.inline(&mut work) {
+            Inline::Done(answer) => answer,
+            Inline::TooMuch(spent) => self.read(spent, work).await,
+        }
+    }
+
+    /// Redoes a read in the lane that it fits, given what the first attempt cost.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         spent: Cost,
@@ -236,7 +234,7 @@ impl Pool {
         self.long(None, work).await
     }
 
-    /// Does a read in the short lane, when there is room for its answer; gives it back where it costs more than that.
+    /// Runs a read in the short lane after there is room for its response; returns `work` if it exceeds the budget.
     pub(crate) async fn short<T, W>(
         &self,
         room: Option<Room<'_>>,
@@ -259,7 +257,7 @@ impl Pool {
         }
     }
 
-    /// Does a read in the long lane, when there is room for its answer.
+    /// Runs a read in the long lane after there is room for its response.
     pub(crate) async fn long<T: Send + 'static>(
         &self,
         room: Option<Room<'_>>,
@@ -271,7 +269,7 @@ impl Pool {
         result.map_err(|stop| status::stop(&stop))
     }
 
-    /// A turn, and room. It is waited for without a turn: else those that wait would keep away those that need none.
+    /// Waits for room, then for a permit: in the other order it would block work that needs no room.
     async fn turn_with(&self, room: Option<Room<'_>>, lane: Lane) -> Result<Turn, Status> {
         loop {
             if let Some(room) = &room {
@@ -294,9 +292,9 @@ impl Pool {
     }
 }
 
-/// The right to do long work, until it is dropped.
+/// A permit for slow work, given back on drop.
 struct Turn {
-    // In this order: who is let in by the permit counts himself at once, on another thread.
+    // Dropped first: the next owner of the permit counts itself at once, on another thread.
     _running: Counted,
     _permit: OwnedSemaphorePermit,
 }
@@ -316,7 +314,7 @@ impl Drop for Counted {
     }
 }
 
-/// Somebody waits for the work, until this is dropped.
+/// Marks the work as unwanted when its caller drops this.
 struct Waits(Arc<AtomicBool>);
 
 impl Drop for Waits {

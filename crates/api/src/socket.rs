@@ -1,9 +1,8 @@
-//! A client's socket that writes once a tick, and reads a bounded piece in a turn.
+//! A client's socket: writes once a tick, reads a bounded amount in a turn.
 //!
-//! HTTP/2 hands its frames down in small pieces, a few for every answer. A write costs more than making the answer, so
-//! what is written is only gathered here, and a connection with something to send is noted with the runtime's flusher. The
-//! flusher is woken once and runs behind everything that is ready to run by then: the answers of one batch of the log
-//! leave in one write for each connection.
+//! HTTP/2 hands down its frames in small pieces, and a system call costs more than making the response. So writes are
+//! only gathered here, and the flusher runs after every task that was ready before it: the responses of one batch of
+//! the log leave in one write for each connection.
 //!
 //! ```text
 //! h2 ─ poll_write ─▶ buffer ─┐ noted once        ┌─ all sent: the buffer goes back to the spares
@@ -11,22 +10,20 @@
 //!                                                └─ the socket is full: a task waits until it is writable
 //! ```
 //!
-//! HTTP/2 reads frames as long as there are any, and hands streams on only then. With a full kernel buffer that is a
-//! megabyte at once, tens of thousands of small messages that nobody could have taken in between: the library's counters
-//! of unread frames and of streams that were reset before they were seen would take an honest client, or a member that
-//! stood still for a second, for an attack. So a connection reads [`Wire::turn_bytes`] in a turn, and the tasks of its
-//! streams, and other clients, have theirs before the next one. Whoever does not take what it is sent is not read from
-//! either: what it asks for would only pile up as answers.
+//! h2 reads frames as long as there are any, and only then hands on streams: with a full kernel buffer, its counters of
+//! unread frames and of early resets would take an honest client for an attacker. So a connection reads
+//! [`Wire::turn_bytes`] in a turn; then its streams and other clients have theirs. A client that does not read its
+//! responses is not read from.
 //!
 //! Invariants:
-//! * Bytes leave in order: there is one buffer, and it is sent from its front under its lock.
-//! * A buffer never holds more than [`Wire::pending_bytes`]; beyond it `poll_write` waits, HTTP/2 stops taking answers, and
-//!   nothing is read.
-//! * A failed write is kept, and the next call of the connection gets it.
-//! * `poll_shutdown` waits until everything is sent. What a dropped connection left is sent too, unless the client takes
-//!   nothing for [`LINGER`].
+//! * Bytes leave in order: there is one buffer, sent from its front under its lock.
+//! * A buffer never holds more than [`Wire::pending_bytes`]; beyond, `poll_write` is pending, HTTP/2 takes no
+//!   responses, and nothing is read.
+//! * A failed write is stored, and the connection's next call returns it.
+//! * `poll_shutdown` waits until everything is sent. What a dropped connection left is sent too, unless the client
+//!   reads nothing for [`LINGER`].
 
-use crate::{connections::Seat, lock, wire::Wire};
+use crate::{connections::Seat, wire::Wire};
 use bytes::{Buf, Bytes};
 use std::{
     collections::VecDeque,
@@ -48,21 +45,21 @@ use tokio::{
     },
     time::{Instant, Sleep, sleep},
 };
+use types::lock;
 
-/// From this size on, what is written while nothing waits goes to the socket directly: copying it would cost more than
-/// the write saves.
+/// From this size on, a write to an empty buffer goes to the socket directly: copying would cost more than it saves.
 const DIRECT_BYTES_MIN: usize = 32 << 10;
 
-/// Buffers kept for reuse, so that a connection holds memory only while it has something to send.
+/// Buffers kept for reuse: a connection holds memory only while it has something to send.
 const SPARE_BUFFERS_MAX: usize = 32;
 
-/// A buffer that has grown beyond this is not kept.
+/// A larger buffer is not kept for reuse.
 const SPARE_BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// How long what a closed connection left may wait for a client that takes nothing.
+/// How long a closed connection's rest may wait for a client that reads nothing.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Writes the connections that have something to send; one task for a listener.
+/// Writes all connections with something to send; one task for each listener.
 #[derive(Default)]
 pub(crate) struct Flusher {
     inner: Mutex<Noted>,
@@ -76,7 +73,6 @@ struct Noted {
 }
 
 impl Flusher {
-    /// Runs until it is aborted.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut batch = Vec::new();
         loop {
@@ -94,7 +90,6 @@ impl Flusher {
         }
     }
 
-    /// Writes at once what is waiting.
     pub(crate) fn flush(&self) {
         let mut batch = mem::take(&mut lock(&self.inner).dirty);
         self.write(&mut batch);
@@ -133,27 +128,25 @@ impl Flusher {
     }
 }
 
-/// The way out of one connection.
 struct Outgoing {
     half: OwnedWriteHalf,
-    /// What is left may linger behind its connection, and with it the descriptor.
+    /// Unsent bytes, and so the descriptor, may outlive the connection.
     _seat: Seat,
     pending: Mutex<Pending>,
-    /// In the flusher's list.
     noted: AtomicBool,
-    /// The connection is gone; what is left may linger only so long.
+    /// Whether the connection is gone, so that [`LINGER`] applies.
     abandoned: AtomicBool,
 }
 
 #[derive(Default)]
 struct Pending {
     buffer: Vec<u8>,
-    /// Bytes at the front that were sent already.
+    /// Bytes at the front of `buffer` that were sent.
     sent: usize,
-    /// A task waits for the socket.
+    /// Whether a task waits for the socket.
     blocked: bool,
     failed: Option<io::ErrorKind>,
-    /// Whoever waits for room, or for the end.
+    /// The task that waits for room, or for shutdown.
     waiter: Option<Waker>,
 }
 
@@ -166,7 +159,7 @@ impl Pending {
         self.failed.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
-    /// Sends what the socket takes; `true` when nothing is left to be sent (or can be).
+    /// Sends what the socket takes; true if nothing is left, or sending failed.
     fn send(&mut self, half: &OwnedWriteHalf) -> bool {
         while self.waiting() > 0 && self.failed.is_none() {
             match half.try_write(&self.buffer[self.sent..]) {
@@ -179,7 +172,6 @@ impl Pending {
         true
     }
 
-    /// Empties the buffer and hands it out for reuse.
     fn reset(&mut self) -> Vec<u8> {
         self.sent = 0;
         mem::take(&mut self.buffer)
@@ -190,7 +182,7 @@ impl Outgoing {
     fn flush(self: &Arc<Self>, flusher: &Flusher) {
         let mut pending = lock(&self.pending);
         if pending.blocked {
-            return; // its task goes on
+            return; // its task continues
         }
         if pending.send(&self.half) {
             flusher.give_back(pending.reset());
@@ -204,7 +196,6 @@ impl Outgoing {
     }
 }
 
-/// Sends the rest when the socket takes it again.
 async fn drain(outgoing: Arc<Outgoing>) {
     loop {
         let ready = tokio::time::timeout(LINGER, outgoing.half.writable()).await;
@@ -212,7 +203,7 @@ async fn drain(outgoing: Arc<Outgoing>) {
         let give_up = match ready {
             Ok(Ok(())) => None,
             Ok(Err(e)) => Some(e.kind()),
-            // A connection that is still there may take its time: HTTP/2's own pings notice a dead client.
+            // A live connection may wait: HTTP/2's pings detect a dead client.
             Err(_) => outgoing.abandoned.load(Relaxed).then_some(io::ErrorKind::TimedOut),
         };
         pending.failed = pending.failed.or(give_up);
@@ -230,7 +221,6 @@ async fn drain(outgoing: Arc<Outgoing>) {
     }
 }
 
-/// What a connection has read in its turn, and what came of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turn(Arc<Counts>);
 
@@ -241,19 +231,17 @@ struct Counts {
 }
 
 impl Turn {
-    /// The connection's task has its turn: it may read again.
     pub(crate) fn begin(&self) {
         self.0.read.store(0, Relaxed);
     }
 
-    /// The client gave up a call before it was whole.
     pub(crate) fn given_up(&self) {
         self.0.given_up.fetch_add(1, Relaxed);
     }
 }
 
-/// Calls that are begun and given up at once cost us more than their client. It may do so many of them in a row; then it
-/// is read from with pauses, at a rate that leaves others their time. Nobody is sent away for it.
+/// Slows down clients that keep starting calls and giving them up, which costs the server more. After
+/// [`Wire::given_up`] of them in a row, reads pause; the connection is not closed.
 #[derive(Debug)]
 struct Patience {
     left: usize,
@@ -262,7 +250,7 @@ struct Patience {
 }
 
 impl Patience {
-    /// At the beginning of a turn: ready when it may read.
+    /// Called at the start of a turn; ready when the connection may read.
     fn poll(&mut self, given_up: usize, wire: &Wire, cx: &mut Context<'_>) -> Poll<()> {
         if given_up > 0 {
             let back = self.since.elapsed().as_millis() * wire.given_up_rate as u128 / 1_000;
@@ -283,13 +271,12 @@ impl Patience {
     }
 }
 
-/// A client's connection.
 pub(crate) struct Socket {
     read: OwnedReadHalf,
     turn: Turn,
     patience: Patience,
     wire: Arc<Wire>,
-    /// Read already, to find out what the client speaks.
+    /// Bytes already read to detect the protocol.
     ahead: Bytes,
     outgoing: Arc<Outgoing>,
     flusher: Arc<Flusher>,
@@ -316,17 +303,16 @@ impl Socket {
         }
     }
 
-    /// The count of its turn; whoever polls the connection begins each one.
+    /// This connection's counters. The task that polls the connection starts each turn.
     pub(crate) fn turn(&self) -> Turn {
         self.turn.clone()
     }
 
-    /// Puts bytes back that were read to look at them.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         self.ahead = bytes;
     }
 
-    /// Whether nothing more can be written; then the connection is woken when something can. Its one task reads and writes.
+    /// Whether the buffer is full; if so, registers for a wake-up. One task both reads and writes.
     fn is_full(&self, cx: &Context<'_>) -> bool {
         let mut pending = lock(&self.outgoing.pending);
         let is_full = pending.failed.is_none() && pending.waiting() >= self.wire.pending_bytes;
@@ -368,8 +354,8 @@ impl Socket {
     }
 }
 
-/// Moves what waits to the front, once the sent part is the larger one: the buffer stays within twice its limit, and no
-/// byte is moved more often than sent ones are dropped.
+/// Moves pending bytes to the front once more were sent than are pending: the buffer stays within twice its limit, and
+/// no byte moves more often than sent ones are dropped.
 fn compact(pending: &mut Pending) {
     if pending.sent > 0 && pending.sent >= pending.waiting() {
         let sent = mem::take(&mut pending.sent);
@@ -416,17 +402,17 @@ impl AsyncWrite for Socket {
         self.write(cx, pieces)
     }
 
-    /// A vector is gathered in one go here; without it h2 would copy small frames once more.
+    /// True because the buffer gathers slices anyway; otherwise h2 would copy small frames once more.
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// The flusher does it, at the end of the tick.
+    /// The flusher writes at the end of the tick.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(lock(&self.outgoing.pending).check())
     }
 
-    /// Waits until everything is sent; the socket itself is shut down when the last owner lets go of it.
+    /// Waits until everything is sent. The socket is shut down when its last owner drops it.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut pending = lock(&self.outgoing.pending);
         pending.check()?;

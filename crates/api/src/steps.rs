@@ -1,10 +1,8 @@
-//! Steps on the thread that serves everybody that take too long: counted, and logged with what they were.
-//!
-//! Whoever does work of a size that a client chooses says how long it took. Where a clock is read anyway (ranges and
-//! transactions are timed for etcd's metrics) that costs a comparison; other calls are timed a step at a time
-//! ([`Steps::watch`]).
+//! Counts and logs slow steps on the runtime's thread: work whose size a client chooses. Ranges and transactions are
+//! timed for etcd's metrics anyway; other calls are timed at each poll ([`Steps::watch`]).
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use crate::metrics::counters;
+use prometheus::{IntCounterVec, Registry};
 use std::{
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,32 +10,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two lines of the log.
 const LOGGED_EVERY: Duration = Duration::from_secs(1);
 
-/// Counts the slow ones.
 pub(crate) struct Steps {
     max: Duration,
     slow: IntCounterVec,
     log: slog::Logger,
     begun: Instant,
-    /// When a line may be written again, in milliseconds since `begun`.
+    /// When a line may be logged again, in milliseconds since `begun`.
     quiet_until: AtomicU64,
-    /// Since the last line.
+    /// Slow steps since the last line.
     untold: AtomicU64,
 }
 
 impl Steps {
-    /// Steps longer than `max` are slow.
     pub(crate) fn new(max: Duration, registry: &Registry, log: slog::Logger) -> Self {
         let help =
             "Steps on the thread that serves all clients that took longer than 5 ms, by what they were.";
-        let slow = IntCounterVec::new(Opts::new("quorate_slow_steps_total", help), &["step"])
-            .expect("a constant, valid name and label");
-        registry.register(Box::new(slow.clone())).expect("metric names are registered once");
         Self {
             max,
-            slow,
+            slow: counters(registry, "quorate_slow_steps_total", help, &["step"]),
             log,
             begun: Instant::now(),
             quiet_until: AtomicU64::new(0),
@@ -45,7 +37,6 @@ impl Steps {
         }
     }
 
-    /// A step took so long.
     pub(crate) fn note(&self, step: &'static str, took: Duration) {
         if took > self.max {
             self.tell(step, took);
@@ -68,13 +59,11 @@ impl Steps {
         }
     }
 
-    /// Times every step of a call.
     pub(crate) fn watch<F: Future>(&self, step: &'static str, call: F) -> Watched<'_, F> {
         Watched { steps: self, step, call: Box::pin(call) }
     }
 }
 
-/// A call whose steps are timed.
 pub(crate) struct Watched<'a, F> {
     steps: &'a Steps,
     step: &'static str,

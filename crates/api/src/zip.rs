@@ -1,18 +1,17 @@
-//! gzip, for clients that compress: their messages in, and answers in kind, as grpc-go gives them.
+//! gzip for clients that compress: decompresses their messages, and compresses responses as grpc-go does.
 //!
-//! Small messages are packed and unpacked where they are. What is longer goes to a blocking thread in steps, each of
-//! which waits its turn anew: nobody's long answer holds back another for longer than a step, and the work of a client
-//! that has gone ends with the step under way. What comes out of a message is bounded like the message itself.
+//! Longer messages go to a blocking thread in steps, each with its own permit: no message delays another by more than a
+//! step, and work for a disconnected client ends with its current step. The decompressed length is bounded as usual.
 //!
 //! ```text
 //! message ─▶ short? ─ yes ─▶ here
-//!                   └ no ──▶ turn ─▶ blocking thread, one step ─▶ turn ─▶ …
+//!                   └ no ──▶ permit ─▶ blocking thread, one step ─▶ permit ─▶ …
 //! ```
 
 use crate::{
-    grpc::PREFIX_BYTES,
+    feed::{FRAME_BYTES, Feed},
+    frame::PREFIX_BYTES,
     metrics::Call,
-    streams::{FRAME_BYTES, Feed},
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Reader};
 use flate2::{
@@ -29,29 +28,27 @@ use std::{
 use tokio::sync::Semaphore;
 use tonic::Status;
 
-/// The encoding's name in `grpc-encoding`.
 pub(crate) const NAME: &str = "gzip";
 
 /// RFC 1952: magic, deflate, no flags, no time, fastest, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
-/// Checksum and length.
+/// Length of the trailer: checksum and message length.
 const TRAILER_BYTES: usize = 8;
-/// Room that a packed message gets at first, beyond a quarter of its length.
+/// Initial capacity of a compressed message, beyond a quarter of the plain length.
 const ROOM_BYTES: usize = 256;
-/// What is unpacked in one go.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// How much is packed and unpacked where. All clients of a member share it.
+/// Where compression runs. All clients of a member share these limits.
 #[derive(Clone, Debug)]
 pub struct Compression {
-    /// Bytes of a message, packed or not, that are worked on where they are: 32 KiB, some 300 µs.
+    /// Messages up to this size are processed in place, in bytes. Default 32 KiB: some 300 µs.
     pub inline_bytes: usize,
-    /// Bytes of one step on a blocking thread: 1 MiB, some ten milliseconds.
+    /// Bytes of one step on a blocking thread. Default 1 MiB: some ten milliseconds.
     pub step_bytes: usize,
-    /// Steps at work at one time: 2, as many as long reads. More wait their turn.
+    /// Steps running at one time; more wait. Default 2, as for long reads.
     pub turns: usize,
-    /// What an answer that is packed as it is read may come to, in bytes: 16 MiB. A longer one is sent unpacked, which is
-    /// read only as its client takes it; its length has to be known before, and packed it would have to be held.
+    /// Largest compressed size of a response compressed while it is read, in bytes; a longer one is sent plain, since
+    /// all of it would be held to know its length. Default 16 MiB.
     pub held_bytes_max: usize,
 }
 
@@ -62,20 +59,18 @@ impl Default for Compression {
 }
 
 thread_local! {
-    /// Its tables are a quarter of a megabyte: too much to make for every small answer.
+    /// Reused: its tables take 256 KiB, too much to build for each response.
     static PACKER: RefCell<Option<Compress>> = const { RefCell::new(None) };
 }
 
-/// Packs and unpacks for all clients of a member.
 #[derive(Debug)]
 pub(crate) struct Zip {
     limits: Compression,
     turns: Arc<Semaphore>,
 }
 
-/// Work that is done in steps.
 trait Job: Send + 'static {
-    /// Goes on for about so many bytes; says the result when it is there.
+    /// Processes about `bytes` more; returns the result once it is complete.
     fn step(&mut self, bytes: usize) -> Result<Option<Bytes>, Status>;
 }
 
@@ -85,7 +80,7 @@ impl Zip {
         Self { limits, turns }
     }
 
-    /// A message that came compressed, at most `max_bytes` of it.
+    /// Decompresses a message; fails if it exceeds `max_bytes`.
     pub(crate) async fn unpack(&self, packed: Bytes, max_bytes: usize) -> Result<Bytes, Status> {
         let is_short = packed.len() <= self.limits.inline_bytes;
         let mut job = Unpack::new(packed, max_bytes);
@@ -95,7 +90,7 @@ impl Zip {
         self.run(job).await
     }
 
-    /// A message with its prefix, compressed. One without content stays as it is.
+    /// Compresses a message with its prefix; an empty one stays as it is.
     pub(crate) async fn pack(&self, message: Bytes) -> Result<Bytes, Status> {
         match self.pack_short(&message) {
             Some(packed) => packed,
@@ -143,8 +138,7 @@ impl Zip {
         Ok((back, result?))
     }
 
-    /// Packs the next piece of a message, the first of which begins with its prefix; says all of it, packed, after the
-    /// last.
+    /// Compresses the next piece of a message, whose first piece starts with the prefix.
     pub(crate) async fn add(
         &self,
         packing: Option<Pack>,
@@ -165,21 +159,17 @@ impl Zip {
     }
 }
 
-/// How far a message that is packed piece by piece has come.
 pub(crate) enum Added {
-    /// There is more to come.
     More(Pack),
-    /// All of it, packed, with its prefix.
+    /// The complete compressed message, with its prefix.
     Whole(Bytes),
-    /// More than may be held.
+    /// The result exceeds [`Compression::held_bytes_max`].
     TooMuch,
 }
 
-/// A message that is being packed.
 pub(crate) struct Pack {
-    /// What is still to be packed.
     rest: Bytes,
-    /// Whether that is the end of it.
+    /// Whether `rest` ends the message.
     is_last: bool,
     compress: Compress,
     crc: Crc,
@@ -192,7 +182,7 @@ impl Pack {
         Self { rest: message.clone(), is_last: true, ..Self::empty(message.len(), compress) }
     }
 
-    /// Nothing yet, with room for what so many bytes become.
+    /// An empty message with capacity for `bytes` compressed.
     fn empty(bytes: usize, compress: Compress) -> Self {
         let mut out = Vec::with_capacity(PREFIX_BYTES + HEADER.len() + ROOM_BYTES + bytes / 4);
         out.put_bytes(0, PREFIX_BYTES);
@@ -249,7 +239,7 @@ impl Unpack {
         Self { decoder, max_bytes, message: BytesMut::new(), is_empty }
     }
 
-    /// In the words of grpc-go and Go's library.
+    /// The texts of grpc-go and Go's library.
     fn failure(&self, error: &io::Error) -> Status {
         let text = error.to_string();
         let why = match error.kind() {
@@ -259,7 +249,7 @@ impl Unpack {
             _ if text.contains("checksum") => "gzip: invalid checksum",
             _ => "flate: corrupt input",
         };
-        // Go looks at the first header before it reads: of a later one it learns while it does.
+        // Go reads the first header on opening, later ones while reading.
         let has_begun = self.decoder.header().is_some() || !self.message.is_empty();
         let doing = if has_begun { "read decompressed data" } else { "decompress the message" };
         Status::internal(format!("grpc: failed to {doing}: {why}"))
@@ -291,13 +281,11 @@ impl Job for Unpack {
 
 type Packing = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
 
-/// A feed whose messages leave compressed.
 pub(crate) struct Zipped {
     inner: Box<dyn Feed>,
     zip: Arc<Zip>,
-    /// What came from within, cut into messages as soon as they are whole.
+    /// Messages from `inner` that are not compressed yet.
     pieces: BytesMut,
-    /// A long message on its way.
     packing: Option<Packing>,
 }
 
@@ -306,14 +294,14 @@ impl Zipped {
         Self { inner, zip, pieces: BytesMut::new(), packing: None }
     }
 
-    /// Takes the first whole message.
+    /// Removes the first complete message.
     fn take(&mut self) -> Option<Bytes> {
         let mut length = self.pieces.get(1..PREFIX_BYTES)?;
         let end = PREFIX_BYTES + length.get_u32() as usize;
         (self.pieces.len() >= end).then(|| self.pieces.split_to(end).freeze())
     }
 
-    /// Packs short messages while they fill a frame; begins a long one where it stands first.
+    /// Compresses short messages until a frame is full, or starts with a long one if it is first.
     fn pack(&mut self) -> Result<Bytes, Status> {
         let mut packed = BytesMut::new();
         while packed.len() < FRAME_BYTES {
@@ -326,7 +314,7 @@ impl Zipped {
                     break;
                 }
                 None => {
-                    // It waits in front of what is behind it.
+                    // It stays in front of the others.
                     let mut rest = BytesMut::from(&message[..]);
                     rest.unsplit(self.pieces.split());
                     self.pieces = rest;

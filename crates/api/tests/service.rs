@@ -1,4 +1,4 @@
-//! The client port as a client sees it: a member of one, in process, over real sockets.
+//! The client port as a client sees it: one member, in process, over real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -19,7 +19,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic::{Code, Request, Status, transport::Channel};
-use types::MemberId;
 use wal::{MemDisk, Wal};
 
 mod edge;
@@ -53,7 +52,7 @@ fn node(quota_bytes: i64, engine: Arc<dyn Engine>, limits: machine::Limits) -> H
     wal.sync().unwrap();
     drop(wal);
     let (wal, _) = Wal::open(disk).unwrap();
-    let settings = Settings { quota_bytes, limits, ..Settings::new(MemberId(MEMBER), 2) };
+    let settings = Settings { quota_bytes, limits, ..Settings::new(MEMBER, 2) };
     let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
     let options = Options { request_timeout: Duration::from_secs(2), ..Options::new(MEMBER, CLUSTER) };
     raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), discard()).unwrap().0
@@ -95,7 +94,7 @@ impl Server {
         Self::of(node, limits).await
     }
 
-    /// Serves a node, which others may serve too.
+    /// Serves a node; several servers may share it.
     async fn of(node: Handle, limits: Limits) -> Self {
         let identity = Identity { member: MEMBER, cluster: CLUSTER, version: "3.7.3".into() };
         let api = Api::new(node.clone(), node.machine(), identity, limits, discard());
@@ -116,11 +115,11 @@ impl Server {
         self.kv().put(put(key, value)).await.unwrap().into_inner()
     }
 
-    /// One HTTP/1.1 exchange; the whole response as text.
+    /// One HTTP/1.1 exchange; returns the whole response as text.
     async fn http(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{request} HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n");
-        // A byte first: the protocol is told apart from whatever arrives.
+        // One byte first: protocol detection must not depend on how bytes arrive.
         stream.write_all(&request.as_bytes()[..1]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         stream.write_all(&request.as_bytes()[1..]).await.unwrap();
@@ -355,7 +354,7 @@ async fn a_client_that_takes_nothing_of_its_snapshot_is_sent_away() {
     let first = pieces.message().await.unwrap().unwrap();
     assert!(first.blob.len() == 32 << 10 && first.remaining_bytes > 31 << 20, "{}", first.remaining_bytes);
     tokio::time::sleep(Duration::from_millis(600)).await;
-    // What lay in the buffers comes, and then no end that looks like one.
+    // Buffered pieces arrive first; then the stream must fail, not end.
     let status = loop {
         match pieces.message().await {
             Ok(Some(_)) => {}
@@ -364,7 +363,7 @@ async fn a_client_that_takes_nothing_of_its_snapshot_is_sent_away() {
         }
     };
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    // Its turn is over: others get theirs.
+    // Its permit is free again.
     let mut whole = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap().into_inner();
     let mut bytes = 0;
     while let Some(piece) = whole.message().await.unwrap() {
@@ -455,7 +454,7 @@ async fn shutdown_finishes_what_is_in_flight_and_refuses_what_is_new() {
             tokio::spawn(async move { kv.put(put(&format!("k{i}"), "v")).await })
         })
         .collect();
-    // Until the calls are on their way.
+    // Until the calls are in flight.
     while server.node.machine().view().revision() == 1 {
         tokio::task::yield_now().await;
     }
@@ -470,7 +469,7 @@ async fn shutdown_finishes_what_is_in_flight_and_refuses_what_is_new() {
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
-/// As many transactions around one put, each in the branch that is taken or in the other one.
+/// Nested transactions around one put, in the branch taken or the other.
 fn nested(levels: usize, taken: bool) -> pb::TxnRequest {
     use pb::request_op::Request as Op;
     (0..levels).fold(pb::TxnRequest::default(), |inner, level| {
@@ -481,7 +480,7 @@ fn nested(levels: usize, taken: bool) -> pb::TxnRequest {
     })
 }
 
-/// The budget of operations decides, as in etcd, and beyond it the decoder's own limit.
+/// As in etcd the operation limit decides, above it the decoder's own limit.
 #[tokio::test]
 async fn transactions_are_nested_as_deep_as_their_budget_goes() {
     let server = Server::start().await;
@@ -495,7 +494,7 @@ async fn transactions_are_nested_as_deep_as_their_budget_goes() {
     let server = Server::with(0, Limits { max_txn_ops: 10_000, ..Limits::default() }).await;
     let deepest = proto::deep::LEVELS_MAX;
     assert!(server.kv().txn(nested(deepest, false)).await.unwrap().into_inner().succeeded);
-    // The answer is as deep, which is more than the client here can read; but the put was done.
+    // The response is nested too deep for this client, but the put was applied.
     assert_eq!(server.kv().txn(nested(deepest, true)).await.unwrap_err().code(), Code::Internal);
     assert_eq!(server.kv().range(range("deep", "")).await.unwrap().into_inner().count, 1);
     refused(

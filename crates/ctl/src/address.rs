@@ -1,10 +1,9 @@
 //! Endpoints as etcdctl names them: `host:port`, `http://host:port`, `unix:///path`.
 
-use crate::failure::{ERROR, Failure};
+use crate::failure::{ERROR, Failure, cause};
 use crate::settings::Settings;
-use crate::text::quote::quote;
+use gotext::quote::quote;
 use hyper_util::rt::TokioIo;
-use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
-/// grpc-go asks no connection more often whether it lives.
+/// grpc-go raises a shorter keepalive time to this.
 const KEEPALIVE_MIN: Duration = Duration::from_secs(10);
 
-/// Metrics are some 100 KB.
+/// The longest page, in bytes; metrics are some 100 KB.
 const PAGE_BYTES_MAX: u64 = 16 << 20;
 
 /// Where a server is.
@@ -27,7 +26,7 @@ pub(crate) struct Address {
 
 #[derive(Debug, Clone)]
 enum Place {
-    /// `host:port`.
+    /// `host:port`, without a scheme.
     Tcp(String),
     Unix(PathBuf),
 }
@@ -39,10 +38,8 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Reads one endpoint.
     pub(crate) fn read(given: &str) -> Result<Self, Failure> {
         let given = given.trim().to_owned();
-        // Schemes are written in either case, as in every URL.
         let scheme = given.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         if scheme.as_deref() == Some("https") || given.starts_with("unixs:") {
             let text = format!("endpoint {given}: TLS is not there yet in this program");
@@ -66,17 +63,15 @@ impl Address {
         Ok(Self { given, place: Place::Tcp(authority) })
     }
 
-    /// Whether something there speaks HTTP/2 now: a paused process accepts connections, but answers no ping.
+    /// Sends an HTTP/2 ping: a paused process accepts connections, but does not answer one.
     pub(crate) async fn probe(&self) -> Result<(), String> {
         match &self.place {
-            Place::Tcp(authority) => {
-                ping(TcpStream::connect(authority).await.map_err(|e| innermost(&e))?).await
-            }
-            Place::Unix(path) => ping(UnixStream::connect(path).await.map_err(|e| innermost(&e))?).await,
+            Place::Tcp(authority) => ping(TcpStream::connect(authority).await.map_err(|e| cause(&e))?).await,
+            Place::Unix(path) => ping(UnixStream::connect(path).await.map_err(|e| cause(&e))?).await,
         }
     }
 
-    /// A connection for requests.
+    /// Opens a connection for gRPC requests.
     pub(crate) async fn connect(&self, settings: &Settings) -> Result<Channel, String> {
         let endpoint = |authority: &str| {
             Endpoint::from_shared(format!("http://{authority}"))
@@ -98,22 +93,22 @@ impl Address {
                 endpoint("localhost").connect_with_connector(dial).await
             }
         };
-        connected.map_err(|error| innermost(&error))
+        connected.map_err(|error| cause(&error))
     }
 }
 
 impl Address {
-    /// One page by HTTP, its body as text.
+    /// Fetches a page over HTTP; returns its body.
     pub(crate) async fn http_get(&self, path: &str) -> Result<String, String> {
         let Place::Tcp(authority) = &self.place else {
             return Err("no pages behind a socket in the file system".to_owned());
         };
-        let mut stream = TcpStream::connect(authority).await.map_err(|e| innermost(&e))?;
+        let mut stream = TcpStream::connect(authority).await.map_err(|e| cause(&e))?;
         // HTTP/1.0: the body ends with the connection, in one piece.
         let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(|e| innermost(&e))?;
+        stream.write_all(request.as_bytes()).await.map_err(|e| cause(&e))?;
         let mut answer = Vec::new();
-        stream.take(PAGE_BYTES_MAX).read_to_end(&mut answer).await.map_err(|e| innermost(&e))?;
+        stream.take(PAGE_BYTES_MAX).read_to_end(&mut answer).await.map_err(|e| cause(&e))?;
         let text = String::from_utf8_lossy(&answer);
         let (head, body) = text.split_once("\r\n\r\n").ok_or("no HTTP answer")?;
         match head.split_ascii_whitespace().nth(1) {
@@ -124,22 +119,12 @@ impl Address {
 }
 
 async fn ping(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), String> {
-    let (_requests, mut connection) = h2::client::handshake(stream).await.map_err(|e| innermost(&e))?;
+    let (_requests, mut connection) = h2::client::handshake(stream).await.map_err(|e| cause(&e))?;
     let mut pings = connection.ping_pong().expect("it is taken once");
     tokio::select! {
-        pong = pings.ping(h2::Ping::opaque()) => pong.map(|_| ()).map_err(|e| innermost(&e)),
-        ended = &mut connection => Err(ended.err().map_or_else(|| "connection closed".to_owned(), |e| innermost(&e))),
+        pong = pings.ping(h2::Ping::opaque()) => pong.map(|_| ()).map_err(|e| cause(&e)),
+        ended = &mut connection => Err(ended.err().map_or_else(|| "connection closed".to_owned(), |e| cause(&e))),
     }
-}
-
-/// The last error of a chain says what happened: `connection refused`.
-fn innermost(error: &dyn Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 #[cfg(test)]

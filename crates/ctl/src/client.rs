@@ -1,7 +1,9 @@
-//! One client for one or several endpoints: requests go to the first that lives, and on to the next when it does not.
+//! A client of one or more endpoints. It uses the first that answers, and fails over to the next.
 //!
-//! What is tried again is what clientv3 tries again: a read whenever the cluster was only unavailable, a write only
-//! while no connection was there to carry it, for a write that was sent may have happened.
+//! It retries as clientv3 does: a read whenever the cluster was unavailable; a write only while there was no connection,
+//! because a write that was sent may have been applied.
+
+mod kv;
 
 use crate::address::Address;
 use crate::failure::{ERROR, Failure};
@@ -14,43 +16,41 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-/// How long one endpoint may keep the next one waiting for its turn.
+/// How long to wait for one endpoint before dialling the next one too.
 const STAGGER: Duration = Duration::from_millis(100);
-/// Between two rounds in which no endpoint was there.
+/// The pause after every endpoint has failed.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
-/// Between two tries of a read, as in clientv3.
+/// The pause between two tries of a read, as in clientv3.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// Tries of a read, as in clientv3.
 const TRIES_MAX: u32 = 100;
 
-/// What may be done once more.
+/// Whether a request may be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Asking twice changes nothing.
+    /// Retried: it changes nothing.
     Read,
-    /// It may have happened although no answer came.
+    /// Not retried once sent: it may have been applied although no answer came.
     Write,
 }
 
 /// A request that failed, in clientv3's words.
 #[derive(Debug)]
 pub(crate) struct RequestError {
-    /// What clientv3 says.
     pub(crate) text: String,
-    /// What stood in the way, where those words do not say it.
+    /// The cause, where `text` does not tell it.
     pub(crate) why: Option<String>,
-    /// gRPC's code.
     pub(crate) code: Code,
 }
 
 impl RequestError {
-    /// An answer of the server's.
+    /// From the server's answer.
     pub(crate) fn status(status: &Status) -> Self {
-        Self { text: said(status), why: None, code: status.code() }
+        Self { text: clientv3_text(status), why: None, code: status.code() }
     }
 
     /// A failure that no server reported.
-    pub(crate) fn said(text: String) -> Self {
+    pub(crate) fn local(text: String) -> Self {
         Self { text, why: None, code: Code::Aborted }
     }
 
@@ -77,9 +77,9 @@ impl From<RequestError> for Failure {
     }
 }
 
-/// What the server said: etcd's own errors as they are, others with their code.
-fn said(status: &Status) -> String {
-    /// Errors of etcd's that clientv3 does not know as such.
+/// The text that clientv3 shows: etcd's own errors as they are, others with their code.
+fn clientv3_text(status: &Status) -> String {
+    /// Errors of etcd's server that clientv3 does not know.
     const STRANGE: &[&str] = &[
         "etcdserver: invalid client api version",
         "etcdserver: watch canceled",
@@ -119,21 +119,20 @@ impl Client {
     }
 
     /// A client of one endpoint.
-    pub(crate) fn of(settings: &Settings, endpoint: &str) -> Result<Self, Failure> {
+    pub(crate) fn for_endpoint(settings: &Settings, endpoint: &str) -> Result<Self, Failure> {
         Self::new(&Settings { endpoints: vec![endpoint.to_owned()], ..settings.clone() })
     }
 
-    /// How it was told to connect.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// When a request that begins now has to be done.
+    /// The deadline of a request that begins now.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.settings.command_timeout
     }
 
-    /// Sends one request; `deadline` `None` waits for ever.
+    /// Sends one request, and retries it by the rules of `kind`. Without a deadline it waits for ever.
     pub(crate) async fn call<Q: prost::Message + Clone, A>(
         &self,
         deadline: Option<Instant>,
@@ -160,33 +159,41 @@ impl Client {
                 None => return Err(RequestError::deadline(None)),
             };
             tries += 1;
-            self.say(|| format!("try {tries}: {status}"));
+            self.debug(|| format!("try {tries}: {status}"));
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Err(RequestError::deadline(None));
             }
-            if !self.again(kind, &status) || tries == TRIES_MAX {
+            if !self.may_retry(kind, &status) || tries == TRIES_MAX {
                 return Err(RequestError::status(&status));
             }
-            self.leave();
+            self.fail_over();
             sleep(RETRY_PAUSE).await;
         }
     }
 
-    /// Whether this answer is worth another try.
-    fn again(&self, kind: Kind, status: &Status) -> bool {
+    /// Calls a method that may change something, within the command's timeout.
+    pub(crate) async fn write<Q: prost::Message + Clone, A>(
+        &self,
+        message: Q,
+        send: impl AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, RequestError> {
+        self.call(Some(self.deadline()), Kind::Write, message, send).await
+    }
+
+    fn may_retry(&self, kind: Kind, status: &Status) -> bool {
         let is_lost = status.source().is_some();
         let is_learner = status.message() == "etcdserver: rpc not supported for learner";
         (is_learner && self.addresses.len() > 1)
             || (kind == Kind::Read && (is_lost || status.code() == Code::Unavailable))
     }
 
-    /// Turns to the next endpoint.
-    pub(crate) fn leave(&self) {
+    /// Drops the connection; the next one goes to the next endpoint.
+    pub(crate) fn fail_over(&self) {
         self.live.take();
         self.first.set((self.first.get() + 1) % self.addresses.len());
     }
 
-    /// The connection, made if there is none; waits until an endpoint is there.
+    /// The open connection, or a new one; waits until an endpoint answers.
     pub(crate) async fn channel(&self, deadline: Option<Instant>) -> Result<Channel, RequestError> {
         if let Some(channel) = self.live.borrow().as_ref() {
             return Ok(channel.clone());
@@ -199,7 +206,7 @@ impl Client {
                     return Ok(channel);
                 }
                 Some(Err(why)) => {
-                    self.say(|| why.clone());
+                    self.debug(|| why.clone());
                     refusal = Some(why);
                 }
                 None => return Err(RequestError::deadline(refusal)),
@@ -210,7 +217,7 @@ impl Client {
         }
     }
 
-    /// Connects to the first endpoint that answers. Each has [`STAGGER`] before the next one is asked too.
+    /// Connects to the first endpoint that answers. Dials the next one each [`STAGGER`].
     async fn connect(&self) -> Result<Channel, String> {
         let count = self.addresses.len();
         let mut order = (0..count).map(|step| (self.first.get() + step) % count);
@@ -240,7 +247,7 @@ impl Client {
 
     async fn try_one(&self, at: usize) -> Result<(usize, Channel), String> {
         let address = &self.addresses[at];
-        // One endpoint needs no proof of life before the request itself.
+        // With one endpoint, the request itself shows whether it answers.
         let connected = async {
             if self.addresses.len() > 1 {
                 address.probe().await?;
@@ -255,14 +262,14 @@ impl Client {
     }
 
     #[allow(clippy::print_stderr, reason = "the user asked with --debug")]
-    fn say(&self, what: impl FnOnce() -> String) {
+    fn debug(&self, what: impl FnOnce() -> String) {
         if self.settings.debug {
             eprintln!("{}", what());
         }
     }
 }
 
-/// The future's value, or `None` when the deadline came first.
+/// The future's value, or `None` if the deadline came first.
 async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
@@ -272,14 +279,14 @@ async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -
 
 #[cfg(test)]
 mod tests {
-    use super::said;
+    use super::clientv3_text;
     use tonic::Status;
 
     #[test]
     fn errors_in_clientv3s_words() {
         let known = "etcdserver: mvcc: required revision has been compacted";
-        assert_eq!(said(&Status::out_of_range(known)), known);
-        assert_eq!(said(&Status::cancelled("x")), "rpc error: code = Canceled desc = x");
-        assert_eq!(said(&Status::unimplemented("")), "rpc error: code = Unimplemented desc = ");
+        assert_eq!(clientv3_text(&Status::out_of_range(known)), known);
+        assert_eq!(clientv3_text(&Status::cancelled("x")), "rpc error: code = Canceled desc = x");
+        assert_eq!(clientv3_text(&Status::unimplemented("")), "rpc error: code = Unimplemented desc = ");
     }
 }

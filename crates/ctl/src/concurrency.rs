@@ -1,14 +1,13 @@
-//! Sessions, mutexes and elections as clientv3's `concurrency` package makes them: the same keys in the same order, so
-//! that its users and ours wait for each other.
+//! Sessions, mutexes and elections with the keys of clientv3's `concurrency` package, so that its users and ours wait
+//! for each other.
 //!
-//! A session is a lease that is kept alive. Who waits owns a key under the name's prefix, with its lease's ID in
-//! hexadecimal; the oldest key has the lock or the office.
+//! A session is a lease that is kept alive. Each waiter has a key `<name>/<lease ID in hexadecimal>`; the oldest key
+//! holds the lock or the leadership.
 
 use crate::client::{Client, Kind, RequestError};
 use crate::failure::Failure;
-use crate::run::kv;
 use crate::text::words::end_of_prefix;
-use crate::watches::{Seen, Watches, is_delete};
+use crate::watches::{Update, Watches};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::lease_client::LeaseClient;
@@ -16,15 +15,16 @@ use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::response_op::Response as Answer;
 use proto::mvccpb::KeyValue;
+use proto::mvccpb::event::EventType;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
-/// How long the first answer may take beyond the dial timeout.
+/// How long the first answer may take after the dial timeout.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
-/// Between two tries to open a stream.
+/// The pause between two tries to open a stream.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Grants a lease of `ttl` seconds.
@@ -42,7 +42,7 @@ struct KeepAlive {
     answers: Streaming<pb::LeaseKeepAliveResponse>,
 }
 
-/// Opens a stream with the first request in it: a server may say nothing at all before it has read one.
+/// Opens a stream and sends the first request at once: a server may wait for one before it sends response headers.
 async fn open(client: &Client, id: i64) -> Result<KeepAlive, RequestError> {
     let channel = client.channel(None).await?;
     let (requests, receiver) = mpsc::channel(1);
@@ -72,14 +72,14 @@ pub(crate) async fn keep_alive_once(
             Ok(Some(answer)) => return Ok(answer),
             Err(error) if error.is_final() => return Err(error),
             Ok(None) | Err(_) => {
-                client.leave();
+                client.fail_over();
                 sleep(REOPEN_PAUSE).await;
             }
         }
     }
 }
 
-/// Renews a lease a third of its life after each renewal, until it is gone or was not renewed in its life.
+/// Renews a lease each third of its TTL, until it is gone or could not be renewed within its TTL.
 pub(crate) async fn keep_alive(
     client: &Client,
     id: i64,
@@ -101,25 +101,25 @@ pub(crate) async fn keep_alive(
                 }
             }
         }
-        client.leave();
+        client.fail_over();
         sleep(REOPEN_PAUSE).await;
     }
     Ok(())
 }
 
-/// A key under a prefix that lives as long as its lease: a place in the queue.
+/// A place in the queue of a lock or an election: a key that lives as long as its lease.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// `name/`.
+    /// The queue's prefix: `name/`.
     prefix: Vec<u8>,
-    /// `name/<lease>`.
+    /// `name/<lease>`, the lease in hexadecimal.
     pub(crate) key: Vec<u8>,
-    /// When it was created.
+    /// The key's create revision.
     pub(crate) revision: i64,
 }
 
 impl Place {
-    /// Takes a place in the queue of `name`, or finds the one that this lease has. `true` = it is the first one.
+    /// Takes a place in the queue of `name`, or finds the one of this lease. Also returns whether it is the first.
     pub(crate) async fn take(
         client: &Client,
         name: &[u8],
@@ -141,7 +141,7 @@ impl Place {
             success: ops([Op::RequestPut(put), Op::RequestRange(first.clone())]),
             failure: ops([Op::RequestRange(own), Op::RequestRange(first)]),
         };
-        let answer = kv::txn(client, None, request).await?;
+        let answer = client.txn(None, request).await?;
         let pairs = |at: usize| match answer.responses.get(at).and_then(|op| op.response.as_ref()) {
             Some(Answer::ResponseRange(range)) => range.kvs.first(),
             _ => None,
@@ -154,32 +154,32 @@ impl Place {
         Ok((Self { prefix, key, revision }, is_first))
     }
 
-    /// Waits until every older place is given up.
+    /// Waits until every older key is deleted.
     pub(crate) async fn wait(&self, client: &Client) -> Result<(), RequestError> {
         loop {
             let mut last = first_created(&self.prefix);
             last.sort_order = SortOrder::Descend.into();
             last.max_create_revision = self.revision - 1;
-            let answer = kv::range(client, None, last).await?;
+            let answer = client.range(None, last).await?;
             let Some(before) = answer.kvs.first() else { return Ok(()) };
             let revision = answer.header.map_or(0, |header| header.revision);
             wait_delete(client, before, revision).await?;
         }
     }
 
-    /// What is in this place now; nothing if it was lost.
+    /// Reads the key; there is none if the lease has expired.
     pub(crate) async fn read(&self, client: &Client) -> Result<pb::RangeResponse, RequestError> {
         let own = pb::RangeRequest { key: self.key.clone().into(), ..Default::default() };
-        kv::range(client, None, own).await
+        client.range(None, own).await
     }
 
-    /// Gives it up, if it is still this one.
+    /// Deletes the key, if it is still the one that was created.
     pub(crate) async fn leave(&self, client: &Client) -> Result<(), RequestError> {
         let delete = pb::DeleteRangeRequest { key: self.key.clone().into(), ..Default::default() };
         let compare = vec![created_at(&self.key, self.revision)];
         let request =
             pb::TxnRequest { compare, success: ops([Op::RequestDeleteRange(delete)]), failure: Vec::new() };
-        kv::txn(client, None, request).await.map(|_| ())
+        client.txn(None, request).await.map(|_| ())
     }
 }
 
@@ -197,7 +197,7 @@ fn created_at(key: &[u8], revision: i64) -> pb::Compare {
     }
 }
 
-/// The oldest key under a prefix.
+/// Reads the oldest key under a prefix.
 pub(crate) fn first_created(prefix: &[u8]) -> pb::RangeRequest {
     pb::RangeRequest {
         key: prefix.to_vec().into(),
@@ -215,12 +215,18 @@ async fn wait_delete(client: &Client, before: &KeyValue, revision: i64) -> Resul
         pb::WatchCreateRequest { key: before.key.clone(), start_revision: revision, ..Default::default() };
     watches.add(create).await;
     loop {
-        for (_, seen) in watches.next().await {
-            match seen {
-                Seen::Answer(answer) if answer.events.iter().any(is_delete) => return Ok(()),
-                Seen::Answer(_) => {}
-                Seen::Lost(_, why) => return Err(RequestError::said(why)),
-                Seen::Ended => return Err(RequestError::said("lost watcher waiting for delete".to_owned())),
+        for (_, update) in watches.next().await {
+            match update {
+                Update::Answer(answer)
+                    if answer.events.iter().any(|event| event.r#type() == EventType::Delete) =>
+                {
+                    return Ok(());
+                }
+                Update::Answer(_) => {}
+                Update::Lost(_, why) => return Err(RequestError::local(why)),
+                Update::Ended => {
+                    return Err(RequestError::local("lost watcher waiting for delete".to_owned()));
+                }
             }
         }
     }

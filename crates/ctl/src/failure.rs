@@ -1,65 +1,61 @@
-//! How a command ends when it does not end well: etcdctl's exit codes, and one line on stderr.
+//! How a command fails: etcdctl's exit codes, and an error line on stderr.
 
+use std::error::Error;
 use std::fmt;
 
-/// The request failed, or a command line that cannot be read.
+/// The request failed, or the command line cannot be parsed.
 pub(crate) const ERROR: u8 = 1;
-/// No connection, where etcdctl tells it apart.
+/// No connection, where etcdctl has an own code for it.
 pub(crate) const BAD_CONNECTION: u8 = 2;
-/// What came on stdin cannot be understood.
+/// The input on stdin cannot be parsed.
 pub(crate) const INVALID_INPUT: u8 = 3;
-/// A flag that exists with a value that does not.
+/// A known flag with an unknown value.
 pub(crate) const BAD_FEATURE: u8 = 4;
 /// A stream ended before its end.
 pub(crate) const INTERRUPTED: u8 = 5;
-/// Arguments that make no command.
+/// Wrong or missing arguments.
 pub(crate) const BAD_ARGS: u8 = 128;
 
-/// The end of a command that failed.
+/// An exit code with the lines that explain it.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// The exit code.
     pub(crate) code: u8,
-    /// What follows `Error: ` on stderr; `None` when all was said already.
+    /// Follows `Error: ` on stderr; `None` if the error was already printed.
     pub(crate) text: Option<String>,
-    /// Lines after the error, such as where help is.
+    /// Lines after the error, such as how to get help.
     pub(crate) hint: Option<String>,
 }
 
 impl Failure {
-    /// An exit code and its line.
     pub(crate) fn new(code: u8, text: impl fmt::Display) -> Self {
         Self { code, text: Some(text.to_string()), hint: None }
     }
 
-    /// [`BAD_ARGS`] and its line.
     pub(crate) fn args(text: impl fmt::Display) -> Self {
         Self::new(BAD_ARGS, text)
     }
 
-    /// [`ERROR`] and its line.
     pub(crate) fn error(text: impl fmt::Display) -> Self {
         Self::new(ERROR, text)
     }
 
-    /// An exit code after everything was said.
+    /// An exit code without an error line: everything is already printed.
     pub(crate) fn silent(code: u8) -> Self {
         Self { code, text: None, hint: None }
     }
 
-    /// Says what was being done.
+    /// Puts what was being done before the error.
     pub(crate) fn within(mut self, what: &str) -> Self {
         self.text = self.text.map(|text| format!("{what} ({text})"));
         self
     }
 
-    /// Adds lines that follow the error.
     pub(crate) fn hint(mut self, lines: impl fmt::Display) -> Self {
         self.hint = Some(lines.to_string());
         self
     }
 
-    /// Everything that goes to stderr, line ends included.
+    /// All lines for stderr, each with its line end.
     pub(crate) fn lines(&self) -> String {
         let mut lines = String::new();
         if let Some(text) = &self.text {
@@ -71,4 +67,14 @@ impl Failure {
         }
         lines
     }
+}
+
+/// The text of the last error in the chain of sources, as Go shows it: `connection refused`.
+pub(crate) fn cause(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -1,46 +1,36 @@
-//! Flags as etcdctl's library reads them: `--name value`, `--name=value`, `-n value`, `-nvalue`, `-n=value`,
+//! Parses flags as etcdctl's library, pflag, does: `--name value`, `--name=value`, `-n value`, `-nvalue`, `-n=value`,
 //! anywhere between the arguments, up to `--`. A boolean takes its value only after `=`.
 
-use crate::text::{
-    duration, number,
-    quote::{quote, quote_byte},
-};
+use gotext::quote::{quote, quote_byte};
+use gotext::{duration, number};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a flag holds.
+/// The type of a flag's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `true` when given without a value.
+    /// `true` if given without a value.
     Bool,
-    /// Any bytes.
+    /// Any bytes, UTF-8 or not.
     Text,
-    /// A signed number.
     Int,
-    /// A number that is not negative.
     Uint,
-    /// Go's durations.
     Duration,
-    /// Values between commas; given again, it grows.
+    /// Values separated by commas; a repeated flag appends.
     List,
 }
 
-/// A flag of the tables in `commands.rs`.
+/// A flag of the tables in `commands`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flag {
-    /// After `--`.
     pub(crate) name: &'static str,
-    /// After `-`.
     pub(crate) short: Option<u8>,
-    /// What it holds.
     pub(crate) kind: Kind,
-    /// Read as if it were given.
+    /// The value of a flag that is not given.
     pub(crate) default: &'static str,
-    /// For people.
     pub(crate) usage: &'static str,
 }
 
-/// A flag's value.
 #[derive(Debug, Clone)]
 enum Value {
     Bool(bool),
@@ -51,24 +41,23 @@ enum Value {
     List(Vec<Vec<u8>>),
 }
 
-/// All flags that a command knows, with their values.
+/// The flags of a command, with their values and whether they were given.
 #[derive(Debug, Clone)]
 pub(crate) struct Flags {
     known: Vec<&'static Flag>,
     values: BTreeMap<&'static str, (Value, bool)>,
 }
 
-/// What was found on a command line.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// The arguments that are no flags, and how many of them stand before `--`, if it is there.
+    /// The arguments that are not flags, and how many of them precede `--`, if it is there.
     Arguments(Vec<Vec<u8>>, Option<usize>),
-    /// `--help` or `-h`.
     Help,
 }
 
 impl Flags {
-    /// Flags with their defaults.
+    /// All flags at their defaults.
     pub(crate) fn new(known: Vec<&'static Flag>) -> Self {
         let values = known.iter().map(|flag| {
             let value = read(flag.kind, flag.default.as_bytes()).expect("a default is a legal value");
@@ -77,12 +66,11 @@ impl Flags {
         Self { values: values.collect(), known }
     }
 
-    /// The flags themselves, in the order of the tables.
     pub(crate) fn known(&self) -> &[&'static Flag] {
         &self.known
     }
 
-    /// Reads a command line.
+    /// Parses arguments and sets the flags among them.
     pub(crate) fn parse(&mut self, args: &[Vec<u8>]) -> Result<Parsed, String> {
         let mut arguments = Vec::new();
         let mut before_dashes = None;
@@ -108,7 +96,7 @@ impl Flags {
         Ok(Parsed::Arguments(arguments, before_dashes))
     }
 
-    /// `false` = help is asked for.
+    /// Returns `false` for `--help`.
     fn parse_long<'a>(
         &mut self,
         text: &[u8],
@@ -188,17 +176,16 @@ impl Flags {
         &self.values.get(name).expect("the tables name every flag that a command reads").0
     }
 
-    /// Whether it was given.
+    /// Whether the flag was given.
     pub(crate) fn changed(&self, name: &str) -> bool {
         self.values.get(name).is_some_and(|(_, changed)| *changed)
     }
 
-    /// A boolean; `false` for a command that does not know it.
+    /// A boolean; `false` if the command has no such flag.
     pub(crate) fn is(&self, name: &str) -> bool {
         matches!(self.values.get(name), Some((Value::Bool(true), _)))
     }
 
-    /// Bytes.
     pub(crate) fn bytes(&self, name: &str) -> &[u8] {
         match self.value(name) {
             Value::Text(text) => text,
@@ -206,12 +193,11 @@ impl Flags {
         }
     }
 
-    /// Text for people and for comparisons.
+    /// Text, with a replacement character for what is not UTF-8.
     pub(crate) fn text(&self, name: &str) -> String {
         String::from_utf8_lossy(self.bytes(name)).into_owned()
     }
 
-    /// A number.
     pub(crate) fn int(&self, name: &str) -> i64 {
         match self.value(name) {
             Value::Int(number) => *number,
@@ -219,7 +205,6 @@ impl Flags {
         }
     }
 
-    /// A number that is not negative.
     pub(crate) fn uint(&self, name: &str) -> u64 {
         match self.value(name) {
             Value::Uint(number) => *number,
@@ -227,7 +212,6 @@ impl Flags {
         }
     }
 
-    /// A duration.
     pub(crate) fn duration(&self, name: &str) -> Duration {
         match self.value(name) {
             Value::Duration(duration) => *duration,
@@ -235,7 +219,6 @@ impl Flags {
         }
     }
 
-    /// A list of texts.
     pub(crate) fn list(&self, name: &str) -> Vec<String> {
         match self.value(name) {
             Value::List(all) => all.iter().map(|item| String::from_utf8_lossy(item).into_owned()).collect(),
@@ -243,7 +226,7 @@ impl Flags {
         }
     }
 
-    /// Every flag with its value as text, by name: what `--debug` shows.
+    /// Every flag with its value as text, by name, for `--debug`.
     pub(crate) fn shown(&self) -> Vec<(&'static str, String)> {
         let show = |value: &Value| match value {
             Value::Bool(value) => value.to_string(),
@@ -262,11 +245,11 @@ impl Flags {
 
 fn read(kind: Kind, text: &[u8]) -> Result<Value, String> {
     Ok(match kind {
-        Kind::Bool => Value::Bool(number::boolean(text)?),
+        Kind::Bool => Value::Bool(number::boolean(text).map_err(|error| error.to_string())?),
         Kind::Text => Value::Text(text.to_vec()),
-        Kind::Int => Value::Int(number::int(text, 0)?),
-        Kind::Uint => Value::Uint(number::uint(text, 0)?),
-        Kind::Duration => Value::Duration(duration::parse(text)?),
+        Kind::Int => Value::Int(number::int(text, 0).map_err(|error| error.to_string())?),
+        Kind::Uint => Value::Uint(number::uint(text, 0).map_err(|error| error.to_string())?),
+        Kind::Duration => Value::Duration(duration::parse(text).map_err(|error| error.to_string())?),
         Kind::List if text.is_empty() => Value::List(Vec::new()),
         Kind::List => Value::List(text.split(|b| *b == b',').map(<[u8]>::to_vec).collect()),
     })

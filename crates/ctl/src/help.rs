@@ -1,11 +1,11 @@
-//! Help for people, made from the tables.
+//! The help texts, made from the tables of commands and flags.
 
 use crate::commands::{Command, GLOBAL, GROUPS};
 use crate::flags::{Flag, Kind};
 use crate::line::title;
 use std::fmt::Write as _;
 
-/// The help of the last command of a path.
+/// The help of the last command in a path.
 pub(crate) fn of(program: &str, path: &[&'static Command]) -> String {
     let command = path[path.len() - 1];
     let mut out = format!("{}\n\nUsage:\n  {}", command.about, title(program, path));

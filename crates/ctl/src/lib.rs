@@ -1,7 +1,7 @@
-//! # The prompt
+//! # The command line client
 //!
-//! `quorate ctl`: etcdctl's commands, flags, environment, output and exit codes, so that scripts and fingers need not
-//! change. It talks gRPC to any etcd-compatible server and shares nothing with ours but the binary.
+//! `quorate ctl` has etcdctl's commands, flags, environment variables, output and exit codes. It speaks gRPC to any
+//! etcd-compatible server.
 //!
 //! ```text
 //!   arguments ─▶ line ─▶ Invocation ─▶ run::*  ─▶ Client ─▶ endpoint, the next one if it is down
@@ -13,16 +13,16 @@
 //!
 //! Invariants:
 //!
-//! * stdout is etcdctl 3.7.3's, byte for byte, and so is the exit code; the first line on stderr says what etcdctl's
-//!   last one says. `tests/it` holds both programs to that on the same servers.
-//! * Where etcdctl logs JSON of its client library to stderr, we write one clear line, or nothing.
+//! * stdout and the exit code are etcdctl 3.7.3's, byte for byte; the first line on stderr is etcdctl's last one.
+//!   `tests/it` compares the two programs on the same servers.
+//! * Where etcdctl writes its client library's JSON log to stderr, this writes one line, or nothing.
 //! * A write that was sent is never sent again.
-//! * No work before dispatch: no runtime, no socket and no environment for `version`, `help` or a wrong argument.
+//! * `version`, `help` and a wrong argument start no runtime, open no socket and read no environment.
 //!
-//! The command line is read by rules of our own and not by a library, because what etcdctl accepts is part of the
-//! interface: names cut short, `-wjson`, `--limit=0x10`, bytes that are no UTF-8, and its words for each refusal.
+//! The command line is parsed here and not by a library, because what etcdctl accepts is part of the interface:
+//! abbreviated commands, `-wjson`, `--limit=0x10`, arguments that are not UTF-8, and the text of each error.
 //!
-//! What it does not do: TLS, authentication and discovery by DNS are refused by name.
+//! TLS, authentication and discovery by DNS are not supported: their flags are refused by name.
 
 mod address;
 mod client;
@@ -47,12 +47,12 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// The etcdctl whose place this takes.
+/// What `version` prints: the etcdctl that this follows.
 const VERSION: &str = "etcdctl version: 3.7.3\nAPI version: 3.7\n";
 
-/// Runs the prompt if this command line calls it: as `quorate ctl`, or through a link named `etcdctl`.
+/// Runs the client if the program was started as `quorate ctl`, or through a link named `etcdctl`; else `None`.
 ///
-/// `offline` does what needs no server: only the program's composer knows the engine.
+/// `offline` does the work on snapshot files, because this crate does not know the engine.
 pub fn called(mut args: impl Iterator<Item = OsString>, offline: &dyn Offline) -> Option<ExitCode> {
     let program = args.next()?;
     if Path::new(&program).file_name().is_some_and(|name| name == "etcdctl") {
@@ -61,7 +61,7 @@ pub fn called(mut args: impl Iterator<Item = OsString>, offline: &dyn Offline) -
     (args.next()? == "ctl").then(|| main("quorate ctl", args, offline))
 }
 
-/// Runs one command line and says how it ended. `program` is what the user called, without arguments.
+/// Runs one command line. `program` is what the user typed, without arguments.
 fn main(program: &str, args: impl Iterator<Item = OsString>, offline: &dyn Offline) -> ExitCode {
     let args: Vec<Vec<u8>> = args.map(OsString::into_vec).collect();
     match dispatch(program, &args, offline) {
@@ -94,7 +94,7 @@ fn dispatch(program: &str, args: &[Vec<u8>], offline: &dyn Offline) -> Result<()
     }
 }
 
-/// The commands that `help a b` names, as far as they exist.
+/// The path of commands that `help a b` names, up to the first unknown word.
 fn find(words: &[Vec<u8>]) -> Vec<&'static Command> {
     let mut path: Vec<&'static Command> = vec![&ROOT];
     for word in words {

@@ -1,37 +1,35 @@
-//! From a command line to a command: the word that names it may stand anywhere between the flags, and may be cut
-//! short as long as it is clear.
+//! Finds the command in a command line. Its name may stand anywhere between the flags, and may be abbreviated as long
+//! as it is unambiguous.
 
 use crate::commands::{Action, Command};
 use crate::failure::Failure;
 use crate::flags::{Flag, Flags, Kind, Parsed};
-use crate::text::quote::quote;
+use gotext::quote::quote;
 use std::fmt::Write as _;
 
-/// A command line that was understood.
+/// A command line that was parsed.
 #[derive(Debug)]
 pub(crate) enum Line {
-    /// Something to do.
     Do(Invocation),
-    /// Somebody asks for help with the last command of this path.
+    /// Help with the last command of this path.
     Help(Vec<&'static Command>),
 }
 
 /// A command with its flags and arguments.
 #[derive(Debug)]
 pub(crate) struct Invocation {
-    /// What to do.
     pub(crate) action: Action,
-    /// The commands from the root to it.
+    /// The commands from the root to this one.
     pub(crate) path: Vec<&'static Command>,
-    /// All flags it knows.
+    /// Its own flags and those of the commands above it.
     pub(crate) flags: Flags,
-    /// What is no flag and no command.
+    /// Everything else on the command line.
     pub(crate) args: Vec<Vec<u8>>,
-    /// How many of `args` stand before `--`, if it is there.
+    /// How many of `args` precede `--`, if it is there.
     pub(crate) before_dashes: Option<usize>,
 }
 
-/// Reads a command line. `program` is what the user called.
+/// Parses a command line. `program` is what the user typed.
 pub(crate) fn read(program: &str, root: &'static Command, args: &[Vec<u8>]) -> Result<Line, Failure> {
     let mut path = vec![root];
     let mut rest = args.to_vec();
@@ -59,7 +57,7 @@ pub(crate) fn read(program: &str, root: &'static Command, args: &[Vec<u8>]) -> R
     }
 }
 
-/// `quorate ctl endpoint health`: the words that call the last command of a path.
+/// The words that call the last command of a path: `quorate ctl endpoint health`.
 pub(crate) fn title(program: &str, path: &[&Command]) -> String {
     let mut title = program.to_owned();
     for command in path.iter().skip(1) {
@@ -75,7 +73,7 @@ fn known(path: &[&'static Command]) -> Vec<&'static Flag> {
     flags
 }
 
-/// Where the first word is that is neither a flag nor, as far as can be known, a flag's value.
+/// The position of the first argument that is neither a flag nor, as far as is known, a flag's value.
 fn first_word(args: &[Vec<u8>], flags: &[&Flag]) -> Option<usize> {
     let is_switch = |known: Option<&&Flag>| known.is_some_and(|flag| flag.kind == Kind::Bool);
     let mut at = 0;
@@ -96,7 +94,7 @@ fn first_word(args: &[Vec<u8>], flags: &[&Flag]) -> Option<usize> {
     None
 }
 
-/// The command of this name, or the only one that begins so.
+/// The subcommand of this name, or the only one with this prefix.
 fn next(command: &'static Command, word: &[u8]) -> Option<&'static Command> {
     if let Some(exact) = command.commands.iter().find(|c| c.name.as_bytes() == word) {
         return Some(exact);
@@ -119,7 +117,7 @@ fn unknown(program: &str, command: &Command, word: &[u8]) -> Failure {
     Failure::error(text).hint(format!("Run '{program} --help' for usage."))
 }
 
-/// Levenshtein's.
+/// The Levenshtein distance of two words.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,44 +1,45 @@
-//! What the global flags and the environment say: where to connect, how long to wait, how to print.
+//! The global flags and environment variables: where to connect and how long to wait.
 
 use crate::commands::GLOBAL;
 use crate::failure::{BAD_CONNECTION, ERROR, Failure};
 use crate::flags::{Flag, Flags};
-use crate::text::quote::quote;
+use gotext::quote::quote;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
-/// What etcdctl sends at most unless told otherwise, bytes.
+/// etcdctl's default limit on a request, in bytes.
 const SEND_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Before the name of each variable.
+/// The prefix of each variable.
 const PREFIX: &[u8] = b"ETCDCTL_";
-/// Variables that the watch command reads itself.
+/// Variables that `watch` reads itself.
 const WATCH_VARIABLES: &[&[u8]] = &[b"ETCDCTL_WATCH_KEY", b"ETCDCTL_WATCH_RANGE_END"];
 
 /// How to reach servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Where they are, as given.
+    /// The endpoints as given.
     pub(crate) endpoints: Vec<String>,
-    /// For one connection.
+    /// How long one connection may take.
     pub(crate) dial_timeout: Duration,
-    /// For one request.
+    /// How long one request may take.
     pub(crate) command_timeout: Duration,
-    /// Silence after which a connection is asked whether it lives.
+    /// A connection that is silent for this long is pinged.
     pub(crate) keepalive_time: Duration,
-    /// How long it may take to say so.
+    /// How long it may take to answer the ping.
     pub(crate) keepalive_timeout: Duration,
-    /// The largest request, bytes.
+    /// The largest request, in bytes.
     pub(crate) send_bytes_max: usize,
-    /// The largest answer, bytes.
+    /// The largest response, in bytes.
     pub(crate) receive_bytes_max: usize,
-    /// Tries go to stderr.
+    /// Whether each try is reported on stderr.
     pub(crate) debug: bool,
 }
 
-/// Sets flags that were not given from `ETCDCTL_*` variables. Returns warnings, a line each.
+/// Sets flags that were not given from `ETCDCTL_*` variables. Returns warnings, one line each.
 ///
-/// A variable that contradicts a flag ends the program, as it ends etcdctl: which of the two is meant is not known.
+/// # Errors
+/// A variable of a flag that was given too, as in etcdctl.
 pub(crate) fn read_environment(
     flags: &mut Flags,
     variables: impl Iterator<Item = (OsString, OsString)>,
@@ -74,19 +75,19 @@ pub(crate) fn read_environment(
     Ok(warnings)
 }
 
-/// The flags that variables speak for: the global ones, and `--cluster` where a command hands it down.
+/// The flags that have variables: the global ones, and `--cluster` if the command has it.
 fn inherited(flags: &Flags) -> impl Iterator<Item = &'static Flag> {
     let cluster = flags.known().iter().copied().filter(|flag| flag.name == "cluster");
     GLOBAL.iter().chain(cluster.collect::<Vec<_>>())
 }
 
-/// `--dial-timeout` as `ETCDCTL_DIAL_TIMEOUT`.
+/// The variable of a flag: `ETCDCTL_DIAL_TIMEOUT` for `--dial-timeout`.
 fn variable(flag: &Flag) -> String {
     format!("ETCDCTL_{}", flag.name.replace('-', "_").to_uppercase())
 }
 
 impl Settings {
-    /// Reads the flags; refuses by name what is not there yet.
+    /// From the flags; refuses by name those that are not supported yet.
     pub(crate) fn new(flags: &Flags) -> Result<Self, Failure> {
         for (name, what) in [
             ("cert", "TLS"),

@@ -5,18 +5,18 @@
 //! ```
 //!
 //! Invariants:
-//! * RocksDB's own log is off: the raft log is the write-ahead log. `atomic_flush` makes the families' files move
-//!   together, so that what a crash leaves is the state after some whole batch, with its applied index in it.
-//! * A background error is final: automatic resume is off, the next write returns a [`Fault`] and the member stops.
+//! * RocksDB's own log is off: the raft log takes its place. With `atomic_flush` the families move together, so a
+//!   crash leaves the state after some whole batch, with the applied index in it.
+//! * A background error is final: automatic resume is off, so the next write returns a [`Fault`] and the member stops.
 //!
-//! What it does not do: it knows nothing of what rows mean, and no other crate names `rocksdb`.
+//! Not here: the meaning of rows. No other crate names `rocksdb`.
 
 mod options;
 
 pub use options::Options;
 
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Moment, Op, Rows, Visit};
+use engine::{Batch, Engine, Family, Fault, Op, Rows, Visit};
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions,
     Snapshot, WriteBatch, WriteOptions,
@@ -25,21 +25,19 @@ use self_cell::self_cell;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Rows on disk, in RocksDB.
+/// The storage engine on RocksDB.
 pub struct RocksEngine {
     db: DB,
     write: WriteOptions,
 }
 
 impl RocksEngine {
-    /// Whether there is a database in the directory. Looks, and changes nothing.
+    /// Whether the directory holds a database. Changes nothing.
     pub fn exists(path: &Path) -> bool {
         path.join("CURRENT").exists()
     }
 
-    /// Opens the database in this directory, or creates it.
-    ///
-    /// Fails where another process holds the directory, where a file is damaged, and where the disk refuses.
+    /// Opens or creates the database. Fails if another process has it open, a file is damaged, or the disk refuses.
     pub fn open(path: &Path, settings: &Options) -> Result<Self, Fault> {
         let fail = |source| fault("open the database", source);
         let mut db_options = options::database(settings).map_err(fail)?;
@@ -69,18 +67,6 @@ impl Engine for RocksEngine {
         Ok(row.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        let sorted = keys.is_sorted();
-        self.db
-            .batched_multi_get_cf(self.family(family), keys, sorted)
-            .into_iter()
-            .map(|row| match row {
-                Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
-                Err(e) => Err(fault("read rows", e)),
-            })
-            .collect()
-    }
-
     fn scan(
         &self,
         family: Family,
@@ -92,7 +78,7 @@ impl Engine for RocksEngine {
         walk(self.db.raw_iterator_cf_opt(self.family(family), read), from, visit)
     }
 
-    fn moment(self: Arc<Self>) -> Box<Moment> {
+    fn snapshot(self: Arc<Self>) -> Box<engine::Snapshot> {
         Box::new(Held::new(self, |engine| engine.db.snapshot()))
     }
 
@@ -119,12 +105,12 @@ impl Engine for RocksEngine {
     fn compact(&self) -> Result<(), Fault> {
         let before = self.background_errors()?;
         let mut options = CompactOptions::default();
-        // Other compactions go on beside it: else files pile up on the first level until writes are held back.
+        // Let other compactions run meanwhile: otherwise level 0 fills up and writes stall.
         options.set_exclusive_manual_compaction(false);
         for family in Family::ALL {
             self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
         }
-        // RocksDB's C interface tells no errors of it.
+        // RocksDB's C API does not report this call's errors.
         if self.background_errors()? > before {
             return Err(Fault { context: "compact", source: "RocksDB counts a background error".into() });
         }
@@ -140,7 +126,7 @@ impl RocksEngine {
 }
 
 self_cell! {
-    /// All families between two batches: the snapshot, and the database that it is of.
+    /// A RocksDB snapshot together with the engine it belongs to.
     struct Held {
         owner: Arc<RocksEngine>,
         #[covariant]
@@ -162,14 +148,14 @@ impl Rows for Held {
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault> {
         let Some(mut read) = between(from, to) else { return Ok(()) };
-        // Whoever reads everything once must not push out what others read again and again.
+        // A full scan must not evict what others read repeatedly.
         read.fill_cache(false);
         let family = self.borrow_owner().family(family);
         walk(self.borrow_dependent().raw_iterator_cf_opt(family, read), from, visit)
     }
 }
 
-/// How the rows from one key on and before another are read; `None` where there are none between them.
+/// Read options for the rows from `from` (inclusive) to `to` (exclusive); `None` for an empty range.
 fn between(from: &[u8], to: Option<&[u8]>) -> Option<ReadOptions> {
     if to.is_some_and(|to| to <= from) {
         return None;

@@ -1,31 +1,26 @@
-//! Tuning: one place for every RocksDB knob, each with its reason.
+//! RocksDB's tuning: every knob in one place, each with its reason.
 
 use engine::Family;
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, Options as Rocks};
 
-/// The limits of the database, with what a server uses as their default. Small ones let a test reach flushes,
-/// compactions and files by the dozen with a few rows.
+/// Limits of the database; the defaults are a server's. Small ones let tests reach flushes and compactions.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Memory for blocks read from disk, bytes. Default 24 MiB: lists stream past it, hot rows stay.
+    /// Block cache, bytes. Default 24 MiB: scans bypass it, hot rows stay.
     pub block_cache_bytes: usize,
-    /// Memory for rows not yet in files, all families together, bytes; one family is flushed at half of it. Default
-    /// 32 MiB. RocksDB takes no less than 64 KiB a family.
+    /// Memory for rows not yet in files, all families, bytes; at least 64 KiB each, flushed at half. Default 32 MiB.
     pub memtable_bytes: usize,
     /// Threads for flushes and compactions. Default 2.
     pub background_jobs: i32,
-    /// A file of rows, bytes: where it ends and the next begins. Default 16 MiB: small enough that a compaction step is
-    /// short on two cores.
+    /// Target size of a table file, bytes. Default 16 MiB: keeps one compaction step short on two cores.
     pub file_bytes: u64,
-    /// A block, bytes. Default 8 KiB: lists read in sequence, so larger than RocksDB's 4 KiB; gets decompress one.
+    /// Block size, bytes. Default 8 KiB: above RocksDB's 4 KiB for sequential scans; a get decompresses one block.
     pub block_bytes: usize,
-    /// Tables kept open, each a file descriptor. Default 512: 8 GiB of data without opening one again. RocksDB takes at
-    /// least 20; what it writes comes on top.
+    /// Tables kept open, at least 20; files being written come on top. Default 512: 8 GiB of data without reopening.
     pub open_tables_max: i32,
-    /// How much of a file is written before its writing out begins, bytes, so that the sync at its end is short. Default
-    /// 1 MiB. Says nothing about durability.
+    /// Bytes of a file after which its write-back starts, so that the final sync is short. Default 1 MiB.
     pub write_out_bytes: u64,
-    /// RocksDB's own log of what it does, bytes a file; two are kept. Default 1 MiB.
+    /// RocksDB's own informational log, bytes a file; two files are kept. Default 1 MiB.
     pub log_file_bytes: usize,
 }
 
@@ -44,17 +39,16 @@ impl Default for Options {
     }
 }
 
-/// Bits a key of the Bloom filters: 1 % false positives.
+/// Bits per key in Bloom filters: 1 % false positives.
 const BLOOM_BITS: f64 = 10.0;
 
-/// Options of the database as a whole.
 pub(crate) fn database(settings: &Options) -> Result<Rocks, rocksdb::Error> {
-    // A background error must stop the member, not be retried behind its back: only the string form can say so.
+    // A background error must stop the member instead of being retried. Only the string form can set this.
     let mut options = Rocks::default().get_options_from_string("max_bgerror_resume_count=0")?;
     options.set_atomic_flush(true);
     options.set_db_write_buffer_size(settings.memtable_bytes);
     options.set_max_background_jobs(settings.background_jobs);
-    // RocksDB keeps ten of the number for itself.
+    // RocksDB reserves ten of these.
     options.set_max_open_files(settings.open_tables_max);
     options.set_bytes_per_sync(settings.write_out_bytes);
     options.set_keep_log_file_num(2);
@@ -62,12 +56,11 @@ pub(crate) fn database(settings: &Options) -> Result<Rocks, rocksdb::Error> {
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options.set_paranoid_checks(true);
-    // One writer thread: the machinery for concurrent inserts only costs.
+    // There is one writer thread: support for concurrent inserts would only cost.
     options.set_allow_concurrent_memtable_write(false);
     Ok(options)
 }
 
-/// Options of one family.
 pub(crate) fn family(family: Family, settings: &Options, cache: &Cache) -> Rocks {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);

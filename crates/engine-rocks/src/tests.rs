@@ -1,10 +1,10 @@
-//! RocksDB against the memory engine: the same batches, the same answers, before and after a reopen.
+//! RocksDB against the memory engine: the same batches must give the same answers, before and after a reopen.
 
 use super::*;
 use engine::MemoryEngine;
 use std::ops::ControlFlow;
 
-/// A small generator of pseudo-random numbers: tests must not depend on a seed they cannot print.
+/// A small pseudo-random generator, so that the seed is visible in the test.
 struct Dice(u64);
 
 impl Dice {
@@ -52,11 +52,8 @@ fn rocksdb_and_memory_agree_and_a_flush_survives_a_reopen() {
         }
         for family in Family::ALL {
             assert_eq!(rows(&rocks, family), rows(&memory, family));
-            let keys: Vec<Vec<u8>> = (0..100).map(|i| format!("key-{i:03}").into_bytes()).collect();
-            let many = rocks.multi_get(family, &keys).expect("multi_get");
-            assert_eq!(many, memory.multi_get(family, &keys).expect("multi_get"));
-            for (key, one) in keys.iter().zip(many) {
-                assert_eq!(rocks.get(family, key).expect("get"), one);
+            for key in (0..100).map(|i| format!("key-{i:03}").into_bytes()) {
+                assert_eq!(rocks.get(family, &key).expect("get"), memory.get(family, &key).expect("get"));
             }
         }
         rocks.flush().expect("flush");
@@ -68,7 +65,7 @@ fn rocksdb_and_memory_agree_and_a_flush_survives_a_reopen() {
     }
 }
 
-/// Limits so small that every few batches fill a memtable, a block and a file.
+/// Limits so small that a few batches fill a memtable, a block and a file.
 fn small() -> Options {
     Options {
         block_cache_bytes: 16 << 10,
@@ -95,7 +92,7 @@ fn small_limits_make_many_files_and_lose_nothing_that_was_flushed() {
         }
         for _ in 0..400 {
             let mut batch = random_batch(&mut dice);
-            // What no compression makes small.
+            // Incompressible values.
             let value = (0..40).flat_map(|_| dice.roll(u64::MAX).to_be_bytes()).collect::<Vec<u8>>();
             batch.put(Family::Revs, next.to_be_bytes().to_vec(), value);
             next += 1;
@@ -140,7 +137,7 @@ fn a_scan_stops_at_its_upper_bound() {
 }
 
 #[test]
-fn a_moment_holds_still_while_the_writer_goes_on_and_compacts() {
+fn a_snapshot_holds_still_while_the_writer_goes_on_and_compacts() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let rocks = Arc::new(RocksEngine::open(dir.path(), &Options::default()).expect("open"));
     let mut dice = Dice(11);
@@ -148,7 +145,7 @@ fn a_moment_holds_still_while_the_writer_goes_on_and_compacts() {
         rocks.write(random_batch(&mut dice)).expect("write");
     }
     let before = Family::ALL.map(|family| rows(&*rocks, family));
-    let moment = Arc::clone(&rocks).moment();
+    let snapshot = Arc::clone(&rocks).snapshot();
     for _ in 0..50 {
         rocks.write(random_batch(&mut dice)).expect("write");
     }
@@ -160,13 +157,13 @@ fn a_moment_holds_still_while_the_writer_goes_on_and_compacts() {
             seen.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
         };
-        moment.scan(family, b"", None, &mut visit).expect("scan");
+        snapshot.scan(family, b"", None, &mut visit).expect("scan");
         assert_eq!(seen, *before);
         let (key, value) = before.first().expect("fifty batches leave rows");
-        assert_eq!(moment.get(family, key).expect("get").as_deref(), Some(&value[..]));
+        assert_eq!(snapshot.get(family, key).expect("get").as_deref(), Some(&value[..]));
     }
     assert_ne!(before, Family::ALL.map(|family| rows(&*rocks, family)));
-    // It keeps the database open, on whatever thread it is.
+    // The snapshot keeps the database open, on any thread.
     drop(rocks);
     let counted = std::thread::spawn(move || {
         let mut count = 0;
@@ -174,7 +171,7 @@ fn a_moment_holds_still_while_the_writer_goes_on_and_compacts() {
             count += 1;
             ControlFlow::Continue(())
         };
-        moment.scan(Family::Revs, b"", None, &mut visit).expect("scan");
+        snapshot.scan(Family::Revs, b"", None, &mut visit).expect("scan");
         count
     });
     assert_eq!(counted.join().expect("no panic"), before[Family::Revs as usize].len());

@@ -1,36 +1,36 @@
-//! A batch: the rows of one applied group.
+//! The write batch: rows that are written together.
 
 use crate::Family;
 use bytes::Bytes;
 
-/// One change of one row.
+/// One change of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Writes the row, replacing what was there.
+    /// Writes a row, replacing the old value.
     Put(Family, Bytes, Bytes),
-    /// Removes the row, if it is there.
+    /// Removes a row, if it exists.
     Delete(Family, Bytes),
 }
 
-/// Changes that are applied together, in order: a later change of a row wins.
+/// A write batch: changes applied atomically and in order, so a later change of a row wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// The changes.
+    /// The changes, in order.
     pub ops: Vec<Op>,
 }
 
 impl Batch {
-    /// Writes a row.
+    /// Adds a write of a row.
     pub fn put(&mut self, family: Family, key: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.ops.push(Op::Put(family, key.into(), value.into()));
     }
 
-    /// Removes a row.
+    /// Adds a removal of a row.
     pub fn delete(&mut self, family: Family, key: impl Into<Bytes>) {
         self.ops.push(Op::Delete(family, key.into()));
     }
 
-    /// Whether there is nothing to do.
+    /// Whether the batch holds no change.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }

@@ -1,6 +1,6 @@
-//! The engine in memory: what tests, the simulator and the mirror run on.
+//! The engine in memory, for tests, the simulator and the mirror.
 
-use crate::{Batch, Engine, Family, Fault, Moment, Op, Rows, Visit};
+use crate::{Batch, Engine, Family, Fault, Op, Rows, Snapshot, Visit};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -8,34 +8,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Table = BTreeMap<Bytes, Bytes>;
 
-/// Rows in ordered maps. Durable rows are a copy taken at each flush: [`MemoryEngine::crash`] goes back to it.
+/// Rows in ordered maps. Each flush copies them; [`MemoryEngine::crash`] returns to the last copy.
 #[derive(Debug, Default)]
 pub struct MemoryEngine {
-    state: Mutex<State>,
+    state: Mutex<Contents>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Contents {
     rows: BTreeMap<Family, Table>,
     unflushed: Vec<Batch>,
     durable: BTreeMap<Family, Table>,
 }
 
 impl MemoryEngine {
-    /// An empty engine.
+    /// An engine without rows.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What is left after a crash: the rows of the last flush.
+    /// The state after a crash: the rows of the last flush.
     #[must_use]
     pub fn crash(&self) -> Self {
-        let durable = self.lock().durable.clone();
-        Self { state: Mutex::new(State { rows: durable.clone(), unflushed: Vec::new(), durable }) }
+        self.crash_ahead(|_| 0)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock means a panic in `scan`'s visitor: the rows themselves are whole.
+    /// The state after a crash in which some batches since the last flush had reached the disk, in order, as an
+    /// engine that flushes by itself has it. `pick` is given their number and chooses how many.
+    #[must_use]
+    pub fn crash_ahead(&self, pick: impl FnOnce(usize) -> usize) -> Self {
+        let state = self.lock();
+        let mut durable = state.durable.clone();
+        let kept = pick(state.unflushed.len());
+        state.unflushed.iter().take(kept).for_each(|batch| apply(&mut durable, batch));
+        Self { state: Mutex::new(Contents { rows: durable.clone(), unflushed: Vec::new(), durable }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        // Only a panic in a `scan` visitor can poison the lock; the rows are intact.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -53,7 +63,19 @@ fn apply(rows: &mut BTreeMap<Family, Table>, batch: &Batch) {
     }
 }
 
-/// A copy of all rows (cheap: shared bytes).
+/// The rows of a family from `from`, and before `to` where there is one.
+fn range<'a>(
+    rows: &'a BTreeMap<Family, Table>,
+    family: Family,
+    from: &[u8],
+    to: Option<&[u8]>,
+) -> impl Iterator<Item = (&'a Bytes, &'a Bytes)> {
+    let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
+    let table = rows.get(&family).filter(|_| to.is_none_or(|to| from < to));
+    table.into_iter().flat_map(move |rows| rows.range::<[u8], _>((Bound::Included(from), upper)))
+}
+
+/// A copy of all rows; cheap, because bytes are shared.
 struct Copied(BTreeMap<Family, Table>);
 
 impl Rows for Copied {
@@ -68,20 +90,7 @@ impl Rows for Copied {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
-        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self
-            .0
-            .get(&family)
-            .into_iter()
-            .flat_map(|rows| rows.range::<[u8], _>((Bound::Included(from), upper)));
-        for (key, value) in rows {
-            if visit(key, value).is_break() {
-                break;
-            }
-        }
+        let _ = range(&self.0, family, from, to).try_for_each(|(key, value)| visit(key, value));
         Ok(())
     }
 }
@@ -91,10 +100,6 @@ impl Engine for MemoryEngine {
         Ok(self.lock().rows.get(&family).and_then(|rows| rows.get(key).cloned()))
     }
 
-    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        keys.iter().map(|key| self.get(family, key)).collect()
-    }
-
     fn scan(
         &self,
         family: Family,
@@ -102,27 +107,15 @@ impl Engine for MemoryEngine {
         to: Option<&[u8]>,
         visit: &mut Visit<'_>,
     ) -> Result<(), Fault> {
-        if to.is_some_and(|to| to <= from) {
-            return Ok(());
-        }
-        // Rows are copied out (cheap: shared bytes), so that the visitor may read the engine.
-        let upper = to.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows: Vec<(Bytes, Bytes)> = match self.lock().rows.get(&family) {
-            None => return Ok(()),
-            Some(rows) => rows
-                .range::<[u8], _>((Bound::Included(from), upper))
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
-        };
-        for (key, value) in &rows {
-            if visit(key, value).is_break() {
-                break;
-            }
-        }
+        // Copies rows (cheap: shared bytes) and releases the lock, so that the visitor may read the engine.
+        let rows: Vec<(Bytes, Bytes)> = range(&self.lock().rows, family, from, to)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let _ = rows.iter().try_for_each(|(key, value)| visit(key, value));
         Ok(())
     }
 
-    fn moment(self: Arc<Self>) -> Box<Moment> {
+    fn snapshot(self: Arc<Self>) -> Box<Snapshot> {
         Box::new(Copied(self.lock().rows.clone()))
     }
 
@@ -169,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_does_not_see_what_is_written_after_it() {
+    fn a_snapshot_does_not_see_what_is_written_after_it() {
         let engine = Arc::new(MemoryEngine::new());
         let write = |value: &'static str| {
             let mut batch = Batch::default();
@@ -178,7 +171,7 @@ mod tests {
             engine.write(batch).expect("write");
         };
         write("before");
-        let rows = Arc::clone(&engine).moment();
+        let rows = Arc::clone(&engine).snapshot();
         write("later");
         assert_eq!(rows.get(Family::Meta, b"key").expect("get").as_deref(), Some(&b"before"[..]));
         let mut seen = Vec::new();

@@ -1,15 +1,16 @@
-//! The bodies: what is handed to the gRPC side, what comes back, and the lines of a stream.
+//! The bodies of requests to the gRPC side and of responses to the client.
 
 use crate::{
-    json::PREFIX_BYTES,
     large,
     long::Long,
-    status::{DEADLINE_EXCEEDED, INTERNAL, Status},
+    status::{Status, UNAUTHENTICATED},
     work::{Output, Turns},
 };
 use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use prost_reflect::MessageDescriptor;
+use proto::grpc::PREFIX_BYTES;
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -19,12 +20,14 @@ use std::{
 };
 use tokio::{sync::mpsc, time::Sleep};
 
-/// The messages of a call, each with its prefix: the body of the request that the gRPC side gets.
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The body of a request to the gRPC side: messages, each with its prefix.
 #[derive(Debug)]
 pub enum Messages {
-    /// One, and then the end.
+    /// The message of a unary call.
     One(Option<Bytes>),
-    /// As the client sends them.
+    /// The messages of a stream, as the client sends them.
     Many(mpsc::Receiver<Bytes>),
 }
 
@@ -48,18 +51,41 @@ impl Body for Messages {
     }
 }
 
-/// What is sent back over HTTP. `R` is the body that the gRPC side answers with.
+/// The body of a response to the client. `R` is the body of the gRPC side's response.
 #[derive(Debug)]
 pub enum Answer<R> {
-    /// All of it.
+    /// JSON that is complete.
     Whole(Option<Bytes>),
-    /// A long one, made as it is read.
+    /// A long answer, converted as it is read.
     Long(Box<Long<R>>),
-    /// A stream: a line a message.
+    /// A stream: one line per message.
     Lines(Box<Lines<R>>),
 }
 
-/// Fails only where a long answer breaks off: its head is gone, and what was sent is not the whole.
+impl<R> Answer<R> {
+    pub(crate) fn failed(status: &Status) -> Response<Self> {
+        Self::error(status, status.json())
+    }
+
+    /// The response to a streaming call that failed before its first message.
+    pub(crate) fn stream_failed(status: &Status) -> Response<Self> {
+        Self::error(status, status.line())
+    }
+
+    fn error(status: &Status, body: String) -> Response<Self> {
+        let mut response = Response::new(Self::Whole(Some(body.into())));
+        *response.status_mut() = status.http();
+        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+        if status.code == UNAUTHENTICATED
+            && let Ok(message) = HeaderValue::from_str(&status.message)
+        {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, message);
+        }
+        response
+    }
+}
+
+/// Fails only if a long answer breaks off after its head was sent.
 impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
     type Data = Bytes;
     type Error = io::Error;
@@ -89,12 +115,11 @@ impl<R: Body<Data = Bytes> + Unpin> Body for Answer<R> {
     }
 }
 
-/// Cuts the gRPC side's data into messages.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
-    /// What came in one piece and has not been taken yet: nearly always whole messages, used as they are.
+    /// Data that came in one piece, nearly always whole messages: used without a copy.
     piece: Bytes,
-    /// What is behind it, put together.
+    /// Data that came in several pieces, joined.
     gathered: BytesMut,
 }
 
@@ -112,19 +137,18 @@ impl Frames {
         if self.piece.is_empty() { &self.gathered } else { &self.piece }
     }
 
-    /// How long the next message is without its prefix, once that is here.
+    /// The length of the next message without its prefix, once the prefix is here.
     pub(crate) fn length(&self) -> Option<usize> {
         Some(self.waiting().get(1..PREFIX_BYTES)?.get_u32() as usize)
     }
 
-    /// All there is behind the next message's prefix.
+    /// All data after the next message's prefix.
     pub(crate) fn rest(mut self) -> Bytes {
         let mut rest = if self.piece.is_empty() { self.gathered.split().freeze() } else { self.piece };
         rest.advance(PREFIX_BYTES.min(rest.len()));
         rest
     }
 
-    /// The next whole message, without its prefix.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         let in_piece = !self.piece.is_empty();
         let end = PREFIX_BYTES + self.length()?;
@@ -138,7 +162,6 @@ impl Frames {
     }
 }
 
-/// What a stream says next.
 #[derive(Debug)]
 pub(crate) enum Event {
     Line(Bytes),
@@ -146,21 +169,19 @@ pub(crate) enum Event {
     End,
 }
 
-/// The answer to a call that streams: `{"result":…}` a message, `{"error":…}` at the end of one that fails.
+/// The answer to a streaming call: `{"result":…}` for each message, `{"error":…}` at the end if it fails.
 pub struct Lines<R> {
     inner: R,
     message: MessageDescriptor,
     frames: Frames,
-    /// Lines that are complete, waiting to be sent.
     ready: VecDeque<Bytes>,
     deadline: Option<Pin<Box<Sleep>>>,
     ended: bool,
     turns: Turns,
-    /// A line that is being made on another thread.
-    making: Option<Making>,
+    converting: Option<Conversion>,
 }
 
-type Making = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
+type Conversion = Pin<Box<dyn Future<Output = Result<Bytes, Status>> + Send>>;
 
 impl<R: fmt::Debug> fmt::Debug for Lines<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,10 +200,10 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
         turns: Turns,
     ) -> Self {
         let (frames, ready) = (Frames::default(), VecDeque::new());
-        Self { inner, message, frames, ready, deadline, ended: false, turns, making: None }
+        Self { inner, message, frames, ready, deadline, ended: false, turns, converting: None }
     }
 
-    /// Puts a line back in front.
+    /// Puts a line back, to be sent first.
     pub(crate) fn unread(&mut self, line: Bytes) {
         self.ready.push_front(line);
     }
@@ -200,10 +221,10 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
             if let Some(line) = self.ready.pop_front() {
                 return Poll::Ready(Event::Line(line));
             }
-            if let Some(making) = &mut self.making
-                && let Poll::Ready(line) = making.as_mut().poll(cx)
+            if let Some(converting) = &mut self.converting
+                && let Poll::Ready(line) = converting.as_mut().poll(cx)
             {
-                self.making = None;
+                self.converting = None;
                 return Poll::Ready(match line {
                     Ok(line) => Event::Line(line),
                     Err(status) => {
@@ -212,9 +233,9 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
                     }
                 });
             }
-            if self.making.is_none() {
+            if self.converting.is_none() {
                 if let Some(message) = self.frames.next() {
-                    self.making = Some(Box::pin(line(self.turns.clone(), self.message.clone(), message)));
+                    self.converting = Some(Box::pin(line(self.turns.clone(), self.message.clone(), message)));
                     continue;
                 }
                 if self.ended {
@@ -225,12 +246,9 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
                 && deadline.as_mut().poll(cx).is_ready()
             {
                 self.ended = true;
-                return Poll::Ready(Event::Failed(Status::new(
-                    DEADLINE_EXCEEDED,
-                    "context deadline exceeded",
-                )));
+                return Poll::Ready(Event::Failed(Status::late()));
             }
-            if self.making.is_some() {
+            if self.converting.is_some() {
                 return Poll::Pending;
             }
             match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
@@ -245,7 +263,7 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
                 },
                 Some(Err(_)) => {
                     self.ended = true;
-                    return Poll::Ready(Event::Failed(Status::new(INTERNAL, "the answer broke off")));
+                    return Poll::Ready(Event::Failed(Status::broke_off()));
                 }
                 None => self.ended = true,
             }
@@ -253,12 +271,11 @@ impl<R: Body<Data = Bytes> + Unpin> Lines<R> {
     }
 }
 
-/// A message as a line.
 async fn line(turns: Turns, descriptor: MessageDescriptor, message: Bytes) -> Result<Bytes, Status> {
     let length = message.len();
     let part_bytes = turns.limits().part_bytes;
-    let shown = turns.run(length, move |gone| {
-        let mut line = Output::new(length, gone);
+    let shown = turns.run(length, move |cancelled| {
+        let mut line = Output::new(length, cancelled);
         line.bytes.extend_from_slice(br#"{"result":"#);
         large::write(&descriptor, message, part_bytes, &mut line)?;
         line.bytes.extend_from_slice(b"}\n");

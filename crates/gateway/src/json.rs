@@ -1,31 +1,24 @@
-//! JSON to protobuf and back, by the descriptors: `prost-reflect` does the mapping, here are etcd's options of it.
-//!
-//! What Go's protojson says and the library does not is added: a message is an object, a field comes once, and whole
-//! numbers are written as JSON writes numbers, in quotes too ([`Checked`]).
+//! JSON to protobuf and back, with `prost-reflect` and etcd's options. [`Checked`] adds Go's checks that it lacks: a
+//! message is an object, a field comes once, and an integer has JSON's syntax, also in quotes.
 
-use crate::{
-    number,
-    status::{INTERNAL, Status},
-};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::{number, status::Status};
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions,
 };
+use proto::grpc::{PREFIX_BYTES, put_prefix};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, cell::RefCell, fmt, io, ops::Range};
 
-/// What precedes a message on gRPC's wire: a flag byte and a length of four.
-pub(crate) const PREFIX_BYTES: usize = 5;
-
 const READ: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(false);
 const WRITE: SerializeOptions = SerializeOptions::new().use_proto_field_name(true);
 
-/// One JSON value as a message with its prefix, as it would come over gRPC's wire.
+/// Converts a JSON value to a message with its prefix.
 pub(crate) fn read(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes, Status> {
     if json.first() != Some(&b'{') {
-        // An array is named by its bracket, a scalar by itself.
+        // Go names an array by its bracket, a scalar by its text.
         let token = if json.first() == Some(&b'[') { &json[..1] } else { json };
         let token = String::from_utf8_lossy(token);
         return Err(Status::invalid(format!("proto: syntax error (line 1:1): unexpected token {token}")));
@@ -36,27 +29,26 @@ pub(crate) fn read(message: &MessageDescriptor, json: &[u8]) -> Result<Bytes, St
     let parsed =
         DynamicMessage::deserialize_with_options(message.clone(), &mut parser, &READ).map_err(wrong)?;
     let length = parsed.encoded_len();
+    if u32::try_from(length).is_err() {
+        return Err(Status::too_large(u32::MAX as usize));
+    }
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + length);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(length).map_err(|_| Status::too_large(u32::MAX as usize))?);
+    put_prefix(&mut out, length as u64);
     parsed.encode_raw(&mut out);
     Ok(out.freeze())
 }
 
-/// A message, without its prefix, as JSON. Bytes fields of the tree are slices of `bytes`.
+/// Converts a message, without its prefix, to JSON. Byte fields share the memory of `bytes`.
 pub(crate) fn write(
     message: &MessageDescriptor,
     bytes: Bytes,
     out: &mut dyn io::Write,
 ) -> Result<(), Status> {
-    let broken = |error: &dyn fmt::Display| {
-        Status::new(INTERNAL, format!("the gateway cannot show this answer: {error}"))
-    };
-    let answer = DynamicMessage::decode(message.clone(), bytes).map_err(|e| broken(&e))?;
-    answer.serialize_with_options(&mut serde_json::Serializer::new(out), &WRITE).map_err(|e| broken(&e))
+    let answer = DynamicMessage::decode(message.clone(), bytes).map_err(Status::unshown)?;
+    answer.serialize_with_options(&mut serde_json::Serializer::new(out), &WRITE).map_err(Status::unshown)
 }
 
-/// Checks the JSON of a message, and writes its numbers as the library reads them.
+/// Checks the JSON of a message, and rewrites integers that have a point or an exponent, which the library refuses.
 fn plain<'a>(message: &MessageDescriptor, json: &'a [u8]) -> Result<Cow<'a, [u8]>, serde_json::Error> {
     let fixes = RefCell::default();
     let checked = Checked { message, json, fixes: &fixes };
@@ -75,13 +67,11 @@ fn plain<'a>(message: &MessageDescriptor, json: &'a [u8]) -> Result<Cow<'a, [u8]
     Ok(Cow::Owned(plain))
 }
 
-/// Refuses a message that sets a field twice, be it under its name in `proto/` or its JSON name, and whole numbers that
-/// are none; collects those with a point or an exponent.
+/// Refuses a field set twice, under whatever name, and malformed integers; collects those with a point or an exponent.
 #[derive(Clone, Copy)]
 struct Checked<'a> {
     message: &'a MessageDescriptor,
     json: &'a [u8],
-    /// Where in the JSON which digits belong, in order.
     fixes: &'a RefCell<Vec<(Range<usize>, String)>>,
 }
 
@@ -90,7 +80,6 @@ impl Checked<'_> {
         let text = raw.get();
         let shown = || format!("invalid value for {:?} field {}: {text}", field.kind(), field.name());
         if let Some(digits) = number::plain(text).map_err(|_| shown())? {
-            // The raw value is a piece of the input.
             let start = text.as_ptr().addr() - self.json.as_ptr().addr();
             self.fixes.borrow_mut().push((start..start + text.len(), digits));
         }
@@ -98,7 +87,7 @@ impl Checked<'_> {
     }
 }
 
-fn is_whole_number(field: &FieldDescriptor) -> bool {
+fn is_integer(field: &FieldDescriptor) -> bool {
     let is_whole = matches!(
         field.kind(),
         Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64 | Kind::Sint32 | Kind::Sint64
@@ -114,7 +103,7 @@ impl<'de> DeserializeSeed<'de> for Checked<'_> {
     }
 }
 
-/// Only objects and lists are looked into; what is of the wrong type, the library refuses.
+/// Looks into objects and lists only. The library refuses values of a wrong type.
 impl<'de> Visitor<'de> for Checked<'_> {
     type Value = ();
 
@@ -137,7 +126,7 @@ impl<'de> Visitor<'de> for Checked<'_> {
             seen.push(field.number());
             match field.kind() {
                 Kind::Message(inner) => map.next_value_seed(Checked { message: &inner, ..self })?,
-                _ if is_whole_number(&field) => {
+                _ if is_integer(&field) => {
                     let raw: &RawValue = map.next_value()?;
                     self.number(&field, raw).map_err(Error::custom)?;
                 }
@@ -279,7 +268,7 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&shown), expected);
     }
 
-    /// The depth that the scanner lets through is one whose answer can be shown.
+    /// What the scanner lets through is not too deep for the answer to be converted.
     #[test]
     fn the_deepest_transaction_that_passes_has_an_answer_that_passes() {
         let levels = crate::scan::DEPTH_MAX / 3;

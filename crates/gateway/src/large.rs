@@ -1,48 +1,37 @@
-//! Large messages as JSON, as they come.
+//! Converts large messages to JSON while they arrive.
 //!
-//! The library makes a tree of a message before it writes a letter, which takes ten times the memory of a list of short
-//! values. So a large message is followed along its wire format, piece by piece, and never held: what is larger than a
-//! part is entered, and its fields are shown as they become whole. Only one part has its tree at a time. What comes out
-//! is the same.
+//! The library builds a tree of a message before it writes anything, ten times the size of a list of short values. So a
+//! large message is parsed along its wire format: messages in it that are larger than a part are entered, and fields
+//! are written when they are complete. Only one part has a tree at a time. The output is the same.
 //!
 //! ```text
-//! pieces ─▶ head of a field ─┬─ a message larger than a part ─▶ entered: one more is open
-//!                            ├─ a shorter one, or a scalar ───▶ held until it is whole ─▶ json::write
-//!                            └─ nobody knows it ──────────────▶ passed over
+//! pieces ─▶ head of a field ─┬─ message larger than a part ─▶ entered: one more is open
+//!                            ├─ shorter message, or scalar ──▶ held until it is complete ─▶ json::write
+//!                            └─ unknown field ───────────────▶ skipped
 //! ```
 //!
 //! Invariants:
-//! * Held at one time is one part, or one scalar (a value, say), and some words for each open message.
-//! * Shown is only what every reader would understand alike: fields in the order of their numbers, each once or in a
-//!   row, one of a oneof. Our encoders write nothing else; where it came, it could only be shown with the whole message
-//!   in hand, so it is refused.
-//! * The last bracket is written by [`Writer::finish`]: what breaks off before is no JSON.
+//! * Memory holds one part, or one scalar (such as a value), and a few words for each open message.
+//! * Fields must come in the order of their numbers, repeated ones in a row, and one field of a oneof, as our encoders
+//!   write them. Other messages would have to be held whole, so they are refused.
+//! * [`Writer::finish`] writes the last bracket: a message that breaks off is not valid JSON.
 
-use crate::{
-    json,
-    misfit::fits,
-    scan::DEPTH_MAX,
-    status::{INTERNAL, Status},
-};
+use crate::{json, misfit::fits, scan::DEPTH_MAX, status::Status};
 use bytes::{Buf, Bytes};
 use prost::encoding::{WireType, decode_key, decode_varint};
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor};
 use std::{
     borrow::Cow,
-    fmt,
     io::{self, Write as _},
 };
 
-/// Bytes of the longest varint.
 const VARINT_BYTES_MAX: usize = 10;
 
-/// A field's key, and behind it its number or its length.
+/// The length of the longest head: a key, and the field's number or length.
 const HEAD_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
 
-/// JSON of scalars that is passed on at once, in bytes.
 const GATHERED_BYTES_MAX: usize = 4 << 10;
 
-/// Writes a whole message, without its prefix, as JSON.
 pub(crate) fn write(
     message: &MessageDescriptor,
     bytes: Bytes,
@@ -57,66 +46,58 @@ pub(crate) fn write(
     writer.finish(out)
 }
 
-/// Writes a message that comes in pieces.
 #[derive(Debug)]
 pub(crate) struct Writer {
     part_bytes: usize,
-    /// The innermost of the open messages, and those around it.
+    /// The innermost open message, and those around it.
     top: Open,
     outer: Vec<Open>,
     next: Next,
-    /// What has come of what is awaited.
+    /// The bytes that have come of the next item.
     held: Vec<u8>,
     begun: bool,
 }
 
-/// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// A field's head.
     Head,
-    /// So many bytes that nobody knows.
+    /// The content of an unknown field, of this many bytes.
     Skip(usize),
-    /// A message of so many bytes that is entered.
+    /// A message of this many bytes, to be entered.
     Enter(usize),
-    /// The missing bytes of what is shown at once: a message without its head, or a scalar with it.
+    /// A message without its head, or a scalar with it, of which this many bytes are missing.
     Show(usize),
 }
 
-/// A message that has been entered.
 #[derive(Debug)]
 struct Open {
     message: MessageDescriptor,
-    /// Bytes behind the last field whose head has been read.
+    /// Bytes after the last field whose head has been read.
     rest: usize,
     last: Option<Field>,
-    /// The oneofs that are set.
     oneofs: Vec<OneofDescriptor>,
-    /// Nothing stands behind the bracket.
+    /// No field has been written yet.
     is_empty: bool,
 }
 
-/// The last known field of an open message.
 #[derive(Debug)]
 struct Field {
     descriptor: FieldDescriptor,
-    /// The messages it has, where it has some.
+    /// The type of its values, if they are messages.
     inner: Option<MessageDescriptor>,
-    /// How it comes on the wire.
     wire: WireType,
     is_list: bool,
-    /// Its bracket stands.
     list_open: bool,
 }
 
 impl Writer {
-    /// For a message of `length` bytes. Messages in it of up to `part_bytes` are written by way of their tree.
+    /// For a message of `length` bytes. Messages in it of up to `part_bytes` are converted at once.
     pub(crate) fn new(message: MessageDescriptor, length: usize, part_bytes: usize) -> Self {
         let top = Open::new(message, length);
         Self { part_bytes, top, outer: Vec::new(), next: Next::Head, held: Vec::new(), begun: false }
     }
 
-    /// How many bytes are worked on where so many come next.
+    /// How many bytes are converted when the next piece has `piece_bytes`.
     pub(crate) fn work(&self, piece_bytes: usize) -> usize {
         match self.next {
             Next::Show(missing) if missing > piece_bytes => piece_bytes,
@@ -124,7 +105,7 @@ impl Writer {
         }
     }
 
-    /// Writes what is whole with these bytes. What follows the message is not looked at.
+    /// Writes what these bytes complete. Ignores bytes after the message.
     pub(crate) fn push(&mut self, mut piece: Bytes, out: &mut dyn io::Write) -> Result<(), Status> {
         self.begin(out)?;
         loop {
@@ -139,11 +120,11 @@ impl Writer {
         }
     }
 
-    /// Writes the end; refused where the message is not whole.
+    /// Writes the end. Fails if the message is not complete.
     pub(crate) fn finish(mut self, out: &mut dyn io::Write) -> Result<(), Status> {
         self.begin(out)?;
         if self.next != Next::Head || self.top.rest > 0 || !self.outer.is_empty() {
-            return Err(broken(&"it broke off"));
+            return Err(Status::unshown("it broke off"));
         }
         self.top.end(out)
     }
@@ -152,7 +133,7 @@ impl Writer {
         if std::mem::replace(&mut self.begun, true) { Ok(()) } else { put(out, b"{") }
     }
 
-    /// Reads a field's head; false where it is not whole, or there is none any more.
+    /// Reads a field's head. Returns false if it is not complete, or the message has ended.
     fn head(&mut self, piece: &mut Bytes, out: &mut dyn io::Write) -> Result<bool, Status> {
         if self.top.rest == 0 {
             return Ok(false);
@@ -188,13 +169,13 @@ impl Writer {
         Ok(true)
     }
 
-    /// How many bytes more of a list of scalars are here, as whole fields: a part of them is shown at once.
+    /// The length of the scalars of the same list that follow completely in `piece`, up to a part: they are written at
+    /// once.
     fn row(&mut self, head: &Head, length: usize, piece: &Bytes) -> usize {
         let is_list = self.top.last.as_ref().is_some_and(|field| field.is_list);
         let most = if is_list { self.part_bytes.min(piece.len()) } else { 0 };
         let (mut row, mut rest) = (0, piece.get(length..most).unwrap_or_default());
         rest = &rest[..rest.len().min(self.top.rest)];
-        // What is wrong is found when it is its turn.
         while let Ok(Some(next)) = Head::of(rest)
             && (next.number, next.wire) == (head.number, head.wire)
             && let Some(behind) = rest.get(next.bytes.saturating_add(next.content)..)
@@ -206,7 +187,7 @@ impl Writer {
         row
     }
 
-    /// Takes in what follows a head; false where more of it has to come.
+    /// Reads the content after a head. Returns false if more of it has to come.
     fn content(&mut self, piece: &mut Bytes, out: &mut dyn io::Write) -> Result<bool, Status> {
         match self.next {
             Next::Head => Ok(true),
@@ -228,7 +209,7 @@ impl Writer {
             Next::Show(missing) => {
                 let here = missing.min(piece.len());
                 if self.held.capacity() < self.held.len() + here {
-                    // Never more than what has come twice over, nor than what is to come.
+                    // Not more than twice what has come, nor more than is missing: a length may be a lie.
                     self.held.reserve_exact(missing.min(here.max(self.held.len())));
                 }
                 self.held.extend_from_slice(&piece[..here]);
@@ -244,7 +225,7 @@ impl Writer {
 
     fn enter(&mut self, length: usize, out: &mut dyn io::Write) -> Result<(), Status> {
         if self.outer.len() == DEPTH_MAX {
-            return Err(broken(&"it is too deep"));
+            return Err(Status::unshown("it is too deep"));
         }
         let Some(inner) = self.top.introduce(out)? else { return Ok(()) };
         put(out, b"{")?;
@@ -252,7 +233,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves the messages that are over.
     fn close(&mut self, out: &mut dyn io::Write) -> Result<(), Status> {
         while self.top.rest == 0
             && let Some(outer) = self.outer.pop()
@@ -272,7 +252,7 @@ impl Open {
         self.last.as_ref().is_some_and(|field| field.inner.is_some())
     }
 
-    /// Takes note of a field; false where nobody knows it, refused where it cannot be shown now.
+    /// Begins a field. Returns false if it is unknown; fails if it is out of order.
     fn admit(&mut self, head: &Head, out: &mut dyn io::Write) -> Result<bool, Status> {
         if let Some(last) = &self.last
             && last.is_list
@@ -282,7 +262,7 @@ impl Open {
             return Ok(true);
         }
         let Some(descriptor) = self.message.get_field(head.number) else { return Ok(false) };
-        let refuse = |what: &str| Err(broken(&format_args!("{} {what}", descriptor.full_name())));
+        let refuse = |what: &str| Err(Status::unshown(format_args!("{} {what}", descriptor.full_name())));
         if descriptor.is_map() {
             return refuse("is a map");
         }
@@ -311,20 +291,20 @@ impl Open {
         Ok(true)
     }
 
-    /// Shows a value of the last field: a whole message, or a scalar as it stands on the wire.
+    /// Writes a value of the last field: a complete message, or scalars with their heads.
     fn show(&mut self, bytes: Bytes, out: &mut dyn io::Write) -> Result<(), Status> {
         if let Some(inner) = self.introduce(out)? {
             return json::write(&inner, bytes, out);
         }
         let Some(field) = &mut self.last else { return Ok(()) };
-        // `{"name":…}` and `{"name":[…]}`; for a zero, or an empty list, there is only `{}`.
+        // The library writes `{"name":…}` or `{"name":[…]}`; for a zero or an empty list only `{}`.
         let (front, back) = if field.is_list { (field.descriptor.name().len() + 5, 2) } else { (1, 1) };
         let lead = field.lead(self.is_empty);
         let mut inside = Inside { out, lead: Some(&lead), front, back, kept: Vec::new() };
-        // The library writes brackets, commas and texts one by one.
+        // The library writes brackets, commas and strings one by one.
         let mut gathered = io::BufWriter::with_capacity(bytes.len().min(GATHERED_BYTES_MAX), &mut inside);
         json::write(&self.message, bytes, &mut gathered)?;
-        gathered.flush().map_err(|error| broken(&error))?;
+        gathered.flush().map_err(Status::unshown)?;
         drop(gathered);
         if inside.lead.is_none() {
             (self.is_empty, field.list_open) = (false, field.is_list);
@@ -332,7 +312,7 @@ impl Open {
         Ok(())
     }
 
-    /// Writes what precedes a message of the last field, and says of which type it is; nothing where that has scalars.
+    /// Writes what precedes a message of the last field, and returns its type; `None` for a field of scalars.
     fn introduce(&mut self, out: &mut dyn io::Write) -> Result<Option<MessageDescriptor>, Status> {
         let Some(field) = &mut self.last else { return Ok(None) };
         if field.inner.is_some() {
@@ -351,7 +331,7 @@ impl Open {
 }
 
 impl Field {
-    /// What precedes a value. The library writes the names of single scalars.
+    /// The text before a value. The library writes the names of single scalars.
     fn lead(&self, is_first_field: bool) -> Cow<'static, str> {
         if self.list_open {
             return Cow::Borrowed(",");
@@ -369,16 +349,13 @@ impl Field {
     }
 }
 
-/// Passes on what stands between the brackets, without holding it.
+/// Passes on what the library writes, without the outer brackets.
 struct Inside<'a> {
     out: &'a mut dyn io::Write,
-    /// Written before anything is.
     lead: Option<&'a str>,
-    /// Bytes in front that are still left out.
     front: usize,
-    /// Bytes at the end that are left out.
+    /// Bytes to skip at the end, and those of them that have come.
     back: usize,
-    /// The last ones.
     kept: Vec<u8>,
 }
 
@@ -408,56 +385,50 @@ impl io::Write for Inside<'_> {
     }
 }
 
-/// What precedes a field's content.
+/// What precedes a field's content on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
     number: u32,
     wire: WireType,
-    /// Its own bytes: for a varint all there is.
+    /// Its own length. For a varint this includes the value.
     bytes: usize,
-    /// The bytes that follow.
     content: usize,
 }
 
 impl Head {
-    /// The head in front of `bytes`, once it is whole.
     fn of(bytes: &[u8]) -> Result<Option<Self>, Status> {
         let Some(key_bytes) = varint_bytes(bytes)? else { return Ok(None) };
-        let (number, wire) = decode_key(&mut &bytes[..key_bytes]).map_err(|error| broken(&error))?;
+        let (number, wire) = decode_key(&mut &bytes[..key_bytes]).map_err(Status::unshown)?;
         let (more, content) = match wire {
             WireType::SixtyFourBit => (0, 8),
             WireType::ThirtyTwoBit => (0, 4),
             WireType::Varint | WireType::LengthDelimited => {
                 let Some(more) = varint_bytes(&bytes[key_bytes..])? else { return Ok(None) };
-                let number = decode_varint(&mut &bytes[key_bytes..]).map_err(|error| broken(&error))?;
+                let number = decode_varint(&mut &bytes[key_bytes..]).map_err(Status::unshown)?;
                 let length = if wire == WireType::Varint { 0 } else { number };
                 (more, usize::try_from(length).unwrap_or(usize::MAX))
             }
-            WireType::StartGroup | WireType::EndGroup => return Err(broken(&"it has groups")),
+            WireType::StartGroup | WireType::EndGroup => return Err(Status::unshown("it has groups")),
         };
         Ok(Some(Self { number, wire, bytes: key_bytes + more, content }))
     }
 }
 
-/// How long the varint in front is, once it is whole.
+/// The length of the varint at the front, once it is complete.
 fn varint_bytes(bytes: &[u8]) -> Result<Option<usize>, Status> {
     let more = bytes.iter().take_while(|byte| **byte >= 0x80).count();
     if more >= VARINT_BYTES_MAX {
-        return Err(broken(&"a number is too long"));
+        return Err(Status::unshown("a number is too long"));
     }
     Ok((more < bytes.len()).then_some(more + 1))
 }
 
 fn put(out: &mut dyn io::Write, bytes: &[u8]) -> Result<(), Status> {
-    out.write_all(bytes).map_err(|error| broken(&error))
+    out.write_all(bytes).map_err(Status::unshown)
 }
 
 fn cut_off() -> Status {
-    broken(&"a field is cut off")
-}
-
-fn broken(error: &dyn fmt::Display) -> Status {
-    Status::new(INTERNAL, format!("the gateway cannot show this answer: {error}"))
+    Status::unshown("a field is cut off")
 }
 
 #[cfg(test)]

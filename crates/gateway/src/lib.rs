@@ -1,8 +1,7 @@
 //! # The JSON gateway
 //!
-//! etcd's API for programs that have no gRPC: `POST /v3/kv/range` and so on, with JSON in the body. What etcd does with
-//! a proxy that dials its own port is done here in the process: a request becomes the one that a gRPC client would have
-//! sent, goes to the same router and the same handlers, and its answer comes back as JSON.
+//! etcd's API for programs without gRPC: `POST /v3/kv/range` and so on, with JSON in the body. etcd runs a proxy that
+//! dials its own port. Here the request goes to the router and handlers of gRPC, and its answer comes back as JSON.
 //!
 //! ```text
 //! HTTP ─▶ routes ─▶ metadata (headers) ─▶ scan (where a value ends) ─▶ json (to protobuf) ─┐
@@ -12,24 +11,21 @@
 //! HTTP ◀─ long: JSON of a piece when it is asked for ◀─ large, json ◀─ pieces of a long message ◀───┘
 //! ```
 //!
-//! The mapping between JSON and protobuf is `prost-reflect`'s, by the descriptors of `proto/`: field names as they are
-//! there, 64-bit numbers as text, bytes as base64, enums by name, zero values absent. Chosen over generated code
-//! (pbjson), because the descriptors are in the binary anyway, the compiler of `proto/` brings the crate along, and a
-//! method that is added has its route without a line of code. Its price is a tree of values for every message, which
-//! only users of JSON pay.
+//! The mapping is `prost-reflect`'s, by the descriptors of `proto/`: their field names, 64-bit numbers as text, bytes
+//! as base64, enums by name, zero values absent. Unlike generated code (pbjson) it needs no code for a new method.
 //!
 //! Invariants:
-//! * No handler knows of the gateway, and a call through it counts and is refused as one over gRPC.
-//! * A body is bounded before it is parsed, in bytes and in depth. What is large is parsed and shown on a blocking
-//!   thread, a few at a time, and what is short waits for nothing that is long ([`WorkLimits`]).
-//! * An answer to a unary call that is longer than [`WorkLimits::short_bytes`] is never held, neither as a message nor as
-//!   JSON: the gRPC side is asked for a piece when the client has taken the last one. Its head has no length, and where
-//!   it fails half way its body breaks off.
-//! * Codes, HTTP statuses and the texts of refusals are etcd's; only for a value that fits no field the text is the
-//!   library's own (Go changes its from build to build on purpose).
+//! * No handler knows of the gateway. A call through it is counted and refused like one over gRPC.
+//! * A body is bounded in bytes and in depth before it is parsed. Large messages are converted on a blocking thread, a
+//!   few at a time; short ones never wait for long ones ([`WorkLimits`]).
+//! * A unary answer longer than [`WorkLimits::short_bytes`] is never held whole, neither as a message nor as JSON: the
+//!   next piece is asked for when the client has taken the last one. Such a response has no `Content-Length`, and its
+//!   body breaks off if the call fails half-way.
+//! * Codes, HTTP statuses and error texts are etcd's. Only the text for a value that does not fit its field is the
+//!   library's own (Go varies its text from build to build on purpose).
 //!
-//! Deliberately not here: websockets, which etcd's gateway also takes (an upgrade is answered as the plain request that
-//! it is), trailers, and transactions nested deeper than [`scan::DEPTH_MAX`] brackets.
+//! Not supported: websockets, which etcd's gateway accepts (an upgrade is answered as a plain request), trailers, and
+//! transactions nested deeper than [`scan::DEPTH_MAX`] brackets.
 
 mod body;
 mod json;
@@ -49,7 +45,7 @@ pub use metadata::check_base64;
 pub use misfit::without_misfits;
 pub use work::WorkLimits;
 
-use body::{Event, Frames};
+use body::{Event, Frames, JSON};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body::Body;
@@ -59,7 +55,7 @@ use percent_encoding::percent_decode_str;
 use prost_reflect::MethodDescriptor;
 use routes::Routes;
 use scan::Values;
-use status::{DEADLINE_EXCEEDED, INTERNAL, JSON, NOT_FOUND, Status, UNIMPLEMENTED};
+use status::{INTERNAL, NOT_FOUND, Status, UNIMPLEMENTED};
 use std::{future::poll_fn, time::Duration};
 use tokio::{
     sync::mpsc,
@@ -67,17 +63,15 @@ use tokio::{
 };
 use work::{Output, Turns};
 
-/// JSON is longer than the message it stands for: base64 makes four bytes of three, and names and spaces come on top.
-/// Bodies may be so many times as long as a message.
+/// How much longer than a message its JSON may be: base64 makes four bytes of three, and there are names and spaces.
 const JSON_FACTOR: usize = 2;
 
-/// Messages of a stream that wait for the gRPC side to read them.
 const MESSAGES_AHEAD_MAX: usize = 8;
 
-/// The header by which grpc-gateway shows what gRPC's answer had as its content type.
+/// The header in which grpc-gateway shows the content type of gRPC's answer.
 const GRPC_CONTENT_TYPE: HeaderName = HeaderName::from_static("grpc-metadata-content-type");
 
-/// The gateway: its routes, and its turns on blocking threads. One for a member.
+/// The gateway of a member: its routes, and its turns on blocking threads.
 #[derive(Debug)]
 pub struct Gateway {
     routes: Routes,
@@ -86,7 +80,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway to a gRPC side that takes messages of up to `max_message_bytes`.
+    /// A gateway to a gRPC side that accepts messages of up to `max_message_bytes`.
     pub fn new(max_message_bytes: usize, work: WorkLimits) -> Self {
         let max_json_bytes = max_message_bytes.saturating_mul(JSON_FACTOR);
         Self { routes: routes::routes(), max_json_bytes, turns: Turns::new(work) }
@@ -101,18 +95,15 @@ impl Gateway {
         R: Body<Data = Bytes> + Unpin,
     {
         let (parts, body) = request.into_parts();
-        let method = match self.route(&parts) {
-            Ok(method) => method,
-            Err(status) => return status.response(),
-        };
-        let metadata = match metadata::of(&parts.headers) {
-            Ok(metadata) => metadata,
-            Err(status) => return status.response(),
+        let routed = self.route(&parts).and_then(|method| Ok((method, metadata::of(&parts.headers)?)));
+        let (method, metadata) = match routed {
+            Ok(routed) => routed,
+            Err(status) => return Answer::failed(&status),
         };
         if method.is_client_streaming() || method.is_server_streaming() {
             return self.stream(method, metadata, body, call).await;
         }
-        self.unary(method, metadata, body, call).await.unwrap_or_else(|status| status.response())
+        self.unary(method, metadata, body, call).await.unwrap_or_else(|status| Answer::failed(&status))
     }
 
     fn route(&self, parts: &Parts) -> Result<&MethodDescriptor, Status> {
@@ -154,15 +145,14 @@ impl Gateway {
             }
         };
         let (output, length) = (method.output(), answer.len());
-        let shown = self.turns.clone().run(length, move |gone| {
-            let mut shown = Output::new(length, gone);
+        let shown = self.turns.clone().run(length, move |cancelled| {
+            let mut shown = Output::new(length, cancelled);
             large::write(&output, answer, part_bytes, &mut shown).map(|()| shown.bytes)
         });
         Ok(success(Answer::Whole(Some(shown.await?.into()))))
     }
 
-    /// The one message in a body: nothing stands for a message without fields, and what follows the first value is
-    /// read and forgotten, as etcd does.
+    /// Reads the one message in a body. As in etcd, no body is an empty message, and data after the value is ignored.
     async fn message<B>(&self, method: &MethodDescriptor, mut body: B) -> Result<Bytes, Status>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -206,25 +196,25 @@ impl Gateway {
         } else {
             match self.message(method, body).await {
                 Ok(message) => Messages::One(Some(message)),
-                Err(status) => return status.response(),
+                Err(status) => return Answer::failed(&status),
             }
         };
         let deadline = timeout.map(|timeout| Box::pin(sleep(timeout)));
         let response = match within(timeout, call(request(method, metadata, messages))).await {
             Ok(response) => response,
-            Err(status) => return status.stream_response(),
+            Err(status) => return Answer::stream_failed(&status),
         };
         if let Some(status) = Status::of(response.headers()) {
-            return status.stream_response();
+            return Answer::stream_failed(&status);
         }
         let mut lines = Lines::new(response.into_body(), method.output(), deadline, self.turns.clone());
-        // The head says how the first message went, so it waits for it.
+        // The response head depends on whether the first message is an error.
         match poll_fn(|cx| lines.poll_event(cx)).await {
             Event::Line(line) => {
                 lines.unread(line);
                 success(Answer::Lines(Box::new(lines)))
             }
-            Event::Failed(status) => status.stream_response(),
+            Event::Failed(status) => Answer::stream_failed(&status),
             Event::End => {
                 let mut response = success(Answer::Whole(None));
                 response.headers_mut().remove(header::CONTENT_TYPE);
@@ -234,8 +224,8 @@ impl Gateway {
     }
 }
 
-/// Hands over a client's values until there are no more, one is none, or nobody listens. The gRPC side sees the end of
-/// the client's half in all of these cases, as with etcd.
+/// Sends a client's messages to the gRPC side until the body ends, a value is invalid, or nobody reads them: in each
+/// case the end of the stream, as in etcd.
 async fn pump<B>(
     method: MethodDescriptor,
     mut values: Values,
@@ -283,27 +273,25 @@ fn request(method: &MethodDescriptor, metadata: Metadata, messages: Messages) ->
     request
 }
 
-/// Waits no longer than the caller does.
 async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = T>) -> Result<T, Status> {
     match timeout {
         None => Ok(work.await),
-        // What is over is not even begun.
-        Some(Duration::ZERO) => Err(Status::new(DEADLINE_EXCEEDED, "context deadline exceeded")),
-        Some(timeout) => tokio::time::timeout(timeout, work)
-            .await
-            .map_err(|_| Status::new(DEADLINE_EXCEEDED, "context deadline exceeded")),
+        Some(Duration::ZERO) => Err(Status::late()),
+        Some(timeout) => tokio::time::timeout(timeout, work).await.map_err(|_| Status::late()),
     }
 }
 
-/// What comes of a call that is answered once.
 enum Outcome<R> {
-    /// The message.
     Whole(Bytes),
-    /// A message of `length` bytes, and what has come of it.
-    Long { body: R, length: usize, begun: Bytes },
+    /// A message of `length` bytes, of which the first have come.
+    Long {
+        body: R,
+        length: usize,
+        begun: Bytes,
+    },
 }
 
-/// The one message of an answer, or why there is none. What is longer than `whole_bytes` is not waited for.
+/// Reads the message of a response. Does not wait for one that is longer than `whole_bytes`.
 async fn outcome<R: Body<Data = Bytes> + Unpin>(
     response: Response<R>,
     whole_bytes: usize,
@@ -315,8 +303,7 @@ async fn outcome<R: Body<Data = Bytes> + Unpin>(
     let mut frames = Frames::default();
     let mut message = None;
     while let Some(frame) = body.frame().await {
-        match frame.map_err(|_| Status::new(INTERNAL, "the answer broke off"))?.into_data() {
-            // What follows the message is not looked at.
+        match frame.map_err(|_| Status::broke_off())?.into_data() {
             Ok(_) if message.is_some() => {}
             Ok(data) => {
                 frames.push(data);
@@ -335,7 +322,7 @@ async fn outcome<R: Body<Data = Bytes> + Unpin>(
     message.map(Outcome::Whole).ok_or_else(|| Status::new(INTERNAL, "an answer without a message"))
 }
 
-/// The answer that is made as it is read. Its head says that all goes well, so it waits for the first JSON.
+/// A response that is converted as it is read. Its head says that the call succeeds, so it waits for the first JSON.
 async fn long<R: Body<Data = Bytes> + Unpin>(mut long: Box<Long<R>>) -> Result<Response<Answer<R>>, Status> {
     if let Some(json) = poll_fn(|cx| long.poll_json(cx)).await {
         long.unread(json?);

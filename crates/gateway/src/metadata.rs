@@ -1,17 +1,17 @@
-//! Headers of HTTP as metadata of gRPC, by grpc-gateway's rules.
+//! Converts HTTP headers to gRPC metadata, by grpc-gateway's rules.
 
 use crate::status::Status;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::time::Duration;
 
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-/// What clients put before metadata of their own.
+/// The prefix of a client's own metadata.
 const OWN_PREFIX: &str = "grpc-metadata-";
 
-/// What the names of binary metadata end in; their values are base64.
+/// The suffix of binary metadata, whose values are base64.
 const BINARY: &str = "-bin";
 
-/// The permanent headers of IANA's list that are passed on, as `grpcgateway-…`.
+/// The permanent headers of the IANA registry that are passed on as `grpcgateway-…`.
 const PERMANENT: &[&str] = &[
     "accept",
     "accept-charset",
@@ -39,7 +39,7 @@ const PERMANENT: &[&str] = &[
     "warning",
 ];
 
-/// Names that grpc-go keeps for itself: metadata cannot set them.
+/// Names that grpc-go reserves: metadata cannot set them.
 const RESERVED: &[&str] = &[
     "content-type",
     "user-agent",
@@ -51,15 +51,12 @@ const RESERVED: &[&str] = &[
     "te",
 ];
 
-/// What goes with a call.
 #[derive(Debug)]
 pub(crate) struct Metadata {
     pub(crate) headers: HeaderMap,
-    /// How long the caller waits.
     pub(crate) timeout: Option<Duration>,
 }
 
-/// Reads a request's headers.
 pub(crate) fn of(headers: &HeaderMap) -> Result<Metadata, Status> {
     let timeout = headers.get(TIMEOUT).filter(|text| !text.is_empty()).map(timeout).transpose()?.flatten();
     let mut metadata = HeaderMap::new();
@@ -95,11 +92,8 @@ pub(crate) fn of(headers: &HeaderMap) -> Result<Metadata, Status> {
     Ok(Metadata { headers: metadata, timeout })
 }
 
-/// Whether Go takes this for base64, as gRPC's binary metadata are: padded where its length is that of padded text, else
-/// without padding.
-///
-/// # Errors
-/// The offset that Go names as that of the first byte which is wrong.
+/// Checks base64 as Go does for binary metadata: with padding if the length is a multiple of four, else without. The
+/// error is the offset of the first wrong byte, as Go reports it.
 pub fn check_base64(text: &[u8]) -> Result<(), usize> {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     let digits = text.iter().position(|byte| !is_digit(byte)).unwrap_or(text.len());
@@ -116,7 +110,7 @@ pub fn check_base64(text: &[u8]) -> Result<(), usize> {
     }
 }
 
-/// A header of clients' own metadata as Go writes its name.
+/// The name of a client's own metadata header, as Go writes it.
 fn canonical(key: &str) -> String {
     let word = |word: &str| {
         let (first, rest) = word.split_at_checked(1).unwrap_or((word, ""));
@@ -126,7 +120,7 @@ fn canonical(key: &str) -> String {
     words.join("-")
 }
 
-/// How long the caller waits; zero is for ever, less than that is over at once (as in grpc-gateway).
+/// How long the caller waits. As in grpc-gateway, zero is for ever and a negative timeout has passed.
 fn timeout(value: &HeaderValue) -> Result<Option<Duration>, Status> {
     let wrong =
         || Status::invalid(format!("invalid grpc-timeout: {}", String::from_utf8_lossy(value.as_bytes())));
@@ -136,19 +130,11 @@ fn timeout(value: &HeaderValue) -> Result<Option<Duration>, Status> {
     let count: i64 = digits.parse().map_err(|_| wrong())?;
     let is_endless = count == 0;
     let count = u64::try_from(count).unwrap_or(0);
-    let timeout = match unit {
-        "H" => Duration::from_secs(count.saturating_mul(3600)),
-        "M" => Duration::from_secs(count.saturating_mul(60)),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return Err(wrong()),
-    };
+    let timeout = proto::grpc::timeout(count, unit.as_bytes()).ok_or_else(wrong)?;
     Ok((!is_endless).then_some(timeout))
 }
 
-/// gRPC allows eight digits: the finest unit in which the timeout has no more.
+/// In the finest unit with at most eight digits, which is what gRPC allows.
 fn as_grpc(timeout: Duration) -> HeaderValue {
     const DIGITS: u128 = 99_999_999;
     let units = [

@@ -1,6 +1,5 @@
-//! Fields whose wire type is not their own: to Go's protobuf they are unknown, to prost the whole message is wrong.
-//!
-//! Only a message that could not be decoded is looked at, and only a short one: no client sends such fields on purpose.
+//! Fields with a wrong wire type: Go's protobuf treats them as unknown, prost refuses the whole message. Called only
+//! for what prost refused, and works on short messages only: no client sends such fields on purpose.
 
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
@@ -8,13 +7,13 @@ use prost::encoding::{
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use std::sync::OnceLock;
 
-/// The longest message that is looked at, in bytes: it is copied once a level.
+/// The longest message that is looked at, in bytes: it is copied once per level.
 const BYTES_MAX: usize = 32 << 10;
 
-/// Messages in one another that are looked into, as deep as prost decodes them.
+/// The deepest nesting that is looked at, the same as prost decodes.
 const DEPTH_MAX: usize = 100;
 
-/// A method's request without the fields that do not fit; `None` where that is not the matter with it.
+/// A method's request without the fields of a wrong wire type; `None` if there are none, or it is malformed otherwise.
 pub fn without_misfits(service: &str, method: &str, message: &[u8]) -> Option<Vec<u8>> {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     if message.len() > BYTES_MAX {
@@ -54,7 +53,7 @@ fn fitting(message: &MessageDescriptor, mut rest: &[u8], depth: usize) -> Option
     Some(out)
 }
 
-/// Whether a field may come so. Numbers of a list may also come as one string of bytes.
+/// Whether a field may have this wire type. A list of numbers may also be packed.
 pub(crate) fn fits(field: &FieldDescriptor, wire: WireType) -> bool {
     let own = match field.kind() {
         Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => WireType::SixtyFourBit,

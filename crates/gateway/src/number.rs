@@ -1,35 +1,32 @@
-//! Whole numbers as protojson takes them: JSON's numbers, in quotes or not, with a point or an exponent where what they
-//! stand for is whole.
+//! Integers as protojson accepts them, quoted or not, with a point or an exponent as long as the value is an integer.
 
-/// Digits of the largest whole number that any field takes.
+/// Digits of the largest integer that fits any field.
 const DIGITS_MAX: usize = 20;
 
-/// Not a whole number, or one that fits no field.
+/// Not an integer, or too large for any field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotWhole;
+pub(crate) struct NotInteger;
 
-/// The digits of a JSON value that is a number, where it is not written so already; nothing else to do for values of
-/// other types, which the library refuses.
-pub(crate) fn plain(raw: &str) -> Result<Option<String>, NotWhole> {
+/// Rewrites an integer with a point, an exponent or an escape as plain digits; `None` for plain digits and other types.
+pub(crate) fn plain(raw: &str) -> Result<Option<String>, NotInteger> {
     let quoted = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let unescaped: String;
     let text = match quoted {
         Some(text) if text.contains('\\') => {
-            unescaped = serde_json::from_str(raw).map_err(|_| NotWhole)?;
+            unescaped = serde_json::from_str(raw).map_err(|_| NotInteger)?;
             &*unescaped
         }
         Some(text) => text,
         None if raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => raw,
         None => return Ok(None),
     };
-    let number = Number::parse(text).ok_or(NotWhole)?;
+    let number = Number::parse(text).ok_or(NotInteger)?;
     if number.fraction.is_empty() && number.exponent.is_none() && !raw.contains('\\') {
         return Ok(None);
     }
     number.digits().map(Some)
 }
 
-/// The parts of a JSON number.
 struct Number<'a> {
     sign: &'a str,
     whole: &'a str,
@@ -61,20 +58,19 @@ impl<'a> Number<'a> {
         is_number.then_some(Self { sign, whole, fraction, exponent })
     }
 
-    /// What the number is without point and exponent.
-    fn digits(&self) -> Result<String, NotWhole> {
+    fn digits(&self) -> Result<String, NotInteger> {
         let all = [self.whole, self.fraction].concat();
         let significant = all.trim_start_matches('0').trim_end_matches('0');
         if significant.is_empty() {
             return Ok("0".to_owned());
         }
-        let exponent: i64 = self.exponent.map_or(Ok(0), str::parse).map_err(|_| NotWhole)?;
-        // Zeros that the digits had at their end, and those that point and exponent ask for.
+        let exponent: i64 = self.exponent.map_or(Ok(0), str::parse).map_err(|_| NotInteger)?;
+        // The zeros that were trimmed from the end, and those that point and exponent add.
         let ended = all.len() - all.trim_end_matches('0').len();
         let zeros = exponent.saturating_sub(self.fraction.len() as i64).saturating_add(ended as i64);
-        let zeros = usize::try_from(zeros).map_err(|_| NotWhole)?;
+        let zeros = usize::try_from(zeros).map_err(|_| NotInteger)?;
         if significant.len().saturating_add(zeros) > DIGITS_MAX {
-            return Err(NotWhole);
+            return Err(NotInteger);
         }
         Ok([self.sign, significant, &"0".repeat(zeros)].concat())
     }
@@ -86,7 +82,7 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_protojson_reads_them() {
-        let check = |raw: &str, expected: Result<Option<&str>, NotWhole>| {
+        let check = |raw: &str, expected: Result<Option<&str>, NotInteger>| {
             let found = plain(raw);
             assert_eq!(found.as_ref().map(Option::as_deref).map_err(|e| *e), expected, "{raw}");
         };
@@ -126,7 +122,7 @@ mod tests {
             "\"\u{661}\"",
             "\"1\\t\"",
         ] {
-            check(wrong, Err(NotWhole));
+            check(wrong, Err(NotInteger));
         }
     }
 }

@@ -1,7 +1,5 @@
-//! The routes: which path of HTTP is which method of gRPC.
-//!
-//! Everything else about a method (its messages, whether it streams) comes from the descriptors. `RangeStream` and the
-//! health service have no route, as in etcd.
+//! The routes: which HTTP path calls which gRPC method. Everything else about a method comes from the descriptors.
+//! `RangeStream` and the health service have no route, as in etcd.
 
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use std::collections::HashMap;
@@ -61,13 +59,9 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("lock/unlock", "v3lockpb.Lock", "Unlock"),
 ];
 
-/// The methods by their paths.
 pub(crate) type Routes = HashMap<String, MethodDescriptor>;
 
-/// All routes.
-///
-/// # Panics
-/// Where the table names what is not in `proto/`, which the first test that runs would find.
+/// All routes. Panics if the table names something that is not in `proto/`, which any test would find.
 pub(crate) fn routes() -> Routes {
     let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("our own descriptors");
     let route = |(path, service, method): &(&str, &str, &str)| {

@@ -1,46 +1,36 @@
-//! Where the JSON values of a body end, and what is wrong where they do not.
-//!
-//! A body is scanned once, byte by byte, as it arrives: nothing is parsed before its last bracket is there, so a client
-//! that sends a byte at a time costs a byte's work each time. What is no JSON is refused in the words of Go's
-//! `encoding/json`, which etcd's clients see; what passes here, the parser takes.
+//! Finds where the JSON values of a body end. A body is scanned once, byte by byte, as it arrives, and a value is
+//! parsed when its last bracket is there: a client that sends one byte at a time does not cause repeated work. Errors
+//! have the texts of Go's `encoding/json`, which etcd's clients see.
 
 use crate::status::Status;
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Brackets that may be open at one time: as many as `serde_json` follows, whose recursion the stack must hold. Go
-/// follows 10,000. A transaction takes three a level of nesting.
+/// Brackets open at one time: the limit of `serde_json`. Go's is 10,000. A level of transactions takes three.
 pub(crate) const DEPTH_MAX: usize = 127;
 
-/// What is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Open {
-    /// An object whose key is awaited or being read.
     Key,
-    /// An object whose value is awaited or being read.
     Value,
-    /// An array.
     Array,
 }
 
-/// What may come next. The names follow the texts of the refusals.
+/// What may come next; the names follow Go's error texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Value,
-    /// Behind `[`.
     ValueOrEnd,
     Key,
-    /// Behind `{`.
     KeyOrEnd,
-    /// Behind a value, or a key.
     After,
     String,
     Escape,
-    /// So many hexadecimal digits are missing.
+    /// This many hexadecimal digits are missing.
     Hex(u8),
     /// The rest of `true`, `false` or `null`.
     Literal(&'static str, u8),
     Minus,
-    /// Behind a leading zero: no digit may follow.
+    /// After a leading zero: no digit may follow.
     Zero,
     Digits,
     Point,
@@ -50,10 +40,8 @@ enum State {
     ExponentDigits,
 }
 
-/// What a byte meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// The value goes on.
     More,
     /// The value ended with this byte.
     Last,
@@ -164,7 +152,7 @@ impl Scanner {
         Ok(Step::More)
     }
 
-    /// Behind a key or a value that is inside another.
+    /// After a key or a value inside an object or array.
     fn after(&mut self, byte: u8) -> Result<Step, Status> {
         let Some(top) = self.open.last_mut() else { return Ok(Step::Past) };
         if is_space(byte) {
@@ -196,13 +184,12 @@ impl Scanner {
         self.end()
     }
 
-    /// A value, or a key, is complete.
     fn end(&mut self) -> Step {
         self.state = State::After;
         if self.open.is_empty() { Step::Last } else { Step::More }
     }
 
-    /// Whether the value is complete if nothing follows: a number is.
+    /// Whether the value is complete if the body ends here: a number may be.
     fn could_end(&self) -> bool {
         self.open.is_empty()
             && matches!(
@@ -239,29 +226,24 @@ fn quoted(byte: u8) -> String {
     }
 }
 
-/// The values of a body, one after the other.
 #[derive(Debug)]
 pub(crate) struct Values {
     scanner: Scanner,
-    /// From the first byte of the value that is being scanned.
     buffer: BytesMut,
-    /// Bytes of the buffer that have been looked at.
     scanned: usize,
     max_bytes: usize,
 }
 
 impl Values {
-    /// Values of at most `max_bytes` each.
     pub(crate) fn new(max_bytes: usize) -> Self {
         Self { scanner: Scanner::new(), buffer: BytesMut::new(), scanned: 0, max_bytes }
     }
 
-    /// More of the body.
     pub(crate) fn push(&mut self, data: &[u8]) {
         self.buffer.extend_from_slice(data);
     }
 
-    /// The next value that is complete, without the space before it.
+    /// The next complete value, without leading space.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
         if self.scanned == 0 {
             let spaces = self.buffer.iter().take_while(|byte| is_space(**byte)).count();
@@ -282,7 +264,7 @@ impl Values {
         Ok(None)
     }
 
-    /// The body has ended: its last value where that is a number, which nothing else ends.
+    /// The last value, after the end of the body: only a number needs the end to be complete.
     pub(crate) fn finish(&mut self) -> Result<Option<Bytes>, Status> {
         if let Some(value) = self.next()? {
             return Ok(Some(value));

@@ -1,26 +1,20 @@
-//! How a call went, in gRPC's terms and in HTTP's.
+//! The status of a failed call, for gRPC and for HTTP.
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use percent_encoding::percent_decode;
+use std::fmt;
 
-use crate::Answer;
-
-/// gRPC's codes that are made here.
+/// The gRPC codes that the gateway produces.
 pub(crate) const INVALID_ARGUMENT: u32 = 3;
 pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
 pub(crate) const NOT_FOUND: u32 = 5;
 pub(crate) const RESOURCE_EXHAUSTED: u32 = 8;
 pub(crate) const UNIMPLEMENTED: u32 = 12;
 pub(crate) const INTERNAL: u32 = 13;
-const UNAUTHENTICATED: u32 = 16;
+pub(crate) const UNAUTHENTICATED: u32 = 16;
 
-pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// gRPC's code.
     pub(crate) code: u32,
     pub(crate) message: String,
 }
@@ -34,7 +28,22 @@ impl Status {
         Self::new(INVALID_ARGUMENT, message)
     }
 
-    /// In the words of grpc-go, which is what refuses an overlong message in etcd.
+    /// What is asked for does not come in time.
+    pub(crate) fn late() -> Self {
+        Self::new(DEADLINE_EXCEEDED, "context deadline exceeded")
+    }
+
+    /// The gRPC side's body fails.
+    pub(crate) fn broke_off() -> Self {
+        Self::new(INTERNAL, "the answer broke off")
+    }
+
+    /// An answer has no JSON.
+    pub(crate) fn unshown(error: impl fmt::Display) -> Self {
+        Self::new(INTERNAL, format!("the gateway cannot show this answer: {error}"))
+    }
+
+    /// With grpc-go's text, as in etcd.
     pub(crate) fn too_large(max_bytes: usize) -> Self {
         Self::new(
             RESOURCE_EXHAUSTED,
@@ -42,7 +51,7 @@ impl Status {
         )
     }
 
-    /// The failure that headers or trailers tell of; `None` for the status OK, and where they tell of none.
+    /// The failure in headers or trailers; `None` if they have status OK or no status.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
         if code == 0 {
@@ -52,7 +61,7 @@ impl Status {
         Some(Self::new(code, percent_decode(message).decode_utf8_lossy()))
     }
 
-    /// `google.rpc.Status` as protojson shows it.
+    /// As JSON: `google.rpc.Status` as protojson writes it.
     pub(crate) fn json(&self) -> String {
         if self.message.is_empty() {
             return format!(r#"{{"code":{}}}"#, self.code);
@@ -60,7 +69,7 @@ impl Status {
         format!(r#"{{"code":{},"message":{}}}"#, self.code, serde_json::Value::from(&*self.message))
     }
 
-    /// What grpc-gateway maps the code to.
+    /// The HTTP status, by grpc-gateway's mapping.
     pub(crate) fn http(&self) -> StatusCode {
         let code = match self.code {
             0 => 200,
@@ -79,37 +88,15 @@ impl Status {
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// The whole answer to a call that failed before it said anything.
-    pub(crate) fn response<R>(&self) -> Response<Answer<R>> {
-        self.with_body(self.json())
-    }
-
-    /// The same of a call that streams: its only line.
-    pub(crate) fn stream_response<R>(&self) -> Response<Answer<R>> {
-        self.with_body(self.line())
-    }
-
-    /// The last line of a stream that failed.
     pub(crate) fn line(&self) -> String {
         format!("{{\"error\":{}}}\n", self.json())
-    }
-
-    fn with_body<R>(&self, body: String) -> Response<Answer<R>> {
-        let mut response = Response::new(Answer::Whole(Some(Bytes::from(body))));
-        *response.status_mut() = self.http();
-        response.headers_mut().insert(header::CONTENT_TYPE, JSON);
-        if self.code == UNAUTHENTICATED
-            && let Ok(message) = HeaderValue::from_str(&self.message)
-        {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, message);
-        }
-        response
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     #[test]
     fn a_status_is_read_from_headers_and_shown_as_json() {

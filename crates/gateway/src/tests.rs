@@ -1,4 +1,4 @@
-//! The gateway in front of a gRPC side that the tests play.
+//! The gateway with a gRPC side that the tests implement.
 
 use super::*;
 use bytes::BytesMut;
@@ -16,7 +16,7 @@ use std::{
 };
 
 const MAX_BYTES: usize = 2 << 20;
-/// [`WorkLimits::inline_bytes`].
+/// The default of [`WorkLimits::inline_bytes`].
 const INLINE_BYTES: usize = 32 << 10;
 
 type Frames = Vec<Result<Frame<Bytes>, Infallible>>;
@@ -135,7 +135,7 @@ async fn a_stream_is_a_line_a_message_and_an_error_at_its_end() {
     assert_eq!(ask(post("/v3/watch", "{}"), answers(vec![trailers("0", "")])).await, (200, String::new()));
 }
 
-/// Whoever sends faster than the gRPC side reads is read from no further.
+/// A client that sends faster than the gRPC side reads is slowed down.
 #[tokio::test]
 async fn a_client_that_streams_is_read_only_a_few_messages_ahead() {
     const SENT: usize = 500;
@@ -150,7 +150,7 @@ async fn a_client_that_streams_is_read_only_a_few_messages_ahead() {
         for _ in 0..SENT {
             tokio::task::yield_now().await;
         }
-        // One more is in the hands of whoever waits to hand it over, and one is being read.
+        // One more message waits to be queued, and one is being read.
         assert!(read.load(Relaxed) <= MESSAGES_AHEAD_MAX + 2, "{} were read", read.load(Relaxed));
         let messages = request.into_body().collect().await.expect("infallible").to_bytes();
         assert_eq!(messages.len(), SENT * 5, "empty messages in their frames");

@@ -1,7 +1,7 @@
-//! Where JSON is read and written: short on the runtime's thread, long on a blocking one, when it is its turn.
+//! Where JSON is converted: small messages on the runtime's thread, larger ones on a blocking thread.
 //!
-//! What is short never waits for what is long: each size has its own turns. A turn lives with the work, on its thread;
-//! who goes away leaves a mark, and what is being written for it ends at its next write.
+//! Short and long work have their own turns, so short work never waits for long work. A turn is held until its work
+//! ends, which after a disconnect is at its next write.
 
 use crate::status::{INTERNAL, Status};
 use std::{
@@ -13,23 +13,20 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// How much JSON is worked on where.
+/// Limits on the conversion of JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkLimits {
-    /// JSON, or a message, up to this size is read or written on the runtime's thread, in bytes: 32 KiB, some 200 µs.
+    /// Up to this size, work is done on the runtime's thread, in bytes: 32 KiB, some 200 µs.
     pub inline_bytes: usize,
-    /// Up to this size it is short, in bytes: 1 MiB, some milliseconds.
+    /// Up to this size, work is short, in bytes: 1 MiB, some milliseconds.
     pub short_bytes: usize,
     /// Short work at one time: 1.
     pub short_max: usize,
-    /// Long work at one time: 1, which is one long request, held twice, as JSON and as a message, or one piece of a long
-    /// answer.
+    /// Long work at one time: 1. Each is a long request, held as JSON and as a message, or one piece of a long answer.
     pub long_max: usize,
-    /// Messages up to this size, within a larger one, are shown by way of a tree of their values, which is ten times as
-    /// large, in bytes: 32 KiB. What is larger is shown field by field.
+    /// Up to this size, a message within a larger one is converted at once, with a tree ten times as large: 32 KiB.
     pub part_bytes: usize,
-    /// What is shown at a time of a message above `short_bytes`, in bytes: 256 KiB, some 2 ms. Its JSON, up to seven
-    /// times as long, waits for the client to take it.
+    /// Bytes of a message above `short_bytes` converted at a time: 256 KiB, 2 ms. The JSON may be seven times as long.
     pub piece_bytes: usize,
 }
 
@@ -46,7 +43,6 @@ impl Default for WorkLimits {
     }
 }
 
-/// The turns at reading and writing JSON.
 #[derive(Clone, Debug)]
 pub(crate) struct Turns {
     limits: WorkLimits,
@@ -54,20 +50,18 @@ pub(crate) struct Turns {
     long: Arc<Semaphore>,
 }
 
-/// Set once nobody waits for the work any more.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Gone(Arc<AtomicBool>);
+pub(crate) struct Cancelled(Arc<AtomicBool>);
 
-impl Gone {
+impl Cancelled {
     fn is_set(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
 
-/// Somebody waits, until this is dropped.
-struct Waits(Gone);
+struct CancelOnDrop(Cancelled);
 
-impl Drop for Waits {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.0.store(true, Relaxed);
     }
@@ -93,68 +87,70 @@ impl Turns {
         &self.long
     }
 
-    /// Whether work on so many bytes is done at once.
     pub(crate) fn is_inline(&self, bytes: usize) -> bool {
         bytes <= self.limits.inline_bytes
     }
 
-    /// Runs what takes long in proportion to `bytes`.
+    /// Runs work whose time is proportional to `bytes`.
     pub(crate) async fn run<T: Send + 'static>(
         self,
         bytes: usize,
-        work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Cancelled) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         if self.is_inline(bytes) {
-            return work(&Gone::default());
+            return work(&Cancelled::default());
         }
         let turns = if bytes <= self.limits.short_bytes { self.short } else { self.long };
         Self::run_in(turns, work).await
     }
 
-    /// Runs work on `bytes` of something long: what is short does not wait for all of its pieces.
     pub(crate) async fn run_piece<T: Send + 'static>(
         self,
         bytes: usize,
-        work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Cancelled) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        if self.is_inline(bytes) { work(&Gone::default()) } else { Self::run_in(self.long, work).await }
+        if self.is_inline(bytes) { work(&Cancelled::default()) } else { Self::run_in(self.long, work).await }
     }
 
     async fn run_in<T: Send + 'static>(
         turns: Arc<Semaphore>,
-        work: impl FnOnce(&Gone) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Cancelled) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let gone = Gone::default();
+        let cancelled = Cancelled::default();
         let turn = turns.acquire_owned().await.expect("the semaphore is never closed");
-        let waits = Waits(gone.clone());
+        let guard = CancelOnDrop(cancelled.clone());
         let result = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            if gone.is_set() { Err(Status::new(INTERNAL, "nobody waits for it")) } else { work(&gone) }
+            if cancelled.is_set() {
+                Err(Status::new(INTERNAL, "nobody waits for it"))
+            } else {
+                work(&cancelled)
+            }
         });
         let ended_early = |error| Status::new(INTERNAL, format!("the gateway's work ended early: {error}"));
         let result = result.await.unwrap_or_else(|error| Err(ended_early(error)));
-        drop(waits);
+        drop(guard);
         result
     }
 }
 
-/// Writes into memory, as long as somebody waits for it.
+/// A buffer that fails to be written once the work is cancelled.
 pub(crate) struct Output<'a> {
     pub(crate) bytes: Vec<u8>,
-    gone: &'a Gone,
+    cancelled: &'a Cancelled,
 }
 
 impl<'a> Output<'a> {
-    /// With room for what a message of so many bytes becomes.
-    pub(crate) fn new(message_bytes: usize, gone: &'a Gone) -> Self {
-        // Base64 makes four of three, and names come on top.
-        Self { bytes: Vec::with_capacity(message_bytes + message_bytes / 2), gone }
+    /// With room for the JSON of a message of this many bytes.
+    pub(crate) fn new(message_bytes: usize, cancelled: &'a Cancelled) -> Self {
+        // Base64 makes four bytes of three, and there are names.
+        Self { bytes: Vec::with_capacity(message_bytes + message_bytes / 2), cancelled }
     }
 }
 
 impl io::Write for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.gone.is_set() {
+        if self.cancelled.is_set() {
             return Err(io::Error::other("nobody waits for it"));
         }
         self.bytes.extend_from_slice(bytes);
@@ -195,9 +191,9 @@ mod tests {
     async fn work_that_nobody_waits_for_ends_and_keeps_its_turn_until_then() {
         let turns = Turns::new(limits());
         let (tell, told) = mpsc::sync_channel::<&str>(2);
-        let long = tokio::spawn(turns.clone().run(11, move |gone| {
+        let long = tokio::spawn(turns.clone().run(11, move |cancelled| {
             tell.send("begun").expect("the test waits");
-            let mut output = Output::new(0, gone);
+            let mut output = Output::new(0, cancelled);
             while output.write_all(b"x").is_ok() {
                 std::thread::sleep(Duration::from_millis(1));
             }

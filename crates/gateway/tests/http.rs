@@ -1,4 +1,4 @@
-//! What a client sees on the wire of a long answer, whole or broken off.
+//! A long answer on the wire, complete or broken off.
 
 use bytes::Bytes;
 use gateway::{Gateway, WorkLimits};
@@ -12,7 +12,7 @@ use proto::{etcdserverpb as pb, mvccpb};
 use std::{convert::Infallible, sync::Arc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-/// The answer to one request, whose gRPC side says `message` and then the status `code`.
+/// The response to a request whose gRPC side sends `message` and then the status `code`.
 async fn ask(message: Bytes, code: &'static str) -> String {
     let gateway = Arc::new(Gateway::new(2 << 20, WorkLimits::default()));
     let serve = service_fn(move |request: Request<Incoming>| {

@@ -1,31 +1,30 @@
-//! The clocks of one term: what each lease waits for, and which of them are over.
+//! The deadlines of one term: what each lease waits for next, and which leases have expired.
 
-use crate::expirer::{
+use crate::pace::{
     CHECKPOINT_FIRST, CHECKPOINT_INTERVAL, CHECKPOINT_SHORTEST, Pace, REVOKE_RETRY, REVOKES_PER_SECOND,
 };
 use crate::{Change, Info};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
+use types::mutant::{Mutant, is};
 use types::{LeaseId, Term};
 
-/// One lease's clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     pub(crate) ttl: i64,
     pub(crate) deadline: Instant,
     pub(crate) checkpoint_at: Option<Instant>,
-    /// The time under which it stands in the queue: its only valid entry. Never later than what it waits for. Of an expired
-    /// lease, the time under which it stands among these.
+    /// The only valid queue entry, never later than [`Clock::next`]; once expired, the position in `expired`.
     pub(crate) queued: Instant,
-    pub(crate) state: State,
-    /// A remainder is applied.
+    pub(crate) state: ClockState,
+    /// Whether a remaining TTL is applied.
     pub(crate) stored: bool,
-    /// Remainders that are logged and not applied yet: a remainder that was cleared late must not hide them.
+    /// Checkpoints that are logged but not applied: the application of an older, clearing one must not hide them.
     pub(crate) in_flight: u32,
-    /// It is to be checkpointed with the next entry.
+    /// Whether it belongs in the next checkpoint entry.
     pub(crate) due: bool,
-    /// A renewal clears the remainder.
+    /// Whether a renewal is clearing the remaining TTL.
     pub(crate) clearing: bool,
 }
 
@@ -36,7 +35,7 @@ impl Clock {
             deadline,
             checkpoint_at,
             queued: deadline,
-            state: State::Live,
+            state: ClockState::Live,
             stored: lease.remaining_ttl > 0,
             in_flight: 0,
             due: false,
@@ -46,52 +45,50 @@ impl Clock {
         clock
     }
 
-    /// Whether the next leader may find a remainder.
+    /// Whether the log may hold a remaining TTL, so that the next leader would find it.
     pub(crate) fn is_logged(&self) -> bool {
-        self.stored || self.in_flight > 0
+        self.stored || (self.in_flight > 0 && !is(Mutant::ForgetCheckpointInFlight))
     }
 
-    /// What a live lease waits for.
+    /// When a live lease needs attention next.
     pub(crate) fn next(&self) -> Instant {
         self.checkpoint_at.map_or(self.deadline, |due| due.min(self.deadline))
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum ClockState {
     Live,
     Expired,
     Revoking,
 }
 
-/// The deadlines of one term.
+/// The deadlines that a leader keeps for one term.
 #[derive(Debug)]
 pub struct Deadlines {
     pub(crate) term: Term,
     pub(crate) clocks: HashMap<LeaseId, Clock>,
     pub(crate) queue: BinaryHeap<Reverse<(Instant, LeaseId)>>,
-    /// Past their deadlines, in the order of these, and not proposed yet.
+    /// Expired leases whose revokes are not proposed yet, by deadline.
     pub(crate) expired: VecDeque<(Instant, LeaseId)>,
     pub(crate) checkpoints: VecDeque<LeaseId>,
     pub(crate) revoking: usize,
-    /// When the last confirmation began.
+    /// When the last confirmed round began.
     pub(crate) confirmed: Option<Instant>,
-    /// No revokes before this: they keep their distance.
+    /// The earliest time for the next revokes, which are rate-limited.
     pub(crate) next_revoke: Instant,
 }
 
 impl Deadlines {
-    /// Those of a new leader that has applied all of the terms before: every lease gets what was left of it when that was
-    /// last logged, else all of its time, and an election timeout. Where many would end together they are set apart, so
-    /// that the revokes keep up.
-    ///
-    /// Of a million leases this takes half a second: nobody should have to wait for it. What is applied meanwhile is made
-    /// up for with [`Deadlines::applied`].
+    /// The deadlines of a new leader that has applied all entries of earlier terms: every lease gets its remaining TTL,
+    /// or its full one, plus an election timeout, spread so that revokes keep up. Half a second for a million leases:
+    /// build it off the consensus thread; [`Deadlines::applied`] brings later changes.
     pub fn new(pace: Pace, now: Instant, term: Term, leases: impl IntoIterator<Item = Info>) -> Self {
-        let end = |lease: &Info| later(now, seconds(left_of(lease)).saturating_add(pace.extension));
+        let extension = if is(Mutant::NoExtension) { Duration::ZERO } else { pace.extension };
+        let end = |lease: &Info| later(now, seconds(left_of(lease)).saturating_add(extension));
         let mut order: Vec<(Instant, Info)> = leases.into_iter().map(|lease| (end(&lease), lease)).collect();
         order.sort_unstable_by_key(|(deadline, lease)| (*deadline, lease.id));
-        // Three quarters of what revokes allow for, as etcd: new ones have their share.
+        // As etcd: spread at three quarters of the revoke rate, which leaves room for new leases.
         let distance = Duration::from_secs(1) / (REVOKES_PER_SECOND / 4 * 3);
         let mut free = now;
         let mut clocks = HashMap::with_capacity(order.len());
@@ -115,12 +112,12 @@ impl Deadlines {
         }
     }
 
-    /// The term for which they were made.
+    /// The term that the deadlines belong to.
     pub fn term(&self) -> Term {
         self.term
     }
 
-    /// An entry changed the table. Says whether that was the end of a lease whose time was over.
+    /// Follows a change of the table. Returns whether it removed a lease that had expired.
     pub fn applied(&mut self, now: Instant, change: &Change) -> bool {
         match *change {
             Change::Granted { id, ttl } => {
@@ -130,8 +127,8 @@ impl Deadlines {
             }
             Change::Revoked { id } => {
                 let Some(clock) = self.clocks.remove(&id) else { return false };
-                self.revoking -= usize::from(clock.state == State::Revoking);
-                return clock.state == State::Revoking;
+                self.revoking -= usize::from(clock.state == ClockState::Revoking);
+                return clock.state == ClockState::Revoking;
             }
             Change::Checkpointed { id, remaining_ttl } => {
                 if let Some(clock) = self.clocks.get_mut(&id) {
@@ -151,24 +148,24 @@ impl Deadlines {
     }
 
     pub(crate) fn is_confirmed(&self, deadline: Instant) -> bool {
-        self.confirmed.is_some_and(|began| began >= deadline)
+        self.confirmed.is_some_and(|began| began >= deadline) || is(Mutant::RevokeUnconfirmed)
     }
 
-    /// An entry of the queue came up: what its lease waits for may have moved since.
-    pub(crate) fn look_at(&mut self, now: Instant, at: Instant, id: LeaseId, checkpoints: bool) {
+    /// Handles a queue entry that came due: what the lease waits for may have moved since.
+    pub(crate) fn process_due(&mut self, now: Instant, at: Instant, id: LeaseId, checkpoints: bool) {
         let Some(clock) = self.clocks.get_mut(&id).filter(|clock| clock.queued == at) else { return };
         match clock.state {
-            State::Live if clock.deadline <= now => {
+            ClockState::Live if clock.deadline <= now => {
                 let deadline = clock.deadline;
                 return self.expire(deadline, id);
             }
-            State::Live => {}
-            State::Revoking => {
-                // It was not applied for long: once more, confirmed anew.
+            ClockState::Live => {}
+            ClockState::Revoking => {
+                // Its revoke was not applied for long: confirm leadership again and propose it once more.
                 self.revoking -= 1;
                 return self.expire(now, id);
             }
-            State::Expired => return,
+            ClockState::Expired => return,
         }
         let mut wants_checkpoint = false;
         if clock.checkpoint_at.is_some_and(|due| due <= now) {
@@ -182,15 +179,14 @@ impl Deadlines {
         }
     }
 
-    /// The lease waits for a confirmation that begins after this, and then for its revoke.
+    /// Marks the lease as expired: it waits for a round that begins after `since`, then for its revoke.
     fn expire(&mut self, since: Instant, id: LeaseId) {
         if let Some(clock) = self.clocks.get_mut(&id) {
-            (clock.state, clock.queued) = (State::Expired, since);
+            (clock.state, clock.queued) = (ClockState::Expired, since);
             self.expired.push_back((since, id));
         }
     }
 
-    /// The lease goes into one of the next checkpoints.
     pub(crate) fn checkpoint(&mut self, id: LeaseId) {
         if let Some(clock) = self.clocks.get_mut(&id).filter(|clock| !clock.due) {
             clock.due = true;
@@ -198,14 +194,13 @@ impl Deadlines {
         }
     }
 
-    /// Takes the lease that expired then as proposed to be revoked, if it is still there. A lease may have been granted
-    /// with its ID since, and expired in its turn.
+    /// Marks the lease that expired at `since` as proposed, unless it was granted anew under the same ID.
     pub(crate) fn revoke(&mut self, now: Instant, since: Instant, id: LeaseId) -> bool {
-        let expired = |clock: &&mut Clock| clock.state == State::Expired && clock.queued == since;
+        let expired = |clock: &&mut Clock| clock.state == ClockState::Expired && clock.queued == since;
         let Some(clock) = self.clocks.get_mut(&id).filter(expired) else {
             return false;
         };
-        clock.state = State::Revoking;
+        clock.state = ClockState::Revoking;
         clock.queued = now + REVOKE_RETRY;
         self.revoking += 1;
         self.queue.push(Reverse((clock.queued, id)));
@@ -213,7 +208,7 @@ impl Deadlines {
     }
 }
 
-/// What a new leader must take as left of a lease, in seconds.
+/// What a new leader takes as the remaining TTL, seconds.
 fn left_of(lease: &Info) -> i64 {
     if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl }
 }
@@ -222,14 +217,14 @@ pub(crate) fn seconds(count: i64) -> Duration {
     Duration::from_secs(u64::try_from(count).unwrap_or(0))
 }
 
-/// A time later by this much, or as late as the clock goes.
+/// `now + by`, or the latest time that the clock can represent.
 pub(crate) fn later(now: Instant, by: Duration) -> Instant {
-    /// Longer than any lease, and within what the clock of every system can say.
+    /// Longer than any lease, and within the clock of every system.
     const LONGEST: Duration = Duration::from_secs(10_000_000_000);
     now.checked_add(by.min(LONGEST)).unwrap_or(now + CHECKPOINT_INTERVAL)
 }
 
-/// A checkpoint must come well before the end, or it is worth nothing.
+/// A checkpoint time, if it is before the deadline: later it would be useless.
 fn if_before(deadline: Instant, at: Instant) -> Option<Instant> {
     (at + CHECKPOINT_SHORTEST <= deadline).then_some(at)
 }
@@ -238,14 +233,13 @@ pub(crate) fn first_after_renewal(now: Instant, deadline: Instant) -> Option<Ins
     if_before(deadline, now + CHECKPOINT_FIRST)
 }
 
-/// A client that is alive renews after a third of the time: who has not by two fifths is checkpointed, so that leases
-/// end however often leaders change.
+/// The first checkpoint after a promotion: at two fifths of the TTL, when a living client would have renewed (a third).
 fn first_after_promotion(now: Instant, deadline: Instant) -> Option<Instant> {
     let wait = deadline.duration_since(now) * 2 / 5;
     if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_FIRST))
 }
 
-/// After a first checkpoint the lease counts as left alone: the shorter its time, the closer they come.
+/// The next checkpoint. After the first, the lease counts as abandoned: the less is left, the more frequent they are.
 fn next_checkpoint(now: Instant, deadline: Instant) -> Option<Instant> {
     let wait = deadline.duration_since(now) / 2;
     if_before(deadline, now + wait.clamp(CHECKPOINT_SHORTEST, CHECKPOINT_INTERVAL))

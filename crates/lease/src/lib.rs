@@ -1,8 +1,7 @@
-//! # Leases, as every member sees them, and the leader's clockwork
+//! # Leases: the replicated table, and the leader's deadlines
 //!
-//! A lease is a promise with a time to live; keys hang on it and go when it goes. [`Table`] is the replicated half:
-//! which leases there are, what they promised, which keys hang on them. It changes only when the log says so.
-//! [`Expirer`] is the leader's half: when which lease ends. It knows no clock either: it is told the time.
+//! [`Table`] is the replicated half: which leases exist, their TTLs, their keys; it changes only by log entries.
+//! [`Expirer`] is the leader's half: when each lease ends. It has no clock: the caller passes the time.
 //!
 //! ```text
 //! grant ──▶ Table ◀── attach / detach (a put, a delete)      rows: one per lease, in the engine's meta family
@@ -14,70 +13,72 @@
 //! ```
 //!
 //! Invariants:
-//! * A key hangs on at most one lease, and that lease is the one its stored record names.
-//! * [`Table::revoke`] hands out keys in byte order: members delete them in that order, or their hashes part ways.
-//! * Equal logs give equal tables; `ttl_min` is this member's setting and must be equal on all members, as in etcd.
+//! * A key is attached to at most one lease: the one that its stored record names.
+//! * [`Table::revoke`] returns keys in byte order: members delete them in that order, or their hashes would diverge.
+//! * Equal logs give equal tables; `ttl_min` is a setting that must be equal on all members, as in etcd.
 //!
-//! What it does not do: no clock, no log, no thread. Proposing what the expirer asks for is `raft-node`'s.
+//! Not here: clock, log, threads. `raft-node` proposes what the expirer asks for.
 
 mod clock;
 mod expirer;
+mod pace;
 mod row;
 mod table;
 
 pub use clock::Deadlines;
-pub use expirer::{
-    CHECKPOINT_FIRST, CHECKPOINT_INTERVAL, CHECKPOINT_SHORTEST, CHECKPOINTS_MAX, Checkpoints, Expirer, Pace,
-    REVOKE_BATCH_MAX, REVOKE_RETRY, REVOKES_IN_FLIGHT_MAX, REVOKES_PER_SECOND, Renewal,
+pub use expirer::{Checkpoints, Expirer, Renewal};
+pub use pace::{
+    CHECKPOINT_FIRST, CHECKPOINT_INTERVAL, CHECKPOINT_SHORTEST, CHECKPOINTS_MAX, Pace, REVOKE_BATCH_MAX,
+    REVOKE_RETRY, REVOKES_IN_FLIGHT_MAX, REVOKES_PER_SECOND,
 };
 pub use row::{ROW_PREFIX, row_key};
 pub use table::{GrantError, Lease, Table, UnknownLease};
 
 use types::LeaseId;
 
-/// A lease, as it was granted.
+/// A lease, as applied by the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Its identity.
+    /// The ID of the lease.
     pub id: LeaseId,
-    /// What was granted, in seconds.
+    /// The granted TTL, seconds.
     pub ttl: i64,
-    /// What the last checkpoint left of it, in seconds; 0 = all of it.
+    /// The remaining TTL by the last checkpoint, seconds; 0 = the full TTL.
     pub remaining_ttl: i64,
 }
 
-/// What an entry did to the table of leases; for whoever keeps the time.
+/// What an entry did to the table, for the expirer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A lease came.
+    /// A lease was granted.
     Granted {
-        /// Which.
+        /// The ID of the lease.
         id: LeaseId,
-        /// For how long, in seconds.
+        /// The granted TTL, seconds.
         ttl: i64,
     },
-    /// A lease went.
+    /// A lease was revoked.
     Revoked {
-        /// Which.
+        /// The ID of the lease.
         id: LeaseId,
     },
-    /// What is left of a lease is known.
+    /// A remaining TTL was stored or cleared.
     Checkpointed {
-        /// Which.
+        /// The ID of the lease.
         id: LeaseId,
-        /// In seconds; 0 = all of it.
+        /// The remaining TTL, seconds; 0 = the full TTL.
         remaining_ttl: i64,
     },
 }
 
-/// What is left of a lease, to be logged.
+/// A remaining TTL that is to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which.
+    /// The ID of the lease.
     pub id: LeaseId,
-    /// In seconds; 0 = all of it.
+    /// The remaining TTL, seconds; 0 = the full TTL.
     pub remaining_ttl: i64,
 }
 
-/// The longest time to live, in seconds: etcd's `MaxLeaseTTL`, which keeps deadlines inside a Go duration.
+/// The longest TTL, seconds: etcd's `MaxLeaseTTL`, which keeps deadlines within a Go duration.
 pub const TTL_MAX: i64 = 9_000_000_000;

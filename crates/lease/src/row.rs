@@ -1,10 +1,9 @@
-//! How a lease is stored: key `lease/` ++ id (8 bytes, big-endian), value TTL ++ remaining TTL (8 bytes each,
-//! big-endian, seconds). Attachments are not stored: the keys' own records name their lease.
+//! Stored leases: `lease/` ++ id → TTL ++ remaining TTL, in seconds (8 bytes each, big-endian). No attachments.
 
 use crate::Lease;
 use types::LeaseId;
 
-/// What every lease row's key starts with.
+/// The prefix of every lease row's key.
 pub const ROW_PREFIX: &[u8] = b"lease/";
 
 const VALUE_LEN: usize = 16;
@@ -20,7 +19,7 @@ impl Lease {
         [self.ttl.to_be_bytes(), self.remaining_ttl.to_be_bytes()].concat()
     }
 
-    /// Reads a row; `None` if it is not one.
+    /// Decodes a row; `None` if it is not a lease's.
     pub fn from_row(key: &[u8], value: &[u8]) -> Option<Self> {
         let id = i64::from_be_bytes(key.strip_prefix(ROW_PREFIX)?.try_into().ok()?);
         if value.len() != VALUE_LEN {

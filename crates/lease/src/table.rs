@@ -1,4 +1,4 @@
-//! The table of leases and what hangs on them.
+//! The table of leases and their attached keys.
 
 use crate::TTL_MAX;
 use bytes::Bytes;
@@ -6,30 +6,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use types::LeaseId;
 
-/// One lease.
+/// One lease and the keys attached to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its identity.
+    /// The ID of the lease.
     pub id: LeaseId,
-    /// What was granted, in seconds; never below the table's minimum.
+    /// The granted TTL, seconds; at least the table's minimum.
     pub ttl: i64,
-    /// What the last checkpoint left of it, in seconds; 0 = all of it.
+    /// The remaining TTL by the last checkpoint, seconds; 0 = the full TTL.
     pub remaining_ttl: i64,
     keys: BTreeSet<Bytes>,
 }
 
 impl Lease {
-    /// A lease on which nothing hangs yet.
+    /// A lease without attached keys.
     pub fn new(id: LeaseId, ttl: i64, remaining_ttl: i64) -> Self {
         Self { id, ttl, remaining_ttl, keys: BTreeSet::new() }
     }
 
-    /// The keys that hang on it, in byte order (etcd promises none).
+    /// The attached keys, in byte order (etcd guarantees none).
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.keys.iter()
     }
 
-    /// The keys behind this one, in byte order; all of them behind none. For whoever takes many in pieces.
+    /// The attached keys after this one, in byte order; with `None`, all. For reading many in pieces.
     pub fn keys_after(&self, after: Option<&[u8]>) -> impl Iterator<Item = &Bytes> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.keys.range::<[u8], _>((from, Bound::Unbounded))
@@ -39,23 +39,23 @@ impl Lease {
 /// Why a lease was not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GrantError {
-    /// ID 0 is "no lease": the server should have chosen one before proposing. etcd answers "not found".
+    /// ID 0 means "no lease": the server must choose an ID before it proposes. etcd answers "not found".
     #[error("lease not found")]
     NoId,
-    /// The lease is there already.
+    /// The ID is in use.
     #[error("lease already exists")]
     Exists,
-    /// More than [`TTL_MAX`].
+    /// The TTL exceeds [`TTL_MAX`].
     #[error("too large lease TTL")]
     TtlTooLarge,
 }
 
-/// There is no such lease.
+/// No lease has this ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lease {0:x} is unknown")]
 pub struct UnknownLease(pub LeaseId);
 
-/// All leases. Memory: about 100 bytes a lease and 32 a key that hangs on one, besides the keys' own (shared) bytes.
+/// All leases. Memory: about 100 bytes a lease and 32 per attached key, besides the keys' shared bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     leases: BTreeMap<LeaseId, Lease>,
@@ -63,18 +63,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table; shorter grants than `ttl_min` seconds are lengthened to it.
+    /// An empty table; grants below `ttl_min` seconds are raised to it.
     pub fn new(ttl_min: i64) -> Self {
         Self { leases: BTreeMap::new(), ttl_min }
     }
 
-    /// Takes in a lease that was stored. As etcd's recovery, it lengthens what a lower minimum once allowed.
+    /// Adds a stored lease, raised to the minimum TTL as in etcd's recovery.
     pub fn restore(&mut self, mut lease: Lease) {
         lease.ttl = lease.ttl.max(self.ttl_min);
         self.leases.insert(lease.id, lease);
     }
 
-    /// Grants a lease. The order of the checks is etcd's (`lessor.Grant`): the ID, the TTL, then the table.
+    /// Grants a lease. Checks in etcd's order (`lessor.Grant`): ID, TTL, then the table.
     pub fn grant(&mut self, id: LeaseId, ttl: i64) -> Result<&Lease, GrantError> {
         if id == 0 {
             return Err(GrantError::NoId);
@@ -88,39 +88,39 @@ impl Table {
         Ok(self.leases.entry(id).or_insert(Lease::new(id, ttl.max(self.ttl_min), 0)))
     }
 
-    /// Takes the lease out and hands over the keys to delete, in byte order.
+    /// Removes the lease and returns the keys to delete, in byte order.
     pub fn revoke(&mut self, id: LeaseId) -> Result<Vec<Bytes>, UnknownLease> {
         let lease = self.leases.remove(&id).ok_or(UnknownLease(id))?;
         Ok(lease.keys.into_iter().collect())
     }
 
-    /// Hangs a key on a lease.
+    /// Attaches a key to a lease.
     pub fn attach(&mut self, id: LeaseId, key: Bytes) -> Result<(), UnknownLease> {
         let lease = self.leases.get_mut(&id).ok_or(UnknownLease(id))?;
         lease.keys.insert(key);
         Ok(())
     }
 
-    /// Takes a key off a lease; nothing happens where the lease is gone (it is being revoked).
+    /// Detaches a key from a lease; no effect if the lease is gone (it is being revoked).
     pub fn detach(&mut self, id: LeaseId, key: &[u8]) {
         if let Some(lease) = self.leases.get_mut(&id) {
             lease.keys.remove(key);
         }
     }
 
-    /// Notes what is left of a lease's time; `None` where the lease is gone, which etcd passes over in silence.
+    /// Stores a remaining TTL; `None` if the lease is gone, which etcd ignores.
     pub fn checkpoint(&mut self, id: LeaseId, remaining_ttl: i64) -> Option<&Lease> {
         let lease = self.leases.get_mut(&id)?;
         lease.remaining_ttl = remaining_ttl;
         Some(lease)
     }
 
-    /// Whether there is such a lease.
+    /// Whether a lease has this ID.
     pub fn contains(&self, id: LeaseId) -> bool {
         self.leases.contains_key(&id)
     }
 
-    /// The lease.
+    /// The lease with this ID.
     pub fn get(&self, id: LeaseId) -> Option<&Lease> {
         self.leases.get(&id)
     }
@@ -130,18 +130,18 @@ impl Table {
         self.leases.values()
     }
 
-    /// The IDs behind this one, in order; all of them behind none.
+    /// The IDs after this one, ascending; with `None`, all.
     pub fn ids_after(&self, after: Option<LeaseId>) -> impl Iterator<Item = LeaseId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.leases.range((from, Bound::Unbounded)).map(|(id, _)| *id)
     }
 
-    /// How many leases there are.
+    /// The number of leases.
     pub fn len(&self) -> usize {
         self.leases.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no leases.
     pub fn is_empty(&self) -> bool {
         self.leases.is_empty()
     }

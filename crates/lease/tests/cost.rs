@@ -1,6 +1,6 @@
-//! What a million leases cost: `cargo test --release -p lease --test cost -- --ignored --nocapture`.
+//! The cost of a million leases: `cargo test --release -p lease --test cost -- --ignored --nocapture`.
 //!
-//! Not a test: the figures depend on the machine, and are for comparing two versions on one.
+//! A measurement rather than a test: the figures depend on the machine, and compare two versions on one machine.
 
 #![expect(clippy::print_stderr, reason = "a measurement prints")]
 
@@ -22,7 +22,7 @@ fn report<T>(what: &str, act: impl FnOnce() -> T) -> T {
 #[test]
 #[ignore = "a measurement"]
 fn a_million_leases() {
-    // As clients and servers choose IDs: in no order.
+    // In no order, as clients and servers choose IDs.
     let id = |n: LeaseId| n.wrapping_mul(0x1E37_79B9_7F4A_7C15);
     let leases: Vec<Info> =
         (1..=COUNT).map(|n| Info { id: id(n), ttl: 60 + n % 600, remaining_ttl: 0 }).collect();

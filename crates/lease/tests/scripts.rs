@@ -1,4 +1,4 @@
-//! What becomes of leases, story by story: the files in `scripts`, with what they must print.
+//! Stories of leases: the files in `scripts`, with their expected output.
 //!
 //! ```text
 //! at SECONDS               the time, which only goes on       lead TERM, demote       begins to lead, or ends
@@ -10,10 +10,10 @@
 //! leases                   the table                          apply    what was logged; lose: raft did not take it
 //! ```
 //!
-//! There is one table, for it is the same on all members, and one log. A word before a command (`a: renew 7`) says which
-//! member's clockwork is meant; it may wake up for what is not there any more. What clients ask for is applied at once, but
-//! for a revoke that comes `later`. `UPDATE_GOLDENFILES=1 cargo test -p lease --test scripts` writes what is found: read the
-//! difference before you keep it.
+//! There is one table, the same on all members, and one log. A word before a command (`a: renew 7`) names the member
+//! whose expirer is meant; it may wake up for a lease that is gone. Client requests are applied at once, except a
+//! revoke that comes `later`. `UPDATE_GOLDENFILES=1 cargo test -p lease --test scripts` rewrites the expected output:
+//! read the difference before you keep it.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -24,24 +24,23 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 use types::{LeaseId, Term};
 
-/// The files in `scripts`: none may get lost.
+/// The number of files in `scripts`, so that none gets lost.
 const STORIES: usize = 8;
 
-/// The election timeout: what a new leader adds to every deadline.
+/// The election timeout, which a new leader adds to every deadline.
 const ELECTION: Duration = Duration::from_secs(1);
 
-/// The shortest lease, in seconds: etcd's with its default election timeout.
+/// The shortest lease, seconds: etcd's with its default election timeout.
 const TTL_MIN: i64 = 2;
 
-/// The longest list of leases that is printed whole.
 const SHOWN_MAX: usize = 8;
 
-/// What is in the log and not applied yet, with the term that logged it.
+/// An entry logged but not applied, with the term that logged it.
 #[derive(Clone, Copy)]
 enum Entry {
     Revoke(LeaseId),
     Checkpoint(Term, Checkpoint),
-    /// For a client that renews.
+    /// A clearing checkpoint for a client that renews.
     Clear(Term, LeaseId),
 }
 
@@ -50,7 +49,6 @@ struct Story {
     now: Instant,
     table: Table,
     log: VecDeque<Entry>,
-    /// Each member's clockwork, by the member's name.
     members: BTreeMap<String, Expirer>,
 }
 
@@ -73,10 +71,10 @@ impl Story {
         time.duration_since(self.start).as_secs_f64()
     }
 
-    /// Tells all members what an entry did; whether the leader takes it for the end of a lease that expired.
+    /// Applies a change at all members; returns whether the leader takes it for the end of an expired lease.
     fn tell(&mut self, change: &Change) -> bool {
         let now = self.now;
-        // All of them have to hear of it.
+        // All members must see it: no short circuit.
         self.members.values_mut().fold(false, |expired, member| member.applied(now, change) | expired)
     }
 
@@ -105,7 +103,6 @@ impl Story {
         }
     }
 
-    /// Applies what is in the log.
     fn apply(&mut self) -> String {
         let (mut revoked, mut lines) = (Vec::new(), Vec::new());
         while let Some(entry) = self.log.pop_front() {
@@ -123,7 +120,7 @@ impl Story {
         if is_long { format!("applied: {}", list(&revoked)) } else { lines.join("\n") }
     }
 
-    /// Raft did not take what was logged. What a revoke's loss means is found out by waiting.
+    /// Raft refused what was logged. A lost revoke is noticed only by waiting.
     fn lose(&mut self) {
         for entry in std::mem::take(&mut self.log) {
             for member in self.members.values_mut() {
@@ -171,12 +168,12 @@ impl Story {
 
     fn tick(&mut self, context: &Context) -> String {
         let now = self.now;
-        let going: HashSet<LeaseId> = self.log.iter().filter_map(Entry::revokes).collect();
+        let revoking: HashSet<LeaseId> = self.log.iter().filter_map(Entry::revokes).collect();
         let member = self.member(context);
         member.tick(now);
         let term = member.term().unwrap_or_default();
-        let revokes = member.take_revokes(now, &going);
-        let checkpoints = member.take_checkpoints(now, &going);
+        let revokes = member.take_revokes(now, &revoking);
+        let checkpoints = member.take_checkpoints(now, &revoking);
         let (waits, wake) = (member.wants_confirmation(), member.wake_at());
         let mut lines = Vec::new();
         if !revokes.is_empty() {
@@ -222,7 +219,7 @@ fn words<T: AsRef<[u8]>>(keys: &[T]) -> String {
     words.join(" ")
 }
 
-/// Many are told by the first and the last of them.
+/// Long lists are shown by their first and last items.
 fn list(ids: &[LeaseId]) -> String {
     match ids {
         [first, .., last] if ids.len() > SHOWN_MAX => format!("{first} to {last} ({} leases)", ids.len()),
@@ -230,7 +227,6 @@ fn list(ids: &[LeaseId]) -> String {
     }
 }
 
-/// The commands, as the head of this file explains them.
 #[derive(goldenscript::Command)]
 enum Act {
     At(f64),

@@ -1,21 +1,32 @@
 //! Alarms: which members are out of space or corrupt.
 
-use proto::etcdserverpb::{AlarmMember, AlarmType};
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
 use std::collections::BTreeSet;
 
-/// The raised alarms, by kind and member. Kinds are the wire's numbers: unknown ones are kept, as etcd keeps them.
+/// The request that raises NOSPACE in this member's name: quota or disk are used up.
+pub fn no_space(member_id: u64) -> AlarmRequest {
+    AlarmRequest { action: AlarmAction::Activate.into(), member_id, alarm: AlarmType::Nospace.into() }
+}
+
+/// The raised alarms, by kind and member. Kinds are wire numbers; unknown ones are kept, as in etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alarms {
     raised: BTreeSet<(i32, u64)>,
 }
 
 impl Alarms {
-    /// Whether any member raised this kind.
+    /// Whether any member has raised this kind.
     pub fn any(&self, kind: AlarmType) -> bool {
         self.of_kind(kind as i32).next().is_some()
     }
 
-    /// The alarms of a kind, `None` (0) for all, in order of kind and member.
+    /// Whether this member has raised this kind.
+    pub fn has(&self, kind: AlarmType, member: u64) -> bool {
+        self.raised.contains(&(kind as i32, member))
+    }
+
+    /// The alarms of a kind (0 = all), in order of kind and member.
     pub fn list(&self, kind: i32) -> Vec<AlarmMember> {
         let member = |&(alarm, member_id): &(i32, u64)| AlarmMember { member_id, alarm };
         if kind == AlarmType::None as i32 {
@@ -25,17 +36,15 @@ impl Alarms {
         }
     }
 
-    /// Whether nothing is raised.
+    /// Whether no alarm is raised.
     pub fn is_empty(&self) -> bool {
         self.raised.is_empty()
     }
 
-    /// Raises an alarm; `false` if it was raised already.
     pub(crate) fn raise(&mut self, member: u64, kind: i32) -> bool {
         self.raised.insert((kind, member))
     }
 
-    /// Disarms an alarm; `false` if it was not raised.
     pub(crate) fn disarm(&mut self, member: u64, kind: i32) -> bool {
         self.raised.remove(&(kind, member))
     }

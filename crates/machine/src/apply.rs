@@ -1,9 +1,10 @@
-//! One group of entries on its way into one batch.
+//! Applies a group of entries: one engine batch.
 
-use crate::codec::{self, Body};
+use crate::command::{self, Body, Command};
 use crate::kv::{self, Reads, Writing};
-use crate::machine::{Settings, State};
+use crate::settings::Settings;
 use crate::shared::Shared;
+use crate::state::AppliedState;
 use crate::touch::Touch;
 use crate::{
     Downgrade, Effect, Fault, LEASE_COST, Outcome, Refusal, Response, Stop, Unread, put_cost, rows, txn_cost,
@@ -17,39 +18,35 @@ use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::membershippb;
 use types::{Entry, EntryKind, Index};
 
-/// A group being applied. Nothing of it is in the engine, or seen by readers, before [`Applying::commit`].
+/// A group being applied. Neither engine nor readers see anything of it before [`Applying::commit`].
 pub(crate) struct Applying<'m> {
     pub(crate) group: Group<'m>,
-    pub(crate) state: &'m mut State,
+    pub(crate) state: &'m mut AppliedState,
     pub(crate) settings: &'m Settings,
     shared: &'m Shared,
-    /// What the store held when the group began, in bytes: the size that the quota is checked against.
+    /// The store's size at the start of the group, bytes: the quota is checked against it.
     stored_bytes: i64,
-    /// What entries may still touch.
     keys: Keys,
-    /// What reads may still cost.
     reads_left: Cost,
     pub(crate) conf_changed: bool,
     pub(crate) members_changed: bool,
     alarms_changed: bool,
 }
 
-/// How many keys the entries of a group may touch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Keys {
     Any,
     Within(u64),
-    /// The first entry that touches keys may touch any number.
+    /// The first entry that touches keys is exempt.
     OneAndWithin(u64),
 }
 
-/// What a request came to.
 type Answer = Result<Response, Stop>;
 
 impl<'m> Applying<'m> {
     pub(crate) fn begin(
         store: &'m mut Store,
-        state: &'m mut State,
+        state: &'m mut AppliedState,
         settings: &'m Settings,
         shared: &'m Shared,
         keys: Keys,
@@ -69,7 +66,7 @@ impl<'m> Applying<'m> {
         }
     }
 
-    /// Applies the next entry; `None` = nothing was done, for it touches more keys than are left.
+    /// Applies the next entry; `None` = not applied, because it touches more keys than are left.
     pub(crate) fn entry(&mut self, entry: &Entry) -> Result<Option<Outcome>, Fault> {
         let applied = self.state.applied.0;
         if entry.index != applied + 1 {
@@ -87,7 +84,7 @@ impl<'m> Applying<'m> {
         Ok(Some(outcome))
     }
 
-    /// Writes the batch and shows the result to readers, the applied index last.
+    /// Writes the batch and publishes the result to readers, the applied index last.
     pub(crate) fn commit(mut self) -> Result<(), Fault> {
         let batch = self.group.batch();
         rows::put_applied(batch, self.state.applied.0, self.state.applied.1);
@@ -106,26 +103,24 @@ impl<'m> Applying<'m> {
     }
 
     fn request(&mut self, index: Index, data: &Bytes) -> Result<Option<Outcome>, Fault> {
-        let request = codec::decode(data).map_err(|reason| Fault::Entry { index, reason })?;
+        let request = command::decode(data).map_err(|reason| Fault::Entry { index, reason })?;
         let mut over_quota = false;
         let answer = match request.body {
-            // Any other is as much work as its bytes, which are bounded.
-            Body::Put(put) if put.ignore_value && !self.may_touch(|touch| touch.after_put(&put)) => {
-                return Ok(None);
+            Body::Command(Command::Range(_)) if !self.proposed_here(request.id) => {
+                return Ok(Some(outcome(index, request.id, Effect::Nothing)));
             }
-            Body::Put(put) => self.put(request.id, &put, &mut over_quota),
-            Body::Other(other) => {
-                if (is_question(&other) && !self.proposed_here(request.id)) || codec::is_idle_auth(&other) {
-                    return Ok(Some(outcome(index, request.id, Effect::Nothing)));
-                }
-                if !self.may_touch(|touch| touch.after(&other)) {
+            Body::IdleAuth => return Ok(Some(outcome(index, request.id, Effect::Nothing))),
+            Body::Command(command) => {
+                if !self.may_touch(&command) {
                     return Ok(None);
                 }
-                self.other(request.id, *other, &mut over_quota)
+                self.command(request.id, command, &mut over_quota)
             }
+            Body::Auth(field) => Err(entry_fault(format!("{field}: there is no auth store yet"))),
+            Body::Unknown => Err(entry_fault("no request of a known kind".to_owned())),
         };
         let answer = match answer {
-            // The entry took effect; the proposer is told that space ran out, as etcd does.
+            // As in etcd: the entry took effect, but the proposer learns that space ran out.
             Ok(_) if over_quota => Err(Refusal::NoSpace),
             Ok(response) => Ok(response),
             Err(Stop::Refused(refusal)) => {
@@ -144,63 +139,49 @@ impl<'m> Applying<'m> {
         Ok(Some(Outcome { index, request_id: request.id, effect: Effect::Answer(answer), over_quota }))
     }
 
-    /// Whether so many keys are left; takes them off.
-    fn may_touch(&mut self, after: impl FnOnce(Touch<'_, 'm>) -> Option<u64>) -> bool {
+    /// Whether as many keys are left as it touches; takes them off.
+    fn may_touch(&mut self, command: &Command) -> bool {
+        // Any other put is as much work as its bytes, which are bounded.
+        if matches!(command, Command::Put(put) if !put.ignore_value) {
+            return true;
+        }
         let (left, is_first) = match self.keys {
             Keys::Any => return true,
             Keys::Within(left) => (left, false),
             Keys::OneAndWithin(left) => (left, true),
         };
-        let left = after(Touch { group: &self.group, leases: self.shared.leases_table(), left });
-        let left = left.or(is_first.then_some(0));
+        let touch = Touch { group: &self.group, leases: self.shared.leases_table(), left };
+        let left = touch.after(command).or(is_first.then_some(0));
         self.keys = left.map_or(self.keys, Keys::Within);
         left.is_some()
     }
 
-    /// Every kind but the plain put, in the order in which etcd looks for them.
-    fn other(&mut self, id: u64, request: pb::InternalRaftRequest, over_quota: &mut bool) -> Answer {
-        let auth = codec::auth_kind(&request);
-        if let Some(request) = request.cluster_version_set {
-            self.cluster_version_set(request)
-        } else if let Some(request) = request.cluster_member_attr_set {
-            self.member_attr_set(request)
-        } else if let Some(request) = request.downgrade_info_set {
-            Ok(self.downgrade_info_set(request))
-        } else if request.downgrade_version_test.is_some() {
-            Ok(Response::Published)
-        } else if let Some(request) = request.range {
-            self.range(id, &request)
-        } else if let Some(request) = request.put {
-            self.put(id, &request, over_quota)
-        } else if let Some(request) = request.delete_range {
-            self.delete_range(id, &request)
-        } else if let Some(request) = request.txn {
-            self.txn(id, &request, over_quota)
-        } else if let Some(request) = request.compaction {
-            self.compaction(request)
-        } else if let Some(request) = request.lease_grant {
-            self.lease_grant(request, over_quota)
-        } else if let Some(request) = request.lease_revoke {
-            self.lease_revoke(request)
-        } else if let Some(request) = request.lease_checkpoint {
-            Ok(self.lease_checkpoint(&request))
-        } else if let Some(request) = request.alarm {
-            Ok(self.alarm(request))
-        } else if let Some(kind) = auth {
-            Err(entry_fault(format!("{kind}: there is no auth store yet")))
-        } else {
-            Err(entry_fault("no request of a known kind".to_owned()))
+    fn command(&mut self, id: u64, command: Command, over_quota: &mut bool) -> Answer {
+        match command {
+            Command::ClusterVersion(request) => self.cluster_version_set(request),
+            Command::MemberAttributes(request) => self.member_attr_set(request),
+            Command::Downgrade(request) => Ok(self.downgrade_info_set(request)),
+            Command::DowngradeTest(_) => Ok(Response::Published),
+            Command::Range(request) => self.range(id, &request),
+            Command::Put(request) => self.put(id, &request, over_quota),
+            Command::DeleteRange(request) => self.delete_range(id, &request),
+            Command::Txn(request) => self.txn(id, &request, over_quota),
+            Command::Compaction(request) => self.compaction(request),
+            Command::LeaseGrant(request) => self.lease_grant(request, over_quota),
+            Command::LeaseRevoke(request) => self.lease_revoke(request),
+            Command::LeaseCheckpoint(request) => Ok(self.lease_checkpoint(&request)),
+            Command::Alarm(request) => Ok(self.alarm(request)),
         }
     }
 
-    /// A request ID's upper 16 bits are the lower ones of its proposer's member ID (etcd's `idutil`). A mistake costs a
-    /// needless read, or an answer to nobody.
+    /// Whether this member proposed it: an ID's upper 16 bits are the lower ones of its proposer's (etcd's `idutil`). A
+    /// mistake costs a needless read, or an answer that nobody waits for.
     fn proposed_here(&self, id: u64) -> bool {
-        id >> 48 == self.settings.member.0 & 0xffff
+        id >> 48 == self.settings.member & 0xffff
     }
 }
 
-/// The key-value requests: alarms, then quota, then the effect.
+/// Key-value requests: alarms, then quota, then the effect.
 impl Applying<'_> {
     fn range(&mut self, id: u64, request: &pb::RangeRequest) -> Answer {
         self.refuse_if_corrupt()?;
@@ -229,8 +210,8 @@ impl Applying<'_> {
         self.answer(id, |space, reads| Ok(Response::Txn(kv::txn(space, request, reads)?)))
     }
 
-    /// Does one transaction. What its answer reads is read now as far as the budgets go, and not at all where nobody waits
-    /// for it: in etcd only ranges are left out there.
+    /// Runs one transaction. The reads of its answer are done now within the budgets, or not at all if nobody waits for
+    /// them here: etcd then skips only ranges.
     fn answer(
         &mut self,
         id: u64,
@@ -270,7 +251,7 @@ impl Applying<'_> {
     }
 }
 
-/// Leases and alarms.
+/// Requests for leases and alarms.
 impl Applying<'_> {
     fn lease_grant(&mut self, request: pb::LeaseGrantRequest, over_quota: &mut bool) -> Answer {
         self.refuse_if_corrupt()?;
@@ -304,8 +285,8 @@ impl Applying<'_> {
         Ok(Response::LeaseRevoke(pb::LeaseRevokeResponse { header }))
     }
 
-    /// What is left is stored whatever the cluster's version. etcd keeps it in memory until the whole cluster is at 3.6: a
-    /// member that forgot it would renew the lease and clear nothing, and the leader after it end the lease early.
+    /// Stores the remaining TTL whatever the cluster version is. etcd keeps it only in memory until all are at 3.6, but
+    /// a member that forgot it would renew without clearing it, and the next leader would end the lease early.
     fn lease_checkpoint(&mut self, request: &pb::LeaseCheckpointRequest) -> Response {
         let mut leases = self.shared.leases_table().write();
         for checkpoint in &request.checkpoints {
@@ -336,14 +317,14 @@ impl Applying<'_> {
                 self.alarms_changed = true;
                 vec![pb::AlarmMember { member_id: member, alarm: kind }]
             }
-            // Nothing to disarm, or an action of the future: etcd answers with nothing.
+            // Nothing to disarm, or an unknown action: etcd answers with an empty list.
             Ok(AlarmAction::Deactivate) | Err(_) => Vec::new(),
         };
         Response::Alarm(pb::AlarmResponse { header: kv::header(self.group.revision()), alarms })
     }
 }
 
-/// What members tell each other through the log.
+/// Requests of members: attributes, cluster version, downgrade.
 impl Applying<'_> {
     fn cluster_version_set(&mut self, request: membershippb::ClusterVersionSetRequest) -> Answer {
         version::check_cluster_version(&request.ver).map_err(entry_fault)?;
@@ -381,11 +362,6 @@ impl Applying<'_> {
 
 pub(crate) fn outcome(index: Index, request_id: u64, effect: Effect) -> Outcome {
     Outcome { index, request_id, effect, over_quota: false }
-}
-
-/// Kinds without an effect, which etcd executes only where somebody waits for the answer.
-fn is_question(request: &pb::InternalRaftRequest) -> bool {
-    request.range.is_some()
 }
 
 /// What no member can apply. The index is filled in where it is known.

@@ -1,57 +1,52 @@
-//! What may enter a log that every member applies. An entry that cannot be applied stops every member, at each start
-//! again; so whoever puts entries there asks first. Depends on the entry alone, never on the state.
+//! Checks entries before they are proposed: one that cannot be applied would stop every member, again at each restart.
+//! The check depends on the entry alone, never on the state.
 
-use crate::codec::{self, Body};
+use crate::command::{self, Body, Command};
 use crate::conf::check_change;
 use crate::version::{ClusterVersion, check_cluster_version};
 use bytes::Bytes;
-use prost::Message as _;
-use proto::etcdserverpb as pb;
 use types::EntryKind;
 
-/// Whether an entry of this kind with this payload can be applied; else the reason why not.
+/// Checks that an entry of this kind with this payload can be applied; otherwise returns the reason.
 pub fn check(kind: EntryKind, data: &Bytes) -> Result<(), String> {
     match kind {
         EntryKind::ConfChange => check_change(data),
         EntryKind::Normal => {
-            let request = codec::decode(data)?;
+            let request = command::decode(data)?;
             if request.id == 0 {
                 return Err("a request without an ID".to_owned());
             }
             match request.body {
-                Body::Put(_) => Ok(()),
-                Body::Other(request) => check_request(*request),
+                Body::Command(command) => check_command(&command),
+                Body::IdleAuth => Ok(()),
+                Body::Auth(field) => {
+                    Err(format!("{field} is not supported by this version: it has no authentication"))
+                }
+                Body::Unknown => Err("a request of no known kind".to_owned()),
             }
         }
     }
 }
 
-fn check_request(mut request: pb::InternalRaftRequest) -> Result<(), String> {
-    if let Some(kind) = codec::auth_kind(&request) {
-        return Err(format!("{kind} is not supported by this version: it has no authentication"));
-    }
-    if let Some(set) = &request.cluster_version_set {
-        check_cluster_version(&set.ver)?;
-    }
-    if let Some(set) = request.downgrade_info_set.as_ref().filter(|set| set.enabled)
-        && ClusterVersion::parse(&set.ver).is_none()
-    {
+fn check_command(command: &Command) -> Result<(), String> {
+    match command {
+        Command::ClusterVersion(set) => check_cluster_version(&set.ver),
         // etcd's members apply it, and the next of them to lead panics on it.
-        return Err(format!("downgrade target {:?} is no version", set.ver));
+        Command::Downgrade(set) if set.enabled && ClusterVersion::parse(&set.ver).is_none() => {
+            Err(format!("downgrade target {:?} is no version", set.ver))
+        }
+        Command::MemberAttributes(set) if set.member_attributes.is_none() => {
+            Err("a member's attributes are missing".to_owned())
+        }
+        _ => Ok(()),
     }
-    if request.cluster_member_attr_set.as_ref().is_some_and(|set| set.member_attributes.is_none()) {
-        return Err("a member's attributes are missing".to_owned());
-    }
-    (request.header, request.id) = (None, 0);
-    if request.encoded_len() == 0 {
-        return Err("a request of no known kind".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
+    use proto::etcdserverpb as pb;
     use proto::{membershippb, raftpb};
 
     fn check_normal(request: pb::InternalRaftRequest, expected: Option<&str>) {

@@ -1,5 +1,5 @@
-//! Changes of members. Decoded with etcd's own numbers (raft-rs's differ), checked against the members of now: what was
-//! right when it was proposed may be wrong by the time it is applied. After etcd's `ValidateConfigurationChange`.
+//! Membership changes: decoded with etcd's numbers (raft-rs's differ), and validated when applied, since the members
+//! may have changed since the proposal. After etcd's `ValidateConfigurationChange`.
 
 use crate::apply::{Applying, outcome};
 use crate::{ConfChange, ConfChangeKind, Effect, Fault, Member, Outcome, Refusal, rows};
@@ -8,7 +8,6 @@ use proto::raftpb;
 use serde::Deserialize;
 use types::{ConfState, Entry, Index};
 
-/// A change, as the log says it.
 #[derive(Debug)]
 struct Proposed {
     kind: ConfChangeKind,
@@ -16,7 +15,7 @@ struct Proposed {
     context: Option<Context>,
 }
 
-/// What a change carries besides: etcd's `ConfigChangeContext`.
+/// The change's payload: etcd's `ConfigChangeContext`.
 #[derive(Debug, Deserialize)]
 struct Context {
     #[serde(flatten)]
@@ -72,7 +71,6 @@ impl Applying<'_> {
         }
     }
 
-    /// Carries out what was accepted; says how the member stands after it.
     fn change_members(&mut self, index: Index, proposed: Proposed) -> Result<Option<Member>, Fault> {
         let Proposed { kind, node, context } = proposed;
         self.change_conf_state(index, kind, node)?;
@@ -98,7 +96,7 @@ impl Applying<'_> {
         Ok(Some(member.clone()))
     }
 
-    /// What raft makes of the change: one step, one member.
+    /// Applies the change to raft's configuration: one step, one member.
     fn change_conf_state(&mut self, index: Index, kind: ConfChangeKind, node: u64) -> Result<(), Fault> {
         let ConfState { voters, learners } = &mut self.state.conf;
         let leave = |list: &mut Vec<u64>| list.retain(|id| *id != node);
@@ -123,7 +121,7 @@ impl Applying<'_> {
             }
         }
         if voters.is_empty() {
-            // etcd's raft panics: "removed all voters".
+            // etcd's raft panics here: "removed all voters".
             let reason = format!("a change of member {node:x} leaves no voter");
             return Err(Fault::Entry { index, reason });
         }
@@ -132,7 +130,7 @@ impl Applying<'_> {
     }
 }
 
-/// Whether a change can be applied, whoever the members are by then; else the reason why not.
+/// Checks that a change can be applied, whatever the members are by then; otherwise returns the reason.
 pub(crate) fn check_change(data: &[u8]) -> Result<(), String> {
     let message =
         raftpb::ConfChange::decode(data).map_err(|error| format!("no raftpb.ConfChange: {error}"))?;

@@ -1,39 +1,39 @@
-//! What ends this process, and what ends one operation.
+//! Errors that stop this process, and errors that end one operation.
 
 use crate::Refusal;
 use types::Index;
 
-/// Nothing to answer a client with: the member stops.
+/// A failure of this process: there is no answer for clients, and the member stops.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The storage failed.
+    /// The storage engine failed.
     #[error(transparent)]
     Engine(#[from] engine::Fault),
-    /// A row that this crate wrote cannot be read.
+    /// A row that this crate wrote cannot be decoded.
     #[error("stored row {row} cannot be read: {reason}")]
     Row {
-        /// Which.
+        /// The key of the row.
         row: String,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
     /// A committed entry that no member can apply (etcd's would panic).
     #[error("entry {index} cannot be applied: {reason}")]
     Entry {
-        /// Where it stands in the log.
+        /// The entry's place in the log.
         index: Index,
         /// What is wrong with it.
         reason: String,
     },
-    /// Entries were handed over with a gap.
+    /// The entries passed in skip an index.
     #[error("entry {index} does not follow the applied index {applied}")]
     Gap {
-        /// The entry that came.
+        /// The index of the entry passed.
         index: Index,
-        /// The last one applied.
+        /// The last applied index.
         applied: Index,
     },
-    /// A read that the API should never have let through, or a store that contradicts itself.
+    /// A read that the API should have refused, or a store that contradicts itself.
     #[error("broken invariant: {0}")]
     Broken(&'static str),
 }
@@ -41,13 +41,13 @@ pub enum Fault {
 /// Why an operation ended without an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {
-    /// The client is refused, as on every member.
+    /// A refusal, the same on every member.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Whoever asked for a read has ended it.
+    /// The reader's budget or cancellation ended it.
     #[error(transparent)]
     GivenUp(#[from] mvcc::GivenUp),
-    /// This process failed.
+    /// This process failed; the member stops.
     #[error(transparent)]
     Fault(#[from] Fault),
 }

@@ -1,40 +1,37 @@
-//! The key space's history as watchers see it: events as they stand in a `WatchResponse`.
-//!
-//! An event is written once, in the wire's form, however many watchers get it: field 11 of the response, so that a
-//! response is its head and its events' bytes one after the other.
+//! The history for watchers. An event is encoded once, as field 11 of a `WatchResponse`, however many receive it.
 
 use bytes::{BufMut, Bytes, BytesMut};
+pub use mvcc::{Changes, GroupChanges};
 use mvcc::{EventKind, KeyValue, ReadError, View};
-pub use mvcc::{Taken, Written};
 use prost::encoding::{encode_varint, encoded_len_varint};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use watch::{Event, Gone};
+use watch::{Event, HistoryError};
 
-/// `WatchResponse.events`.
+/// The tag of `WatchResponse.events`.
 const EVENTS: u8 = 11 << 3 | 2;
-/// `Event.type`; a put's is 0 and left out.
+/// The tag of `Event.type`; absent for a put (0).
 const TYPE: u8 = 1 << 3;
 const DELETE: u8 = 1;
-/// `Event.kv`.
+/// The tag of `Event.kv`.
 const KV: u8 = 2 << 3 | 2;
-/// `Event.prev_kv`.
+/// The tag of `Event.prev_kv`.
 const PREV_KV: u8 = 3 << 3 | 2;
 
-/// Events are written into buffers of this size, in bytes: one allocation for dozens of them.
+/// Events share buffers of this size, bytes: one allocation for dozens.
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// A View, for watchers.
+/// A view as a history for watchers.
 #[derive(Clone, Debug)]
 pub struct History(Arc<View>);
 
 impl History {
-    /// What the View holds.
+    /// The history as of this view.
     pub fn new(view: Arc<View>) -> Self {
         Self(view)
     }
 
-    /// What the newest View holds, and of what was compacted since the older one everything.
+    /// The history as of the newest view, reaching back to what the older one, still held, preserves from compaction.
     pub fn reaching_back(newest: Arc<View>, older: &View) -> Self {
         if newest.compact_revision() == older.compact_revision() {
             return Self(newest);
@@ -53,36 +50,38 @@ impl watch::History for History {
         from: i64,
         to: i64,
         visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), HistoryError> {
         let mut buffer = BytesMut::new();
-        self.0.events(from, to, &mut |event| visit(written(&event, &mut buffer))).map_err(|e| gone(&e))
+        self.0
+            .events(from, to, &mut |event| visit(written(&event, &mut buffer)))
+            .map_err(|e| history_error(&e))
     }
 
-    fn with_previous(&self, event: &Event) -> Result<Bytes, Gone> {
+    fn with_previous(&self, event: &Event) -> Result<Bytes, HistoryError> {
         let Some(previous) = event.previous else { return Ok(event.bytes.clone()) };
-        let before = self.0.before(event.at, previous).map_err(|e| gone(&e))?;
+        let before = self.0.before(event.at, previous).map_err(|e| history_error(&e))?;
         Ok(before.map_or_else(|| event.bytes.clone(), |before| with_previous(&event.bytes, &before)))
     }
 }
 
-/// What a group wrote, for watchers.
-pub fn events(written_rows: &Written) -> Result<Vec<Event>, Gone> {
+/// The events of one group.
+pub fn events(written_rows: &GroupChanges) -> Result<Vec<Event>, HistoryError> {
     let mut buffer = BytesMut::new();
     let mut all = Vec::with_capacity(written_rows.len());
     for event in written_rows.events() {
-        all.push(written(&event.map_err(|e| gone(&e))?, &mut buffer));
+        all.push(written(&event.map_err(|e| history_error(&e))?, &mut buffer));
     }
     Ok(all)
 }
 
-fn gone(error: &ReadError) -> Gone {
+fn history_error(error: &ReadError) -> HistoryError {
     match error {
-        ReadError::Compacted => Gone::Compacted,
-        other => Gone::Failed(other.to_string()),
+        ReadError::Compacted => HistoryError::Compacted,
+        other => HistoryError::Failed(other.to_string()),
     }
 }
 
-/// The event in the wire's form. Its key lies in the same bytes, so that nothing else is held in memory.
+/// Encodes the event. Its key shares the bytes, so that nothing else stays in memory.
 fn written(event: &mvcc::Event, buffer: &mut BytesMut) -> Event {
     let delete = event.kind == EventKind::Delete;
     let kv_len = event.kv.encoded_len();
@@ -99,17 +98,16 @@ fn written(event: &mvcc::Event, buffer: &mut BytesMut) -> Event {
     }
     buffer.put_u8(KV);
     encode_varint(kv_len as u64, buffer);
-    // A KeyValue begins with its key.
+    // A `KeyValue` starts with its key.
     let key_at = buffer.len() + 1 + varint_len(event.kv.key.len());
     event.kv.encode_to(buffer);
     let bytes = buffer.split().freeze();
     let key = bytes.slice(key_at..key_at + event.kv.key.len());
-    // To etcd a put is a creation in all of the revision that created the key.
+    // As in etcd, a put counts as a creation throughout the revision that created the key.
     let creates = !delete && event.kv.create_revision == event.kv.mod_revision;
     Event { at: event.at, delete, key, previous: event.previous.filter(|_| !creates), bytes }
 }
 
-/// The event with the version before it: its own fields, then one more.
 fn with_previous(event: &[u8], before: &KeyValue) -> Bytes {
     let own = body(event);
     let kv_len = before.encoded_len();
@@ -124,7 +122,7 @@ fn with_previous(event: &[u8], before: &KeyValue) -> Bytes {
     out.freeze()
 }
 
-/// An event's own fields, behind its tag and length.
+/// An event's fields, without tag and length.
 fn body(event: &[u8]) -> &[u8] {
     let length = event[1..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
     &event[1 + length..]
@@ -144,7 +142,7 @@ mod tests {
     use types::{KeyRange, Revision};
     use watch::History as _;
 
-    /// An event as etcd's clients read it: the kind, the key's version, and the version before.
+    /// An event as etcd's clients see it: kind, version of the key, previous version.
     fn read(bytes: &Bytes) -> String {
         let response = WatchResponse::decode(&bytes[..]).unwrap();
         let [event] = &response.events[..] else { panic!("one event, not {response:?}") };
@@ -177,15 +175,15 @@ mod tests {
     #[test]
     fn events_are_written_as_etcd_writes_them_with_the_version_before() {
         let mut store = Store::open(Arc::new(MemoryEngine::default())).unwrap();
-        let tap = store.tap();
-        tap.open();
+        let feed = store.change_feed();
+        feed.open();
         let mut group = store.begin();
         for value in ["1", "2"] {
             let mut txn = group.txn();
             txn.put("k".into(), value.into(), 7).unwrap();
             txn.end();
         }
-        // One transaction that puts a key and deletes it again: what was before both is what counts.
+        // One transaction puts a key and deletes it: the previous version is from before both.
         let mut txn = group.txn();
         txn.put("k".into(), "3".into(), 0).unwrap();
         txn.put("new".into(), "1".into(), 0).unwrap();
@@ -207,13 +205,13 @@ mod tests {
             "DELETE k= c0 m4 v0 l0 before k=2 c2 m3 v2 l7",
         ];
         assert_eq!(all(&store), expected);
-        let taken = tap.take().written;
+        let taken = feed.take().groups;
         assert_eq!((taken.len(), taken[0].first(), taken[0].last()), (1, 2, 4));
         let live: Vec<Event> = events(&taken[0]).unwrap();
         let history = History::new(store.view());
         let live: Vec<String> = live.iter().map(|e| read(&history.with_previous(e).unwrap())).collect();
         assert_eq!(live, expected);
-        // From the compacted revision on there is nothing before it to be shown.
+        // Versions before the compacted revision are not shown.
         let mut group = store.begin();
         group.compact(4).unwrap();
         group.commit().unwrap();
@@ -253,7 +251,7 @@ mod tests {
     #[test]
     fn a_tap_keeps_what_is_written_while_it_is_open_and_not_without_limit() {
         let mut store = Store::open(Arc::new(MemoryEngine::default())).unwrap();
-        let tap = store.tap();
+        let feed = store.change_feed();
         let mut put = |bytes: usize| {
             let mut group = store.begin();
             let mut txn = group.txn();
@@ -262,25 +260,25 @@ mod tests {
             group.commit().unwrap();
         };
         put(1);
-        assert!(tap.take().written.is_empty(), "closed");
-        tap.open();
+        assert!(feed.take().groups.is_empty(), "closed");
+        feed.open();
         put(1);
         put(1);
-        let firsts = |taken: &Taken| taken.written.iter().map(Written::first).collect::<Vec<_>>();
-        assert_eq!(firsts(&tap.take()), [3, 4]);
-        assert!(tap.take().written.is_empty(), "taken");
+        let firsts = |taken: &Changes| taken.groups.iter().map(GroupChanges::first).collect::<Vec<_>>();
+        assert_eq!(firsts(&feed.take()), [3, 4]);
+        assert!(feed.take().groups.is_empty(), "taken");
         for _ in 5..=14 {
             put(1 << 20);
         }
-        let taken = tap.take();
+        let taken = feed.take();
         assert_eq!((taken.dropped, firsts(&taken)), (Some(12), vec![13, 14]), "the limit is 8 MiB");
-        assert_eq!(tap.take().dropped, None, "told once");
+        assert_eq!(feed.take().dropped, None, "told once");
         put(9 << 20);
-        let taken = tap.take();
+        let taken = feed.take();
         assert_eq!((taken.dropped, firsts(&taken)), (Some(15), vec![]), "the newest is dropped too");
         put(1);
-        tap.close();
-        assert!(tap.take().written.is_empty(), "closed again");
+        feed.close();
+        assert!(feed.take().groups.is_empty(), "closed again");
     }
 
     #[test]

@@ -1,37 +1,35 @@
-//! # The machine: what committed entries do
+//! # The state machine: what committed entries do
 //!
-//! The one place where the log becomes state. An entry's effect is exactly etcd's (3.7), because members of a mixed
-//! cluster apply the same entries; nothing here looks at a clock, at free space or at who is asking.
+//! The only place where the log becomes state. An entry's effect is exactly etcd's (3.7), because members of a mixed
+//! cluster apply the same entries; it never depends on a clock, free space, or the caller.
 //!
 //! ```text
-//! raft-node ─ entries ─▶ Machine::apply ─┬─ codec    one entry → one request
-//!                                        ├─ apply    requests: alarms first, then quota, then the effect
+//! raft-node ─ entries ─▶ Machine::apply ─┬─ command  one entry → one command
+//!                                        ├─ apply    commands: alarms first, then quota, then the effect
 //!                                        ├─ kv       put, delete, range, txn and its compares (reads use it too)
-//!                                        ├─ conf     changes of members, checked against the members of now
+//!                                        ├─ conf     changes of members, checked against the current members
 //!                                        └─ rows     one engine batch a call: keys, leases, alarms, members, index
 //!           ◀─ Outcomes ────────────────
-//! api ─────── reads ────▶ Shared         one View, lock-free; membership, alarms, leases, sizes, applied index
+//! api ─────── reads ────▶ Shared         one view, lock-free; membership, alarms, leases, sizes, applied index
 //! ```
 //!
 //! Invariants:
-//! * One [`Machine::apply`] = one engine batch, which also holds the applied index, its term and the `ConfState`. After a
-//!   crash the log is applied again from anywhere before; entries at or below the applied index are skipped.
-//! * The same entries in any grouping leave the same rows.
-//! * A [`Refusal`] is the same on every member and goes to the client; a [`Fault`] is this process's end. After a fault
-//!   the machine in memory is worth nothing: drop it.
-//! * What etcd's members would panic on (an unknown request kind, no header, a joint change) is a fault that names the
-//!   entry, for the log then holds something no member can agree on.
+//! * One [`Machine::apply`] writes one engine batch, which includes the applied index, its term and the `ConfState`.
+//!   After a crash the log is applied again from any earlier point; entries at or below the applied index are skipped.
+//! * The same entries in any grouping produce the same rows.
+//! * A [`Refusal`] is the same on every member and goes to the client; a [`Fault`] stops this process. Drop a machine
+//!   after a fault.
+//! * What etcd's members would panic on (an unknown request kind, no header, a joint change) is a fault that names it.
 //!
-//! What it does not do: static checks of requests (empty keys, duplicate keys in a txn, sort options: `api`), waiting
-//! for a physical compaction, proposing the NOSPACE alarm ([`Outcome::over_quota`] asks the node to), deadlines of
-//! leases (the leader's), deciding how long a reader may hold compaction up ([`Machine::expire_views`] is for whoever
-//! has a clock). A first user or role is a fault until there is an auth store: the API refuses those calls by name,
-//! and what etcd members log of the others has no effect without users and roles.
+//! Not here: static checks of requests (`api`), proposing the NOSPACE alarm ([`Outcome::over_quota`] asks the node to),
+//! lease deadlines (the leader's), deciding how long readers may delay compaction ([`Machine::expire_views`]). Without
+//! an auth store, a first user or role is a fault, which the API refuses; other auth entries have no effect.
 
 mod alarms;
+mod answer;
 mod apply;
 mod check;
-mod codec;
+mod command;
 mod conf;
 mod fault;
 pub mod history;
@@ -44,24 +42,30 @@ mod quota;
 mod refusal;
 mod restore;
 mod rows;
+mod settings;
 mod shared;
+mod state;
 mod touch;
 mod unread;
 mod version;
 
-pub use alarms::Alarms;
+pub use alarms::{Alarms, no_space};
+pub use answer::{Answer, Request, Rows};
 pub use check::check;
+pub use command::{Command, Kind};
 pub use fault::{Fault, Stop};
+pub use kv::Later;
 pub use lease::Info as LeaseInfo;
 pub use limits::Limits;
-pub use machine::{Machine, Settings};
-pub use membership::{Downgrade, Member, Membership};
-pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response};
-pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, cost, put_cost, txn_cost};
+pub use machine::Machine;
+pub use membership::{Downgrade, Membership};
+pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response, Unread};
+pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, put_cost, txn_cost};
 pub use refusal::Refusal;
-pub use restore::{RestoreError, Summary, begin_anew};
+pub use restore::{RestoreError, Summary, start_new_cluster};
+pub use settings::Settings;
 pub use shared::Shared;
-pub use unread::{Later, Unread};
+pub use types::Member;
 pub use version::ClusterVersion;
 
 #[cfg(test)]

@@ -1,63 +1,29 @@
-//! The machine itself: open, apply, idle.
+//! The state machine: opening, applying, background work.
 
 use crate::apply::{Applying, Keys};
-use crate::kv::{Leases, attach_keys};
+use crate::kv::{LeaseTable, attach_keys};
+use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::{Alarms, Fault, Limits, Membership, Outcome, Quota, rows};
+use crate::state::AppliedState;
+use crate::{Fault, Outcome, Quota, rows};
 use engine::Engine;
 use mvcc::Store;
 use std::sync::Arc;
-use types::{ConfState, Entry, Index, MemberId, Term};
+use types::{ConfState, Entry, Index, Term};
 
-/// Rows visited by one step of a background compaction: etcd's `--compaction-batch-limit`, about a millisecond, which a
-/// put may have to wait for.
+/// Rows of one background step, a millisecond, which a put may have to wait: etcd's `--compaction-batch-limit`.
 const COMPACT_STEP_ROWS: usize = 1000;
-
-/// What may differ between machines. The first three must be equal on all members of a cluster, as in etcd.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Who this is: decides whose ranges are answered, and nothing else.
-    pub member: MemberId,
-    /// The shortest lease granted, in seconds: `ceil(1.5 × election timeout)`.
-    pub lease_ttl_min: i64,
-    /// etcd's `--max-learners`.
-    pub max_learners: usize,
-    /// etcd's `--quota-backend-bytes`: 0 = 2 GiB, negative = none. Changes answers and alarms, never effects.
-    pub quota_bytes: i64,
-    /// What one call may cost. Changes no effect and no answer.
-    pub limits: Limits,
-}
-
-impl Settings {
-    /// etcd's defaults for the rest.
-    pub fn new(member: MemberId, lease_ttl_min: i64) -> Self {
-        Self { member, lease_ttl_min, max_learners: 1, quota_bytes: 0, limits: Limits::default() }
-    }
-}
 
 /// The replicated state. One owner; readers use [`Machine::shared`].
 pub struct Machine {
     store: Store,
-    state: State,
+    state: AppliedState,
     settings: Settings,
     shared: Arc<Shared>,
 }
 
-/// What is not in the key space: the newest state, ahead of what readers see by the group being applied.
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) applied: (Index, Term),
-    pub(crate) conf: ConfState,
-    pub(crate) membership: Membership,
-    pub(crate) alarms: Alarms,
-    /// See [`Machine::replays_up_to`].
-    pub(crate) replay_end: Index,
-    /// See [`Machine::lease_changes`].
-    pub(crate) lease_changes: Vec<lease::Change>,
-}
-
 impl Machine {
-    /// Reads what was stored. Replaying the log from anywhere up to the applied index is safe.
+    /// Opens the stored state. The log may be replayed from any point up to the applied index.
     pub fn open(engine: Arc<dyn Engine>, settings: Settings) -> Result<Machine, Fault> {
         let stored = rows::load(&*engine)?;
         let mut store = Store::open(engine)?;
@@ -66,7 +32,7 @@ impl Machine {
             leases.restore(lease);
         }
         attach_keys(&mut store, &mut leases);
-        let state = State {
+        let state = AppliedState {
             applied: stored.applied,
             conf: stored.conf_state,
             membership: stored.membership,
@@ -75,56 +41,54 @@ impl Machine {
             lease_changes: Vec::new(),
         };
         let shared = Shared::new(
-            store.published(),
-            store.tap(),
+            store.view_handle(),
+            store.change_feed(),
             state.membership.clone(),
             state.alarms.clone(),
-            Leases::new(leases),
+            LeaseTable::new(leases),
             Quota::new(settings.quota_bytes),
         );
         shared.publish_applied(state.applied);
         Ok(Machine { store, state, settings, shared: Arc::new(shared) })
     }
 
-    /// What readers see.
+    /// What readers see, from any thread.
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
 
-    /// The newest applied entry; (0, 0) before any.
+    /// Index and term of the last applied entry; (0, 0) before any.
     pub fn applied(&self) -> (Index, Term) {
         self.state.applied
     }
 
-    /// Says that entries up to this one are from an earlier life of this member, which may have applied them already:
-    /// their compactions leave no hashes, as etcd's do not outlive it.
+    /// Entries up to this one are replayed: their compactions leave no hashes, as etcd's do not survive a restart.
     pub fn replays_up_to(&mut self, index: Index) {
         self.state.replay_end = index;
     }
 
-    /// Who takes part, as of the applied entry.
+    /// The voters and learners as of the applied entry.
     pub fn conf_state(&self) -> ConfState {
         self.state.conf.clone()
     }
 
-    /// What the last [`Machine::apply`] did to the leases, in order.
+    /// The lease changes of the last [`Machine::apply`], in order.
     pub fn lease_changes(&self) -> &[lease::Change] {
         &self.state.lease_changes
     }
 
-    /// Applies committed entries, in one engine batch, and publishes the result. Entries at or below the applied index
-    /// are skipped and have no outcome; the others have one each.
+    /// Applies committed entries in one engine batch, and publishes it. An outcome per entry, none for applied ones.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, Fault> {
         Ok(self.apply_within(entries, Keys::Any)?.0)
     }
 
-    /// The same up to the entry that brings the keys they touch above [`Limits::group_keys`], which may be the first. Says
-    /// also how many entries are done with.
+    /// [`Machine::apply`] up to the entry, perhaps the first, beyond [`Limits::group_keys`]; returns how many are done.
     pub fn apply_short(&mut self, entries: &[Entry]) -> Result<(Vec<Outcome>, usize), Fault> {
         self.apply_within(entries, Keys::Within(self.settings.limits.group_keys))
     }
 
-    /// The same, where there is time: the first entry that touches keys may touch any number. At least one is done with.
+    /// [`Machine::apply_short`] for callers with time: the first entry that touches keys is exempt from the limit, so
+    /// at least one entry is done.
     pub fn apply_long(&mut self, entries: &[Entry]) -> Result<(Vec<Outcome>, usize), Fault> {
         self.apply_within(entries, Keys::OneAndWithin(self.settings.limits.group_keys))
     }
@@ -150,19 +114,17 @@ impl Machine {
         Ok((outcomes, done))
     }
 
-    /// Lets compaction go on although readers hold Views from before it; they are refused as compacted where they need
-    /// what it removes. For whoever has a clock, when [`Machine::idle`] has been waiting for such readers for too long.
+    /// Expires views from before the compaction, when [`Machine::idle`] has waited too long. For callers with a clock.
     pub fn expire_views(&mut self) {
         self.store.expire_views();
     }
 
-    /// One step of background work, for when there is nothing to apply; `true` = there is more to do now. While it waits
-    /// for readers there is not: ask again later.
+    /// Does one step of background work; returns whether there is more now. While it waits for readers: false.
     pub fn idle(&mut self) -> Result<bool, Fault> {
         Ok(self.store.compact_step(COMPACT_STEP_ROWS)? && !self.waits_for_readers())
     }
 
-    /// Whether readers hold compaction up.
+    /// Whether compaction waits for readers.
     pub fn waits_for_readers(&self) -> bool {
         self.store.compaction_waits()
     }

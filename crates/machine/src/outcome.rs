@@ -1,88 +1,97 @@
-//! What became of an entry.
+//! Outcomes: what entries did.
 
-use crate::{Member, Refusal, Unread};
+use crate::{Later, Member, Refusal};
 use proto::etcdserverpb as pb;
 use types::Index;
 
-/// What became of one entry.
+/// What one entry did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The entry.
+    /// The entry's place in the log.
     pub index: Index,
-    /// Whose waiter it completes; 0 = nobody's.
+    /// The ID by which the proposer waits; 0 = nobody waits.
     pub request_id: u64,
-    /// What happened.
+    /// What the entry did.
     pub effect: Effect,
-    /// The request took effect though it passes this member's quota: the node proposes
-    /// `alarm { ACTIVATE, own ID, NOSPACE }`, as etcd does. Only ever true while no NOSPACE alarm is raised.
+    /// The request took effect but exceeds this member's quota: the node must propose `alarm { ACTIVATE, own ID,
+    /// NOSPACE }`, as etcd does. Only while no NOSPACE alarm is raised.
     pub over_quota: bool,
 }
 
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Nothing to tell: a term's first entry, or a range that another member proposed.
+    /// Nothing to report: a term's first entry, or a range that another member proposed.
     Nothing,
-    /// A request's answer.
+    /// The answer to a request.
     Answer(Result<Response, Refusal>),
-    /// A change of members.
+    /// A membership change, accepted or not.
     Conf {
-        /// What raft must be told.
+        /// The change to pass to raft.
         change: ConfChange,
-        /// Whether the members changed.
+        /// Whether the membership changed.
         accepted: bool,
-        /// The proposer's answer.
+        /// The answer for the proposer.
         answer: Result<(), Refusal>,
     },
 }
 
-/// A change of members, in raft's terms.
+/// A membership change in raft's terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfChange {
-    /// What kind. `Update` changes nothing for raft.
+    /// The kind of change. `Update` means nothing to raft.
     pub kind: ConfChangeKind,
-    /// Whom; 0 when refused, which raft takes as "no change".
+    /// The member's ID; 0 if refused, which raft takes as "no change".
     pub node: u64,
-    /// The member as it stands after the change; `None` when it was removed or the change refused.
+    /// The member after the change; `None` if it was removed or the change refused.
     pub context: Option<Member>,
 }
 
-/// etcd's kinds of change.
+/// The kinds of membership change, as in etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfChangeKind {
-    /// A new voter, or a learner that becomes one.
+    /// A new voter, or a learner's promotion.
     AddNode,
-    /// A new learner.
+    /// A new learner joins.
     AddLearner,
-    /// A member leaves.
+    /// A member is removed.
     Remove,
     /// A member's peer URLs change.
     Update,
 }
 
-/// An answer, in the wire's types. Of the header only `revision` is filled in.
+/// An answer in wire types. Only the header's `revision` is set.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
-    /// Of a range that went through the log.
+    /// Answers a range that went through the log.
     Range(pb::RangeResponse),
-    /// Of a put.
+    /// Answers a put request.
     Put(pb::PutResponse),
-    /// Of a delete.
+    /// Answers a `DeleteRange` request.
     DeleteRange(pb::DeleteRangeResponse),
-    /// Of a transaction.
+    /// Answers a transaction request.
     Txn(pb::TxnResponse),
-    /// Of any of these four, where it takes more reading than an entry may.
+    /// Answers any of these four if it takes more reading than an entry may.
     Unread(Box<Unread>),
-    /// Of a logical compaction.
+    /// Answers a logical compaction.
     Compaction(pb::CompactionResponse),
-    /// Of a lease grant.
+    /// Answers a lease grant.
     LeaseGrant(pb::LeaseGrantResponse),
-    /// Of a lease revoke.
+    /// Answers a lease revoke.
     LeaseRevoke(pb::LeaseRevokeResponse),
-    /// Of lease checkpoints.
+    /// Answers a lease checkpoint.
     LeaseCheckpoint(pb::LeaseCheckpointResponse),
-    /// Of an alarm request.
+    /// Answers an alarm request.
     Alarm(pb::AlarmResponse),
-    /// Of what members tell each other through the log: attributes, cluster version, downgrade.
+    /// Answers requests of members: attributes, cluster version, downgrade.
     Published,
+}
+
+/// An answer some of whose rows are still to be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unread {
+    /// The answer without the rows of `reads`.
+    pub answer: Response,
+    /// The deferred reads, in the order of their operations.
+    pub reads: Vec<Later>,
 }

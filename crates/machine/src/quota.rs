@@ -1,22 +1,22 @@
-//! What a request costs of the space quota. The numbers are etcd's (`server/storage/quota.go`).
+//! The space quota, and what requests cost of it. The numbers are etcd's (`server/storage/quota.go`).
 
 use proto::etcdserverpb as pb;
 
-/// The quota where none is given, in bytes: etcd's 2 GiB.
+/// The default quota, bytes: etcd's 2 GiB.
 pub const QUOTA_DEFAULT_BYTES: i64 = 2 * 1024 * 1024 * 1024;
-/// What a put costs besides its key and value, in bytes: etcd's estimate of its record's metadata.
+/// The cost of a put besides key and value, bytes: etcd's estimate of its metadata.
 pub const PUT_OVERHEAD: u64 = 256;
-/// What a lease grant costs, in bytes: etcd's estimate of its record.
+/// The cost of a lease grant, bytes: etcd's estimate of its record.
 pub const LEASE_COST: u64 = 64;
 
-/// How much this member may store. Settings may differ between members: it changes answers, never effects.
+/// How much this member may store. Members may differ: it changes answers, never effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     limit_bytes: Option<i64>,
 }
 
 impl Quota {
-    /// From etcd's flag `--quota-backend-bytes`: 0 = [`QUOTA_DEFAULT_BYTES`], negative = none.
+    /// From etcd's flag `--quota-backend-bytes`: 0 = [`QUOTA_DEFAULT_BYTES`], negative = unlimited.
     pub fn new(flag: i64) -> Self {
         let limit_bytes = match flag {
             ..0 => None,
@@ -31,19 +31,11 @@ impl Quota {
         self.limit_bytes
     }
 
-    /// Whether a request of this cost fits a store of this size. What costs nothing always fits.
+    /// Whether a request of this cost fits into a store of this size. Cost 0 always fits.
     pub fn fits(self, stored_bytes: i64, cost: u64) -> bool {
         let cost = i64::try_from(cost).unwrap_or(i64::MAX);
         cost == 0 || self.limit_bytes.is_none_or(|limit| stored_bytes.saturating_add(cost) < limit)
     }
-}
-
-/// What a request costs, in bytes; 0 for everything that is let through regardless.
-pub fn cost(request: &pb::InternalRaftRequest) -> u64 {
-    let put = request.put.as_ref().map_or(0, put_cost);
-    let txn = request.txn.as_ref().map_or(0, txn_cost);
-    let lease = request.lease_grant.as_ref().map_or(0, |_| LEASE_COST);
-    put + txn + lease
 }
 
 /// What a put costs, in bytes.
@@ -51,7 +43,7 @@ pub fn put_cost(request: &pb::PutRequest) -> u64 {
     PUT_OVERHEAD + request.key.len() as u64 + request.value.len() as u64
 }
 
-/// What a transaction costs, in bytes: its dearer branch, whichever will be taken, nested ones included.
+/// The cost of a transaction, bytes: that of its more expensive branch, nested ones included.
 pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
     let branch = |ops: &[pb::RequestOp]| ops.iter().map(op_cost).sum::<u64>();
     branch(&request.success).max(branch(&request.failure))

@@ -1,51 +1,72 @@
-//! Refusals: answers that are the same on every member.
+//! Refusals: errors that are the same on every member.
 
-/// Why a request was refused. The texts are what etcd's clients match on (`rpctypes/error.go`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+use proto::EtcdError;
+use std::fmt;
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// `ignore_value` or `ignore_lease` on a key that is not there.
-    #[error("etcdserver: key not found")]
+    /// `ignore_value` or `ignore_lease` on a missing key.
     KeyNotFound,
-    /// The revision is compacted.
-    #[error("etcdserver: mvcc: required revision has been compacted")]
+    /// The revision is already compacted.
     Compacted,
-    /// The revision is not there yet.
-    #[error("etcdserver: mvcc: required revision is a future revision")]
+    /// The revision does not exist yet.
     FutureRevision,
-    /// There is no such lease.
-    #[error("etcdserver: requested lease not found")]
+    /// No lease has this ID.
     LeaseNotFound,
-    /// The lease is there already.
-    #[error("etcdserver: lease already exists")]
+    /// A lease has this ID already.
     LeaseExists,
-    /// A lease cannot be that long.
-    #[error("etcdserver: too large lease TTL")]
+    /// The TTL is above the maximum.
     LeaseTtlTooLarge,
-    /// A member is out of space, or the quota was passed by this very request (which took effect all the same).
-    #[error("etcdserver: mvcc: database space exceeded")]
+    /// A member is out of space, or this very request exceeded the quota (but took effect).
     NoSpace,
-    /// A member is corrupt.
-    #[error("etcdserver: corrupt cluster")]
+    /// A member has raised the CORRUPT alarm.
     Corrupt,
-    /// The member is in the cluster already.
-    #[error("etcdserver: member ID already exist")]
+    /// The member is already in the cluster.
     MemberExists,
-    /// The member was removed once; its ID never comes back. etcd has no gRPC status for it: clients see its own text.
-    #[error("membership: ID removed")]
+    /// The member was removed; its ID may never return. etcd has no gRPC status for it: clients see its plain text.
     MemberRemoved,
-    /// There is no such member.
-    #[error("etcdserver: member not found")]
+    /// No member has this ID.
     MemberNotFound,
     /// Another member has this peer URL.
-    #[error("etcdserver: Peer URLs already exists")]
     PeerUrlExists,
-    /// Only learners are promoted.
-    #[error("etcdserver: can only promote a learner member")]
+    /// Only a learner can be promoted.
     MemberNotLearner,
-    /// No room for another learner.
-    #[error("etcdserver: too many learner members in cluster")]
+    /// The maximum number of learners is reached.
     TooManyLearners,
 }
+
+impl From<Refusal> for EtcdError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::KeyNotFound => Self::KeyNotFound,
+            Refusal::Compacted => Self::Compacted,
+            Refusal::FutureRevision => Self::FutureRevision,
+            Refusal::LeaseNotFound => Self::LeaseNotFound,
+            Refusal::LeaseExists => Self::LeaseExists,
+            Refusal::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
+            Refusal::NoSpace => Self::NoSpace,
+            Refusal::Corrupt => Self::Corrupt,
+            Refusal::MemberExists => Self::MemberExists,
+            // etcd does not distinguish a removed member from an unknown one.
+            Refusal::MemberRemoved | Refusal::MemberNotFound => Self::MemberNotFound,
+            Refusal::PeerUrlExists => Self::PeerUrlExists,
+            Refusal::MemberNotLearner => Self::MemberNotLearner,
+            Refusal::TooManyLearners => Self::TooManyLearners,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MemberRemoved => f.write_str("membership: ID removed"),
+            other => EtcdError::from(*other).fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 impl From<lease::GrantError> for Refusal {
     fn from(error: lease::GrantError) -> Self {

@@ -1,21 +1,19 @@
-//! Rows that came from elsewhere: what they say of themselves, and how a new cluster begins on them.
-//!
-//! After `etcdutl snapshot restore`: members and those of the past go, for the new cluster has IDs of its own; keys with
-//! their revisions, leases, alarms, the cluster's version and a downgrade job stay.
+//! Restoring: what a copy of all rows says about itself, and how a new cluster starts from it, after `etcdutl snapshot
+//! restore`: members are dropped; keys with their revisions, leases, alarms, cluster version and downgrade job stay.
 
 use crate::{Fault, Member, rows};
 use engine::{Batch, Engine, Family};
 use mvcc::Extent;
 use types::{ConfState, Index, Term};
 
-/// What a copy of all rows says of itself. Show it every row.
+/// A summary of a copy of all rows. Pass every row to [`Summary::note`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// How far the key space reaches.
     pub extent: Extent,
-    /// Live keys.
+    /// The number of live keys.
     pub keys: u64,
-    /// The version that the members had agreed on; empty if they had not.
+    /// The version that the members agreed on; empty if none.
     pub cluster_version: String,
 }
 
@@ -26,7 +24,7 @@ impl Default for Summary {
 }
 
 impl Summary {
-    /// Takes note of a row.
+    /// Takes one row into account.
     pub fn note(&mut self, family: Family, key: &[u8], row: &[u8]) -> Result<(), Fault> {
         if family == Family::Latest {
             self.keys += 1;
@@ -39,10 +37,10 @@ impl Summary {
     }
 }
 
-/// Why no cluster begins on these rows.
+/// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The engine failed, or a row cannot be read.
+    /// The engine failed, or a row cannot be decoded.
     #[error(transparent)]
     Fault(#[from] Fault),
     /// The revision cannot be raised that far.
@@ -56,11 +54,9 @@ impl From<engine::Fault> for RestoreError {
     }
 }
 
-/// Makes these rows the state that a new cluster of `members` begins with: applied up to `applied`, all of them voters.
-/// With `bump` the revision is raised by so many and everything before it compacted (see [`mvcc::bump`]).
-///
-/// One batch, then a flush. For rows that no machine is open on.
-pub fn begin_anew(
+/// Turns these rows into the initial state of a new cluster of `members`, all voters, at the index `applied`, and
+/// flushes. `bump`: see [`mvcc::bump`]. Only for rows that no machine has open.
+pub fn start_new_cluster(
     engine: &dyn Engine,
     members: &[Member],
     applied: (Index, Term),

@@ -1,4 +1,4 @@
-//! What the machine keeps in the meta family, besides `mvcc/…` which is the key space's own.
+//! The machine's rows in the meta family, besides `mvcc/…`, which belongs to the key space.
 //!
 //! | key | value |
 //! | --- | --- |
@@ -26,7 +26,6 @@ const MEMBER: &[u8] = b"member/";
 const REMOVED: &[u8] = b"removed/";
 const ALARM: &[u8] = b"alarm/";
 
-/// Everything the rows say.
 #[derive(Debug, Default)]
 pub(crate) struct Stored {
     pub(crate) applied: (Index, Term),
@@ -36,7 +35,6 @@ pub(crate) struct Stored {
     pub(crate) leases: Vec<lease::Lease>,
 }
 
-/// Reads all rows.
 pub(crate) fn load(engine: &dyn Engine) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     if let Some(value) = engine.get(Family::Meta, APPLIED)? {
@@ -125,7 +123,7 @@ pub(crate) fn delete_lease(batch: &mut Batch, id: types::LeaseId) {
     batch.delete(Family::Meta, lease::row_key(id));
 }
 
-/// Takes all members out, those of the past too: for a cluster that begins anew on these rows.
+/// Removes all members, former ones included.
 pub(crate) fn forget_members(engine: &dyn Engine, batch: &mut Batch) -> Result<(), Fault> {
     for prefix in [MEMBER, REMOVED] {
         each(engine, prefix, |key, _| {
@@ -136,7 +134,6 @@ pub(crate) fn forget_members(engine: &dyn Engine, batch: &mut Batch) -> Result<(
     Ok(())
 }
 
-/// Whether this is the row of the cluster's version.
 pub(crate) fn is_cluster_version(family: Family, key: &[u8]) -> bool {
     family == Family::Meta && key == CLUSTER_VERSION
 }
@@ -165,7 +162,7 @@ fn each(
     prefix: &[u8],
     mut row: impl FnMut(&[u8], &[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    // Every prefix ends in '/': the next byte up ends the range.
+    // Every prefix ends in '/': the next byte ends the range.
     let mut end = prefix.to_vec();
     *end.last_mut().expect("prefixes are not empty") += 1;
     let mut result = Ok(());

@@ -1,24 +1,23 @@
 //! What readers see, from any thread, without waiting for the machine.
 
-use crate::kv::{self, Leases, Reading, Reads};
-use crate::{Alarms, Membership, Quota, Stop, Unread};
+use crate::kv::{self, LeaseTable, Reading, Reads};
+use crate::{Alarms, Membership, Quota, Response, Stop, Unread};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use lease::Info as LeaseInfo;
-use mvcc::{Cost, Effort, Outline, Published, Sizes, Tap, View};
+use mvcc::{ChangeFeed, Cost, Effort, Outline, Sizes, View, ViewHandle};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use types::{Index, LeaseId, Term};
 
-/// What readers see. Each part is published when the group that changed it is in the engine, the applied index last:
-/// who has waited for an index sees everything up to it.
+/// What readers see. The applied index is published last: who waits for an index sees everything up to it.
 pub struct Shared {
-    view: Published,
-    tap: Tap,
+    view: ViewHandle,
+    feed: ChangeFeed,
     membership: ArcSwap<Membership>,
     alarms: ArcSwap<Alarms>,
-    leases: Leases,
+    leases: LeaseTable,
     quota: Quota,
     applied_index: AtomicU64,
     applied_term: AtomicU64,
@@ -26,16 +25,16 @@ pub struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        view: Published,
-        tap: Tap,
+        view: ViewHandle,
+        feed: ChangeFeed,
         membership: Membership,
         alarms: Alarms,
-        leases: Leases,
+        leases: LeaseTable,
         quota: Quota,
     ) -> Self {
         Self {
             view,
-            tap,
+            feed,
             membership: ArcSwap::from_pointee(membership),
             alarms: ArcSwap::from_pointee(alarms),
             leases,
@@ -45,27 +44,27 @@ impl Shared {
         }
     }
 
-    /// The newest published state of the keys.
+    /// The newest published view of the keys.
     pub fn view(&self) -> Arc<View> {
         self.view.view()
     }
 
-    /// What is written, for whoever follows.
-    pub fn tap(&self) -> &Tap {
-        &self.tap
+    /// The feed of newest changes, for watching.
+    pub fn change_feed(&self) -> &ChangeFeed {
+        &self.feed
     }
 
-    /// Who is in the cluster.
+    /// The members of the cluster.
     pub fn membership(&self) -> Arc<Membership> {
         self.membership.load_full()
     }
 
-    /// The raised alarms.
+    /// The alarms that are raised.
     pub fn alarms(&self) -> Arc<Alarms> {
         self.alarms.load_full()
     }
 
-    /// The newest entry whose effect readers see.
+    /// The last entry whose effect readers see.
     pub fn applied_index(&self) -> Index {
         self.applied_index.load(Ordering::Acquire)
     }
@@ -75,20 +74,19 @@ impl Shared {
         self.applied_term.load(Ordering::Acquire)
     }
 
-    /// The lease, if it was granted and not revoked. May run ahead of [`Shared::applied_index`] by one group.
+    /// The lease, if it exists. May be ahead of [`Shared::applied_index`] by one group.
     pub fn lease(&self, id: LeaseId) -> Option<LeaseInfo> {
         self.leases.read().get(id).map(lease_info)
     }
 
-    /// At most so many of the keys that hang on a lease, in order, from behind this one on; `None` without the lease. What is
-    /// applied waits for whoever reads the table: who wants many takes them in pieces.
+    /// Up to `limit` keys attached to a lease, in order, after this one; `None` without the lease. Applying waits for
+    /// the table's readers: read many keys in pieces.
     pub fn lease_keys(&self, id: LeaseId, after: Option<&[u8]>, limit: usize) -> Option<Vec<Bytes>> {
         let leases = self.leases.read();
         leases.get(id).map(|lease| lease.keys_after(after).take(limit).cloned().collect())
     }
 
-    /// At most so many IDs of leases, in order, from behind this one on. What is applied waits for whoever reads the table:
-    /// who lists many does it in pieces.
+    /// Up to `limit` lease IDs after this one, in order. Applying waits for the table's readers: read in pieces.
     pub fn lease_ids(&self, after: Option<LeaseId>, limit: usize) -> Vec<LeaseId> {
         self.leases.read().ids_after(after).take(limit).collect()
     }
@@ -98,7 +96,7 @@ impl Shared {
         self.leases.read().iter().map(lease_info).collect()
     }
 
-    /// How much is stored.
+    /// The size of the key space.
     pub fn sizes(&self) -> Sizes {
         self.view.view().sizes()
     }
@@ -108,36 +106,34 @@ impl Shared {
         self.quota
     }
 
-    /// Whether a request of this cost (see [`crate::cost`]) may be proposed. etcd's check before it proposes: where it
-    /// fails, the API raises the NOSPACE alarm and refuses.
+    /// Whether a request that stores this many bytes may be proposed; else the API raises NOSPACE, as in etcd.
     pub fn has_room_for(&self, cost: u64) -> bool {
         cost == 0 || self.quota.fits(self.view.view().total_bytes(), cost)
     }
 
-    /// Answers a range from one View, whatever it takes; the header says that View's revision.
+    /// Answers a range from one view, without a budget; the header holds that view's revision.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Stop> {
         self.range_within(request, &Effort::within(Cost::MAX))
     }
 
-    /// Answers a range from one View, or ends as [`Stop::GivenUp`] where it costs more than it may.
+    /// Answers a range from one view within a budget; ends as [`Stop::GivenUp`] beyond it.
     pub fn range_within(&self, request: &RangeRequest, effort: &Effort<'_>) -> Result<RangeResponse, Stop> {
         let view = self.view.view();
         kv::range(&Reading { view: &view, effort }, request, &mut Reads::default())
     }
 
-    /// Answers a read-only transaction (see [`kv::is_read_only`]) from one View, whatever it takes.
+    /// Answers a read-only transaction (see [`kv::is_read_only`]) from one view, without a budget.
     pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Stop> {
         self.read_txn_within(request, &Effort::within(Cost::MAX))
     }
 
-    /// The same, or ends as [`Stop::GivenUp`] where it costs more than it may.
+    /// [`Shared::read_txn`] within a budget; ends as [`Stop::GivenUp`] beyond it.
     pub fn read_txn_within(&self, request: &TxnRequest, effort: &Effort<'_>) -> Result<TxnResponse, Stop> {
         let view = self.view.view();
         kv::txn(&mut Reading { view: &view, effort }, request, &mut Reads::default())
     }
 
-    /// What [`Shared::range_within`] would answer, its first rows up to `first_bytes` of them, and the View that the others
-    /// are read from.
+    /// Outlines the answer of [`Shared::range_within`]: its first rows, up to `first_bytes`, and the view of the rest.
     pub fn outline_range(
         &self,
         request: &RangeRequest,
@@ -149,24 +145,24 @@ impl Shared {
         Ok((view, outline))
     }
 
-    /// What [`Shared::read_txn_within`] would answer, without its rows; its conditions are looked at.
+    /// The answer of [`Shared::read_txn_within`] without its rows: the conditions are evaluated, the reads deferred.
     pub fn unread_txn(&self, request: &TxnRequest, effort: &Effort<'_>) -> Result<Unread, Stop> {
-        kv::unread_txn(&self.view.view(), effort, request)
+        let (answer, reads) = kv::unread_txn(&self.view.view(), effort, request)?;
+        Ok(Unread { answer: Response::Txn(answer), reads })
     }
 
-    /// Returns the space of what is gone to the file system. Blocks the caller, for seconds where there is much; neither
-    /// readers nor the machine.
+    /// Returns the space of deleted rows to the file system. Blocks the caller, perhaps for seconds, nobody else.
     pub fn defragment(&self) -> Result<(), engine::Fault> {
         let engine = self.view.view().engine();
         engine.compact()
     }
 
-    /// Every row as an applied group left it: everything that is replicated.
-    pub fn moment(&self) -> Box<engine::Moment> {
-        self.view.view().engine().moment()
+    /// All replicated rows, as one applied group left them.
+    pub fn snapshot(&self) -> Box<engine::Snapshot> {
+        self.view.view().engine().snapshot()
     }
 
-    pub(crate) fn leases_table(&self) -> &Leases {
+    pub(crate) fn leases_table(&self) -> &LeaseTable {
         &self.leases
     }
 

@@ -1,11 +1,10 @@
-//! How many keys an entry touches, before it is applied: a delete of a few bytes may remove a million, and whoever
-//! applies it must know beforehand.
+//! Counts the keys that an entry touches before it is applied: a delete of a few bytes may remove a million keys.
 //!
-//! What is counted is work that cannot wait, for what the entry does depends on it: keys compared, keys deleted, keys
-//! taken off a lease, values that are compared or kept. Reads for the answer can ([`crate::Unread`]). Of a transaction both
-//! branches are counted.
+//! Counted is the work that the entry's effect depends on: keys compared, deleted or detached from a lease, and values
+//! compared or kept, on both branches of a transaction. Reads for the answer can be deferred ([`crate::Unread`]).
 
-use crate::kv::Leases;
+use crate::command::Command;
+use crate::kv::LeaseTable;
 use bytes::Bytes;
 use mvcc::{GET_ROWS, Group};
 use proto::etcdserverpb as pb;
@@ -14,36 +13,29 @@ use proto::etcdserverpb::request_op::Request;
 use std::ops::ControlFlow;
 use types::KeyRange;
 
-/// So many bytes of a value that is read are as much work as a key.
+/// Reading this many bytes of a value counts as one key.
 const VALUE_BYTES: u64 = 4 << 10;
 
-/// Counts no further than to where there are too many.
+/// A count of touched keys, which stops at the limit.
 pub(crate) struct Touch<'a, 'g> {
     pub(crate) group: &'a Group<'g>,
-    pub(crate) leases: &'a Leases,
-    /// Keys that may still be touched.
+    pub(crate) leases: &'a LeaseTable,
     pub(crate) left: u64,
 }
 
 impl Touch<'_, '_> {
     /// What is left after a request; `None` where it touches more.
-    pub(crate) fn after(mut self, request: &pb::InternalRaftRequest) -> Option<u64> {
-        if let Some(delete) = &request.delete_range {
-            self.range(&delete.key, &delete.range_end, false)?;
-        } else if let Some(put) = &request.put {
-            self.put(put)?;
-        } else if let Some(txn) = &request.txn {
-            self.txn(txn)?;
-        } else if let Some(revoke) = &request.lease_revoke {
-            let keys = self.leases.read().get(revoke.id).map_or(0, |lease| lease.keys().len() as u64);
-            self.spend(keys)?;
+    pub(crate) fn after(mut self, command: &Command) -> Option<u64> {
+        match command {
+            Command::DeleteRange(delete) => self.range(&delete.key, &delete.range_end, false)?,
+            Command::Put(put) => self.put(put)?,
+            Command::Txn(txn) => self.txn(txn)?,
+            Command::LeaseRevoke(revoke) => {
+                let keys = self.leases.read().get(revoke.id).map_or(0, |lease| lease.keys().len() as u64);
+                self.spend(keys)?;
+            }
+            _ => {}
         }
-        Some(self.left)
-    }
-
-    /// The same of a put.
-    pub(crate) fn after_put(mut self, put: &pb::PutRequest) -> Option<u64> {
-        self.put(put)?;
         Some(self.left)
     }
 
@@ -65,7 +57,7 @@ impl Touch<'_, '_> {
         Some(())
     }
 
-    /// One that keeps the value writes it again.
+    /// A put that keeps the value reads it and writes it again.
     fn put(&mut self, put: &pb::PutRequest) -> Option<()> {
         if put.ignore_value { self.range(&put.key, &Bytes::new(), true) } else { self.spend(1) }
     }

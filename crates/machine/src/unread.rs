@@ -1,68 +1,18 @@
-//! Answers of which some rows are still to be read.
-//!
-//! An entry is applied between two ticks of a thread that all members wait for, and its answer waits in memory until its
-//! client takes it. But a transaction of a few bytes may ask for the whole store after its put. So what an entry reads
-//! for its answer is read at once only where that is little ([`crate::Limits`]). Else the moment is kept, a [`View`] that
-//! shows the writes before the read and none behind it, and whoever answers reads it then: a piece at a time, or not at
-//! all where nobody waits any more.
+//! Answers some of whose rows are still to be read. All members wait for the thread that applies, so only cheap reads
+//! are done there ([`crate::Limits`]). For the others the entry keeps a [`View`] with its earlier writes and no later
+//! ones, from which the answer's sender reads a piece at a time.
 
-use crate::{Fault, Response, Stop};
-use mvcc::{Answer, Effort, Outline, Query, View};
+use crate::kv::wire;
+use crate::{Fault, Later, Response, Stop, Unread};
+use mvcc::{Answer, Effort};
 use prost::Message as _;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::etcdserverpb::{DeleteRangeResponse, PutResponse, RangeResponse, TxnResponse};
 use std::iter::Peekable;
 use std::slice::Iter;
-use std::sync::Arc;
-
-/// An answer, and what is still to be read of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unread {
-    /// All of it but the rows of `reads`.
-    pub answer: Response,
-    /// In the order of their operations.
-    pub reads: Vec<Later>,
-}
-
-/// A read that is still to be done.
-#[derive(Clone, Debug)]
-pub struct Later {
-    /// The operation whose rows it finds: counted from 0, in the order in which they were done. Nested transactions are none
-    /// themselves.
-    pub op: usize,
-    view: Arc<View>,
-    query: Query,
-}
-
-impl PartialEq for Later {
-    fn eq(&self, other: &Self) -> bool {
-        self.op == other.op && self.query == other.query && Arc::ptr_eq(&self.view, &other.view)
-    }
-}
-
-impl Later {
-    pub(crate) fn new(op: usize, view: Arc<View>, query: Query) -> Self {
-        Self { op, view, query }
-    }
-
-    /// The moment that it reads. Where it is not whole ([`View::is_whole`]), writes of the same transaction may follow it at the
-    /// same revision: no newer View shows it.
-    pub fn view(&self) -> &Arc<View> {
-        &self.view
-    }
-
-    /// What it finds: its first rows, up to the one that brings them to `first_bytes`, and where the others are.
-    pub fn outline(&self, first_bytes: usize, effort: &Effort<'_>) -> Result<Outline, Stop> {
-        Ok(self.view.bounded(effort).outline(&self.query, first_bytes)?)
-    }
-
-    fn read(&self, effort: &Effort<'_>) -> Result<Answer, Stop> {
-        Ok(self.view.bounded(effort).range(&self.query)?)
-    }
-}
 
 impl Unread {
-    /// What it holds beside the moments, in bytes.
+    /// Memory besides the views, bytes.
     pub fn heap_len(&self) -> usize {
         let answer = match &self.answer {
             Response::Put(answer) => answer.encoded_len(),
@@ -73,7 +23,7 @@ impl Unread {
         answer + size_of_val(&self.reads[..])
     }
 
-    /// Reads all that is missing, or ends as [`Stop::GivenUp`] where that costs more than it may.
+    /// Does all deferred reads; ends as [`Stop::GivenUp`] if they exceed the budget.
     pub fn whole(&self, effort: &Effort<'_>) -> Result<Response, Stop> {
         effort.spend(self.reads.len() as u64, 0)?;
         let mut answer = self.answer.clone();
@@ -118,14 +68,14 @@ fn fill_txn(
 }
 
 fn fill_range(answer: &mut RangeResponse, found: Answer) {
-    let kvs = found.kvs.into_iter().map(crate::kv::wire).collect();
+    let kvs = found.kvs.into_iter().map(wire).collect();
     *answer = RangeResponse { header: answer.header.take(), kvs, more: found.more, count: found.count };
 }
 
 fn fill_put(answer: &mut PutResponse, found: Answer) {
-    answer.prev_kv = found.kvs.into_iter().next().map(crate::kv::wire);
+    answer.prev_kv = found.kvs.into_iter().next().map(wire);
 }
 
 fn fill_delete(answer: &mut DeleteRangeResponse, found: Answer) {
-    answer.prev_kvs = found.kvs.into_iter().map(crate::kv::wire).collect();
+    answer.prev_kvs = found.kvs.into_iter().map(wire).collect();
 }

@@ -1,48 +1,32 @@
-//! Cluster versions: just enough of semantic versioning to refuse what etcd's members panic on, and to go down by one.
+//! Cluster versions: enough to refuse what etcd's members panic on, and to downgrade by one.
 
 use std::fmt;
+use types::Version;
 
-/// The newest cluster version this member takes part in. etcd compares against its own major.minor.0.
+/// The newest cluster version that this member supports. etcd compares with its own major.minor.0.
 const OWN: Version = Version { major: 3, minor: 7, patch: 0 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version {
-    major: u64,
-    minor: u64,
-    patch: u64,
-}
-
-fn parse(text: &str) -> Option<Version> {
-    let core = text.split(['-', '+']).next()?;
-    let mut parts = core.split('.').map(|part| {
-        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        if digits { part.parse::<u64>().ok() } else { None }
-    });
-    let version = Version { major: parts.next()??, minor: parts.next()??, patch: parts.next()?? };
-    parts.next().is_none().then_some(version)
-}
-
-/// A cluster's version: what every member of it can do. The patch does not count, as in etcd.
+/// The cluster's version: what every member supports. As in etcd, the patch does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterVersion {
-    /// `3` of `3.7.0`.
+    /// `3` of `3.7.0`, the major version.
     pub major: u64,
-    /// `7` of `3.7.0`.
+    /// `7` of `3.7.0`, the minor version.
     pub minor: u64,
 }
 
 impl ClusterVersion {
-    /// Reads a version of three parts, with or without a pre-release; what follows the minor is dropped.
+    /// Parses a version of three parts, perhaps with a pre-release, and drops what follows the minor.
     pub fn parse(text: &str) -> Option<Self> {
-        parse(text).map(|Version { major, minor, .. }| Self { major, minor })
+        Version::parse(text).map(|Version { major, minor, .. }| Self { major, minor })
     }
 
-    /// Reads what a client asks to go down to: also `3.6`, as etcd's `convertToClusterVersion` does.
+    /// Parses a client's downgrade target: also `3.6`, as etcd's `convertToClusterVersion`.
     pub fn parse_target(text: &str) -> Option<Self> {
         Self::parse(text).or_else(|| Self::parse(&format!("{text}.0")))
     }
 
-    /// The only version that a cluster can go down to (etcd's `allowedDowngradeVersion`); `None` below a minor of 0.
+    /// The only version to which a cluster can be downgraded (etcd's `allowedDowngradeVersion`); `None` below minor 0.
     pub fn one_below(self) -> Option<Self> {
         Some(Self { minor: self.minor.checked_sub(1)?, ..self })
     }
@@ -53,16 +37,15 @@ impl ClusterVersion {
     }
 }
 
-/// `3.7.0`: as it is stored and proposed.
+/// `3.7.0`: the form that is stored and proposed.
 impl fmt::Display for ClusterVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.0", self.major, self.minor)
     }
 }
 
-/// Whether a cluster version may be set here; else the reason why not.
 pub(crate) fn check_cluster_version(text: &str) -> Result<(), String> {
-    match parse(text) {
+    match Version::parse(text) {
         None => Err(format!("cluster version {text:?} is no version")),
         Some(version) if version > OWN => {
             Err(format!("cluster version {text} is above this member's {}.{}", OWN.major, OWN.minor))

@@ -1,6 +1,6 @@
-//! What the key space costs by itself: put, get, list, count, open, memory, over an engine that only holds rows.
+//! The cost of the key space alone: put, get, list, count, open and memory, over an engine that only holds rows.
 //!
-//! `cargo run --release -p mvcc --example cost [keys [puts]]`; `puts`: nothing but two rounds of puts, for a profiler.
+//! `cargo run --release -p mvcc --example cost [keys [puts]]`; `puts` runs two rounds of puts only, for a profiler.
 
 #![allow(clippy::print_stdout, reason = "a report is what it is for")]
 
@@ -10,27 +10,22 @@ use mvcc::{Query, Store};
 use std::sync::Arc;
 use types::KeyRange;
 
-/// The server's allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Rows of a write batch in the design's own measurements, puts a group.
 const PUTS_A_GROUP: u64 = 130;
 
-/// Forgets what is written: the cost that is left is the key space's own.
+/// An engine that drops all writes, so that only the key space's own cost is left.
 struct Nowhere;
 
 impl Engine for Nowhere {
     fn get(&self, _: Family, _: &[u8]) -> Result<Option<Bytes>, Fault> {
         Ok(None)
     }
-    fn multi_get(&self, _: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        Ok(vec![None; keys.len()])
-    }
     fn scan(&self, _: Family, _: &[u8], _: Option<&[u8]>, _: &mut Visit<'_>) -> Result<(), Fault> {
         Ok(())
     }
-    fn moment(self: Arc<Self>) -> Box<engine::Moment> {
+    fn snapshot(self: Arc<Self>) -> Box<engine::Snapshot> {
         unreachable!("nobody copies the store here")
     }
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -49,12 +44,12 @@ fn key(number: u64) -> Bytes {
     Bytes::from(format!("/bench/{number:057}"))
 }
 
-/// A number that looks random, every one of `0..n` (a power of two) once.
+/// A permutation of `0..n` (a power of two) that looks random.
 fn shuffled(number: u64, keys: u64) -> u64 {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys.next_power_of_two() % keys
 }
 
-/// CPU time of this thread: other work on the machine does not count.
+/// CPU time of this thread, so that other work on the machine does not count.
 fn cpu_nanos() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or_default()

@@ -1,9 +1,9 @@
-//! The store checks itself: it walks every row and names what contradicts the invariants of the crate.
+//! The store's self-check: walks every row and reports each broken invariant of the crate.
 
 use crate::keyvalue::KeyValue;
-use crate::open::try_scan;
 use crate::record::{self, Record};
-use crate::row::{self, DEAD_END, DEAD_PREFIX, State, Tail, Version, broken, logical_len};
+use crate::row::{self, Counters, DEAD_END, DEAD_PREFIX, Tail, Version, broken, logical_len};
+use crate::scan::try_scan;
 use crate::store::Store;
 use bytes::Bytes;
 use engine::{Family, Fault};
@@ -12,8 +12,7 @@ use std::ops::ControlFlow;
 use types::{KeyRange, Revision};
 
 impl Store {
-    /// Every broken invariant, in words; empty = none. Reads every row and holds every revision in memory: for tests and
-    /// offline tools.
+    /// Every broken invariant, in words; empty = none. Reads every row and holds every revision in memory: for tests.
     pub fn check(&self) -> Result<Vec<String>, Fault> {
         let mut check = Check { store: self, report: Vec::new() };
         self.index.check(&mut check.report);
@@ -30,7 +29,6 @@ struct Check<'s> {
     report: Vec<String>,
 }
 
-/// A row of the history, as far as its successors are compared with it.
 struct Row {
     key: Bytes,
     tombstone: bool,
@@ -130,9 +128,9 @@ impl Check<'_> {
         self.require(!gone, || format!("the tombstone at {at:?} outlived compaction"));
     }
 
-    /// Whether compaction has looked at this row; `inclusive`: also when the row stands at the compaction's revision.
+    /// Whether compaction has processed this row; `inclusive`: also if the row is at the compaction's revision.
     fn passed(&self, at: Revision, inclusive: bool) -> bool {
-        let State { finished, target, cursor, .. } = self.store.state;
+        let Counters { finished, target, cursor, .. } = self.store.state;
         let last = i64::from(inclusive);
         at.main < finished + last || (target > finished && at < cursor && at.main < target + last)
     }
@@ -142,7 +140,7 @@ impl Check<'_> {
             (None, None) => {
                 self.require(tail.create, || format!("{at:?} has no predecessor but is no creation"));
             }
-            // A creation does not point to a tombstone before the compaction, which may still be stored.
+            // A creation has no pointer to a tombstone before the compaction, although that may still be stored.
             (None, Some((_, before))) => self.require(tail.create && before.tombstone, || {
                 format!("{at:?} does not point to its predecessor")
             }),
@@ -200,7 +198,7 @@ impl Check<'_> {
     }
 
     fn counters(&mut self) {
-        let State { revision, compact, finished, target, .. } = self.store.state;
+        let Counters { revision, compact, finished, target, .. } = self.store.state;
         let ordered = finished <= target && target <= compact && compact <= revision && revision >= 1;
         self.require(ordered, || format!("counters out of order: {:?}", self.store.state));
     }

@@ -1,10 +1,10 @@
-//! Writing: a group of transactions, one batch.
+//! The write path: a group of transactions becomes one batch.
 
 use crate::index::Index;
 use crate::query::{Answer, Query, ReadError};
 use crate::read::Reader;
-use crate::record::{self, Head, Link, Record};
-use crate::row::{self, DEAD_PREFIX, Previous, State, Tail, logical_len};
+use crate::record::{self, Head, KeyMeta, Link, Record};
+use crate::row::{self, Counters, DEAD_PREFIX, Previous, Tail, logical_len};
 use crate::store::Store;
 use crate::tally::Tally;
 use crate::view::View;
@@ -15,63 +15,44 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use types::{KeyRange, Revision};
 
-/// Rows are built in buffers of this size, in bytes: one allocation for dozens of puts.
+/// Rows are built in buffers of this size, bytes: one allocation serves dozens of puts.
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Why a revision cannot be compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompactError {
-    /// It already is.
+    /// The revision is already compacted.
     #[error("required revision has been compacted")]
     Compacted,
-    /// It is not there yet.
+    /// The revision does not exist yet.
     #[error("required revision is a future revision")]
     FutureRevision,
 }
 
-/// What is known of a live key without reading its value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyMeta {
-    /// The main revision at which the key last came into being.
-    pub create_revision: i64,
-    /// The main revision of its newest version.
-    pub mod_revision: i64,
-    /// How many times it was put since it came into being.
-    pub version: i64,
-    /// Its lease; 0 = none.
-    pub lease: i64,
-}
-
-impl KeyMeta {
-    pub(crate) fn of(head: &Head) -> Self {
-        Self {
-            create_revision: head.create,
-            mod_revision: head.newest.main,
-            version: head.version,
-            lease: head.lease,
-        }
-    }
-}
-
-/// Calls that are applied together. Later ones see earlier ones; readers see all of them or none.
+/// Transactions applied together. Later ones see earlier ones; readers see all or none.
 pub struct Group<'s> {
     store: &'s mut Store,
     batch: Batch,
     index: Index,
-    state: State,
+    state: Counters,
     tally: Tally,
-    /// The revisions compacted, ascending, and whether each is to leave a hash.
+    /// The compacted revisions, ascending, each with whether it is to leave a hash.
     compacted: Vec<(i64, bool)>,
-    /// The Revs rows written so far, ascending: the engine does not have them yet.
+    /// The Revs rows written so far, ascending: not yet in the engine.
     overlay: Vec<(Revision, Bytes)>,
-    /// Scratch for records.
     record: Vec<u8>,
-    /// Scratch for the tails of Revs rows.
     tail: Vec<u8>,
 }
 
+impl Store {
+    /// Begins a group. Dropping it without a commit undoes it.
+    pub fn begin(&mut self) -> Group<'_> {
+        Group::new(self)
+    }
+}
+
 impl<'s> Group<'s> {
-    pub(crate) fn new(store: &'s mut Store) -> Self {
+    fn new(store: &'s mut Store) -> Self {
         let (index, state, tally) = (store.index.clone(), store.state, store.tally);
         Self {
             store,
@@ -86,35 +67,33 @@ impl<'s> Group<'s> {
         }
     }
 
-    /// The newest main revision, this group's included.
+    /// The newest main revision, including this group's.
     pub fn revision(&self) -> i64 {
         self.state.revision
     }
 
-    /// The oldest revision that may be read; −1 before any compaction.
+    /// The oldest readable revision; −1 before any compaction.
     pub fn compact_revision(&self) -> i64 {
         self.state.compact
     }
 
-    /// Visits the keys of a range as they are now, deleted ones too as long as they are remembered, with the bytes of their
-    /// newest records.
+    /// Visits the keys of a range, dead ones too if not yet forgotten, with the size in bytes of each newest version.
     pub fn visit(&self, range: &KeyRange, visit: &mut dyn FnMut(u32) -> ControlFlow<()>) {
         self.index.visit(range, &[], &mut |_, record| visit(Head::of(record).size));
     }
 
-    /// Begins a transaction: all it writes has one main revision.
+    /// Begins a transaction: all its writes share one main revision.
     pub fn txn(&mut self) -> Txn<'_, 's> {
         let begin = self.state.revision;
         Txn { group: self, begin, subs: 0 }
     }
 
-    /// Makes everything before the revision unreadable, at once. [`Store::compact_step`] removes it in time.
+    /// Makes everything before the revision unreadable, at once. [`Store::compact_step`] removes it over time.
     pub fn compact(&mut self, revision: i64) -> Result<(), CompactError> {
         self.compact_to(revision, true)
     }
 
-    /// As [`Group::compact`], where an earlier process may have begun it, or more: it leaves no hash for
-    /// [`View::hash_kv`], as etcd's hashes do not outlive the process.
+    /// [`Group::compact`] during replay: it leaves no hash, since etcd's hashes do not survive a restart.
     pub fn compact_again(&mut self, revision: i64) -> Result<(), CompactError> {
         self.compact_to(revision, false)
     }
@@ -131,17 +110,17 @@ impl<'s> Group<'s> {
         Ok(())
     }
 
-    /// The batch, for rows of others; their keys in Meta do not begin with [`crate::META_PREFIX`].
+    /// The batch, for rows of other crates; their keys in Meta must not start with [`crate::META_PREFIX`].
     pub fn batch(&mut self) -> &mut Batch {
         &mut self.batch
     }
 
-    /// Writes the batch and publishes what readers see from now on.
+    /// Writes the batch and publishes the new view.
     pub fn commit(self) -> Result<Arc<View>, Fault> {
         let Self { store, batch, index, state, tally, compacted, overlay, .. } = self;
         store.tally = tally;
         let view = store.publish(batch, index, state)?;
-        store.tap.push(overlay);
+        store.feed.push(overlay);
         for (revision, hashed) in compacted {
             store.compactions.add(revision, hashed);
         }
@@ -198,7 +177,6 @@ impl<'s> Group<'s> {
         before.filter(|head| !head.dead).map(|head| KeyMeta::of(&head))
     }
 
-    /// Deletes a live key.
     fn delete(&mut self, at: Revision, key: &Bytes) -> KeyMeta {
         let kv = KeyValue { key: key.clone(), ..KeyValue::default() };
         let (size, compact) = (size_of_row(kv.encoded_len()), self.state.compact);
@@ -268,8 +246,8 @@ impl<'s> Group<'s> {
     }
 }
 
-/// Whether anything may be known of the key any more: a tombstone before the compaction is forgotten at once, whether
-/// or not compaction has passed it, so that rows do not depend on how far that is.
+/// Whether the key may be known. A tombstone before the compaction is forgotten at once, so that rows do not depend
+/// on the progress of physical compaction.
 fn is_known(head: &Head, compact: i64) -> bool {
     !head.dead || head.newest.main >= compact
 }
@@ -278,16 +256,15 @@ fn size_of_row(length: usize) -> u32 {
     u32::try_from(length).expect("a value is bounded by the request size, far below 4 GiB")
 }
 
-/// One transaction. Its writes share the main revision after the one it began at.
+/// One transaction. Its writes share the main revision after the one at its start.
 pub struct Txn<'g, 's> {
     group: &'g mut Group<'s>,
     begin: i64,
-    /// Writes so far: the next one's sub-revision.
     subs: i64,
 }
 
 impl Txn<'_, '_> {
-    /// What a header says now: the revision it began at, one more once it has written.
+    /// The revision for a response header: the one at the start, plus one after a write.
     pub fn revision(&self) -> i64 {
         self.begin + i64::from(self.subs > 0)
     }
@@ -297,34 +274,25 @@ impl Txn<'_, '_> {
         self.group.reader(self.revision(), None).range(query)
     }
 
-    /// The same, or ends as [`ReadError::GivenUp`] where it costs more than it may.
+    /// [`Txn::range`] within a budget; ends as [`ReadError::GivenUp`] beyond it.
     pub fn range_within(&self, query: &Query, effort: &Effort<'_>) -> Result<Answer, ReadError> {
         self.group.reader(self.revision(), Some(effort)).range(query)
     }
 
-    /// The key space at this point, with this transaction's writes up to here. It is read once the group is committed: the
-    /// engine does not have them before.
+    /// A view of this point, with this transaction's writes so far. Read it only once the group is committed.
     pub fn view(&self) -> View {
         let Group { store, state, index, tally, .. } = &*self.group;
-        View {
-            state: *state,
-            index: index.clone(),
-            engine: Arc::clone(&store.engine),
-            epoch: Arc::clone(&store.epoch),
-            hashes: store.compactions.hashes(),
-            tally: *tally,
-            options: store.options,
-            replaced_from: if self.subs > 0 { self.revision() } else { i64::MAX },
-        }
+        let replaced_from = if self.subs > 0 { self.revision() } else { i64::MAX };
+        View { replaced_from, ..store.view_of(index.clone(), *state, *tally) }
     }
 
-    /// What is known of a live key without reading its value.
+    /// The metadata of a live key, without reading its value.
     pub fn meta(&self, key: &[u8]) -> Option<KeyMeta> {
         let record = self.group.index.get(key).filter(|record| record::is_live(record))?;
         Some(KeyMeta::of(&Head::of(record)))
     }
 
-    /// Visits what is known of the live keys of a range, in order, without reading values.
+    /// Visits the metadata of the live keys of a range, in order, without reading values.
     pub fn metas(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8], KeyMeta) -> ControlFlow<()>) {
         self.group.index.visit(range, &[], &mut |key, record| {
             if !record::is_live(record) {
@@ -334,7 +302,7 @@ impl Txn<'_, '_> {
         });
     }
 
-    /// Puts a key; returns what was there. Reads nothing from the engine.
+    /// Puts a key; returns the metadata of the previous version. Reads nothing from the engine.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "what is stored is built from it; the caller is done with it"
@@ -347,7 +315,7 @@ impl Txn<'_, '_> {
         Ok(self.group.put(at, &key, &value, lease))
     }
 
-    /// Deletes the live keys of a range, in key order; returns them. Reads nothing from the engine.
+    /// Deletes the live keys of a range, in key order, and returns them. Reads nothing from the engine.
     pub fn delete(&mut self, range: &KeyRange) -> Result<Vec<(Bytes, KeyMeta)>, Fault> {
         self.group.tally.deletes += 1;
         let mut keys = Vec::new();
@@ -365,7 +333,7 @@ impl Txn<'_, '_> {
         Ok(deleted.collect())
     }
 
-    /// Ends the transaction; returns the revision its header says. Dropping it is the same.
+    /// Ends the transaction, as dropping it does; returns the revision for its header.
     pub fn end(self) -> i64 {
         self.revision()
     }

@@ -1,23 +1,22 @@
-//! etcd's hash of the history, bit for bit (`server/storage/mvcc/hash.go`), so that members of a mixed cluster agree.
+//! `HashKV`: etcd's hash of the history, bit for bit (`server/storage/mvcc/hash.go`), for clusters of mixed members.
 //!
-//! CRC-32C over `key` (the name of etcd's bucket), then for every row with main ≤ revision, in order, the revision's 17
-//! bytes (and `t` for a tombstone) and the marshalled `KeyValue`. Left out are
-//! * rows at or before the compacted revision that are not the newest of a key that lives at the *requested* revision,
-//!   unless no key lives then (one that was deleted and put again at this very revision does not, to etcd);
-//! * tombstones exactly at the compacted revision. (No tombstone is of a key that lives, so the first rule covers them.)
+//! CRC-32C over `key` (the name of etcd's bucket), then for every row with main ≤ revision, in order, the revision's
+//! 17 bytes (plus `t` for a tombstone) and the encoded `KeyValue`. Excluded are
+//! * rows at or before the compacted revision that are not the newest of a key alive at the *requested* revision,
+//!   unless no key is alive then (to etcd, one deleted and put again at this very revision is not);
+//! * tombstones exactly at the compacted revision, which the first rule covers: they are never of a live key.
 //!
-//! Where no key lives at the requested revision etcd hashes what its compaction has left, so its answer moves while one
-//! is under way. Ours is always what a finished compaction leaves.
+//! If no key is alive then, etcd hashes what its compaction has left so far; ours is what the finished one leaves.
 //!
-//! Before all that: a revision of which a finished compaction has left its hash ([`crate::hashing`]) is answered with
-//! that, over another part of the history and with the compaction before as the compacted revision, even once it is
-//! itself compacted (`hashStorage.HashByRev`).
+//! A hash that a finished compaction left at the revision ([`crate::hashing`]) precedes all that, even if the revision
+//! is compacted by now (`hashStorage.HashByRev`); the previous compaction is its compacted revision.
 
 use crate::keyvalue::Fields;
-use crate::query::ReadError;
+use crate::query::{HashKv, ReadError};
 use crate::read::Reader;
 use crate::row::{Tail, broken};
-use crate::view::View;
+use crate::scan::scan_while;
+use crate::view::{Bounded, View};
 use bytes::Bytes;
 use engine::{Family, Fault};
 use std::collections::HashSet;
@@ -25,22 +24,40 @@ use std::ops::ControlFlow;
 use types::{KeyRange, Revision};
 
 pub(crate) const BUCKET: &[u8] = b"key";
-/// Where the history begins.
 const FIRST: Revision = Revision::new(0, 0);
 const TOMBSTONE_MARK: &[u8] = b"t";
 
-/// A hash of the history, and what it was taken over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashKv {
-    /// The hash.
-    pub hash: u32,
-    /// The compacted revision it was taken with; −1 = none. Only hashes with equal ones compare.
-    pub compact_revision: i64,
-    /// The revision it goes up to.
-    pub hash_revision: i64,
+impl View {
+    /// etcd's hash of the history up to a revision; 0 = the current one. The stored hash, if a compaction at it
+    /// finished since the store was opened and is among the ten newest.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
+        hash_kv(self, self.reader(), revision)
+    }
+
+    /// The hash of the current history, ignoring stored hashes: a function of the applied entries, across restarts.
+    pub fn hash_now(&self) -> Result<HashKv, ReadError> {
+        hash_up_to(self, self.reader(), self.revision())
+    }
+
+    /// A hash over every stored row, like etcd's `Hash`: equal members may differ while a compaction runs.
+    pub fn hash(&self) -> Result<u32, ReadError> {
+        hash_rows(self.reader())
+    }
 }
 
-pub(crate) fn hash_kv(view: &View, reader: Reader<'_>, asked: i64) -> Result<HashKv, ReadError> {
+impl Bounded<'_> {
+    /// [`View::hash_kv`], within the budget.
+    pub fn hash_kv(self, revision: i64) -> Result<HashKv, ReadError> {
+        hash_kv(self.view(), self.reader(), revision)
+    }
+
+    /// [`View::hash`], within the budget.
+    pub fn hash(self) -> Result<u32, ReadError> {
+        hash_rows(self.reader())
+    }
+}
+
+fn hash_kv(view: &View, reader: Reader<'_>, asked: i64) -> Result<HashKv, ReadError> {
     if let Some(kept) = view.hashes.iter().find(|hash| hash.hash_revision == asked) {
         return Ok(*kept);
     }
@@ -54,7 +71,7 @@ pub(crate) fn hash_kv(view: &View, reader: Reader<'_>, asked: i64) -> Result<Has
     hash_up_to(view, reader, if asked == 0 { view.revision() } else { asked })
 }
 
-pub(crate) fn hash_up_to(view: &View, reader: Reader<'_>, revision: i64) -> Result<HashKv, ReadError> {
+fn hash_up_to(view: &View, reader: Reader<'_>, revision: i64) -> Result<HashKv, ReadError> {
     let compact = view.compact_revision();
     let keep = kept(reader, revision)?;
     let mut keep = keep.iter().copied().peekable();
@@ -71,7 +88,7 @@ pub(crate) fn hash_up_to(view: &View, reader: Reader<'_>, revision: i64) -> Resu
     Ok(HashKv { hash, compact_revision: compact, hash_revision: revision })
 }
 
-pub(crate) fn hash_rows(reader: Reader<'_>) -> Result<u32, ReadError> {
+fn hash_rows(reader: Reader<'_>) -> Result<u32, ReadError> {
     let mut hash = crc32c::crc32c(BUCKET);
     let end = Revision::new(reader.current + 1, 0);
     scan(reader, FIRST, end, &mut |at, tail, kv| {
@@ -81,7 +98,7 @@ pub(crate) fn hash_rows(reader: Reader<'_>) -> Result<u32, ReadError> {
     Ok(hash)
 }
 
-/// Which rows at or before the compaction count, ascending.
+/// The rows at or before the compaction that count, ascending.
 fn kept(reader: Reader<'_>, revision: i64) -> Result<Vec<Revision>, ReadError> {
     let compact = reader.compact;
     if compact < 0 {
@@ -106,8 +123,7 @@ fn kept(reader: Reader<'_>, revision: i64) -> Result<Vec<Revision>, ReadError> {
     Ok(kept)
 }
 
-/// The keys that the transaction at a revision deleted, whatever it did to them after. The tombstones of a revision that may
-/// be asked for are all there, while of its puts a compaction leaves only the newest.
+/// The keys deleted at a revision, whatever that transaction did later. Of a readable one all tombstones are stored.
 fn deleted_at(reader: Reader<'_>, revision: i64) -> Result<HashSet<Bytes>, ReadError> {
     let mut keys = HashSet::new();
     let (start, end) = (Revision::new(revision, 0), Revision::new(revision + 1, 0));
@@ -121,39 +137,25 @@ fn deleted_at(reader: Reader<'_>, revision: i64) -> Result<HashSet<Bytes>, ReadE
     Ok(keys)
 }
 
-/// Adds a row.
 pub(crate) fn append(hash: u32, at: Revision, tail: &Tail, kv: &[u8]) -> u32 {
     let hash = crc32c::crc32c_append(hash, &at.encode());
     let hash = if tail.tombstone { crc32c::crc32c_append(hash, TOMBSTONE_MARK) } else { hash };
     crc32c::crc32c_append(hash, kv)
 }
 
-/// How many bytes [`append`] adds.
 pub(crate) fn row_len(tail: &Tail, kv: &[u8]) -> usize {
     Revision::ENCODED_LEN + if tail.tombstone { TOMBSTONE_MARK.len() } else { 0 } + kv.len()
 }
 
 type Visit<'a> = dyn FnMut(Revision, &Tail, &[u8]) -> Result<(), Fault> + 'a;
 
-/// Visits the history from `start` to before `end`.
+/// Visits the history from `start` (inclusive) to `end` (exclusive).
 fn scan(reader: Reader<'_>, start: Revision, end: Revision, visit: &mut Visit<'_>) -> Result<(), ReadError> {
-    let (start, end, mut failed) = (start.encode(), end.encode(), None);
-    let mut step = |key: &[u8], row: &[u8]| {
+    scan_while(reader.engine, Family::Revs, &start.encode(), Some(&end.encode()), |key, row| {
         reader.spend(1, row.len())?;
         let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;
         let (kv, tail) = Tail::split(at, row).ok_or_else(|| broken("Revs", key))?;
-        Ok::<_, ReadError>(visit(at, &tail, kv)?)
-    };
-    reader.engine.scan(Family::Revs, &start, Some(&end), &mut |key, row| match step(key, row) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
+        Ok::<_, ReadError>(ControlFlow::Continue(visit(at, &tail, kv)?))
     })?;
-    match failed {
-        Some(error) => Err(error),
-        None if reader.epoch.is_expired() => Err(ReadError::Compacted),
-        None => Ok(()),
-    }
+    if reader.epoch.is_expired() { Err(ReadError::Compacted) } else { Ok(()) }
 }

@@ -1,38 +1,38 @@
-//! The hash of a compaction, which etcd takes on the way of deleting and keeps
-//! (`server/storage/mvcc/kvstore_compaction.go`, `hash.go`): over the history up to the compaction at R as the one
-//! before, at P, has left it.
+//! The hash of a compaction, which etcd computes while it deletes and then stores
+//! (`server/storage/mvcc/kvstore_compaction.go`, `hash.go`): over the history up to R, as the previous one, at P, left
+//! it.
 //!
-//! Rows in (P, R] all count. A row at or before P counts when no row in (P, R] supersedes it; tombstones there never do.
-//! (etcd leaves out nothing when compaction at R keeps no row, but it always keeps the last one of R: a live key's newest
-//! or a tombstone exactly at R. Only at R < 2 is there none, nor anything to leave out.)
+//! All rows in (P, R] count. A row at or before P counts if no row in (P, R] supersedes it; tombstones there never
+//! count. (etcd excludes nothing when the compaction keeps no row, but it keeps the last one of R, a live key's newest
+//! version or a tombstone exactly at R, unless R < 2, and then there is nothing to exclude.)
 //!
-//! Two walks in steps: over (P, R], which tells what it supersedes, then over what is before. A checksum of two parts is
-//! put together from those of the parts, so that their order does not matter.
+//! Two walks in steps: first over (P, R], which shows what is superseded, then over the rows before. The checksums of
+//! the two parts are combined, so their order does not matter.
 
-use crate::compaction::walk;
-use crate::hash::{self, HashKv};
+use crate::hash;
+use crate::query::HashKv;
 use crate::row::Tail;
+use crate::walk::walk;
 use engine::{Engine, Fault};
 use std::collections::BTreeSet;
 use types::Revision;
 
-/// A hash being taken. Nothing is removed meanwhile, and what is written is after R, so it may take its time.
+/// A hash in progress. Nothing is removed meanwhile, and new writes are after R, so there is no hurry.
 pub(crate) struct Hashing {
     previous: i64,
     revision: i64,
     cursor: Revision,
-    /// Whether the first walk, over (P, R], is done.
     changes_done: bool,
-    /// The checksum of (P, R], and of how many bytes.
+    /// The checksum of (P, R] and its length in bytes.
     changes: (u32, usize),
-    /// The rows at or before P that (P, R] supersedes and the second walk has yet to come by: as many as keys changed.
+    /// Rows at or before P that (P, R] supersedes and the second walk has not reached: one for each changed key.
     superseded: BTreeSet<Revision>,
-    /// The checksum of what counts at or before P.
+    /// The checksum of the rows that count at or before P.
     before: u32,
 }
 
 impl Hashing {
-    /// Of the compaction at `revision`, the one at `previous` being finished; −1 = it is the first.
+    /// The hash of the compaction at `revision`, after the finished one at `previous`; −1 = none before.
     pub(crate) fn new(previous: i64, revision: i64) -> Self {
         Self {
             previous,
@@ -45,7 +45,7 @@ impl Hashing {
         }
     }
 
-    /// Goes on for as many rows as the budget holds; the hash once it is taken.
+    /// Continues for as many rows as the budget allows; returns the hash once it is complete.
     pub(crate) fn step(&mut self, engine: &dyn Engine, budget: &mut usize) -> Result<Option<HashKv>, Fault> {
         let mut cursor = self.cursor;
         if !self.changes_done {

@@ -1,8 +1,8 @@
-//! A key with its value, and its bytes: `mvccpb.KeyValue`, exactly as etcd marshals it (hashes depend on it).
+//! `mvccpb.KeyValue`, encoded exactly as etcd does: hashes depend on it.
 
-use crate::varint;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
+use types::varint;
 
 const KEY: u8 = 1 << 3 | 2;
 const CREATE_REVISION: u8 = 2 << 3;
@@ -11,32 +11,32 @@ const VERSION: u8 = 4 << 3;
 const VALUE: u8 = 5 << 3 | 2;
 const LEASE: u8 = 6 << 3;
 
-/// One version of one key. A tombstone has a key and, in events, a mod revision; all else is zero.
+/// One version of a key. A tombstone has a key and, in events, a mod revision; all else is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key.
+    /// The key's bytes, as the client sent them.
     pub key: Bytes,
-    /// The value.
+    /// The value's bytes; empty for a tombstone.
     pub value: Bytes,
-    /// The main revision at which the key last came into being.
+    /// The main revision that last created the key.
     pub create_revision: i64,
     /// The main revision of this version.
     pub mod_revision: i64,
-    /// 1 for a key just created, one more with every put.
+    /// 1 for a newly created key, plus one with every put.
     pub version: i64,
     /// The lease the key is attached to; 0 = none.
     pub lease: i64,
 }
 
 impl KeyValue {
-    /// The bytes of `mvccpb.KeyValue`: fields ascending, zeros left out.
+    /// Encodes `mvccpb.KeyValue`: fields ascending, zeros omitted.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.encoded_len());
         self.encode_to(&mut out);
         out.freeze()
     }
 
-    /// Appends [`KeyValue::encode`].
+    /// Appends the bytes of [`KeyValue::encode`].
     pub fn encode_to(&self, out: &mut impl BufMut) {
         put_bytes(out, KEY, &self.key);
         put_number(out, CREATE_REVISION, self.create_revision);
@@ -46,33 +46,24 @@ impl KeyValue {
         put_number(out, LEASE, self.lease);
     }
 
-    /// The length of [`KeyValue::encode`], in bytes.
+    /// The length of [`KeyValue::encode`], bytes.
     pub fn encoded_len(&self) -> usize {
         let numbers = [self.create_revision, self.mod_revision, self.version, self.lease];
         bytes_len(&self.key) + bytes_len(&self.value) + numbers.into_iter().map(number_len).sum::<usize>()
     }
 
-    /// What it takes as an element of a repeated field with a tag of one byte, in bytes.
+    /// Its length as an element of a repeated field with a one-byte tag, bytes.
     pub fn framed_len(&self) -> usize {
         framed_len(self.encoded_len())
     }
 
-    /// Reads [`KeyValue::encode`], sharing its bytes; `None` for anything else. Unknown fields are refused: nobody
-    /// but this crate and etcd writes these rows.
+    /// The inverse of [`KeyValue::encode`], sharing its bytes; `None` if malformed or with unknown fields.
     pub fn decode(bytes: &Bytes) -> Option<Self> {
-        let fields = Fields::parse(bytes)?;
-        Some(Self {
-            key: bytes.slice(fields.key),
-            value: bytes.slice(fields.value),
-            create_revision: fields.create_revision,
-            mod_revision: fields.mod_revision,
-            version: fields.version,
-            lease: fields.lease,
-        })
+        Some(Fields::parse(bytes)?.of(bytes))
     }
 }
 
-/// A `KeyValue` as positions in its bytes: nothing is copied or counted.
+/// A `KeyValue` as positions in its encoding: nothing is copied.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) key: Range<usize>,
@@ -102,6 +93,14 @@ impl Fields {
         }
         Some(fields)
     }
+
+    /// The `KeyValue`, which shares the bytes that were parsed.
+    #[inline]
+    pub(crate) fn of(self, bytes: &Bytes) -> KeyValue {
+        let Self { key, value, create_revision, mod_revision, version, lease } = self;
+        let (key, value) = (bytes.slice(key), bytes.slice(value));
+        KeyValue { key, value, create_revision, mod_revision, version, lease }
+    }
 }
 
 fn take_range(all: &[u8], rest: &mut &[u8], length: i64) -> Option<Range<usize>> {
@@ -126,7 +125,6 @@ fn put_bytes(out: &mut impl BufMut, tag: u8, bytes: &[u8]) {
     }
 }
 
-/// [`KeyValue::framed_len`] of one that is so long.
 pub(crate) fn framed_len(length: usize) -> usize {
     1 + varint::len(length as u64) + length
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             writer (one)                                       readers (any thread, no lock)
-//! Store::begin ─▶ Group ─▶ Txn: put, delete, range               Published::view ─▶ Arc<View>: range, hash_kv, events
+//! Store::begin ─▶ Group ─▶ Txn: put, delete, range               ViewHandle::view ─▶ Arc<View>: range, events, …
 //!                   │ commit: one Batch                               │
 //!                   ▼                                                 ▼
 //!  Engine: Latest  key → newest version      (lists, in sequence)   index: key → newest revision, counts
@@ -10,30 +10,32 @@
 //!          Meta    "mvcc/…": counters, deleted keys
 //! ```
 //!
-//! A View pairs an index with the engine, which may be ahead of it. That is no harm: a row of Latest is used where its
-//! mod revision is the one the View's index names, and else the version is read from Revs, whose rows never change. An
-//! older version of a key is found by following `prev` and `jump` from the newest one: O(log versions) exact gets. A put
-//! reads nothing: what it needs of the version before is in the index.
+//! A view pairs an index with the engine, which may be ahead of it: a row of Latest is used if its mod revision is the
+//! one in the view's index; otherwise the version is read from Revs, whose rows never change. Older versions are found
+//! by following `prev` and `jump` from the newest: O(log versions) exact gets. A put reads nothing but the index.
 //!
-//! Invariants ([`Store::check`] walks the store and names every one that is broken):
-//! * The main revision grows by one with every transaction that writes, and never falls, also over a restart.
-//! * Latest holds exactly the live keys; Meta's dead rows the deleted ones whose tombstone compaction has not passed.
-//! * Revs holds, of every key, all versions after `finished`, the newest at or before it unless that is a tombstone
-//!   older than it, and nothing else.
-//! * No physical compaction removes what a View may still read: it waits until the Views from before the logical
+//! Invariants, all verified by [`Store::check`]:
+//! * The main revision grows by one with every transaction that writes, and never falls, even across restarts.
+//! * Latest holds exactly the live keys; Meta's dead rows are the deleted keys whose tombstone compaction has not
+//!   passed.
+//! * Of every key, Revs holds all versions after `finished`, the newest at or before it unless that is an older
+//!   tombstone, and nothing else.
+//! * Physical compaction removes nothing that a view may read: it waits until the views from before the logical
 //!   compaction are dropped ([`Store::expire_views`] ends the wait).
-//! * All rows are a function of the calls that wrote them: not of when compaction ran, nor of the size of its steps.
+//! * All rows are a function of the calls that wrote them, whenever compaction ran and in whatever steps.
 //!
-//! What it does not do: no wire requests, no leases beyond remembering a number, no compares, no watching (it gives
-//! history, [`View::events`], and what is new, [`Tap`]), no clock. Nothing is refused but by revision.
+//! Not here: requests of the wire, leases beyond a number, compares, watching (it provides [`View::events`] and the
+//! [`ChangeFeed`]), clocks. Only revisions are refused.
 //!
-//! Departures from docs/design: a Latest row ends with the key's index record, so that opening reads keys and not
-//! revisions; deleted keys have rows of their own for the same reason; `in_use_bytes` equals `total_bytes`, because what a
-//! pending compaction will leave is not known before it has walked.
+//! Opening reads keys and not revisions. `in_use_bytes` equals `total_bytes`: what a pending compaction will leave is
+//! not known until it has walked.
 
 mod check;
 mod compaction;
+mod compactions;
 mod effort;
+mod epoch;
+mod feed;
 mod group;
 mod hash;
 mod hashing;
@@ -47,23 +49,23 @@ mod read;
 mod record;
 mod restore;
 mod row;
+mod scan;
 mod store;
 mod tally;
-mod tap;
 mod top;
-mod varint;
 mod view;
+mod walk;
 
 pub use effort::{Cost, Effort, GET_ROWS, GivenUp};
-pub use group::{CompactError, Group, KeyMeta, Txn};
-pub use hash::HashKv;
+pub use feed::{ChangeFeed, Changes, GroupChanges};
+pub use group::{CompactError, Group, Txn};
 pub use keyvalue::KeyValue;
 pub use options::{Options, Shape};
 pub use outline::{Outline, Rows};
-pub use query::{Answer, Order, Query, ReadError, SortBy};
+pub use query::{Answer, HashKv, Order, Query, ReadError, SortBy};
+pub use record::KeyMeta;
 pub use restore::{BumpError, Extent, bump};
 pub use row::META_PREFIX;
-pub use store::{Published, Store};
+pub use store::{Store, ViewHandle};
 pub use tally::Tally;
-pub use tap::{Taken, Tap, Written};
 pub use view::{Bounded, Event, EventKind, Sizes, Usage, View};

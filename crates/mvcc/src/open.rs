@@ -1,20 +1,20 @@
-//! Opening: the index is read back from the keys' own rows, live and dead, merged in key order.
+//! Opening: rebuilds the index from the keys' own rows, live and dead, merged in key order.
 
 use crate::index::{Index, Push};
 use crate::options::Shape;
 use crate::record::{self, Record};
-use crate::row::{self, DEAD_END, DEAD_PREFIX, STATE_KEY, State, broken, corrupt};
+use crate::row::{self, Counters, DEAD_END, DEAD_PREFIX, STATE_KEY, broken, corrupt};
+use crate::scan::{scan_while, try_scan};
 use engine::{Engine, Family, Fault};
 use std::ops::ControlFlow;
 
-/// Dead keys held while the live ones are read, in keys: more are read in rounds. At 64 bytes a key, 8 MiB.
+/// Dead keys held while live ones are read; more are read in rounds. At 64 bytes a key, 8 MiB.
 const DEAD_PAGE: usize = 65_536;
 
-/// The counters and the index, as the last written batch left them.
-pub(crate) fn load(engine: &dyn Engine, shape: Shape) -> Result<(State, Index), Fault> {
+pub(crate) fn load(engine: &dyn Engine, shape: Shape) -> Result<(Counters, Index), Fault> {
     let state = match engine.get(Family::Meta, STATE_KEY)? {
-        Some(row) => State::decode(&row).ok_or_else(|| broken("Meta", STATE_KEY))?,
-        None => State::fresh(),
+        Some(row) => Counters::decode(&row).ok_or_else(|| broken("Meta", STATE_KEY))?,
+        None => Counters::fresh(),
     };
     let index = Index::build(shape, |push| {
         let mut dead = Dead::new(engine);
@@ -41,7 +41,6 @@ pub(crate) fn load(engine: &dyn Engine, shape: Shape) -> Result<(State, Index), 
     Ok((state, index))
 }
 
-/// Dead keys, read a page ahead.
 struct Dead<'a> {
     engine: &'a dyn Engine,
     page: std::collections::VecDeque<(Vec<u8>, Vec<u8>)>,
@@ -56,18 +55,14 @@ impl<'a> Dead<'a> {
 
     fn fill(&mut self) -> Result<(), Fault> {
         let (page, mut last) = (&mut self.page, i64::MAX);
-        let mut failed = None;
-        self.engine.scan(Family::Meta, &self.next, Some(DEAD_END), &mut |row_key, record| {
+        scan_while(self.engine, Family::Meta, &self.next, Some(DEAD_END), |row_key, record| {
             let mut key = Vec::new();
-            let parsed =
-                row_key.strip_prefix(DEAD_PREFIX).and_then(|escaped| row::unescape(escaped, &mut key));
-            let accepted = parsed.ok_or_else(|| broken("Meta", row_key));
-            if let Err(error) = accepted.and_then(|()| accept(row_key, record, false, &mut last)) {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
+            let escaped = row_key.strip_prefix(DEAD_PREFIX);
+            escaped.and_then(|e| row::unescape(e, &mut key)).ok_or_else(|| broken("Meta", row_key))?;
+            accept(row_key, record, false, &mut last)?;
             page.push_back((key, record.to_vec()));
-            if page.len() == DEAD_PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let is_full = page.len() == DEAD_PAGE;
+            Ok::<_, Fault>(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         self.done = self.page.len() < DEAD_PAGE;
         if let Some((key, _)) = self.page.back() {
@@ -75,7 +70,7 @@ impl<'a> Dead<'a> {
             row::escape(key, &mut self.next);
             self.next.push(0);
         }
-        failed.map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn push_before(&mut self, limit: Option<&[u8]>, push: &mut Push<'_>) -> Result<(), Fault> {
@@ -103,26 +98,4 @@ fn accept(row_key: &[u8], record: &[u8], live: bool, last: &mut i64) -> Result<(
     let Some(parsed) = parsed else { return Err(broken(if live { "Latest" } else { "Meta" }, row_key)) };
     *last = (*last).max(parsed.head.newest.main);
     Ok(())
-}
-
-/// Called with each row; an error ends the scan.
-pub(crate) type TryVisit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Fault> + 'a;
-
-/// A scan whose visitor may fail.
-pub(crate) fn try_scan(
-    engine: &dyn Engine,
-    family: Family,
-    from: &[u8],
-    to: Option<&[u8]>,
-    visit: &mut TryVisit<'_>,
-) -> Result<(), Fault> {
-    let mut failed = None;
-    engine.scan(family, from, to, &mut |key, row| match visit(key, row) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
 }

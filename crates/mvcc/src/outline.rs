@@ -1,11 +1,9 @@
 //! Long answers whose values are read only as they are sent.
 //!
-//! An outline reads the first rows of an answer, and finds everything about the others but their values: which they are,
-//! in which order, and how many bytes they will take on the wire. For a list in the order of its keys that is a walk of
-//! the index, which knows the length of every newest version; other answers remember 16 bytes a row. Then the rows are
-//! read a piece at a time, from the same View or from a newer one: a version never changes, and one that is visible at
-//! the outline's revision is there until a compaction has passed that revision.
-//!
+//! An outline holds an answer's first rows, and of the others which they are, their order, and their length on the
+//! wire. For a list in key order, one walk of the index provides that; other answers remember 16 bytes a row. The rows
+//! are then read a piece at a time, from the same view or a newer one: one visible at the outline's revision stays
+//! until a compaction passes it.
 //! ```text
 //! Query ─▶ outline ─▶ first rows, count, more, bytes    (the length prefix)
 //!                 └─▶ Rows ─▶ next ─▶ next ─▶ …         (some hundred KiB each)
@@ -18,44 +16,53 @@ use crate::query::{Answer, Hidden, Query, ReadError};
 use crate::read::{Reader, key_only};
 use crate::record::{self, Head};
 use crate::top::Found;
-use crate::view::View;
+use crate::view::{Bounded, View};
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use types::Revision;
 
-/// What a range's answer will hold.
+/// What the answer to a query will hold.
 #[derive(Debug)]
 pub struct Outline {
-    /// The first rows.
+    /// The first rows, already read.
     pub first: Vec<KeyValue>,
-    /// Those behind them.
+    /// The rows after those, still to be read.
     pub rows: Rows,
-    /// What those will take as a repeated field with a tag of one byte, in bytes.
+    /// The length of the unread rows as a repeated field with a one-byte tag, bytes.
     pub bytes: u64,
-    /// How many keys the range holds, whatever the limit and the filters.
+    /// The number of keys in the range, whatever the limit and the filters.
     pub count: i64,
-    /// Whether the limit cut keys off.
+    /// Whether the limit cut off keys.
     pub more: bool,
 }
 
 /// The rows of an answer that are still to be read, in its order.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// The revision they are read at.
     revision: i64,
     left: Left,
 }
 
 #[derive(Clone, Debug)]
 enum Left {
-    /// The first so many keys that a query finds.
+    /// The first keys that a query finds, and how many of them.
     Walk(Box<Query>, u64),
-    /// Versions at these places.
-    Places { places: Vec<Revision>, next: usize, hidden: Hidden },
+    Places {
+        places: Vec<Revision>,
+        next: usize,
+        hidden: Hidden,
+    },
+}
+
+impl Bounded<'_> {
+    /// Outlines the answer to a query: reads the first rows, up to the one that brings them to `first_bytes`.
+    pub fn outline(self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
+        self.reader().outline(query, first_bytes)
+    }
 }
 
 impl Outline {
-    /// Keeps of the first rows only those up to the one that brings them to `bytes`, to read the others again.
+    /// Keeps the first rows up to the one that brings them to `bytes`; the others will be read again.
     pub fn keep(&mut self, bytes: usize) {
         let (mut kept, mut kept_bytes) = (0, 0);
         while kept < self.first.len() && kept_bytes < bytes {
@@ -70,7 +77,7 @@ impl Outline {
         }
     }
 
-    /// Keeps none of its rows, nor where they are: only how many bytes they take. Whoever needs them finds them again.
+    /// Drops all rows and their positions, and keeps only the length. Repeat the query to get them.
     pub fn forget(&mut self) {
         self.keep(0);
         self.rows = Rows::none(self.rows.revision);
@@ -78,7 +85,7 @@ impl Outline {
 }
 
 impl Rows {
-    /// Begins so many rows earlier, at this key.
+    /// Starts this many rows earlier, at this key.
     fn go_back(&mut self, rows: usize, key: &Bytes) {
         match &mut self.left {
             Left::Walk(query, keys) => {
@@ -97,7 +104,7 @@ impl Rows {
         Self { revision, left: Left::Places { places, next: 0, hidden } }
     }
 
-    /// Whether there are none left.
+    /// Whether all rows were read.
     pub fn is_empty(&self) -> bool {
         match &self.left {
             Left::Walk(_, keys) => *keys == 0,
@@ -105,7 +112,7 @@ impl Rows {
         }
     }
 
-    /// What is remembered of the rows, in bytes.
+    /// Memory that the unread rows take, bytes.
     pub fn heap_len(&self) -> usize {
         match &self.left {
             Left::Walk(query, _) => size_of_val(&**query),
@@ -113,11 +120,8 @@ impl Rows {
         }
     }
 
-    /// Reads the next rows, up to the one that brings them to `max_bytes`; none at the end. `view` is the one that the
-    /// outline was made of, or a newer one. Where it is given up nothing has moved.
-    ///
-    /// # Errors
-    /// [`ReadError::Compacted`] where a compaction has passed the revision.
+    /// Reads the next rows, up to the one that reaches `max_bytes`; empty at the end, [`ReadError::Compacted`] if its
+    /// revision is compacted. `view` is the outline's own or a newer one. A read given up keeps the position.
     pub fn next(
         &mut self,
         view: &View,
@@ -132,7 +136,7 @@ impl Rows {
         match &mut self.left {
             Left::Walk(_, 0) => Ok(Vec::new()),
             Left::Walk(query, keys) => {
-                // Whoever counts has the count already.
+                // The count is already known.
                 (query.max_bytes, query.uncounted) = (max_bytes.max(1), true);
                 query.limit = i64::try_from(*keys).unwrap_or(i64::MAX);
                 let kvs = reader.range(query)?.kvs;
@@ -160,8 +164,7 @@ impl Rows {
 }
 
 impl Reader<'_> {
-    /// What [`Reader::range`] would answer: its first rows, up to the one that brings them to `first_bytes`, and where the
-    /// others are.
+    /// Outlines what [`Reader::range`] would answer.
     pub(crate) fn outline(&self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
         let revision = self.revision_of(query.revision)?;
         if query.count_only {
@@ -174,7 +177,7 @@ impl Reader<'_> {
                 more: false,
             });
         }
-        // Fixed, for a View that is newer.
+        // Fix the revision: a later view has a newer one.
         let query = Query { revision, max_bytes: 0, uncounted: false, ..query.clone() };
         if query.is_plain() {
             self.outline_plain(query, first_bytes)
@@ -198,13 +201,13 @@ impl Reader<'_> {
             let range = first.last().map_or(query.range.clone(), |last| query.range.after(&last.key));
             self.walk(Query { range, ..query }, limit)?
         } else {
-            self.walk_then(&query, first.len(), limit)?
+            self.walk_at_revision(&query, first.len(), limit)?
         };
         let more = count > (first.len() + keys) as i64;
         Ok(Outline { first, rows, bytes, count, more })
     }
 
-    /// At most so many rows of a plain list, of which the index knows everything.
+    /// The rows of a plain list at the current revision: the index knows everything.
     fn walk(&self, query: Query, limit: usize) -> Result<(Rows, u64, usize), ReadError> {
         let (mut keys, mut bytes, of_index) = (0, 0, query.is_of_index());
         self.visit(&query.range, &[], |key, record| {
@@ -222,8 +225,13 @@ impl Reader<'_> {
         Ok((Rows { revision, left }, bytes, keys))
     }
 
-    /// The same at an older revision, where finding a version takes reading it. The first rows are there already.
-    fn walk_then(&self, query: &Query, first: usize, limit: usize) -> Result<(Rows, u64, usize), ReadError> {
+    /// The rows of a plain list at an older revision, where finding a version means reading it.
+    fn walk_at_revision(
+        &self,
+        query: &Query,
+        first: usize,
+        limit: usize,
+    ) -> Result<(Rows, u64, usize), ReadError> {
         let (mut places, mut bytes, wanted) = (Vec::new(), 0, first.saturating_add(limit));
         self.visit(&query.range, &[], |key, record| {
             if let Some(found) = self.found_at(key, record, query.revision)? {
@@ -239,13 +247,13 @@ impl Reader<'_> {
         Ok((Rows { revision: query.revision, left }, bytes, keys))
     }
 
-    /// A sorted or filtered answer. Which rows it has takes finding all of them.
+    /// A sorted or filtered answer: all its rows must be found first.
     fn outline_found(&self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
         let (mut found, count) = if query.revision == self.current {
             let count = self.index.count(&query.range);
             (self.sorted(query, count)?, count.cast_signed())
         } else {
-            let then = self.found_then(query, query.revision, false)?;
+            let then = self.found_at_revision(query, query.revision, false)?;
             (then.found, then.count)
         };
         let limit = query.limit().unwrap_or(usize::MAX);
@@ -260,7 +268,6 @@ impl Reader<'_> {
     }
 }
 
-/// The length of a row as the answer shows it.
 fn row_len(query: &Query, found: &Found) -> usize {
     match (Hidden::of(query), &found.kv) {
         (Hidden::Nothing, _) => found.size as usize,

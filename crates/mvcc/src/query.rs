@@ -1,4 +1,4 @@
-//! Questions about the key space, and their answers: etcd's range request without its wire form.
+//! Queries and their answers: etcd's range request without its wire format.
 
 use crate::{GivenUp, KeyValue};
 use bytes::Bytes;
@@ -8,113 +8,99 @@ use types::KeyRange;
 /// What an answer is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SortBy {
-    /// The key.
+    /// By the key's bytes.
     Key,
-    /// The version.
+    /// By the key's version.
     Version,
-    /// The create revision.
+    /// By the create revision.
     Create,
-    /// The mod revision.
+    /// By the mod revision.
     Mod,
-    /// The value.
+    /// By the value's bytes.
     Value,
 }
 
-/// Which way.
+/// The direction of a sort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Smallest first.
+    /// From the smallest to the largest.
     Ascend,
-    /// Largest first.
+    /// From the largest to the smallest.
     Descend,
 }
 
+/// A hash of the history, and the range of revisions it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    /// The CRC-32C of the rows.
+    pub hash: u32,
+    /// The compacted revision at the time; −1 = none. Only hashes with the same one are comparable.
+    pub compact_revision: i64,
+    /// The last revision that it covers.
+    pub hash_revision: i64,
+}
+
 /// A read of a range of keys at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of etcd's range request, each on its own")]
 pub struct Query {
-    /// The keys asked for.
+    /// The keys asked for; every key by default.
     pub range: KeyRange,
     /// The revision to read at; 0 or less = the current one.
     pub revision: i64,
-    /// The most keys to return; 0 or less = all.
+    /// The maximum number of keys to return; 0 or less = all.
     pub limit: i64,
-    /// The order; `None` = by key.
+    /// The sort order; `None` = by key.
     pub sort: Option<(SortBy, Order)>,
-    /// Without filters, cut at the limit (and one more) before sorting: what etcd does with a sort target and no order.
+    /// Without filters, cut at the limit (plus one) before sorting: what etcd does for a sort target without an order.
     pub limit_first: bool,
-    /// Leave the values out. Then the lease is 0 too, as in etcd 3.7, which answers from its index, unless the sort is
-    /// by value.
+    /// Leave out values, and lease, as etcd 3.7 answering from its index does, unless sorting by value.
     pub keys_only: bool,
     /// Return only the count.
     pub count_only: bool,
-    /// End the answer with the key that brings it to this many bytes, with `more` where others follow; 0 = no such end.
-    /// Only where keys come in their own order and unfiltered.
+    /// End with the key that reaches this many bytes, with `more` set if others follow; 0 = no such end. Only for
+    /// unfiltered queries in key order.
     pub max_bytes: usize,
-    /// Whoever asks knows the count: where counting takes a walk it is left out, and 0.
+    /// The caller knows the count: if counting takes a walk, it is skipped and 0.
     pub uncounted: bool,
-    /// Keep keys modified at this revision or later; 0 = all.
+    /// Keep keys modified at or after this revision; 0 = all.
     pub min_mod_revision: i64,
-    /// Keep keys modified at this revision or before; 0 = all.
+    /// Keep keys modified at or before this revision; 0 = all.
     pub max_mod_revision: i64,
-    /// Keep keys created at this revision or later; 0 = all.
+    /// Keep keys created at or after this revision; 0 = all.
     pub min_create_revision: i64,
-    /// Keep keys created at this revision or before; 0 = all.
+    /// Keep keys created at or before this revision; 0 = all.
     pub max_create_revision: i64,
 }
 
-impl Default for Query {
-    fn default() -> Self {
-        Self {
-            range: KeyRange::all(),
-            revision: 0,
-            limit: 0,
-            sort: None,
-            limit_first: false,
-            keys_only: false,
-            count_only: false,
-            max_bytes: 0,
-            uncounted: false,
-            min_mod_revision: 0,
-            max_mod_revision: 0,
-            min_create_revision: 0,
-            max_create_revision: 0,
-        }
-    }
-}
-
 impl Query {
-    /// Every key of the range, at the current revision.
+    /// A query for every key of the range at the current revision.
     pub fn of(range: KeyRange) -> Self {
         Self { range, ..Self::default() }
     }
 
-    /// The most keys to return, if there is such a number.
     pub(crate) fn limit(&self) -> Option<usize> {
         usize::try_from(self.limit).ok().filter(|&limit| limit > 0)
     }
 
-    /// Whether the keys come in their own order, ascending, so that a limit ends the walk.
+    /// Whether keys come in ascending key order, so that a limit ends the walk.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.sort, None | Some((SortBy::Key, Order::Ascend))) && !self.has_filter()
     }
 
-    /// How many bytes end the answer.
     pub(crate) fn enough_bytes(&self) -> usize {
         if self.max_bytes > 0 && self.is_plain() { self.max_bytes } else { usize::MAX }
     }
 
-    /// Whether an answer shows only what the index knows.
     pub(crate) fn is_of_index(&self) -> bool {
         self.keys_only && !self.by_value()
     }
 
-    /// Whether every value is compared.
     pub(crate) fn by_value(&self) -> bool {
         matches!(self.sort, Some((SortBy::Value, _)))
     }
 
-    /// How many keys of the range, in key order, are enough to answer.
+    /// How many keys of the range, in key order, suffice to answer.
     pub(crate) fn enough(&self) -> usize {
         let cut = self.is_plain() || (self.limit_first && !self.has_filter());
         self.limit().filter(|_| cut).map_or(usize::MAX, |limit| limit.saturating_add(1))
@@ -126,7 +112,7 @@ impl Query {
             .any(|&bound| bound != 0)
     }
 
-    /// Whether a version passes the filters; a bound of 0 is none, as etcd has it.
+    /// Whether a version passes the filters; as in etcd, a bound of 0 does not filter.
     pub(crate) fn keeps(&self, create: i64, modified: i64) -> bool {
         let holds = |bound: i64, ok: bool| bound == 0 || ok;
         holds(self.min_mod_revision, modified >= self.min_mod_revision)
@@ -136,7 +122,6 @@ impl Query {
     }
 }
 
-/// What an answer leaves out of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hidden {
     Nothing,
@@ -163,31 +148,31 @@ impl Hidden {
     }
 }
 
-/// The keys found.
+/// The answer to a query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The keys, in the order asked for.
     pub kvs: Vec<KeyValue>,
-    /// How many keys the range holds at the revision, whatever the limit and the filters.
+    /// The number of keys in the range at the revision, whatever the limit and the filters.
     pub count: i64,
-    /// Whether the limit cut keys off.
+    /// Whether the limit cut off keys.
     pub more: bool,
 }
 
-/// Why a read was not answered. The first two are for the client, the third for whoever gave the read its
-/// [`crate::Effort`]; a fault is this process's end.
+/// Why a read was not answered. The first two go to the client, the third to the owner of the [`crate::Effort`]; a
+/// fault stops the process.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The revision is before the last compaction.
     #[error("required revision has been compacted")]
     Compacted,
-    /// The revision is not there yet.
+    /// The revision does not exist yet.
     #[error("required revision is a future revision")]
     FutureRevision,
-    /// Whoever asked has ended it.
+    /// The reader's budget or cancellation ended it.
     #[error(transparent)]
     GivenUp(#[from] GivenUp),
-    /// The store cannot be read.
+    /// The engine failed, or its rows are damaged.
     #[error(transparent)]
     Fault(#[from] Fault),
 }

@@ -1,31 +1,30 @@
-//! Reading: one index, one engine, one revision window; the same for Views and inside a group.
-//!
-//! Every step counts what it is about to do ([`Effort`]), where the reader has a budget: a key visited in the index or
-//! passed in a scan is a row, a row read by its key [`GET_ROWS`]; of the newest versions the index knows the bytes.
+//! Reads: one index, one engine, one revision; the same code for views and inside a group. With an [`Effort`], every
+//! step counts its cost beforehand: a key visited or a row scanned is one row, a get [`GET_ROWS`].
 
+use crate::KeyValue;
 use crate::effort::{Effort, GET_ROWS};
+use crate::epoch::Epoch;
 use crate::index::Index;
 use crate::keyvalue::Fields;
 use crate::options::Options;
 use crate::query::{Answer, Hidden, Query, ReadError};
-use crate::record::{self, Digit, Head, Record};
+use crate::record::{self, Digit, Head, KeyMeta, Record};
 use crate::row::{self, Version, broken, corrupt};
+use crate::scan::scan_while;
 use crate::top::{Found, Top};
-use crate::view::Epoch;
-use crate::{KeyMeta, KeyValue};
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, Family, Fault};
 use std::ops::ControlFlow;
 use types::{KeyRange, Revision};
 
-/// Rows fetched with exact gets rather than a scan: a seek costs as much as eight gets.
+/// Up to this many rows are fetched with gets rather than a scan: one seek costs as much as eight gets.
 const GETS_MAX: usize = 8;
-/// Values of a list share buffers of this size, in bytes: one allocation for hundreds of rows.
+/// Values of a list share buffers of this size, bytes: one allocation for hundreds of rows.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// What a key without its value takes beside its own bytes, at most: a length, and three numbers below 2^49.
+/// Upper bound for a key without its value, besides the key itself, bytes: a length, and three numbers below 2^49.
 const KEY_ONLY_BYTES: usize = 28;
 
-/// What a read needs. `overlay` holds the Revs rows of a group that is not written yet, ascending.
+/// Everything a read needs. `overlay` holds the Revs rows of an uncommitted group, ascending.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub(crate) index: &'a Index,
@@ -35,33 +34,30 @@ pub(crate) struct Reader<'a> {
     pub(crate) compact: i64,
     pub(crate) epoch: &'a Epoch,
     pub(crate) options: &'a Options,
-    /// Versions from this main revision on are read from Revs alone: Latest has a row of the same main revision where the
-    /// transaction wrote the key again, or does not have them yet.
+    /// Versions from this main revision on are read from Revs alone: either Latest lacks them, or its row of the same
+    /// revision is from a later write of the same transaction.
     pub(crate) replaced_from: i64,
-    /// What it may cost; nothing = whatever it takes.
+    /// The budget; `None` = unlimited.
     pub(crate) effort: Option<&'a Effort<'a>>,
 }
 
-/// What was found at an older revision.
-pub(crate) struct Then {
+pub(crate) struct FoundAtRevision {
     pub(crate) found: Vec<Found>,
     pub(crate) count: i64,
-    /// Whether the bytes were enough before the keys were.
+    /// Whether the bytes ended it before the keys did.
     pub(crate) is_cut: bool,
 }
 
 impl Reader<'_> {
-    /// Counts what comes next.
     pub(crate) fn spend(&self, rows: u64, bytes: usize) -> Result<(), ReadError> {
         Ok(self.effort.map_or(Ok(()), |effort| effort.spend(rows, bytes as u64))?)
     }
 
-    /// Refuses at once what will count this many rows and cannot.
+    /// Refuses at once a read that will count this many rows but may not.
     fn foresee(&self, rows: u64) -> Result<(), ReadError> {
         Ok(self.effort.map_or(Ok(()), |effort| effort.foresee(rows))?)
     }
 
-    /// The revision a query reads at, if it may.
     pub(crate) fn revision_of(&self, asked: i64) -> Result<i64, ReadError> {
         match asked {
             _ if asked > self.current => Err(ReadError::FutureRevision),
@@ -91,14 +87,14 @@ impl Reader<'_> {
         Ok(count)
     }
 
-    /// What is known of a live key without reading its value.
+    /// The metadata of a live key, without reading its value.
     pub(crate) fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {
         self.spend(1, key.len())?;
         let record = self.index.get(key).filter(|record| record::is_live(record));
         Ok(record.map(|record| KeyMeta::of(&Head::of(record))))
     }
 
-    /// Visits what is known of the live keys of a range, in order, without reading values.
+    /// Visits the metadata of the live keys of a range, in order, without reading values.
     pub(crate) fn metas(
         &self,
         range: &KeyRange,
@@ -146,11 +142,11 @@ impl Reader<'_> {
         Ok(answer)
     }
 
-    /// The first `wanted` live keys of the range, in order, or as many as come to the bytes that are enough.
+    /// The first `wanted` live keys of the range, in order, or as many as reach the query's byte limit.
     fn plain(&self, query: &Query, wanted: usize) -> Result<Vec<KeyValue>, ReadError> {
         let (range, fast_keys, enough_bytes) = (&query.range, query.is_of_index(), query.enough_bytes());
         if enough_bytes == usize::MAX {
-            // Each is visited, and each but those that the index answers is read too.
+            // Each key is visited, and read too unless the index can answer.
             self.foresee((wanted as u64).saturating_mul(if fast_keys { 1 } else { 2 }))?;
         }
         let mut kvs = Vec::with_capacity(if enough_bytes == usize::MAX { wanted } else { 0 });
@@ -190,7 +186,7 @@ impl Reader<'_> {
         Ok(kvs)
     }
 
-    /// Reads the values of neighbouring keys in one pass over Latest. Rows that are not the View's are read from Revs.
+    /// Reads the values of neighbouring keys in one pass over Latest. Rows newer than the view are read from Revs.
     fn scan_page(&self, page: &[(Bytes, Head)], kvs: &mut Vec<KeyValue>) -> Result<(), ReadError> {
         let escaped = |key: &[u8]| {
             let mut out = Vec::with_capacity(row::escaped_len(key));
@@ -202,45 +198,35 @@ impl Reader<'_> {
         end.push(0);
         let (mut wanted, mut at) = (escaped(first), 0);
         let mut buffer = BytesMut::new();
-        let mut failed = None;
-        let mut step =
-            |key: &[u8], row: &[u8], kvs: &mut Vec<KeyValue>| -> Result<ControlFlow<()>, ReadError> {
-                while at < page.len() && wanted[..] <= *key {
-                    let (user_key, head) = &page[at];
-                    let matching = wanted[..] == *key;
-                    let may_be = matching && head.newest.main < self.replaced_from;
-                    let current = if may_be { current_in(row, head.newest, &mut buffer)? } else { None };
-                    kvs.push(match current {
-                        Some(kv) => kv,
-                        None => self.value_of_row(user_key, head.newest)?,
-                    });
-                    at += 1;
-                    if let Some((next, _)) = page.get(at) {
-                        wanted.clear();
-                        row::escape(next, &mut wanted);
-                    }
-                    if matching {
-                        break;
-                    }
+        scan_while(self.engine, Family::Latest, &escaped(first), Some(&end), |key, row| {
+            while at < page.len() && wanted[..] <= *key {
+                let (user_key, head) = &page[at];
+                let matching = wanted[..] == *key;
+                let may_be = matching && head.newest.main < self.replaced_from;
+                let current = if may_be { current_in(row, head.newest, &mut buffer)? } else { None };
+                kvs.push(match current {
+                    Some(kv) => kv,
+                    None => self.value_of_row(user_key, head.newest)?,
+                });
+                at += 1;
+                if let Some((next, _)) = page.get(at) {
+                    wanted.clear();
+                    row::escape(next, &mut wanted);
                 }
-                Ok(if at == page.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            };
-        self.engine.scan(Family::Latest, &escaped(first), Some(&end), &mut |key, row| {
-            step(key, row, kvs).unwrap_or_else(|error| {
-                failed = Some(error);
-                ControlFlow::Break(())
-            })
+                if matching {
+                    break;
+                }
+            }
+            let is_over = at == page.len();
+            Ok::<_, ReadError>(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
         for (key, head) in &page[at..] {
             kvs.push(self.value_of_row(key, head.newest)?);
         }
         Ok(())
     }
 
-    /// The live keys that a sorted or filtered answer may show, of `count` in the range.
+    /// The live keys that a sorted or filtered answer may need, of `count` in the range.
     pub(crate) fn sorted(&self, query: &Query, count: u64) -> Result<Vec<Found>, ReadError> {
         let (enough, mut top) = (query.enough(), Top::new(query));
         if enough as u64 >= count && !top.ends_early() {
@@ -259,7 +245,6 @@ impl Reader<'_> {
         Ok(top.finish())
     }
 
-    /// Adds a key, with its value where values are compared.
     fn push(&self, top: &mut Top, query: &Query, mut found: Found) -> Result<(), ReadError> {
         if query.by_value() && found.kv.is_none() {
             found.kv = Some(self.value(&found.key, found.at, found.size)?);
@@ -269,22 +254,21 @@ impl Reader<'_> {
     }
 
     fn range_then(&self, query: &Query, revision: i64) -> Result<Answer, ReadError> {
-        let Then { found, count, is_cut } = self.found_then(query, revision, true)?;
+        let FoundAtRevision { found, count, is_cut } = self.found_at_revision(query, revision, true)?;
         let (kvs, more) = self.settle(query, found)?;
         let mut answer = Answer { kvs, count, more: more || is_cut };
         strip_values(query, &mut answer.kvs);
         Ok(answer)
     }
 
-    /// What a query finds at an older revision, not yet cut at the limit. Finding takes reading: the values that came with
-    /// it are kept where they are compared, or wanted.
-    pub(crate) fn found_then(
+    /// What a query finds at an older revision, before the limit. Finding reads, so values are kept if needed.
+    pub(crate) fn found_at_revision(
         &self,
         query: &Query,
         revision: i64,
         wants_values: bool,
-    ) -> Result<Then, ReadError> {
-        // Where the bytes are enough, one more key tells that there are more.
+    ) -> Result<FoundAtRevision, ReadError> {
+        // With a byte limit, one more key is needed to know whether more follow.
         let (mut top, mut count, mut bytes, mut cut) = (Top::new(query), 0, 0, usize::MAX);
         let (enough, enough_bytes) = (query.enough(), query.enough_bytes());
         self.visit(&query.range, &[], |key, record| {
@@ -310,15 +294,15 @@ impl Reader<'_> {
         let mut found = top.finish();
         let is_cut = found.len() > cut;
         found.truncate(cut);
-        Ok(Then { found, count: if query.uncounted { 0 } else { count }, is_cut })
+        Ok(FoundAtRevision { found, count: if query.uncounted { 0 } else { count }, is_cut })
     }
 
-    /// Cuts what was found, in its order, and reads the values.
+    /// Applies the limit in the answer's order, and reads the values.
     fn settle(&self, query: &Query, mut found: Vec<Found>) -> Result<(Vec<KeyValue>, bool), ReadError> {
         let limit = query.limit().unwrap_or(usize::MAX);
         let more = found.len() > limit;
         found.truncate(limit);
-        // Not collected in place: the answer would keep the room that finding took.
+        // Not collected in place: the answer would keep the memory of all that was found.
         let mut kvs = Vec::with_capacity(found.len());
         for found in found {
             kvs.push(match (found.kv, query.is_of_index()) {
@@ -330,7 +314,7 @@ impl Reader<'_> {
         Ok((kvs, more))
     }
 
-    /// Visits keys with their records, dead ones too, each of which costs a row.
+    /// Visits keys with their records, dead ones too; each costs a row.
     pub(crate) fn visit(
         &self,
         range: &KeyRange,
@@ -347,7 +331,6 @@ impl Reader<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The version of a key that the index calls the newest, `size` bytes long, wherever it is.
     fn value(&self, key: &Bytes, newest: Revision, size: u32) -> Result<KeyValue, ReadError> {
         self.spend(GET_ROWS, size as usize)?;
         if newest.main < self.replaced_from {
@@ -372,7 +355,7 @@ impl Reader<'_> {
         Ok(kv)
     }
 
-    /// The Revs row at exactly this revision, which must be there.
+    /// The Revs row at exactly this revision, which must exist.
     pub(crate) fn version(&self, at: Revision) -> Result<Version, ReadError> {
         if let Ok(found) = self.overlay.binary_search_by_key(&at, |(revision, _)| *revision) {
             return Ok(Version::parse(at, &self.overlay[found].1)?);
@@ -383,13 +366,13 @@ impl Reader<'_> {
                 self.spend(0, row.len())?;
                 Ok(Version::parse(at, &row)?)
             }
-            // Only an expired View can have lost it: compaction waits for all others.
+            // Only an expired view can have lost it: compaction waits for all others.
             None if self.epoch.is_expired() => Err(ReadError::Compacted),
             None => Err(corrupt(format!("the version at {at:?} is missing")).into()),
         }
     }
 
-    /// Whether the key lives at a revision that is not compacted; reads only where an earlier life is in question.
+    /// Whether the key is alive at a revision that is not compacted; reads only if an earlier life is in question.
     pub(crate) fn lives_at(&self, key: &[u8], record: &[u8], revision: i64) -> Result<bool, ReadError> {
         let head = Head::of(record);
         if head.newest.main <= revision {
@@ -417,7 +400,7 @@ impl Reader<'_> {
         Ok(Some(Found { key, at, create, version, size, kv: Some(kv) }))
     }
 
-    /// Where the version stands that a key had at `revision`, if it lived then.
+    /// The revision of the version that a key had at `revision`, if it was alive.
     pub(crate) fn live_revision(&self, record: &[u8], revision: i64) -> Result<Option<Revision>, ReadError> {
         let head = Head::of(record);
         if head.newest.main <= revision {
@@ -438,7 +421,7 @@ impl Reader<'_> {
         self.version_before(&Record::of(record), revision)
     }
 
-    /// The key's version at `revision`, which is before its newest: down the chain, a whole run at a step.
+    /// The key's version at `revision`, before its newest one: follows the chain, skipping a whole run a step.
     fn version_before(
         &self,
         record: &Record,
@@ -454,7 +437,7 @@ impl Reader<'_> {
                 (Some(jump), _) if jump.main > revision => jump,
                 (_, None) => return Ok(None),
                 (_, Some(previous)) if previous.revision.main > revision => previous.revision,
-                // What a creation follows is a tombstone: the key was not there.
+                // A creation follows a tombstone: the key did not exist.
                 (_, Some(_)) if tail.create => return Ok(None),
                 (_, Some(previous)) => {
                     return Ok(Some((previous.revision, self.version(previous.revision)?.key_value()?)));
@@ -464,7 +447,7 @@ impl Reader<'_> {
     }
 }
 
-/// The row's `KeyValue`, copied into the shared buffer, if it is of the revision wanted.
+#[inline]
 fn current_in(row: &[u8], newest: Revision, buffer: &mut BytesMut) -> Result<Option<KeyValue>, Fault> {
     let unreadable = || corrupt(format!("a row of Latest cannot be read: {}", row.escape_ascii()));
     let (kv, _) = row::split_latest(row).ok_or_else(unreadable)?;
@@ -477,17 +460,10 @@ fn current_in(row: &[u8], newest: Revision, buffer: &mut BytesMut) -> Result<Opt
     }
     buffer.extend_from_slice(kv);
     let bytes = buffer.split().freeze();
-    Ok(Some(KeyValue {
-        key: bytes.slice(fields.key),
-        value: bytes.slice(fields.value),
-        create_revision: fields.create_revision,
-        mod_revision: fields.mod_revision,
-        version: fields.version,
-        lease: fields.lease,
-    }))
+    Ok(Some(fields.of(&bytes)))
 }
 
-/// A key as etcd's index answers it: no value, no lease.
+/// A key as etcd's index answers it: without value and lease.
 pub(crate) fn key_only(key: Bytes, create: i64, at: Revision, version: i64) -> KeyValue {
     KeyValue { key, create_revision: create, mod_revision: at.main, version, ..KeyValue::default() }
 }

@@ -1,19 +1,16 @@
-//! What the index remembers of a key, and the chain that leads from its newest version to any older one.
+//! The index record of a key, and the chain from its newest version to any older one. On disk it is a row's tail.
 //!
 //! ```text
 //! record   flags · create · newest.main − create · [newest.sub] · version · size · [lease] · [rank · digits…]
 //! digits   the ancestors a new version's jump pointer may need, newest first, each as main, sub, rank
 //! ```
 //!
-//! Versions of a key form a list with jump pointers (E. Myers, "An applicative random-access stack", 1983). A version of
-//! rank r is the root of a run of 2^r − 1 versions, itself included. The digits are the roots that follow the newest
-//! version. Two neighbours of equal rank merge under the next version, so there are O(log versions) of them, a put
-//! computes its pointers without reading anything, and a reader skips a whole run with one pointer.
-//!
-//! The same bytes stand in the index and, as a row's tail, on disk: opening the store copies them.
+//! The versions of a key form a list with jump pointers (E. Myers, "An applicative random-access stack", 1983). A
+//! version of rank r is the root of a run of 2^r − 1 versions, itself included. The digits are the roots after the
+//! newest version. Two neighbours of equal rank merge under the next version, so there are O(log versions) digits, a
+//! put computes its pointers without reading anything, and a reader skips a whole run with one pointer.
 
-use crate::varint;
-use types::Revision;
+use types::{Revision, varint};
 
 const DEAD: u8 = 1;
 const HAS_SUB: u8 = 2;
@@ -21,53 +18,45 @@ const HAS_LEASE: u8 = 4;
 const HAS_DIGITS: u8 = 8;
 const EARLIER: u8 = 16;
 
-/// The newest version of a key. For a deleted key that is its tombstone; `create` is then of the life that ended.
+/// The newest version of a key. If deleted, that is its tombstone, and `create` belongs to the life that ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// The main revision at which the key last came into being.
     pub(crate) create: i64,
-    /// The newest version.
     pub(crate) newest: Revision,
-    /// Its version number; of a tombstone, that of the version it ended.
+    /// Its version number; for a tombstone, that of the version it deleted.
     pub(crate) version: i64,
-    /// The key's lease; 0 = none.
     pub(crate) lease: i64,
-    /// The length of the newest version's `KeyValue`, in bytes.
+    /// The length of the newest version's `KeyValue`, bytes.
     pub(crate) size: u32,
-    /// Whether the newest version is a tombstone.
     pub(crate) dead: bool,
     /// Whether the key may have lived before `create`: its first version points to a tombstone.
     pub(crate) earlier: bool,
-    /// The newest version's rank in the chain.
     pub(crate) rank: u8,
 }
 
-/// A root of the chain: skipping to it skips everything between.
+/// A root in the chain: a jump to it skips everything between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Digit {
     pub(crate) revision: Revision,
     pub(crate) rank: u8,
 }
 
-/// A key's record, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) head: Head,
     pub(crate) digits: Vec<Digit>,
 }
 
-/// Whether the key lives, from its record alone.
 pub(crate) fn is_live(record: &[u8]) -> bool {
     record.first().is_some_and(|flags| flags & DEAD == 0)
 }
 
 impl Head {
-    /// Reads a record's head. `None`: not a record.
     pub(crate) fn parse(record: &[u8]) -> Option<Self> {
         parse(record).map(|(head, _)| head)
     }
 
-    /// Reads the head of a record that the index holds.
+    /// From the index, where records are well-formed.
     pub(crate) fn of(record: &[u8]) -> Self {
         Self::parse(record).expect("the index holds only records that were encoded here or checked on open")
     }
@@ -93,7 +82,6 @@ fn take_byte(bytes: &mut &[u8]) -> Option<u8> {
 }
 
 impl Record {
-    /// Reads a record. `None`: not a record.
     pub(crate) fn parse(record: &[u8]) -> Option<Self> {
         let (head, mut rest) = parse(record)?;
         let mut digits = Vec::new();
@@ -106,7 +94,7 @@ impl Record {
         Some(Self { head, digits })
     }
 
-    /// Reads a record that the index holds.
+    /// From the index, where records are well-formed.
     pub(crate) fn of(record: &[u8]) -> Self {
         Self::parse(record).expect("the index holds only records that were encoded here or checked on open")
     }
@@ -147,24 +135,20 @@ impl Record {
     }
 }
 
-/// Where a new version stands in its key's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) rank: u8,
-    /// Where its jump pointer goes; `None` = no farther than its predecessor.
+    /// The target of its jump pointer; `None` = the same as its predecessor.
     pub(crate) jump: Option<Revision>,
-    /// The digits of the key's next record.
     pub(crate) digits: Vec<Digit>,
 }
 
 impl Link {
-    /// The first version of a chain.
     pub(crate) fn first() -> Self {
         Self { rank: 1, jump: None, digits: Vec::new() }
     }
 
-    /// The version after the record's newest. No version at or before `compacted` needs a predecessor any more: digits
-    /// beyond the first such are let go, so that the record stays short.
+    /// The version after the record's newest. Those at or before `compacted` need no predecessor: digits beyond go.
     pub(crate) fn after(record: Record, compacted: i64) -> Self {
         let newest = Digit { revision: record.head.newest, rank: record.head.rank };
         let mut digits = record.digits;
@@ -179,6 +163,30 @@ impl Link {
                 Self { rank, jump: digits.first().map(|digit| digit.revision), digits }
             }
             _ => Self { rank: 1, jump: None, digits },
+        }
+    }
+}
+
+/// The metadata of a live key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyMeta {
+    /// The main revision that last created the key.
+    pub create_revision: i64,
+    /// The main revision of its newest version.
+    pub mod_revision: i64,
+    /// The number of puts since it was created.
+    pub version: i64,
+    /// Its lease; 0 = none.
+    pub lease: i64,
+}
+
+impl KeyMeta {
+    pub(crate) fn of(head: &Head) -> Self {
+        Self {
+            create_revision: head.create,
+            mod_revision: head.newest.main,
+            version: head.version,
+            lease: head.lease,
         }
     }
 }

@@ -1,59 +1,57 @@
-//! The key space as rows alone: what a copy of them says of itself, and how it goes on elsewhere without ever giving a
-//! revision twice.
+//! The key space as plain rows: how far a copy reaches, and how to continue from it without reusing a revision.
 
-use crate::row::{STATE_KEY, State, broken};
+use crate::row::{Counters, STATE_KEY, broken};
 use engine::{Batch, Engine, Family, Fault};
 
 /// How far a copied key space reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// The newest main revision; 1 in a fresh store.
+    /// The newest main revision; 1 in an empty store.
     pub revision: i64,
-    /// The oldest revision that may be read; −1 = never compacted.
+    /// The oldest readable revision; −1 = never compacted.
     pub compact_revision: i64,
 }
 
 impl Extent {
-    /// Of a store that was never written to.
+    /// The extent of an empty store.
     pub const FRESH: Self = Self { revision: 1, compact_revision: -1 };
 
-    /// What this row says of the key space's extent; `None` for every row but one.
+    /// The extent that this row states; `None` for every row but one.
     pub fn of_row(family: Family, key: &[u8], row: &[u8]) -> Option<Result<Self, Fault>> {
         (family == Family::Meta && key == STATE_KEY).then(|| {
-            let state = State::decode(row).ok_or_else(|| broken("Meta", key))?;
+            let state = Counters::decode(row).ok_or_else(|| broken("Meta", key))?;
             Ok(Self { revision: state.revision, compact_revision: state.compact })
         })
     }
 }
 
-/// Why a key space did not go on later.
+/// Why the revision was not raised.
 #[derive(Debug, thiserror::Error)]
 pub enum BumpError {
-    /// The engine failed.
+    /// The engine failed to read or decode.
     #[error(transparent)]
     Engine(#[from] Fault),
-    /// There are no such revisions.
+    /// The new revision would exceed the maximum.
     #[error("revision {from} cannot be raised by {by}: revisions end at {}", i64::MAX)]
     TooFar {
-        /// Where the key space is.
+        /// The newest revision now.
         from: i64,
-        /// How far it was to go.
+        /// The increment asked for.
         by: u64,
     },
 }
 
-/// Raises the newest revision by `by` and makes it the compacted one, as `etcdutl snapshot restore --bump-revision
-/// --mark-compacted` does: no client that saw later revisions than these rows hold sees one of them again, and who watches
-/// from before is told so. Returns the new revision. For rows that no store is open on.
+/// Raises the newest revision by `by`, compacts there, and returns it; as `etcdutl snapshot restore --bump-revision
+/// --mark-compacted`: clients see no revision twice, and old watchers get `compacted`. Only for rows not in use.
 pub fn bump(engine: &dyn Engine, batch: &mut Batch, by: u64) -> Result<i64, BumpError> {
     let mut state = match engine.get(Family::Meta, STATE_KEY)? {
-        Some(row) => State::decode(&row).ok_or_else(|| broken("Meta", STATE_KEY))?,
-        None => State::fresh(),
+        Some(row) => Counters::decode(&row).ok_or_else(|| broken("Meta", STATE_KEY))?,
+        None => Counters::fresh(),
     };
     let from = state.revision;
     let raised = i64::try_from(by).ok().and_then(|by| from.checked_add(by)).filter(|to| *to < i64::MAX);
     state.revision = raised.ok_or(BumpError::TooFar { from, by })?;
-    // What was being removed goes on; the rest is compacted when the store is opened.
+    // A compaction under way continues; the rest happens when the store is opened.
     state.compact = state.revision;
     batch.put(Family::Meta, STATE_KEY, state.encode());
     Ok(state.revision)

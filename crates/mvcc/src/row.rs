@@ -1,27 +1,25 @@
-//! The rows on disk, byte by byte. docs/mvcc-format.md is the same in prose.
+//! The rows on disk, byte by byte. docs/mvcc-format.md says the same in prose.
 //!
 //! ```text
 //! Latest  escape(key)              → KeyValue · record · u16 length of the record
 //! Meta    "mvcc/dead/" escape(key) → record                    a deleted key that compaction has not passed yet
 //! Revs    main _ sub (17 bytes)    → KeyValue · tail · u8 length of the tail
-//! Meta    "mvcc/state"             → State
+//! Meta    "mvcc/state"             → Counters
 //! ```
 
 use crate::keyvalue::KeyValue;
-use crate::varint;
 use bytes::{BufMut, Bytes};
 use engine::Fault;
-use types::Revision;
+use types::{Revision, varint};
 
-/// Every Meta row of this crate starts with this; nobody else's may.
+/// The prefix of every Meta row of this crate; reserved for it.
 pub const META_PREFIX: &[u8] = b"mvcc/";
 pub(crate) const STATE_KEY: &[u8] = b"mvcc/state";
 pub(crate) const DEAD_PREFIX: &[u8] = b"mvcc/dead/";
 /// The first key after all dead rows.
 pub(crate) const DEAD_END: &[u8] = b"mvcc/dead0";
 
-/// Appends the key so that byte order is kept and no escaped key is a prefix of another: 00 becomes 00 FF, and the end
-/// is marked 00 01.
+/// Appends the key in an order-preserving form, none a prefix of another: 00 becomes 00 FF, the end is 00 01.
 pub(crate) fn escape(key: &[u8], out: &mut impl BufMut) {
     if key.contains(&0) {
         for part in key.split_inclusive(|&byte| byte == 0) {
@@ -36,13 +34,12 @@ pub(crate) fn escape(key: &[u8], out: &mut impl BufMut) {
     out.put_slice(&[0, 1]);
 }
 
-/// The length of [`escape`], in bytes.
 pub(crate) fn escaped_len(key: &[u8]) -> usize {
     let zeros = if key.contains(&0) { key.iter().map(|&byte| usize::from(byte == 0)).sum() } else { 0 };
     key.len() + zeros + 2
 }
 
-/// Reads [`escape`] into `out`; `None` for anything else.
+/// Decodes [`escape`] into `out`; `None` if malformed.
 pub(crate) fn unescape(mut escaped: &[u8], out: &mut Vec<u8>) -> Option<()> {
     out.clear();
     loop {
@@ -57,13 +54,11 @@ pub(crate) fn unescape(mut escaped: &[u8], out: &mut Vec<u8>) -> Option<()> {
     }
 }
 
-/// Splits a Latest row into its `KeyValue` and its record.
 pub(crate) fn split_latest(row: &[u8]) -> Option<(&[u8], &[u8])> {
     let (rest, length) = row.split_last_chunk::<2>()?;
     rest.split_at_checked(rest.len().checked_sub(usize::from(u16::from_le_bytes(*length)))?)
 }
 
-/// Ends a Latest row: the record, then its length.
 pub(crate) fn put_latest_tail(record: &[u8], out: &mut impl BufMut) {
     let length = u16::try_from(record.len()).expect("a record has at most 64 digits of 21 bytes");
     out.put_slice(record);
@@ -75,24 +70,21 @@ const CREATE: u8 = 2;
 const HAS_PREVIOUS: u8 = 4;
 const HAS_JUMP: u8 = 8;
 
-/// What a Revs row says besides its `KeyValue`.
+/// What a Revs row holds besides its `KeyValue`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tail {
-    /// The key was deleted here.
     pub(crate) tombstone: bool,
-    /// The key came into being here: its predecessor, if there is one, is a tombstone.
+    /// The key was created here: its predecessor, if any, is a tombstone.
     pub(crate) create: bool,
-    /// The key's version before this one.
     pub(crate) previous: Option<Previous>,
     /// An older version of the key, many versions back.
     pub(crate) jump: Option<Revision>,
 }
 
-/// A pointer to the version before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Previous {
     pub(crate) revision: Revision,
-    /// The length of its `KeyValue`, so that compaction can account for it without reading it.
+    /// The length of its `KeyValue`, so that compaction can subtract it without reading it.
     pub(crate) size: u32,
 }
 
@@ -119,7 +111,7 @@ impl Tail {
         );
     }
 
-    /// Splits the row at `at` into its `KeyValue` and its tail.
+    /// Splits the row at `at` into `KeyValue` and tail.
     pub(crate) fn split(at: Revision, row: &[u8]) -> Option<(&[u8], Self)> {
         let (&length, rest) = row.split_last()?;
         let (kv, mut tail) = rest.split_at_checked(rest.len().checked_sub(usize::from(length))?)?;
@@ -148,7 +140,6 @@ fn take_pointer(from: Revision, tail: &mut &[u8]) -> Option<Revision> {
     Some(Revision::new(main, varint::take_i64(tail)?))
 }
 
-/// A Revs row, read.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     pub(crate) kv: Bytes,
@@ -166,33 +157,30 @@ impl Version {
     }
 }
 
-/// What etcd's backend would hold of this version, in bytes: the revision (marked for a tombstone), the value and a
-/// leaf element of bbolt's page.
+/// The size in etcd's backend, bytes: the revision (marked for a tombstone), the value, a leaf element of bbolt's page.
 pub(crate) fn logical_len(kv_len: usize, tombstone: bool) -> i64 {
     const LEAF_ELEMENT: usize = 16;
     (Revision::ENCODED_LEN + usize::from(tombstone) + kv_len + LEAF_ELEMENT) as i64
 }
 
-/// The store's counters, written with every change of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct State {
-    /// The newest main revision.
+pub(crate) struct Counters {
     pub(crate) revision: i64,
-    /// What clients may not read before; −1 = never compacted. etcd's scheduledCompactRev.
+    /// The oldest readable revision (etcd's scheduledCompactRev); −1 = never compacted.
     pub(crate) compact: i64,
-    /// What compaction has removed the history before. etcd's finishedCompactRev.
+    /// History before it is physically removed (etcd's finishedCompactRev).
     pub(crate) finished: i64,
-    /// What the compaction under way goes to; equal to `finished` when none is.
+    /// The target of the compaction in progress; equal to `finished` if none is.
     pub(crate) target: i64,
-    /// The next row it looks at.
+    /// The next row that the compaction will visit.
     pub(crate) cursor: Revision,
-    /// The rows of Revs, as [`logical_len`] counts them.
+    /// The size of all Revs rows, by [`logical_len`].
     pub(crate) bytes: i64,
 }
 
 const STATE_FORMAT: u8 = 1;
 
-impl State {
+impl Counters {
     pub(crate) const fn fresh() -> Self {
         Self { revision: 1, compact: -1, finished: -1, target: -1, cursor: Revision::new(0, 0), bytes: 0 }
     }
@@ -220,12 +208,11 @@ impl State {
     }
 }
 
-/// The fault of a row that is not what this crate writes.
+/// The fault for a row that this crate cannot have written.
 pub(crate) fn broken(family: &str, key: &[u8]) -> Fault {
     corrupt(format!("a row of {family} cannot be read: {}", key.escape_ascii()))
 }
 
-/// The fault of rows that contradict each other.
 pub(crate) fn corrupt(what: String) -> Fault {
     Fault { context: "reading the key space", source: what.into() }
 }
@@ -265,7 +252,7 @@ mod tests {
             if unescape(&bytes, &mut back).is_some() {
                 prop_assert_eq!(escaped(&back), bytes.clone());
             }
-            let _ = (Tail::split(Revision::new(5, 0), &bytes), split_latest(&bytes), State::decode(&bytes));
+            let _ = (Tail::split(Revision::new(5, 0), &bytes), split_latest(&bytes), Counters::decode(&bytes));
         }
     }
 
@@ -286,8 +273,8 @@ mod tests {
 
     #[test]
     fn the_state_comes_back() {
-        let state = State { revision: 9, bytes: 77, cursor: Revision::new(4, 2), ..State::fresh() };
-        assert_eq!(State::decode(&state.encode()), Some(state));
-        assert_eq!(State::decode(&[STATE_FORMAT; 9]), None);
+        let state = Counters { revision: 9, bytes: 77, cursor: Revision::new(4, 2), ..Counters::fresh() };
+        assert_eq!(Counters::decode(&state.encode()), Some(state));
+        assert_eq!(Counters::decode(&[STATE_FORMAT; 9]), None);
     }
 }

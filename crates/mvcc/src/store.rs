@@ -1,48 +1,48 @@
-//! The store: what the one writer holds between groups, and what it publishes to readers.
+//! The store: the writer's state between groups, and what it publishes to readers.
 
-use crate::compaction::Compactions;
-use crate::group::Group;
+use crate::compactions::Compactions;
+use crate::epoch::Epoch;
+use crate::feed::ChangeFeed;
 use crate::index::Index;
 use crate::options::Options;
-use crate::row::{STATE_KEY, State};
+use crate::row::{Counters, STATE_KEY};
 use crate::tally::Tally;
-use crate::tap::Tap;
-use crate::view::{Epoch, View};
+use crate::view::View;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use engine::{Batch, Engine, Family, Fault};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-/// The readers' door: clone it into every thread.
+/// A reader's handle on the newest view; clone it for each thread.
 #[derive(Clone)]
-pub struct Published(Arc<ArcSwap<View>>);
+pub struct ViewHandle(Arc<ArcSwap<View>>);
 
-impl Published {
-    /// The newest View.
+impl ViewHandle {
+    /// The newest published view.
     pub fn view(&self) -> Arc<View> {
         self.0.load_full()
     }
 }
 
-impl fmt::Debug for Published {
+impl fmt::Debug for ViewHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Published").field(&self.0.load().state).finish()
+        f.debug_tuple("ViewHandle").field(&self.0.load().state).finish()
     }
 }
 
-/// The key space. One writer holds it; readers hold [`Published`] or a [`View`].
+/// The key space. One writer owns it; readers hold a [`ViewHandle`] or a [`View`].
 pub struct Store {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) index: Index,
-    pub(crate) state: State,
-    pub(crate) published: Published,
+    pub(crate) state: Counters,
+    pub(crate) handle: ViewHandle,
     pub(crate) epoch: Arc<Epoch>,
-    /// Epochs before the current one that some View may still be in, oldest first. One for each logical compaction.
+    /// Earlier epochs that a view may still hold, oldest first: one for each logical compaction.
     pub(crate) past: Vec<Weak<Epoch>>,
     pub(crate) compactions: Compactions,
     pub(crate) tally: Tally,
-    pub(crate) tap: Tap,
+    pub(crate) feed: ChangeFeed,
     /// Where rows are built. It outlives groups, so that small ones share a buffer.
     pub(crate) buffer: BytesMut,
     pub(crate) options: Options,
@@ -55,14 +55,13 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the key space that the engine holds, empty or not. Reads every key once, and no history.
-    ///
-    /// An unfinished compaction goes on with [`Store::compact_step`].
+    /// Opens the key space in the engine, empty or not: reads every key once, and no history. [`Store::compact_step`]
+    /// continues an unfinished compaction.
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, Fault> {
         Self::open_with(engine, Options::default())
     }
 
-    /// The same with limits of its own.
+    /// [`Store::open`] with other limits.
     pub fn open_with(engine: Arc<dyn Engine>, options: Options) -> Result<Self, Fault> {
         let (state, index) = crate::open::load(&*engine, options.shape)?;
         let epoch = Epoch::new(state.compact);
@@ -77,46 +76,54 @@ impl Store {
             options,
             replaced_from: i64::MAX,
         };
-        let published = Published(Arc::new(ArcSwap::from_pointee(view)));
-        let (past, tap, buffer) = (Vec::new(), Tap::new(options.tap_bytes), BytesMut::new());
+        let handle = ViewHandle(Arc::new(ArcSwap::from_pointee(view)));
+        let (past, feed, buffer) = (Vec::new(), ChangeFeed::new(options.feed_bytes), BytesMut::new());
         let tally = Tally::default();
-        Ok(Self { engine, index, state, published, epoch, past, compactions, tally, tap, buffer, options })
+        Ok(Self { engine, index, state, handle, epoch, past, compactions, tally, feed, buffer, options })
     }
 
-    /// The newest published View.
+    /// The newest published view.
     pub fn view(&self) -> Arc<View> {
-        self.published.view()
+        self.handle.view()
     }
 
-    /// The readers' door.
-    pub fn published(&self) -> Published {
-        self.published.clone()
+    /// A handle for readers of the newest view.
+    pub fn view_handle(&self) -> ViewHandle {
+        self.handle.clone()
     }
 
-    /// What is written, for whoever follows.
-    pub fn tap(&self) -> Tap {
-        self.tap.clone()
+    /// The feed of newest changes, for watching.
+    pub fn change_feed(&self) -> ChangeFeed {
+        self.feed.clone()
     }
 
-    /// Begins a group: calls that are applied together. Dropping it uncommitted undoes it.
-    pub fn begin(&mut self) -> Group<'_> {
-        Group::new(self)
-    }
-
-    /// Ends the wait for Views from before the newest logical compaction: they answer `Compacted` from now on wherever
-    /// they need what compaction removes. For whoever has a clock, when such a View is held for too long.
+    /// Expires the views from before the newest compaction, for callers with a clock: they answer `Compacted` from now
+    /// on if they need a removed version.
     pub fn expire_views(&mut self) {
         for epoch in self.past.drain(..).filter_map(|epoch| epoch.upgrade()) {
             epoch.expire();
         }
     }
 
-    /// Writes the batch and makes index and state what readers see.
+    /// A view of an index and counters, with everything else as it is now.
+    pub(crate) fn view_of(&self, index: Index, state: Counters, tally: Tally) -> View {
+        View {
+            state,
+            index,
+            engine: self.engine.clone(),
+            epoch: self.epoch.clone(),
+            hashes: self.compactions.hashes(),
+            tally,
+            options: self.options,
+            replaced_from: i64::MAX,
+        }
+    }
+
     pub(crate) fn publish(
         &mut self,
         mut batch: Batch,
         index: Index,
-        state: State,
+        state: Counters,
     ) -> Result<Arc<View>, Fault> {
         if state != self.state {
             batch.put(Family::Meta, STATE_KEY, state.encode());
@@ -131,17 +138,8 @@ impl Store {
         }
         self.index = index.clone();
         self.state = state;
-        let view = Arc::new(View {
-            state,
-            index,
-            engine: self.engine.clone(),
-            epoch: self.epoch.clone(),
-            hashes: self.compactions.hashes(),
-            tally: self.tally,
-            options: self.options,
-            replaced_from: i64::MAX,
-        });
-        self.published.0.store(view.clone());
+        let view = Arc::new(self.view_of(index, state, self.tally));
+        self.handle.0.store(view.clone());
         Ok(view)
     }
 }

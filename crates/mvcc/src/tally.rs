@@ -1,14 +1,14 @@
-//! What was done since the store was opened: numbers for whoever watches a process, not part of the state.
+//! Counters of this process, for metrics; not part of the replicated state.
 
-/// Counts since the store was opened. They travel with each View, so that reading them costs the writer nothing.
+/// Counts since the store was opened. They travel with each view, so that reading them costs the writer nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Keys put, those in transactions included.
+    /// Keys put, including those in transactions.
     pub puts: u64,
     /// Bytes of their keys and values.
     pub put_bytes: u64,
-    /// Calls that delete, whether or not there was something.
+    /// Delete calls, whether or not they deleted anything.
     pub deletes: u64,
-    /// Rows of the history that compaction removed.
+    /// Rows of history removed by compaction.
     pub compacted_rows: u64,
 }

@@ -1,4 +1,4 @@
-//! The first keys of a sorted answer: only as many are held as the answer may need, however long the range is.
+//! The first keys of a sorted answer: holds only as many as the answer may need, however long the range is.
 
 use crate::KeyValue;
 use crate::query::{Order, Query, SortBy};
@@ -7,18 +7,18 @@ use bytes::Bytes;
 use std::cmp::Ordering;
 use types::Revision;
 
-/// Keys beyond the wanted ones that may gather before they are sorted out: sorting is rare, and what is held short.
+/// Keys held beyond the wanted ones before they are sorted: bounds both memory and the number of sorts.
 const GATHERED_MIN: usize = 64;
 
-/// A version that a query found, before its value is read.
+/// A version found by a query, its value not read yet.
 pub(crate) struct Found {
     pub(crate) key: Bytes,
     pub(crate) at: Revision,
     pub(crate) create: i64,
     pub(crate) version: i64,
-    /// The length of its `KeyValue`, in bytes.
+    /// The length of its `KeyValue`, bytes.
     pub(crate) size: u32,
-    /// The version itself where finding it took reading it.
+    /// The version itself, if finding it meant reading it.
     pub(crate) kv: Option<KeyValue>,
 }
 
@@ -39,14 +39,14 @@ impl Found {
     }
 }
 
-/// Takes keys in their own order and keeps the first ones of the order that was asked for. Ties stay in key order.
+/// Receives keys in key order and keeps the first ones of the order asked for. Ties stay in key order.
 pub(crate) struct Top {
     by: SortBy,
     order: Order,
-    /// One more than the limit, which tells that there are more.
+    /// The limit plus one, which tells whether there are more.
     wanted: usize,
     found: Vec<Found>,
-    /// What a later key has to be before, by number, once as many as are wanted were found that are.
+    /// The worst number among the wanted ones, once there are enough: a later key must beat it.
     bar: Option<i64>,
 }
 
@@ -57,22 +57,20 @@ impl Top {
         Self { by, order, wanted, found: Vec::new(), bar: None }
     }
 
-    /// How many are held.
     pub(crate) fn len(&self) -> usize {
         self.found.len()
     }
 
-    /// Whether the walk may be over before the range is: keys come in the order asked for, and not all are wanted.
+    /// Whether the walk may end before the range does: keys come in the order asked for, and not all are wanted.
     pub(crate) fn ends_early(&self) -> bool {
         (self.by, self.order) == (SortBy::Key, Order::Ascend) && self.wanted < usize::MAX
     }
 
-    /// Whether no later key can matter.
     pub(crate) fn is_full(&self) -> bool {
         self.ends_early() && self.found.len() >= self.wanted
     }
 
-    /// Whether the newest version of a later key may still matter, by what the index says of it.
+    /// Whether the newest version of a later key may still matter, judging by its index record.
     pub(crate) fn admits(&self, head: &Head) -> bool {
         let Some(bar) = self.bar else { return true };
         let number = match self.by {
@@ -94,7 +92,6 @@ impl Top {
         }
     }
 
-    /// The wanted keys, in order.
     pub(crate) fn finish(mut self) -> Vec<Found> {
         self.cut();
         self.found

@@ -1,92 +1,72 @@
-//! A View: the key space as one applied group left it, for any thread, for as long as it is held.
+//! A view: the key space as of one applied group, readable from any thread for as long as it is held.
 
+use crate::epoch::Epoch;
 use crate::index::Index;
 use crate::options::Options;
-use crate::outline::Outline;
-use crate::query::{Answer, Query, ReadError};
+use crate::query::{Answer, HashKv, Query, ReadError};
 use crate::read::Reader;
-use crate::record::{self, Head};
-use crate::row::{State, Version, broken, corrupt};
+use crate::record::{self, Head, KeyMeta};
+use crate::row::{Counters, Version, broken, corrupt};
+use crate::scan::scan_while;
 use crate::tally::Tally;
-use crate::{Effort, HashKv, KeyMeta, KeyValue, hash};
+use crate::{Effort, KeyValue};
 use bytes::Bytes;
 use engine::{Engine, Family};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use types::{KeyRange, Revision};
 
-/// What an empty backend of etcd takes on disk, in bytes: five pages.
+/// The size of etcd's empty backend on disk, bytes: five pages.
 const BASE_BYTES: i64 = 20 * 1024;
 
-/// The time between two logical compactions. Every View belongs to one, and keeps it from being compacted away.
-#[derive(Debug)]
-pub(crate) struct Epoch {
-    pub(crate) compact: i64,
-    expired: AtomicBool,
-}
-
-impl Epoch {
-    pub(crate) fn new(compact: i64) -> Arc<Self> {
-        Arc::new(Self { compact, expired: AtomicBool::new(false) })
-    }
-
-    pub(crate) fn is_expired(&self) -> bool {
-        self.expired.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn expire(&self) {
-        self.expired.store(true, Ordering::Release);
-    }
-}
-
-/// How much the key space holds.
+/// The size of the key space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// etcd's dbSize: 20 KiB, and what its backend would hold of every version not yet removed. Falls with compaction.
+    /// etcd's dbSize: 20 KiB plus what its backend would hold of every version not yet removed. Compaction lowers it.
     pub total_bytes: i64,
-    /// etcd's dbSizeInUse. The same here: nothing that is removed leaves a hole.
+    /// etcd's dbSizeInUse. The same number here: removals leave no holes.
     pub in_use_bytes: i64,
-    /// Live keys.
+    /// The number of live keys.
     pub keys: i64,
 }
 
 /// What happened to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// It was put, having not been there.
+    /// A put of a key that did not exist.
     Create,
-    /// It was put again.
+    /// A put of a key that existed.
     Modify,
-    /// It was deleted.
+    /// A deletion of the key.
     Delete,
 }
 
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Where in the history.
+    /// The revision of the change.
     pub at: Revision,
-    /// What happened.
+    /// What happened to the key.
     pub kind: EventKind,
-    /// The key as it is after; of a deleted one only key and mod revision.
+    /// The key after the change; if deleted, only key and mod revision are set.
     pub kv: KeyValue,
-    /// The version before, unless the key was created: for [`View::version`].
+    /// The previous version, unless the key was created: for [`View::version`].
     pub previous: Option<Revision>,
 }
 
-/// The key space at one moment. Cheap to share; reads take no lock. While it lives, no version it can read is removed.
+/// The key space at one revision. Cheap to share; reads take no lock. While it is held, no version it can read is
+/// removed.
+#[derive(Clone)]
 pub struct View {
-    pub(crate) state: State,
+    pub(crate) state: Counters,
     pub(crate) index: Index,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) epoch: Arc<Epoch>,
-    /// What the newest compactions have left, oldest first.
+    /// Hashes of the newest compactions, oldest first.
     pub(crate) hashes: Arc<Vec<HashKv>>,
     pub(crate) tally: Tally,
     pub(crate) options: Options,
-    /// See [`Reader::replaced_from`].
     pub(crate) replaced_from: i64,
 }
 
@@ -96,17 +76,17 @@ impl fmt::Debug for View {
     }
 }
 
-/// What lies in a range now.
+/// The usage of a range at the newest revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Live keys.
+    /// The number of live keys.
     pub keys: i64,
-    /// Bytes of their newest records, as `KeyValue`s.
+    /// Bytes of their newest versions, as `KeyValue`s.
     pub bytes: i64,
 }
 
 impl View {
-    /// Whether newer Views show all that this one does, at its revision: it is not of the middle of a transaction.
+    /// Whether newer views can read everything that this one can, at its revision: false within a transaction.
     pub fn is_whole(&self) -> bool {
         self.replaced_from == i64::MAX
     }
@@ -124,74 +104,55 @@ impl View {
         usage
     }
 
-    /// What was done up to this View since the store was opened.
+    /// The counters as of this view, since the store was opened.
     pub fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// The newest main revision; 1 in a fresh store.
+    /// The newest main revision; 1 in an empty store.
     pub fn revision(&self) -> i64 {
         self.state.revision
     }
 
-    /// The oldest revision that may be read; −1 before any compaction.
+    /// The oldest readable revision; −1 before any compaction.
     pub fn compact_revision(&self) -> i64 {
         self.state.compact
     }
 
-    /// The revision that compaction has finished removing history before; −1 = none yet.
+    /// The revision before which compaction has removed the history; −1 = none yet.
     pub fn compaction_done(&self) -> i64 {
         self.state.finished
     }
 
-    /// Answers a query.
+    /// Answers a query, without a budget.
     pub fn range(&self, query: &Query) -> Result<Answer, ReadError> {
         self.reader().range(query)
     }
 
-    /// The same reads, as long as they cost no more than they may.
+    /// This view's reads within a budget.
     pub fn bounded<'a>(&'a self, effort: &'a Effort<'a>) -> Bounded<'a> {
         Bounded { view: self, effort }
     }
 
-    /// etcd's hash of the history up to a revision; 0 = the current one. Where a compaction at the revision was finished
-    /// since the store was opened, and is among the ten newest, it is the hash that left: of the history before it.
-    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
-        hash::hash_kv(self, self.reader(), revision)
-    }
-
-    /// The hash of the history up to the current revision, whatever hashes compactions have left: a function of what was
-    /// applied, also over a restart.
-    pub fn hash_now(&self) -> Result<HashKv, ReadError> {
-        hash::hash_up_to(self, self.reader(), self.revision())
-    }
-
-    /// A hash over every row of the history that is stored, compacted or not: equal members may differ while a
-    /// compaction is under way, as in etcd's `Hash`, which is for tests.
-    pub fn hash(&self) -> Result<u32, ReadError> {
-        hash::hash_rows(self.reader())
-    }
-
-    /// [`Sizes::total_bytes`] alone: counts nothing.
+    /// [`Sizes::total_bytes`] alone, without counting keys.
     pub fn total_bytes(&self) -> i64 {
         BASE_BYTES + self.state.bytes
     }
 
-    /// How much the key space holds.
+    /// The size of the key space, which includes a count of its keys.
     pub fn sizes(&self) -> Sizes {
         let total_bytes = self.total_bytes();
         let keys = self.index.count(&KeyRange::all()).cast_signed();
         Sizes { total_bytes, in_use_bytes: total_bytes, keys }
     }
 
-    /// What the index takes in memory, in bytes. Walks it: for reports and tests.
+    /// Memory of the index, bytes. Walks it: for reports and tests.
     pub fn index_bytes(&self) -> usize {
         self.index.heap_len()
     }
 
-    /// Visits what happened from one main revision to another, both inclusive, in order, until the visitor breaks.
-    ///
-    /// etcd lets a watch begin at the compacted revision itself, so that revision may be asked for; it may be incomplete.
+    /// Visits the changes between two main revisions, both inclusive, in order, until the visitor breaks. The compacted
+    /// one may be asked for, since etcd lets a watch begin there; it may be incomplete.
     pub fn events(
         &self,
         from: i64,
@@ -202,40 +163,23 @@ impl View {
             return Err(ReadError::Compacted);
         }
         let (start, end) = (Revision::new(from.max(0), 0), Revision::new(to.min(self.state.revision) + 1, 0));
-        let mut failed = None;
-        self.engine.scan(Family::Revs, &start.encode(), Some(&end.encode()), &mut |key, row| {
-            event_of(key, row).map_or_else(
-                |error| {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                },
-                &mut *visit,
-            )
+        scan_while(&*self.engine, Family::Revs, &start.encode(), Some(&end.encode()), |key, row| {
+            event_of(key, row).map(&mut *visit)
         })?;
-        match failed {
-            Some(error) => Err(error),
-            None if self.epoch.is_expired() => Err(ReadError::Compacted),
-            None => Ok(()),
-        }
+        if self.epoch.is_expired() { Err(ReadError::Compacted) } else { Ok(()) }
     }
 
-    /// This View, read as far back as an older one that is held still: what was compacted since is not removed as long as
-    /// one of them lives.
+    /// This view, readable back to where an older one, still held, reaches: that keeps what was compacted since.
     #[must_use]
     pub fn as_far_back_as(&self, older: &View) -> Self {
         Self {
-            state: State { compact: older.state.compact.min(self.state.compact), ..self.state },
-            index: self.index.clone(),
-            engine: Arc::clone(&self.engine),
+            state: Counters { compact: older.state.compact.min(self.state.compact), ..self.state },
             epoch: Arc::clone(&older.epoch),
-            hashes: Arc::clone(&self.hashes),
-            tally: self.tally,
-            options: self.options,
-            replaced_from: self.replaced_from,
+            ..self.clone()
         }
     }
 
-    /// The version made at exactly this point, which an event named; `Compacted` when it may be gone.
+    /// The version made at exactly this revision, as named by an event; `Compacted` if it may be gone.
     pub fn version(&self, at: Revision) -> Result<KeyValue, ReadError> {
         match self.engine.get(Family::Revs, &at.encode())? {
             Some(row) => Ok(Version::parse(at, &row)?.key_value()?),
@@ -244,20 +188,18 @@ impl View {
         }
     }
 
-    /// Where the rows are: for whoever copies all of them or gives space back. It may be ahead of this View, which such
-    /// long work must not hold: compaction would wait for it.
+    /// The engine, perhaps ahead of this view. Do not hold the view while copying all rows: compaction would wait.
     pub fn engine(&self) -> Arc<dyn Engine> {
         Arc::clone(&self.engine)
     }
 
-    /// The version that a key had right before a main revision at which it changed, as etcd shows it with an event:
-    /// `previous` is what the event at `at` named. `None` where the key was not there then, or where that is compacted.
+    /// The version before the event at `at`, which names it as `previous`; `None` if there was none or it is compacted.
     pub fn before(&self, at: Revision, previous: Revision) -> Result<Option<KeyValue>, ReadError> {
         if at.main - 1 < self.state.compact {
             return Ok(None);
         }
         let mut found = Some(previous);
-        // One transaction may put and delete a key more than once: what it found is what counts.
+        // One transaction may put and delete a key repeatedly: the version from before it counts.
         while let Some(revision) = found {
             let version = match self.reader().version(revision) {
                 Ok(version) => version,
@@ -267,8 +209,7 @@ impl View {
             if revision.main < at.main {
                 return Ok((!version.tail.tombstone).then_some(version.key_value()?));
             }
-            // What a creation follows is a tombstone, which compaction may have taken: it leads on only where this revision
-            // made it.
+            // Before a creation comes a tombstone, which compaction may have removed: follow it only in this revision.
             let leads_on = |known: &Revision| !version.tail.create || known.main == at.main;
             found = version.tail.previous.map(|known| known.revision).filter(leads_on);
         }
@@ -290,7 +231,7 @@ impl View {
     }
 }
 
-/// Reads of a View that end, as [`crate::ReadError::GivenUp`], where their [`Effort`] does.
+/// A view's reads within a [`Effort`], beyond which they end as [`crate::ReadError::GivenUp`].
 #[derive(Clone, Copy, Debug)]
 pub struct Bounded<'a> {
     view: &'a View,
@@ -298,23 +239,17 @@ pub struct Bounded<'a> {
 }
 
 impl Bounded<'_> {
-    /// Answers a query.
+    /// Answers a query within the budget.
     pub fn range(self, query: &Query) -> Result<Answer, ReadError> {
         self.reader().range(query)
     }
 
-    /// What a query's answer will hold. Its first rows are read, up to the one that brings them to `first_bytes`; the
-    /// others are read later, by [`crate::Rows::next`].
-    pub fn outline(self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
-        self.reader().outline(query, first_bytes)
-    }
-
-    /// What is known of a live key without reading its value.
+    /// The metadata of a live key, without reading its value.
     pub fn meta(self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError> {
         self.reader().meta(key)
     }
 
-    /// Visits what is known of the live keys of a range, in order, without reading values.
+    /// Visits the metadata of the live keys of a range, in order, without reading values.
     pub fn metas(
         self,
         range: &KeyRange,
@@ -323,17 +258,11 @@ impl Bounded<'_> {
         self.reader().metas(range, visit)
     }
 
-    /// See [`View::hash_kv`].
-    pub fn hash_kv(self, revision: i64) -> Result<HashKv, ReadError> {
-        hash::hash_kv(self.view, self.reader(), revision)
+    pub(crate) fn view(&self) -> &View {
+        self.view
     }
 
-    /// See [`View::hash`].
-    pub fn hash(self) -> Result<u32, ReadError> {
-        hash::hash_rows(self.reader())
-    }
-
-    fn reader(&self) -> Reader<'_> {
+    pub(crate) fn reader(&self) -> Reader<'_> {
         Reader { effort: Some(self.effort), ..self.view.reader() }
     }
 }
@@ -343,7 +272,6 @@ fn event_of(key: &[u8], row: &[u8]) -> Result<Event, ReadError> {
     event(at, &Bytes::copy_from_slice(row))
 }
 
-/// What a row of the history tells.
 pub(crate) fn event(at: Revision, row: &Bytes) -> Result<Event, ReadError> {
     let version = Version::parse(at, row)?;
     let mut kv = version.key_value()?;
@@ -354,7 +282,7 @@ pub(crate) fn event(at: Revision, row: &Bytes) -> Result<Event, ReadError> {
         (false, false) => EventKind::Modify,
     };
     kv.mod_revision = at.main;
-    // A put of a key that its own transaction created, however often it put it since, has nothing before it to etcd.
+    // To etcd, every put by the transaction that created the key is a creation, without a previous version.
     let is_new = tail.create || (!tail.tombstone && kv.create_revision == at.main);
     let previous = tail.previous.filter(|_| !is_new).map(|previous| previous.revision);
     Ok(Event { at, kind, kv, previous })

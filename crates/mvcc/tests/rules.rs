@@ -1,4 +1,4 @@
-//! Single rules of etcd's key space, each by name; figures are from stock etcd 3.7.3 where they are etcd's.
+//! Single rules of etcd's key space, by name; etcd's figures were taken from stock etcd 3.7.3.
 
 use bytes::Bytes;
 use engine::{Batch, Engine, Family, Fault, MemoryEngine, Visit};
@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use types::KeyRange;
 
-/// Counts what is asked of the engine.
 #[derive(Default)]
 struct Counting {
     rows: MemoryEngine,
@@ -26,9 +25,6 @@ impl Engine for Counting {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.rows.get(family, key)
     }
-    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        keys.iter().map(|key| self.get(family, key)).collect()
-    }
     fn scan(
         &self,
         family: Family,
@@ -39,7 +35,7 @@ impl Engine for Counting {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.rows.scan(family, from, to, visit)
     }
-    fn moment(self: Arc<Self>) -> Box<engine::Moment> {
+    fn snapshot(self: Arc<Self>) -> Box<engine::Snapshot> {
         unreachable!("nobody copies the store here")
     }
     fn write(&self, batch: Batch) -> Result<(), Fault> {
@@ -53,7 +49,7 @@ impl Engine for Counting {
     }
 }
 
-/// One write of a transaction: a put with a lease, or a delete of a range in the wire's form.
+/// One write of a transaction: a put with a lease, or a delete of a range in wire form.
 enum Write<'a> {
     Put(&'a str, &'a str, i64),
     Delete(&'a str, &'a str),
@@ -136,7 +132,7 @@ fn hashes_are_those_of_stock_etcd() {
     assert!(matches!(store.view().hash_kv(6), Err(ReadError::Compacted)));
     compact(&mut store, 8);
     write(&mut store, &[Delete("\0", "\0")]);
-    // No key lives: etcd hashes what compaction has left.
+    // No key is alive: etcd hashes what compaction left.
     check_hash(&store, 0, 2_784_616_547, 8, 10);
     check_hash(&store, 9, 3_660_060_697, 8, 9);
 }
@@ -145,7 +141,7 @@ fn hashes_are_those_of_stock_etcd() {
 fn a_finished_compaction_leaves_its_hash_as_in_stock_etcd() {
     let mut store = memory();
     compact(&mut store, 0);
-    // The hash left at revision 0 answers who asks for the current one.
+    // The hash stored for revision 0 answers requests for the current one.
     put(&mut store, "a", "1");
     check_hash(&store, 0, 1_084_519_789, -1, 0);
     compact(&mut store, 2);
@@ -165,7 +161,7 @@ fn a_finished_compaction_leaves_its_hash_as_in_stock_etcd() {
     check_hash(&store, 8, 873_739_342, 7, 8);
     check_hash(&store, 9, 3_660_060_697, 8, 9);
     write(&mut store, &[Delete("\0", "\0")]);
-    // Nothing is kept but the tombstones at the compaction itself.
+    // Only the tombstones at the compaction itself are kept.
     compact(&mut store, 10);
     check_hash(&store, 10, 784_310_517, 8, 10);
     for number in 0..8 {
@@ -221,7 +217,7 @@ fn compactions_in_a_row_leave_a_hash_each_however_small_the_steps() {
     }
 }
 
-/// The queue of compactions has an end, and what lies beyond it is compacted all the same.
+/// Compactions beyond the limit of the queue are still done.
 #[test]
 fn compactions_beyond_those_that_may_wait_are_done_as_one_without_a_hash() {
     const WAITING: i64 = 100;
@@ -239,7 +235,7 @@ fn compactions_beyond_those_that_may_wait_are_done_as_one_without_a_hash() {
     while store.compact_step(1_000).expect("memory") {}
     let view = store.view();
     assert_eq!(view.compaction_done(), last);
-    // One place in the queue is theirs who have no room of their own.
+    // One place in the queue holds all the merged ones.
     let hashed = first + WAITING - 2;
     assert_eq!(view.hash_kv(hashed).expect("it is left").compact_revision, hashed - 1);
     for without in hashed + 1..last {
@@ -399,17 +395,17 @@ fn a_group_that_is_dropped_leaves_no_trace() {
 
 #[test]
 fn what_is_too_much_for_the_tap_is_dropped_and_said() {
-    let options = Options { tap_bytes: 100, ..Options::default() };
+    let options = Options { feed_bytes: 100, ..Options::default() };
     let mut store = Store::open_with(Arc::new(MemoryEngine::new()), options).expect("an empty engine opens");
-    let tap = store.tap();
-    tap.open();
+    let feed = store.change_feed();
+    feed.open();
     put(&mut store, "a", "1"); // revision 2
-    let taken = tap.take();
-    assert_eq!((taken.dropped, taken.written.len()), (None, 1));
+    let taken = feed.take();
+    assert_eq!((taken.dropped, taken.groups.len()), (None, 1));
     put(&mut store, "b", &"v".repeat(60));
-    put(&mut store, "c", &"v".repeat(60)); // revision 4: both are more than may wait
+    put(&mut store, "c", &"v".repeat(60)); // revision 4: both exceed the limit
     put(&mut store, "d", "1");
-    let taken = tap.take();
-    assert_eq!((taken.dropped, taken.written.len()), (Some(4), 1));
-    assert_eq!((taken.written[0].first(), taken.written[0].last()), (5, 5));
+    let taken = feed.take();
+    assert_eq!((taken.dropped, taken.groups.len()), (Some(4), 1));
+    assert_eq!((taken.groups[0].first(), taken.groups[0].last()), (5, 5));
 }

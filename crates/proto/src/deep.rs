@@ -1,10 +1,7 @@
-//! Transactions nested deeper than prost decodes.
-//!
-//! prost stops at 100 messages inside each other, which is 50 transactions. etcd takes transactions nested as deep as
-//! their budget of operations goes, 127 levels by default, and writes them to its log, where every member must read
-//! them. prost without its limit is no way out: what a client or a peer nests, unknown groups for one, would overflow
-//! the stack. So what prost refuses is read once more here: the nesting of transactions by this module, down to
-//! [`LEVELS_MAX`], and everything in them by prost, within its own limit.
+//! Decodes transactions nested deeper than prost allows: 100 messages, which is 50 transactions. etcd accepts nesting
+//! as deep as the operations limit (127 levels by default), and every member must decode it from the log. Without
+//! prost's limit, hostile nesting (unknown groups, say) would overflow the stack. So a message that prost refuses is
+//! decoded again here, down to [`LEVELS_MAX`]; prost decodes all but the nested transactions.
 
 use crate::etcdserverpb::request_op::Request;
 use crate::etcdserverpb::{InternalRaftRequest, RequestOp, TxnRequest};
@@ -12,28 +9,27 @@ use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint};
 use prost::{DecodeError, Message};
 
-/// Transactions inside each other, the outermost included. Decoding them, checking, executing, encoding and dropping
-/// them all recurse: 1,000 levels stay within half of a thread's 2 MiB of stack (tests here, in `api` and in `machine`
-/// see to that). etcd reads 5,000 levels, as many as Go's protobuf does, but accepts no more than `--max-txn-ops`.
+/// Levels of nested transactions, the outermost included. All work on them recurses; 1,000 fit in half of a thread's
+/// 2 MiB stack (tested). etcd decodes 5,000, Go protobuf's limit, but accepts no more than `--max-txn-ops`.
 pub const LEVELS_MAX: usize = 1_000;
 
 const LENGTH_DELIMITED: WireType = WireType::LengthDelimited;
 
-/// Why a message cannot be read.
+/// Why a message cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is none.
+    /// It is not a valid protobuf message.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A message inside it ends beyond its end.
+    /// A nested message ends beyond its parent.
     #[error("a nested message is cut off")]
     CutOff,
-    /// It has more than [`LEVELS_MAX`] levels.
+    /// More than [`LEVELS_MAX`] levels of transactions.
     #[error("transactions are nested deeper than {LEVELS_MAX} levels")]
     TooDeep,
 }
 
-/// Decodes a client's transaction.
+/// Decodes a client's transaction request.
 pub fn txn(data: Bytes) -> Result<TxnRequest, Error> {
     TxnRequest::decode(data.clone()).or_else(|_| {
         let mut txn = TxnRequest::default();
@@ -42,7 +38,7 @@ pub fn txn(data: Bytes) -> Result<TxnRequest, Error> {
     })
 }
 
-/// Decodes a request of the log.
+/// Decodes a request from the log.
 pub fn request(data: Bytes) -> Result<InternalRaftRequest, Error> {
     InternalRaftRequest::decode(data.clone()).or_else(|_| {
         let mut request = InternalRaftRequest::default();
@@ -64,8 +60,7 @@ fn merge_request(request: &mut InternalRaftRequest, mut data: Bytes) -> Result<(
     Ok(())
 }
 
-/// What a field says twice is merged, as in every protobuf message: lists grow. What is decoded is built where it
-/// stays, and prost's part is kept out of line: that makes the recursion's frames small.
+/// Repeated fields are merged, as protobuf requires. prost's part is out of line, for small stack frames.
 fn merge_txn(txn: &mut TxnRequest, mut data: Bytes, levels: usize) -> Result<(), Error> {
     let levels = levels.checked_sub(1).ok_or(Error::TooDeep)?;
     while data.has_remaining() {
@@ -83,7 +78,7 @@ fn merge_txn(txn: &mut TxnRequest, mut data: Bytes, levels: usize) -> Result<(),
     Ok(())
 }
 
-/// An operation said twice is merged; of different ones the last counts.
+/// A repeated operation is merged; among different kinds the last wins.
 fn merge_op(op: &mut RequestOp, mut data: Bytes, levels: usize) -> Result<(), Error> {
     while data.has_remaining() {
         match decode_key(&mut data)? {
@@ -113,7 +108,6 @@ fn merge_field(message: &mut impl Message, tag: u32, kind: WireType, data: &mut 
     Ok(message.merge_field(tag, kind, data, DecodeContext::default())?)
 }
 
-/// Cuts a length-delimited message off the front.
 fn cut(data: &mut Bytes) -> Result<Bytes, Error> {
     let length = usize::try_from(decode_varint(data)?).unwrap_or(usize::MAX);
     if length > data.len() {
@@ -127,7 +121,7 @@ mod tests {
     use super::*;
     use crate::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestHeader};
 
-    /// Half of what a thread has unless told otherwise.
+    /// Half of a thread's default stack.
     const STACK_BYTES: usize = 1 << 20;
 
     fn bytes(message: &impl Message) -> Bytes {
@@ -138,7 +132,7 @@ mod tests {
         RequestOp { request: Some(request) }
     }
 
-    /// As many levels, with something of every kind on each.
+    /// Nested transactions with every kind of operation on each level.
     fn nested(levels: usize) -> TxnRequest {
         let put = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
         let range = RangeRequest { key: "k".into(), limit: 3, ..Default::default() };
@@ -167,7 +161,7 @@ mod tests {
             merge_txn(&mut read, bytes(&txn), LEVELS_MAX).expect("a transaction");
             assert_eq!(read, txn);
         }
-        // Fields said twice: a transaction in two parts, another kind of operation before them, an unknown field.
+        // Repeated fields: a transaction in two parts, preceded by another kind of operation and an unknown field.
         let part = |levels| bytes(&op(Request::RequestTxn(nested(levels))));
         let range = bytes(&op(Request::RequestRange(RangeRequest::default())));
         let data: Bytes = [&range[..], &part(2), &part(3), b"\x9a\x06\x01x"].concat().into();
@@ -214,7 +208,7 @@ mod tests {
         });
         let deep = bytes(&nested(200));
         assert_eq!(txn(deep.slice(..deep.len() - 1)), Err(Error::CutOff));
-        // 1,000 unknown groups inside each other are beyond prost, wherever they stand.
+        // 1,000 nested unknown groups exceed prost's limit, wherever they appear.
         let groups = [[0x9b, 0x06].repeat(1_000), [0x9c, 0x06].repeat(1_000)].concat();
         let data = [&deep[..], &groups].concat();
         assert!(matches!(txn(data.into()), Err(Error::Decode(_))));

@@ -1,24 +1,22 @@
-//! # The words on the wire
+//! # The messages on the wire
 //!
-//! Every message that a client, a peer or the disk hands us, as Rust types. The
-//! sources are the `.proto` files in `proto/` at the repository root: our own text,
-//! with the packages, names and numbers of etcd 3.7, so that an etcd member, an etcd
-//! client and an etcd data directory all understand what we write. One module here is
-//! one protobuf package, and `build.rs` at the root makes them.
+//! Every message of clients, peers and the disk as a Rust type, generated from the `.proto` files in `proto/` at the
+//! repository root: our own text with the packages, names and field numbers of etcd 3.7. A module is a package.
 //!
-//! Two things decide whether bytes come out equal to etcd's:
+//! Two rules decide whether our bytes equal etcd's:
+//! * The client API and the log's requests are proto3: zero values are absent, and fields are written in ascending
+//!   order. [`mvccpb::KeyValue`] is hashed across members in that encoding.
+//! * [`raftpb`], [`walpb`], [`snappb`] and [`etcdserverpb::Metadata`] are proto2: a field is written when it is
+//!   `Some`, zero or not. Read an absent field as zero (prost's accessors do) and set exactly what etcd sets.
 //!
-//! * The client API and the log's requests are proto3: zero values are absent and
-//!   fields go out in ascending order. [`mvccpb::KeyValue`] is hashed across members in
-//!   that encoding.
-//! * [`raftpb`], [`walpb`], [`snappb`] and [`etcdserverpb::Metadata`] are proto2: a
-//!   field is written when it is `Some`, zero or not. Read an absent field as zero
-//!   (prost's accessors do), and set exactly what etcd sets.
-//!
-//! `bytes` fields are [`bytes::Bytes`], so a decoded value shares its frame's memory. Transactions are decoded by
-//! [`deep`], which reads them as deep as etcd nests them.
+//! `bytes` fields are [`bytes::Bytes`], so a decoded value shares the memory of its frame. [`deep`] decodes
+//! transactions; [`grpc`] has what surrounds a message.
 
 pub mod deep;
+mod errors;
+pub mod grpc;
+
+pub use errors::EtcdError;
 
 macro_rules! package {
     ($(#[$doc:meta])* $name:ident) => {
@@ -59,11 +57,11 @@ package!(
     leasepb
 );
 package!(
-    /// The lock service.
+    /// The lock service of etcd's concurrency API.
     v3lockpb
 );
 package!(
-    /// The election service.
+    /// The election service of etcd's concurrency API.
     v3electionpb
 );
 package!(
@@ -79,7 +77,7 @@ package!(
     snappb
 );
 
-/// All packages as an encoded `google.protobuf.FileDescriptorSet`.
+/// Every package, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
-//! What a put costs in the node: CPU of the whole process, and the parts of it that are not the node's (log and machine
+//! The cost of a put in the node: CPU of the whole process, and the share that is not the node's own (log and machine
 //! alone, on the same entries). On memory disks, so nothing waits. Usage: `put_cost [clients] [puts]`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a measurement")]
 
 use engine::{Engine, MemoryEngine};
-use machine::{Machine, Member, Membership, Settings};
-use prost::Message as _;
+use machine::{Command, Machine, Member, Membership, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Options, Outbound, bootstrap};
 use std::sync::Arc;
-use types::{Entry, EntryKind, HardState, MemberId};
+use types::{Entry, EntryKind, HardState};
 use wal::{MemDisk, Wal};
 
 struct Nowhere;
@@ -19,7 +18,7 @@ impl Outbound for Nowhere {
     fn members_changed(&self, _membership: Arc<Membership>) {}
 }
 
-/// CPU time of this process's threads, user and system, in nanoseconds.
+/// CPU time of this process, user and system, nanoseconds.
 fn cpu() -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let all: u64 = tasks
@@ -33,18 +32,17 @@ fn own_nanos(schedstat: &str) -> u64 {
     schedstat.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-fn put(i: usize) -> pb::InternalRaftRequest {
-    let put = pb::PutRequest {
+fn put(i: usize) -> pb::PutRequest {
+    pb::PutRequest {
         key: format!("key-{:08}", i % 100_000).into(),
         value: vec![b'x'; 256].into(),
         ..Default::default()
-    };
-    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+    }
 }
 
 fn machine() -> (Machine, Arc<dyn Engine>) {
     let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
-    let settings = Settings { quota_bytes: -1, ..Settings::new(MemberId(1), 2) };
+    let settings = Settings { quota_bytes: -1, ..Settings::new(1, 2) };
     (Machine::open(Arc::clone(&engine), settings).unwrap(), engine)
 }
 
@@ -63,9 +61,7 @@ fn parts(clients: usize, puts: usize) -> f64 {
     machine.apply(&entries).unwrap();
     let entries: Vec<Entry> = (0..puts)
         .map(|i| {
-            let mut request = put(i);
-            request.header = Some(pb::RequestHeader { id: 1 << 48 | i as u64, ..Default::default() });
-            let data = request.encode_to_vec().into();
+            let data = Command::from(put(i)).encode(1 << 48 | i as u64);
             Entry { term: 2, index: 2 + i as u64, kind: EntryKind::Normal, data }
         })
         .collect();

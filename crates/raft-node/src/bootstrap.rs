@@ -1,7 +1,5 @@
-//! The beginning of a cluster: identities and the first entries, exactly as etcd makes them.
-//!
-//! Every member of a fresh cluster writes the same first entries for itself, without talking to the others; raft then
-//! matches them by index and term alone. So their order and count must be exact, and mixed clusters start with etcd.
+//! Bootstrap of a cluster: identities and first entries, exactly as etcd makes them. Every member writes the same ones
+//! by itself, and raft matches them by index and term alone: order and number must be exact, also for mixed clusters.
 
 use bytes::Bytes;
 use machine::Member;
@@ -9,12 +7,10 @@ use prost::Message as _;
 use proto::etcdserverpb::Metadata;
 use proto::{raftpb, walpb};
 use sha1::{Digest as _, Sha1};
-use std::fmt::Write as _;
 use types::{Entry, EntryKind, HardState};
 
-/// A member's ID (etcd `membership.NewMember`): SHA-1 over its peer URLs, sorted and joined without separator, the
-/// cluster's token, and for members added later the time of it in seconds, as decimal digits. An added member's token is
-/// empty. URLs must be normalised already.
+/// A member's ID (etcd `membership.NewMember`): SHA-1 over its normalised peer URLs, sorted and joined, then the token
+/// (empty for members added later), then for those the time in seconds, in decimal.
 pub fn member_id(peer_urls: &[String], token: &str, unix_seconds: Option<u64>) -> u64 {
     let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -45,20 +41,19 @@ fn first_8_bytes(hash: Sha1) -> u64 {
     u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 digest has 20 bytes"))
 }
 
-/// What stands at the head of every file of the log: whose it is.
+/// The metadata at the head of every log segment: the owner's identities.
 pub fn metadata(member: u64, cluster: u64) -> Vec<u8> {
     Metadata { node_id: Some(member), cluster_id: Some(cluster) }.encode_to_vec()
 }
 
-/// Reads [`metadata`] back, as (member, cluster); `None` for anything else.
+/// Decodes [`metadata`] into (member, cluster); `None` if malformed.
 pub fn read_metadata(bytes: &[u8]) -> Option<(u64, u64)> {
     let metadata = Metadata::decode(bytes).ok()?;
     Some((metadata.node_id?, metadata.cluster_id?))
 }
 
-/// The log of a fresh cluster, before any election: one committed addition for each member, by ascending ID, at term 1.
-///
-/// A member's context carries only ID, peer URLs and name, in this order: client URLs are published later.
+/// The initial log of a new cluster, before any election: one committed `AddNode` per member, by ascending ID, at term 1.
+/// Its context holds ID, peer URLs and name, in this order; client URLs are published later.
 pub fn first_log(members: &[Member]) -> (Vec<Entry>, HardState) {
     let mut members: Vec<&Member> = members.iter().collect();
     members.sort_unstable_by_key(|member| member.id);
@@ -70,12 +65,11 @@ pub fn first_log(members: &[Member]) -> (Vec<Entry>, HardState) {
     (entries, HardState { term: 1, vote: 0, commit })
 }
 
-/// The term that a restored state belongs to. Above that of [`first_log`]: a member that was started with nothing beside
-/// restored ones, by mistake, has another entry at the same index, and is found out instead of followed or led.
+/// The term of a restored state, above [`first_log`]'s: a member wrongly started without data has another entry at the
+/// same index, so it is detected instead of followed or elected.
 const RESTORED_TERM: u64 = 2;
 
-/// Where the log of a cluster begins that is made of a snapshot: everything up to the index is in the state already, so
-/// that nobody can come to it by entries alone.
+/// The log after a restore: the state includes everything up to its index, so entries alone do not lead there.
 pub fn restored_log(members: &[Member]) -> (walpb::Snapshot, HardState) {
     let mut voters: Vec<u64> = members.iter().map(|member| member.id).collect();
     voters.sort_unstable();
@@ -86,50 +80,21 @@ pub fn restored_log(members: &[Member]) -> (walpb::Snapshot, HardState) {
 }
 
 fn addition(member: &Member) -> Bytes {
-    let context = Context { id: member.id, peer_urls: &member.peer_urls, name: &member.name };
+    let context = Member { is_learner: false, client_urls: Vec::new(), ..member.clone() };
     let change = raftpb::ConfChange {
         id: None,
-        // Set though it is zero, as etcd does.
+        // Set although zero, as etcd does.
         r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode.into()),
         node_id: Some(member.id),
-        context: Some(context.json().into()),
+        context: Some(as_go_writes(&context).into()),
     };
     change.encode_to_vec().into()
 }
 
-struct Context<'a> {
-    id: u64,
-    peer_urls: &'a [String],
-    name: &'a str,
-}
-
-impl Context<'_> {
-    /// etcd's JSON; Go escapes more than JSON must, which only matters to readers of bytes: raft compares none.
-    fn json(&self) -> String {
-        let urls: Vec<String> = self.peer_urls.iter().map(|url| quote(url)).collect();
-        let name =
-            if self.name.is_empty() { String::new() } else { format!(",\"name\":{}", quote(self.name)) };
-        format!("{{\"id\":{},\"peerURLs\":[{}]{name}}}", self.id, urls.join(","))
-    }
-}
-
-fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            // Go's encoder escapes these for HTML.
-            '<' | '>' | '&' | '\0'..'\x20' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
+/// Go's encoder escapes these for HTML. It matters only to readers of bytes: raft does not compare them.
+fn as_go_writes(member: &Member) -> String {
+    let json = serde_json::to_string(member).expect("members are plain strings and numbers");
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 #[cfg(test)]
@@ -140,7 +105,7 @@ mod tests {
         vec![format!("http://127.0.0.1:{port}")]
     }
 
-    /// Seen on running etcd members.
+    /// Taken from running etcd members.
     #[test]
     fn ids_are_etcds() {
         let ids: Vec<u64> = [41380, 41480, 41580].map(|port| member_id(&url(port), "tok-1", None)).into();

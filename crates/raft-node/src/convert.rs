@@ -1,16 +1,14 @@
-//! Between etcd's wire types (prost) and raft-rs's (rust-protobuf), and what a peer may say.
+//! Converts between etcd's wire types (prost) and raft-rs's (rust-protobuf), and validates peers' messages, because
+//! raft-rs panics on what a correct peer never sends.
 //!
-//! raft-rs panics on messages that a correct peer never sends, so nothing of a peer reaches it unchecked:
+//! * [`incoming`] checks what the message alone shows: receiver, sender, kind, term, sizes, contiguous entries. Its
+//!   result, [`Checked`], is the only form that [`crate::core::Core`] accepts.
+//! * `core::guard` checks what depends on the log: a commit beyond it, a conflict with committed entries.
 //!
-//! * [`incoming`] checks what can be judged from the message alone: receiver, sender, kind, term, sizes, and that
-//!   entries are contiguous. Its result, [`Checked`], is the only form that [`crate::core::Core`] takes.
-//! * The core checks what depends on its log (`core::guard`): a commit beyond the log, a conflict with what is committed.
+//! An unknown sender is no reason to refuse: a lagging member may learn of a new leader from its messages. raft itself
+//! ignores strangers' responses; [`crate::Handle::deliver`] refuses removed members, as etcd does.
 //!
-//! A sender that this member does not know is no reason to refuse: a member that lags may hear of a new leader from
-//! that leader. Responses from strangers are ignored by raft itself; removed members are refused in
-//! [`crate::Handle::deliver`], as etcd does.
-//!
-//! Only etcd's bytes are decoded, by prost; rust-protobuf 2 decodes nothing (RUSTSEC-2024-0437).
+//! Only prost decodes bytes from outside; rust-protobuf 2 never does (RUSTSEC-2024-0437).
 
 use crate::limits::Limits;
 use bytes::Bytes;
@@ -20,80 +18,98 @@ use std::time::Duration;
 use thiserror::Error;
 use types::{Entry, EntryKind};
 
-/// The length of a read's context: an 8-byte request ID. etcd's leader panics on shorter ones.
+/// The length of a read's context, bytes: an 8-byte request ID. etcd's leader panics on shorter ones.
 pub const READ_CONTEXT_LEN: usize = 8;
 
-/// A message that raft may see.
+/// The kinds that members send to each other, in etcd's words and in raft-rs's. The others are local, but for
+/// snapshots, which the log never makes (it answers "temporarily unavailable").
+const KINDS: [(Wire, Kind); 13] = [
+    (Wire::MsgProp, Kind::MsgPropose),
+    (Wire::MsgApp, Kind::MsgAppend),
+    (Wire::MsgAppResp, Kind::MsgAppendResponse),
+    (Wire::MsgVote, Kind::MsgRequestVote),
+    (Wire::MsgVoteResp, Kind::MsgRequestVoteResponse),
+    (Wire::MsgHeartbeat, Kind::MsgHeartbeat),
+    (Wire::MsgHeartbeatResp, Kind::MsgHeartbeatResponse),
+    (Wire::MsgTransferLeader, Kind::MsgTransferLeader),
+    (Wire::MsgTimeoutNow, Kind::MsgTimeoutNow),
+    (Wire::MsgReadIndex, Kind::MsgReadIndex),
+    (Wire::MsgReadIndexResp, Kind::MsgReadIndexResp),
+    (Wire::MsgPreVote, Kind::MsgRequestPreVote),
+    (Wire::MsgPreVoteResp, Kind::MsgRequestPreVoteResponse),
+];
+
+/// A message that is safe to pass to raft.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked(pub(crate) eraftpb::Message);
 
 impl Checked {
-    /// Roughly how much memory it holds.
+    /// Its approximate memory, bytes.
     pub fn bytes(&self) -> usize {
         size_of::<eraftpb::Message>()
             + self.0.entries.iter().map(|e| size_of::<eraftpb::Entry>() + e.data.len()).sum::<usize>()
     }
 
-    /// Where an append stands among others: (term, index). `None` for every other kind.
+    /// The position of an append, as (term, index); `None` for other kinds.
     pub fn append_order(&self) -> Option<(u64, u64)> {
         (self.0.get_msg_type() == Kind::MsgAppend).then_some((self.0.term, self.0.index))
     }
 }
 
-/// What a peer wants.
+/// A peer's message by what is to be done with it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming {
-    /// Raft's own business.
+    /// A message to pass to raft.
     Step(Checked),
-    /// Entries that a follower forwards; they wait like our own.
+    /// Forwarded entries, which queue like our own proposals.
     Proposals(Forwarded),
     /// The head of a snapshot: not supported between members yet.
     Snapshot {
-        /// Who sent it.
+        /// The member that sent it.
         from: u64,
-        /// Up to where it reaches.
+        /// The last index it covers.
         index: u64,
     },
 }
 
-/// Entries on their way from member to member.
+/// Entries forwarded by a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarded {
-    /// How many members have sent them, the one they come from included.
+    /// How often they were sent, including the last time.
     pub hops: u8,
-    /// How long they may still wait, where that was told.
+    /// How much longer they may wait, if the sender said so.
     pub left: Option<Duration>,
-    /// What is to be logged.
+    /// The entries to propose.
     pub entries: Vec<(EntryKind, Bytes)>,
 }
 
 /// Why a message is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
-    /// It is for somebody else.
+    /// It is addressed to another member.
     #[error("the message is for member {0:x}")]
     OtherReceiver(u64),
-    /// It has no sender, or claims to be from this member.
+    /// It has no sender, or claims this member as sender.
     #[error("the message has no valid sender")]
     NoSender,
-    /// This kind never crosses the wire between members.
+    /// This kind is never sent between members.
     #[error("messages of kind {0} are local to a member")]
     LocalKind(i32),
-    /// It must carry a term, or must not.
+    /// It lacks a term, or has one where none belongs.
     #[error("the message's term {0} does not fit its kind")]
     Term(u64),
-    /// Its entries are not contiguous, of falling or future terms, of unknown kinds, too many or too large.
+    /// Its entries are not contiguous, too many or too large, or have decreasing or future terms or unknown kinds.
     #[error("the message's entries are not valid: {0}")]
     Entries(&'static str),
-    /// It proposes what no member could apply.
+    /// It proposes an entry that no member could apply.
     #[error("the message proposes what cannot be applied: {0}")]
     Entry(String),
-    /// Its context is not of a valid length.
+    /// The length of its context is invalid.
     #[error("the message's context has {0} bytes")]
     Context(usize),
 }
 
-/// Checks a message for the member `me` and takes it apart.
+/// Checks a message for the member `me` and converts it.
 pub fn incoming(message: raftpb::Message, me: u64, limits: &Limits) -> Result<Incoming, Rejected> {
     if message.to() != me {
         return Err(Rejected::OtherReceiver(message.to()));
@@ -109,30 +125,12 @@ pub fn incoming(message: raftpb::Message, me: u64, limits: &Limits) -> Result<In
             let index = message.snapshot.and_then(|s| s.metadata).map_or(0, |m| m.index());
             return Ok(Incoming::Snapshot { from: message.from.unwrap_or_default(), index });
         }
-        Wire::MsgApp => Kind::MsgAppend,
-        Wire::MsgAppResp => Kind::MsgAppendResponse,
-        Wire::MsgVote => Kind::MsgRequestVote,
-        Wire::MsgVoteResp => Kind::MsgRequestVoteResponse,
-        Wire::MsgHeartbeat => Kind::MsgHeartbeat,
-        Wire::MsgHeartbeatResp => Kind::MsgHeartbeatResponse,
-        Wire::MsgTransferLeader => Kind::MsgTransferLeader,
-        Wire::MsgTimeoutNow => Kind::MsgTimeoutNow,
-        Wire::MsgReadIndex => Kind::MsgReadIndex,
-        Wire::MsgReadIndexResp => Kind::MsgReadIndexResp,
-        Wire::MsgPreVote => Kind::MsgRequestPreVote,
-        Wire::MsgPreVoteResp => Kind::MsgRequestPreVoteResponse,
-        Wire::MsgHup
-        | Wire::MsgBeat
-        | Wire::MsgUnreachable
-        | Wire::MsgSnapStatus
-        | Wire::MsgCheckQuorum
-        | Wire::MsgStorageAppend
-        | Wire::MsgStorageAppendResp
-        | Wire::MsgStorageApply
-        | Wire::MsgStorageApplyResp
-        | Wire::MsgForgetLeader => return Err(Rejected::LocalKind(raw_kind)),
+        _ => match KINDS.iter().find(|(known, _)| *known == wire) {
+            Some((_, kind)) => *kind,
+            None => return Err(Rejected::LocalKind(raw_kind)),
+        },
     };
-    // A read is forwarded as a proposal is: without a term. Everything else belongs to one.
+    // A read is forwarded without a term, like a proposal. Every other kind has one.
     let wants_term = kind != Kind::MsgReadIndex;
     if wants_term != (message.term() != 0) && kind != Kind::MsgTransferLeader {
         return Err(Rejected::Term(message.term()));
@@ -178,7 +176,7 @@ fn proposals(message: raftpb::Message, limits: &Limits) -> Result<Incoming, Reje
     if message.entries.len() > limits.peer_entries {
         return Err(Rejected::Entries("too many"));
     }
-    let (hops, left) = read_hop_mark(message.context());
+    let (hops, left) = read_forward_context(message.context());
     let mut entries = Vec::with_capacity(message.entries.len());
     for entry in message.entries {
         let kind = wire_kind(&entry)?;
@@ -186,24 +184,23 @@ fn proposals(message: raftpb::Message, limits: &Limits) -> Result<Incoming, Reje
         if data.is_empty() || data.len() > limits.peer_entry_bytes {
             return Err(Rejected::Entries("a proposal without data, or too large"));
         }
-        // It may enter a log that every member applies.
+        // The entry may enter the log, which every member applies.
         machine::check(kind, &data).map_err(Rejected::Entry)?;
         entries.push((kind, data));
     }
     Ok(Incoming::Proposals(Forwarded { hops, left, entries }))
 }
 
-/// What a proposal that came from a peer carries when it is handed on: how many members have sent it, and the
-/// milliseconds that it may still wait. Members of etcd's hand the context of a proposal on as it is, and do not look at
-/// it. A proposal that its own member sends carries none, as etcd's.
-pub(crate) fn hop_mark(hops: u8, left: Duration) -> Bytes {
+/// The context of a forwarded proposal: how often it was sent, and the milliseconds it may still wait. etcd's members
+/// pass it on unread. A proposal from its own member has none, as in etcd.
+pub(crate) fn forward_context(hops: u8, left: Duration) -> Bytes {
     let millis = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
     let mut mark = vec![hops];
     mark.extend(millis.to_be_bytes());
     mark.into()
 }
 
-fn read_hop_mark(context: &[u8]) -> (u8, Option<Duration>) {
+fn read_forward_context(context: &[u8]) -> (u8, Option<Duration>) {
     match *context {
         [hops, a, b, c, d] => {
             let left = Duration::from_millis(u32::from_be_bytes([a, b, c, d]).into());
@@ -251,7 +248,6 @@ fn read_entry(message: &raftpb::Message) -> Result<Vec<eraftpb::Entry>, Rejected
     Ok(vec![raft_entry(EntryKind::Normal, entry.term(), entry.index(), data)])
 }
 
-/// An entry in raft-rs's form.
 pub(crate) fn raft_entry(kind: EntryKind, term: u64, index: u64, data: Bytes) -> eraftpb::Entry {
     let mut out = eraftpb::Entry::default();
     out.set_entry_type(match kind {
@@ -264,12 +260,11 @@ pub(crate) fn raft_entry(kind: EntryKind, term: u64, index: u64, data: Bytes) ->
     out
 }
 
-/// An entry in the log's form. Joint changes never get this far: [`incoming`] refuses them and nobody here makes them.
+/// Converts an entry from raft-rs's type. Joint changes cannot occur: [`incoming`] refuses them.
 pub(crate) fn log_entry(entry: eraftpb::Entry) -> Entry {
     Entry { term: entry.term, index: entry.index, kind: log_kind(&entry), data: entry.data }
 }
 
-/// [`log_entry`], sharing the payload.
 pub(crate) fn log_entry_ref(entry: &eraftpb::Entry) -> Entry {
     Entry { term: entry.term, index: entry.index, kind: log_kind(entry), data: entry.data.clone() }
 }
@@ -281,30 +276,9 @@ fn log_kind(entry: &eraftpb::Entry) -> EntryKind {
     }
 }
 
-/// A message of ours in etcd's form, with the fields set that etcd sets; `None` for what must not leave.
+/// Converts an outgoing message to etcd's type and its fields; `None` for kinds that must not leave.
 pub fn outgoing(message: eraftpb::Message) -> Option<raftpb::Message> {
-    let kind = match message.get_msg_type() {
-        Kind::MsgPropose => Wire::MsgProp,
-        Kind::MsgAppend => Wire::MsgApp,
-        Kind::MsgAppendResponse => Wire::MsgAppResp,
-        Kind::MsgRequestVote => Wire::MsgVote,
-        Kind::MsgRequestVoteResponse => Wire::MsgVoteResp,
-        Kind::MsgHeartbeat => Wire::MsgHeartbeat,
-        Kind::MsgHeartbeatResponse => Wire::MsgHeartbeatResp,
-        Kind::MsgTransferLeader => Wire::MsgTransferLeader,
-        Kind::MsgTimeoutNow => Wire::MsgTimeoutNow,
-        Kind::MsgReadIndex => Wire::MsgReadIndex,
-        Kind::MsgReadIndexResp => Wire::MsgReadIndexResp,
-        Kind::MsgRequestPreVote => Wire::MsgPreVote,
-        Kind::MsgRequestPreVoteResponse => Wire::MsgPreVoteResp,
-        // The log's storage never makes one (it answers "temporarily unavailable"), and the rest is local.
-        Kind::MsgSnapshot
-        | Kind::MsgHup
-        | Kind::MsgBeat
-        | Kind::MsgUnreachable
-        | Kind::MsgSnapStatus
-        | Kind::MsgCheckQuorum => return None,
-    };
+    let (kind, _) = *KINDS.iter().find(|(_, known)| *known == message.get_msg_type())?;
     let carries_commit = matches!(kind, Wire::MsgApp | Wire::MsgHeartbeat);
     let carries_index = matches!(kind, Wire::MsgApp | Wire::MsgAppResp | Wire::MsgVote | Wire::MsgPreVote);
     let some = |value: u64, always: bool| (always || value != 0).then_some(value);
@@ -468,9 +442,12 @@ mod tests {
         assert_eq!(hops(None), (1, None));
         assert_eq!(hops(Some("something of etcd's".into())), (1, None));
         let left = Duration::from_millis(6_543);
-        assert_eq!(hops(Some(hop_mark(1, left))), (2, Some(left)));
-        assert_eq!(hops(Some(hop_mark(255, left))), (255, Some(left)));
-        assert_eq!(hops(Some(hop_mark(1, Duration::MAX))), (2, Some(Duration::from_millis(u32::MAX.into()))));
+        assert_eq!(hops(Some(forward_context(1, left))), (2, Some(left)));
+        assert_eq!(hops(Some(forward_context(255, left))), (255, Some(left)));
+        assert_eq!(
+            hops(Some(forward_context(1, Duration::MAX))),
+            (2, Some(Duration::from_millis(u32::MAX.into())))
+        );
     }
 
     #[test]
@@ -500,7 +477,7 @@ mod tests {
         assert_eq!(incoming(message, 1, &Limits::default()), Ok(Incoming::Snapshot { from: 2, index: 9 }));
     }
 
-    /// As captured from an etcd 3.7.3 leader: type, to, from, term, logTerm, index, commit; zeros included.
+    /// Captured from an etcd 3.7.3 leader: type, to, from, term, logTerm, index, commit; zeros included.
     #[test]
     fn our_messages_set_the_fields_that_etcd_sets() {
         let mut append = eraftpb::Message::default();

@@ -1,42 +1,45 @@
-//! What can go wrong, one enum an operation. The texts are etcd's, because clients match on them.
+//! Errors, one enum per operation. The texts are etcd's, because clients match on them.
 
 use machine::Refusal;
+use proto::EtcdError;
+use std::sync::Arc;
 use thiserror::Error;
+use types::Index;
 
-/// Why a proposal has no answer.
+/// Why a proposal has no response.
 #[derive(Clone, Debug, Error)]
 pub enum ProposeError {
     /// Applied, and refused alike on every member.
     #[error("{0}")]
     Refused(Refusal),
     /// The inbox is full; nothing was logged.
-    #[error("etcdserver: too many requests")]
+    #[error("{}", EtcdError::TooManyRequests)]
     TooManyRequests,
     /// Larger than `--max-request-bytes`; nothing was logged.
-    #[error("etcdserver: request is too large")]
+    #[error("{}", EtcdError::RequestTooLarge)]
     TooLarge,
-    /// No answer until the deadline; it may still be applied.
-    #[error("etcdserver: request timed out")]
+    /// No outcome until the deadline; it may still be applied.
+    #[error("{}", EtcdError::Timeout)]
     Timeout,
-    /// As [`ProposeError::Timeout`]; a leader was lost while it waited.
-    #[error("etcdserver: request timed out, possibly due to previous leader failure")]
+    /// [`ProposeError::Timeout`], and the leader was lost meanwhile.
+    #[error("{}", EtcdError::TimeoutLeaderLost)]
     TimeoutLeaderLost,
-    /// As [`ProposeError::Timeout`]; the leader (or, for a leader, a quorum) was out of reach while it waited.
-    #[error("etcdserver: request timed out, possibly due to connection lost")]
+    /// [`ProposeError::Timeout`], and the leader (or, for a leader, a quorum) was unreachable meanwhile.
+    #[error("{}", EtcdError::TimeoutConnectionLost)]
     TimeoutConnectionLost,
-    /// No leader came until the deadline, so the request never left this member; etcd's own context ends there.
-    #[error("context deadline exceeded")]
+    /// No leader until the deadline, so the request never left this member; etcd's own context ends there.
+    #[error("{}", EtcdError::DeadlineExceeded)]
     NotProposed,
     /// There is no leader, and the caller does not want to wait for one.
-    #[error("etcdserver: no leader")]
+    #[error("{}", EtcdError::NoLeader)]
     NoLeader,
-    /// Removing this member would leave nobody who decides.
-    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    /// Removing this member would leave no quorum.
+    #[error("{}", EtcdError::NotEnoughStarted)]
     NotEnoughMembers,
-    /// The member is stopping, or has been removed from the cluster.
-    #[error("etcdserver: server stopped")]
+    /// The member is stopping, or was removed from the cluster.
+    #[error("{}", EtcdError::Stopped)]
     Stopped,
-    /// The disk or the engine failed: this process must end.
+    /// Disk or engine failed: this process must end.
     #[error("etcdserver: storage failed")]
     Fault,
 }
@@ -45,72 +48,72 @@ pub enum ProposeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// No quorum confirmed the leader until the deadline.
-    #[error("etcdserver: request timed out")]
+    #[error("{}", EtcdError::Timeout)]
     Timeout,
-    /// A new leader came while the read waited; it is safe to ask again.
-    #[error("etcdserver: leader changed")]
+    /// The leader changed while the read waited; it is safe to retry.
+    #[error("{}", EtcdError::LeaderChanged)]
     LeaderChanged,
-    /// Too many reads wait.
-    #[error("etcdserver: too many requests")]
+    /// Too many reads are waiting already.
+    #[error("{}", EtcdError::TooManyRequests)]
     TooManyRequests,
-    /// The member is stopping, or has been removed from the cluster.
-    #[error("etcdserver: server stopped")]
+    /// The member is stopping, or was removed from the cluster.
+    #[error("{}", EtcdError::Stopped)]
     Stopped,
 }
 
-/// Why a lease was not renewed, or its time not told. The texts are etcd's.
+/// Why a lease was not renewed or described. The texts are etcd's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LeaseError {
-    /// There is no such lease, or not any more.
+    /// No lease has this ID, or not any more.
     #[error("lease not found")]
     NotFound,
-    /// This member does not lead, or has not applied what came before its term: somebody else is to be asked.
+    /// This member does not lead, or has not applied the entries of earlier terms: ask another one.
     #[error("not a primary lessor")]
     NotPrimary,
-    /// This member leads as far as it knows, but the others did not confirm it.
+    /// This member believes that it leads, but a quorum did not confirm it.
     #[error("not a primary lessor")]
     Unconfirmed,
-    /// What is committed was not applied here in time: whether there is such a lease is not known.
+    /// Committed entries were not applied in time, so it is unknown whether the lease exists.
     #[error("waiting for node to catch up its applied index has timed out")]
     Behind,
-    /// Leadership went while the lease was looked at.
-    #[error("etcdserver: leader changed")]
+    /// Leadership was lost during the operation.
+    #[error("{}", EtcdError::LeaderChanged)]
     LeaderChanged,
-    /// No leader came in time.
-    #[error("etcdserver: no leader")]
+    /// No leader was elected in time.
+    #[error("{}", EtcdError::NoLeader)]
     NoLeader,
     /// The leader did not answer in time.
-    #[error("etcdserver: request timed out")]
+    #[error("{}", EtcdError::Timeout)]
     Timeout,
-    /// The leader's answer over the peers' port was no answer.
+    /// The leader's response over the peer port was invalid.
     #[error("the leader did not answer")]
     NoAnswer,
-    /// The member is stopping, or has been removed from the cluster.
-    #[error("etcdserver: server stopped")]
+    /// The member is stopping, or was removed from the cluster.
+    #[error("{}", EtcdError::Stopped)]
     Stopped,
 }
 
-/// Why leadership was not handed over.
+/// Why leadership was not transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TransferError {
-    /// Only the leader can hand it over.
-    #[error("etcdserver: not leader")]
+    /// Only the leader can transfer leadership.
+    #[error("{}", EtcdError::NotLeader)]
     NotLeader,
-    /// The member is unknown, or has no vote.
-    #[error("etcdserver: bad leader transferee")]
+    /// The target is unknown, or is a learner.
+    #[error("{}", EtcdError::BadLeaderTransferee)]
     BadTransferee,
-    /// The other did not take over in time.
+    /// The target did not take over in time.
     #[error("etcdserver: request timed out, leader transfer took too long")]
     Timeout,
-    /// The member is stopping.
-    #[error("etcdserver: server stopped")]
+    /// The member is stopping, so nothing was transferred.
+    #[error("{}", EtcdError::Stopped)]
     Stopped,
 }
 
 /// Why a node cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The log ends before what the engine has applied: one of them was lost or replaced.
+    /// The log ends before the engine's applied index: one of them was lost or replaced.
     #[error("the log ends at index {last}, but the engine has applied up to {applied}")]
     LogBehindEngine {
         /// The log's last index.
@@ -118,7 +121,7 @@ pub enum StartError {
         /// The engine's applied index.
         applied: u64,
     },
-    /// The log begins after what the engine has applied: entries in between are gone.
+    /// The log starts after the engine's applied index: entries between are missing.
     #[error("the log begins at index {first}, but the engine has applied only up to {applied}")]
     LogAheadOfEngine {
         /// The log's first index.
@@ -134,20 +137,57 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
-/// Why the consensus thread ended before it was told to. Nothing of it is retried: a failed write or sync may have
-/// lost data that a retry would report as written.
+/// Why the consensus thread ended by itself. Never retried: a retry would report as written what a failed sync lost.
 #[derive(Clone, Debug, Error)]
 pub enum NodeFault {
-    /// The log's disk failed.
+    /// The disk of the log failed.
     #[error("log: {0}")]
-    Log(String),
-    /// The engine failed.
+    Log(#[source] Arc<wal::WalError>),
+    /// The storage engine failed, or an entry cannot be applied.
     #[error("engine: {0}")]
-    Engine(String),
-    /// raft-rs refused what must not be refused.
+    Engine(#[source] Arc<machine::Fault>),
+    /// raft-rs refused something that it must accept.
     #[error("raft: {0}")]
-    Raft(String),
+    Raft(#[source] Arc<raft::Error>),
+    /// raft-rs refused a committed change of members.
+    #[error("raft: change of members at index {index}: {source}")]
+    Change {
+        /// The index of the change's entry.
+        index: Index,
+        /// Why raft-rs refused it.
+        source: Arc<raft::Error>,
+    },
+    /// raft-rs took a snapshot from a peer. Peers' messages with one are dropped before.
+    #[error("raft: a snapshot from a peer passed the checks")]
+    Snapshot,
+    /// A thread that flushes or applies ended early.
+    #[error("engine: the thread for long work is gone")]
+    ThreadGone,
     /// The consensus thread panicked.
     #[error("the consensus thread panicked")]
     Panicked,
+}
+
+impl From<wal::WalError> for NodeFault {
+    fn from(error: wal::WalError) -> Self {
+        Self::Log(Arc::new(error))
+    }
+}
+
+impl From<machine::Fault> for NodeFault {
+    fn from(fault: machine::Fault) -> Self {
+        Self::Engine(Arc::new(fault))
+    }
+}
+
+impl From<engine::Fault> for NodeFault {
+    fn from(fault: engine::Fault) -> Self {
+        machine::Fault::Engine(fault).into()
+    }
+}
+
+impl From<raft::Error> for NodeFault {
+    fn from(error: raft::Error) -> Self {
+        Self::Raft(Arc::new(error))
+    }
 }

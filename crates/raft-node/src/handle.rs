@@ -1,26 +1,27 @@
-//! The way into the node, for any number of tasks of the runtime.
-//!
-//! Nothing here blocks: a request is put where the flusher task finds it, and its task waits for the answer (`tasks`).
+//! The node's interface for tasks of the runtime. Nothing blocks: requests are queued, and a task hands them over
+//! (`tasks`).
 
 use crate::convert::{Forwarded, Incoming, incoming};
 use crate::core::Proposal;
-use crate::front::{Command, Front, Inbox, Load, Outbox, Waiter, lock};
-use crate::leases::Lessor;
+use crate::lessor::Lessor;
+use crate::member::Control;
 use crate::meters::PeerDrop;
+use crate::queues::{Inbox, Outbox, PendingRequests, ReadWaiter, Reply};
+use crate::room::Room;
 use crate::status::StatusCells;
+use crate::waiters::Waiter;
 use crate::{
     Leadership, Options, Outbound, PeerProgress, ProposeError, ReadError, RequestIds, Status, TransferError,
 };
-use machine::Response;
+use machine::{Answer as _, Command, Request, Response};
 use prost::Message as _;
-use proto::{etcdserverpb as pb, raftpb};
-use std::sync::atomic::Ordering::Relaxed;
+use proto::raftpb;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot, watch};
-use types::EntryKind;
+use types::{EntryKind, lock};
 
-/// A member of the raft group, as the rest of the server sees it. Cheap to clone.
+/// A handle on the raft member for the rest of the server. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) shared: Arc<Shared>,
@@ -28,17 +29,21 @@ pub struct Handle {
 
 type Answer = oneshot::Receiver<Result<Response, ProposeError>>;
 
-/// What handles, tasks and the consensus thread share.
 pub(crate) struct Shared {
     pub options: Options,
-    pub ids: RequestIds,
-    pub front: Mutex<Front>,
+    pub ids: Arc<RequestIds>,
+    pub pending: Mutex<PendingRequests>,
     pub inbox: Inbox,
     pub outbox: Outbox,
-    pub load: Load,
-    pub lessor: Lessor,
+    /// Queue space for proposals.
+    pub proposals: Arc<Room>,
+    /// Room for reads that wait for their round.
+    pub reads: Arc<Room>,
+    /// Queue space for peers' messages.
+    pub messages: Arc<Room>,
+    pub lessor: Arc<Lessor>,
     pub cells: StatusCells,
-    pub flush: Notify,
+    pub gathered: Notify,
     pub deadlines: Notify,
     pub leadership: watch::Sender<Leadership>,
     pub applied: watch::Sender<u64>,
@@ -56,47 +61,43 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// What the node measures of itself.
+    /// The node's metrics and counters.
     pub fn meters(&self) -> &crate::Meters {
         &self.shared.meters
     }
 
-    /// Gives the request its place in the log and answers what it did. The header's ID is filled in here; user name and
-    /// auth revision stay as they are. Waits for a leader if there is none, until the deadline (the caller's, but no
-    /// later than the request timeout). Dropping the future takes nothing back: the request may still be applied.
-    ///
-    /// The request is on its way when this returns; the future only waits, so that the envelope with its 40 options is
-    /// not part of it.
-    pub fn propose(
+    /// Proposes the request and answers what it did. Waits for a leader, until the deadline (at most the request
+    /// timeout). It is queued when this returns; dropping the future takes nothing back: it may still be applied.
+    pub fn propose<R: Request>(
         &self,
-        request: pb::InternalRaftRequest,
+        request: R,
         deadline: Option<Instant>,
-    ) -> impl Future<Output = Result<Response, ProposeError>> + Send + use<'_> {
-        let submitted = self.submit_request(request, deadline);
+    ) -> impl Future<Output = Result<R::Answer, ProposeError>> + Send + use<'_, R> {
+        let submitted = self.submit_command(&request.into(), deadline);
         async move {
             let (id, answer) = submitted?;
-            self.shared.answer(id, answer).await
+            // Another request's answer would be a broken invariant of ours, told to this client alone.
+            R::Answer::of(self.shared.answer(id, answer).await?).ok_or(ProposeError::Fault)
         }
     }
 
-    fn submit_request(
+    fn submit_command(
         &self,
-        request: pb::InternalRaftRequest,
+        command: &Command,
         deadline: Option<Instant>,
     ) -> Result<(u64, Answer), ProposeError> {
         let (since, deadline) = self.shared.times(deadline);
-        let proposal = self.shared.entry(request, deadline);
+        let proposal = self.shared.entry(command, deadline);
         if proposal.data.len() > self.shared.options.max_request_bytes {
             return Err(ProposeError::TooLarge);
         }
         let (reply, answer) = oneshot::channel();
         let id = proposal.id;
-        self.shared.submit(proposal, Waiter::Request { reply, since, deadline })?;
+        self.shared.submit(proposal, Waiter { reply: Reply::Request(reply), since, deadline })?;
         Ok((id, answer))
     }
 
-    /// Proposes a change of members, as etcd's; its ID is filled in here. Checks that depend on the members (strict
-    /// reconfiguration, a learner's progress) are the caller's.
+    /// Proposes a membership change in etcd's form; sets its ID. Checks that depend on the members are the caller's.
     pub async fn propose_conf_change(
         &self,
         mut change: raftpb::ConfChange,
@@ -107,28 +108,27 @@ impl Handle {
         let (since, deadline) = self.shared.times(deadline);
         let (reply, answer) = oneshot::channel();
         let data = change.encode_to_vec().into();
-        let proposal = Proposal { id, kind: EntryKind::ConfChange, data, deadline, hops: 0 };
-        self.shared.submit(proposal, Waiter::Change { reply, since, deadline })?;
+        let proposal = Proposal::new(id, EntryKind::ConfChange, data, deadline);
+        self.shared.submit(proposal, Waiter { reply: Reply::Change(reply), since, deadline })?;
         self.shared.answer(id, answer).await
     }
 
-    /// Returns when this member has applied all that was acknowledged anywhere before the call: what is read after it
-    /// is linearizable. All reads that wait share one round.
+    /// Waits until this member has applied everything acknowledged anywhere before the call, so that a read is
+    /// linearizable. All waiting reads share one round.
     pub async fn read_barrier(&self, deadline: Option<Instant>) -> Result<(), ReadError> {
         let (reply, answer) = oneshot::channel();
         {
-            let mut front = lock(&self.shared.front);
-            if front.ended.is_some() {
+            let mut pending = lock(&self.shared.pending);
+            if pending.ended.is_some() {
                 return Err(ReadError::Stopped);
             }
-            if front.reads_waiting >= self.shared.options.limits.inbox_entries {
+            if self.shared.reads.is_full() {
                 return Err(ReadError::TooManyRequests);
             }
-            front.reads_waiting += 1;
-            front.reads.push(reply);
-            self.shared.flush_later(&mut front);
+            pending.reads.push(ReadWaiter { reply, _permit: self.shared.reads.take(0) });
+            self.shared.hand_over_later(&mut pending);
         }
-        // Without an own deadline the round's is enough: it is the request timeout.
+        // Without a deadline of its own, the round's counts: the request timeout.
         let answer = match deadline {
             None => answer.await,
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
@@ -139,7 +139,7 @@ impl Handle {
         answer.unwrap_or(Err(ReadError::Stopped))
     }
 
-    /// Takes a peer's message. What raft must not see is dropped here, with a line in the log.
+    /// Accepts a peer's message. Messages that raft must not see are dropped and logged.
     pub fn deliver(&self, message: raftpb::Message) {
         let from = message.from();
         if self.shared.machine.membership().removed.contains(&from) {
@@ -147,21 +147,17 @@ impl Handle {
             slog::debug!(self.shared.log, "dropped a removed member's message"; "from" => format!("{from:x}"));
             return;
         }
-        let limits = &self.shared.options.limits;
-        match incoming(message, self.shared.options.member, limits) {
+        match incoming(message, self.shared.options.member, &self.shared.options.limits) {
             Ok(Incoming::Step(checked)) => {
-                let (load, bytes) = (&self.shared.load, checked.bytes());
-                if load.messages.load(Relaxed) >= limits.inbox_messages.max(1)
-                    || load.message_bytes.load(Relaxed) >= limits.inbox_message_bytes.max(1)
-                {
+                let room = &self.shared.messages;
+                if room.is_full() {
                     self.shared.meters.peer_dropped(PeerDrop::Full);
                     return;
                 }
-                load.messages.fetch_add(1, Relaxed);
-                load.message_bytes.fetch_add(bytes, Relaxed);
-                let mut front = lock(&self.shared.front);
-                front.gathered.messages.push(checked);
-                self.shared.flush_later(&mut front);
+                let permit = room.take(checked.bytes());
+                let mut pending = lock(&self.shared.pending);
+                pending.gathered.messages.push((checked, Some(permit)));
+                self.shared.hand_over_later(&mut pending);
             }
             Ok(Incoming::Proposals(forwarded)) => self.shared.take_forwarded(forwarded),
             Ok(Incoming::Snapshot { from, index }) => slog::warn!(self.shared.log,
@@ -175,85 +171,87 @@ impl Handle {
         }
     }
 
-    /// Messages to this member do not arrive.
+    /// Reports that messages to this member are not delivered.
     pub fn report_unreachable(&self, member: u64) {
-        let mut front = lock(&self.shared.front);
-        if front.ended.is_none() {
-            front.gathered.unreachable.insert(member);
-            self.shared.flush_later(&mut front);
+        let mut pending = lock(&self.shared.pending);
+        if pending.ended.is_none() {
+            pending.gathered.unreachable.insert(member);
+            self.shared.hand_over_later(&mut pending);
         }
     }
 
-    /// A snapshot was sent to this member, or failed.
+    /// Reports that a snapshot was sent to this member, or failed.
     pub fn report_snapshot(&self, member: u64, ok: bool) {
-        self.shared.command(Command::SnapshotDone { member, ok });
+        self.shared.control(Control::SnapshotDone { member, ok });
     }
 
-    /// Lets an election come sooner: at the start of a member whose peers are all in reach, it may go without waiting
-    /// for most of the first election timeout (etcd's `--initial-election-tick-advance`).
+    /// Advances the election clock, if all peers are reachable (etcd's `--initial-election-tick-advance`).
     pub fn advance_ticks(&self, ticks: usize) {
-        self.shared.command(Command::AdvanceTicks(ticks));
+        self.shared.control(Control::AdvanceTicks(ticks));
     }
 
-    /// Where this member stands.
+    /// A reading of this member's state.
     pub fn status(&self) -> Status {
-        self.shared.cells.read(self.shared.load.entries.load(Relaxed))
+        self.shared.cells.read(self.shared.proposals.count())
     }
 
-    /// What a leader knows of the members' logs, at most a tick old; nothing on other members.
+    /// A leader's knowledge of the members' logs, at most one tick old; empty on other members.
     pub fn peers(&self) -> Vec<PeerProgress> {
         lock(&self.shared.cells.peers).clone()
     }
 
-    /// Who leads, and every change of it.
+    /// The leadership, with notifications of changes.
     pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
         self.shared.leadership.subscribe()
     }
 
-    /// The applied index, as it advances.
+    /// The applied index, with notifications of changes.
     pub fn watch_applied(&self) -> watch::Receiver<u64> {
         self.shared.applied.subscribe()
     }
 
-    /// Turns true when the node has ended: stopped, removed or failed. The thread's result says which.
+    /// Becomes true when the node has ended: stopped, removed or failed. The thread's result says which.
     pub fn watch_ended(&self) -> watch::Receiver<bool> {
         self.shared.ended.subscribe()
     }
 
-    /// An ID in the form of request IDs, never given twice: for leases and members.
+    /// A new unique ID in the form of request IDs: for leases and members.
     pub fn next_id(&self) -> u64 {
         self.shared.ids.next_id()
     }
 
-    /// What readers of the replicated state see.
+    /// The replicated state, for readers.
     pub fn machine(&self) -> Arc<machine::Shared> {
         Arc::clone(&self.shared.machine)
     }
 
-    /// How this node was started.
+    /// The options this node was started with.
     pub fn options(&self) -> &Options {
         &self.shared.options
     }
 
-    /// Hands leadership to the member, or to the best one for 0; returns when it leads.
+    /// Transfers leadership to the member, or to the best one for 0; returns once it leads.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), TransferError> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.shared.options.request_timeout;
-        let mut ended = self.shared.ended.subscribe();
-        self.shared.command(Command::Transfer { to, deadline, reply });
-        tokio::select! {
-            biased;
-            answer = answer => answer.unwrap_or(Err(TransferError::Stopped)),
-            // Handed over when nobody took it any more: its reply lies in the inbox for ever.
-            _ = ended.wait_for(|ended| *ended) => Err(TransferError::Stopped),
+        let id = self.shared.ids.next_id();
+        {
+            let mut pending = lock(&self.shared.pending);
+            if pending.ended.is_some() {
+                return Err(TransferError::Stopped);
+            }
+            pending.transfers.insert(id, reply);
         }
+        self.shared.control(Control::Transfer { id, to, deadline });
+        // At the end of the node all replies go.
+        answer.await.unwrap_or(Err(TransferError::Stopped))
     }
 
-    /// Ends the node: what is under way is finished, the log is synced and the engine flushed. Whoever still waits gets
-    /// [`ProposeError::Stopped`]. Leadership is not handed over: [`Handle::transfer_leader`] first.
+    /// Stops the node: finishes work, syncs the log, flushes the engine; waiters get [`ProposeError::Stopped`]. Does
+    /// not transfer leadership: call [`Handle::transfer_leader`] first.
     pub async fn stop(&self) {
         let mut ended = self.shared.ended.subscribe();
-        self.shared.command(Command::Stop);
+        self.shared.control(Control::Stop);
         // An error means that the node and its sender are gone.
         let _ = ended.wait_for(|ended| *ended).await;
     }
@@ -266,86 +264,74 @@ impl Shared {
         (now, deadline.map_or(latest, |deadline| deadline.min(latest)))
     }
 
-    /// An entry to be, with a request ID of its own.
-    pub(crate) fn entry(&self, mut request: pb::InternalRaftRequest, deadline: Instant) -> Proposal {
-        let id = self.ids.next_id();
-        request.header.get_or_insert_default().id = id;
-        Proposal { id, kind: EntryKind::Normal, data: request.encode_to_vec().into(), deadline, hops: 0 }
+    pub(crate) fn entry(&self, command: &Command, deadline: Instant) -> Proposal {
+        Proposal::of_command(command, self.ids.next_id(), deadline)
     }
 
-    /// Registers who waits for an entry that goes its own way to the log.
-    pub(crate) fn watch_for(&self, id: u64, waiter: Waiter) -> Result<(), ProposeError> {
-        let mut front = lock(&self.front);
-        if let Some(error) = &front.ended {
+    /// Registers the waiter of an entry that is queued separately.
+    pub(crate) fn watch_for(&self, id: u64, waiter: Waiter<Reply>) -> Result<(), ProposeError> {
+        let mut pending = lock(&self.pending);
+        if let Some(error) = &pending.ended {
             return Err(error.clone());
         }
-        self.register(&mut front, id, waiter);
+        self.register(&mut pending, id, waiter);
         Ok(())
     }
 
-    fn register(&self, front: &mut Front, id: u64, waiter: Waiter) {
-        let deadline = waiter.deadline();
-        front.waiters.insert(id, waiter);
-        if front.first_deadline.is_none_or(|first| deadline < first) {
-            front.first_deadline = Some(deadline);
+    fn register(&self, pending: &mut PendingRequests, id: u64, waiter: Waiter<Reply>) {
+        if pending.waiters.insert(id, waiter) {
             self.deadlines.notify_one();
         }
     }
 
-    fn submit(&self, proposal: Proposal, waiter: Waiter) -> Result<(), ProposeError> {
-        let bytes = proposal.data.len();
-        if self.is_full() {
+    fn submit(&self, mut proposal: Proposal, waiter: Waiter<Reply>) -> Result<(), ProposeError> {
+        if self.proposals.is_full() {
             return Err(ProposeError::TooManyRequests);
         }
-        let mut front = lock(&self.front);
-        if let Some(error) = &front.ended {
+        let mut pending = lock(&self.pending);
+        if let Some(error) = &pending.ended {
             return Err(error.clone());
         }
-        if front.waiters.len() >= self.options.limits.waiters.max(1) {
+        if pending.waiters.len() >= self.options.limits.waiters.max(1) {
             return Err(ProposeError::TooManyRequests);
         }
-        self.load.add(bytes);
-        self.register(&mut front, proposal.id, waiter);
-        front.gathered.proposals.push(proposal);
-        self.flush_later(&mut front);
+        proposal.permit = Some(self.proposals.take(proposal.data.len()));
+        self.register(&mut pending, proposal.id, waiter);
+        pending.gathered.proposals.push(proposal);
+        self.hand_over_later(&mut pending);
         Ok(())
     }
 
-    fn is_full(&self) -> bool {
-        self.load.entries.load(Relaxed) >= self.options.limits.inbox_entries.max(1)
-            || self.load.bytes.load(Relaxed) >= self.options.limits.inbox_bytes.max(1)
-    }
-
-    fn flush_later(&self, front: &mut Front) {
-        if !std::mem::replace(&mut front.flush_due, true) {
-            self.flush.notify_one();
+    fn hand_over_later(&self, pending: &mut PendingRequests) {
+        if !std::mem::replace(&mut pending.hand_over_due, true) {
+            self.gathered.notify_one();
         }
     }
 
-    /// A follower's proposals wait as our own do, but no longer than it was told that they may; it classifies its own
-    /// timeouts.
+    /// Queues a follower's proposals, with the time left that it stated; the follower classifies its timeouts.
     fn take_forwarded(&self, forwarded: Forwarded) {
         let Forwarded { hops, left, entries } = forwarded;
         let timeout = self.options.request_timeout;
         let deadline = Instant::now() + left.map_or(timeout, |left| left.min(timeout));
-        let mut front = lock(&self.front);
+        let mut pending = lock(&self.pending);
         for (kind, data) in entries {
-            if self.is_full() {
+            if self.proposals.is_full() {
                 self.meters.peer_dropped(PeerDrop::Full);
                 break;
             }
-            self.load.add(data.len());
-            front.gathered.proposals.push(Proposal { id: 0, kind, data, deadline, hops });
+            let permit = Some(self.proposals.take(data.len()));
+            let proposal = Proposal { permit, ..Proposal::forwarded(kind, data, deadline, hops) };
+            pending.gathered.proposals.push(proposal);
         }
-        self.flush_later(&mut front);
+        self.hand_over_later(&mut pending);
     }
 
-    pub(crate) fn command(&self, command: Command) {
-        let mut front = lock(&self.front);
-        // After the end nobody reads it: dropping a transfer's reply answers it.
-        if front.ended.is_none() {
-            front.gathered.commands.push(command);
-            self.flush_later(&mut front);
+    pub(crate) fn control(&self, control: Control) {
+        let mut pending = lock(&self.pending);
+        // After the end nobody reads the queue.
+        if pending.ended.is_none() {
+            pending.gathered.controls.push(control);
+            self.hand_over_later(&mut pending);
         }
     }
 
@@ -360,7 +346,7 @@ impl Shared {
         answer.unwrap_or(Err(ProposeError::Stopped))
     }
 
-    /// etcd's `parseProposeCtxErr`: what a request that waited from `since` to now most likely suffered from.
+    /// etcd's `parseProposeCtxErr`: the most likely reason why a request waiting since `since` timed out.
     pub(crate) fn timeout(&self, since: Instant) -> ProposeError {
         let status = self.status();
         let lost = *lock(&self.cells.leader_lost);
@@ -390,11 +376,11 @@ impl Shared {
     }
 
     fn status(&self) -> Status {
-        self.cells.read(self.load.entries.load(Relaxed))
+        self.cells.read(self.proposals.count())
     }
 }
 
-/// Takes the waiter back when its task goes away before the answer.
+/// Removes the waiter if its task is dropped before the result.
 struct Registered<'a> {
     shared: &'a Shared,
     id: u64,
@@ -404,7 +390,7 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         if !self.done {
-            lock(&self.shared.front).waiters.remove(&self.id);
+            lock(&self.shared.pending).waiters.take(self.id);
         }
     }
 }

@@ -1,107 +1,92 @@
-//! Every limit of the node: a value with its unit, its reason and its default, so that a test can draw a small one.
-//!
-//! A limit is never less than what lets one piece through: where zero would stop everything, one is taken.
+//! The limits of the node, each with unit, reason and default. None blocks everything: where zero would, it is one.
 
 use std::time::Duration;
 
-/// The node's limits. [`Limits::default`] is what a member runs with.
+/// The node's limits; the defaults are a member's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries that may wait before they reach the log, and reads that may wait for their round. A full inbox is the only
-    /// reason to refuse a request for load.
+    /// Entries waiting to reach the log, and as many reads waiting for their round. Beyond it requests are refused.
     pub inbox_entries: usize,
-    /// Bytes of entries that may wait before they reach the log: what a member can afford beside its caches.
+    /// Bytes of entries waiting to reach the log: what a member has memory for besides its caches.
     pub inbox_bytes: usize,
-    /// Messages from peers that may wait for the consensus thread; etcd's receive queues hold 4,096 a peer. More are
-    /// dropped, as a network would, and raft sends them again.
+    /// Peers' messages waiting for the consensus thread (etcd: 4,096 a peer). More are dropped; raft resends them.
     pub inbox_messages: usize,
-    /// Bytes of peers' messages that may wait.
+    /// Bytes of peers' messages waiting for the consensus thread.
     pub inbox_message_bytes: usize,
-    /// Requests that wait for their entry to be applied. Those handed to another leader leave the inbox at once.
+    /// Requests waiting for their entry to be applied. Forwarded ones leave the inbox at once.
     pub waiters: usize,
-    /// No new entries enter the log while more committed ones than this wait to be applied (etcd refuses at 5,000).
+    /// While more committed entries than this wait to be applied, none are proposed (etcd refuses at 5,000).
     pub backlog_entries: u64,
-    /// The same in bytes, of what waits while the machine is lent out: a leader reads all of it to see which leases are
-    /// about to go, between two ticks.
+    /// The same in bytes, while another thread has the machine: a leader scans all for revokes between two ticks.
     pub backlog_bytes: usize,
-    /// No new entries enter the log while more than this many are not committed: a quorum is slow or away.
+    /// While more entries than this are uncommitted, none are proposed: a quorum is slow or away.
     pub uncommitted_entries: u64,
-    /// The same in bytes.
+    /// The same limit in bytes.
     pub uncommitted_bytes: usize,
-    /// In bytes. raft-rs drops proposals silently above this, so it lies above all that the driver lets through.
+    /// Bytes above which raft-rs drops proposals silently; so it exceeds everything that a member accepts.
     pub raft_uncommitted_bytes: u64,
-    /// While a follower in reach lacks more entries than this, leases end a batch a tick: they must not make it much
-    /// later.
+    /// While an active follower lacks more entries, leases end one batch per tick, so as not to delay it further.
     pub follower_lag: u64,
-    /// Renewals that are woken when their lease, whose time is over, is gone; more than these look for themselves now and
-    /// then.
+    /// Renewals of expired leases that are woken when the lease is gone; any beyond poll.
     pub renewals_waiting: usize,
-    /// A new leader of more leases than this makes their deadlines on a thread of its own: of these it takes some 5 ms.
+    /// With more leases than this (some 5 ms), a new leader builds the deadlines on another thread.
     pub deadlines_inline: usize,
-    /// Keys of a lease that are looked up at a time for whoever asks what hangs on it: a fifth of a millisecond, for which
-    /// what is applied may have to wait. More than these are gathered on a thread of its own.
+    /// Keys of a lease read at a time, 0.2 ms, for which applying may wait. More are collected on another thread.
     pub lease_keys: usize,
-    /// Leases whose many keys are gathered at one time.
+    /// Leases whose many keys are collected at the same time.
     pub lease_keys_threads: usize,
-    /// Entries proposed in one step of the consensus thread: bounds the size of one write and the wait of those behind.
+    /// Entries proposed in one step: bounds the size of one write, and the delay of those behind.
     pub batch_entries: usize,
-    /// Bytes proposed in one step; the entry that passes it still goes along.
+    /// Bytes proposed in one step; the entry that exceeds it is included.
     pub batch_bytes: usize,
-    /// Bytes of one append message, and of the entries forwarded in one; etcd's `maxSizePerMsg`, 1 MiB less its overhead.
-    /// At least one entry goes into each.
+    /// Bytes of entries in one append or forward, at least one: etcd's `maxSizePerMsg`, 1 MiB less its overhead.
     pub message_bytes: u64,
     /// Append messages in flight to one member; etcd's `maxInflightMsgs`.
     pub inflight_messages: usize,
-    /// Committed bytes handed to the machine in one group, and read from the log at a time by whoever only looks at them;
-    /// at least one entry.
+    /// Bytes of committed entries applied in one group, or read from the log at a time for a scan; at least one entry.
     pub group_bytes: u64,
-    /// Bytes of recent entries kept in memory for followers and for applying; at least the newest entry.
+    /// Bytes of newest entries cached for followers and for applying; at least one entry.
     pub cache_bytes: usize,
     /// Entries in one message of a peer: an append of 1 MiB holds at most this many entries of 8 bytes.
     pub peer_entries: usize,
-    /// Payload bytes of one entry that a peer may send; far above `--max-request-bytes`, which its proposer enforces.
+    /// Payload bytes of a peer's entry; far above `--max-request-bytes`, which its proposer enforces.
     pub peer_entry_bytes: usize,
-    /// Bytes of a message's context. etcd's and ours are 8; raft's own transfer mark is 16.
+    /// Bytes of a message's context. etcd's and ours have 8; raft's transfer mark has 16.
     pub peer_context_bytes: usize,
-    /// How far above this member's own term that of a peer's message may lie. A term grows by one an election: an election
-    /// a second takes 136 years for so many, and a forged term cannot use up the numbers that are left.
+    /// How far a message's term may exceed this member's: 136 years of an election a second. A forged term cannot
+    /// exhaust the range.
     pub term_leap: u64,
-    /// How often a proposal that came from a peer is handed on to another leader. It came here by one hop; a leader that
-    /// stepped down hands it on, and so may that one's successor. Two members that each take the other for the leader
-    /// would do it for ever.
+    /// How often a forwarded proposal is sent: to a leader, by one that stepped down to its successor, and once more.
+    /// Two members that take each other for the leader would forward it forever.
     pub forward_hops: u8,
-    /// Read contexts remembered for each member within one term, to drop those that come twice; the oldest are forgotten.
+    /// Read contexts remembered per member and term, to drop repeated ones; the oldest are forgotten.
     pub seen_reads: usize,
-    /// Reads of peers that a leader has under way. A member has one round at a time, asked again every
-    /// [`Limits::read_retry`]: more are dropped, and asked again.
+    /// Unfinished reads of peers at a leader, one round a member. More are dropped, and asked again.
     pub peer_reads: usize,
-    /// Attempts whose answers a round of reads still takes; older answers are only late.
+    /// Attempts of a round whose answers are still accepted; older answers are only late.
     pub read_attempts: usize,
-    /// A read whose context got no answer asks again with a fresh one after this long (etcd's `readIndexRetryTime`).
+    /// A read without an answer is retried with a new context after this long (etcd's `readIndexRetryTime`).
     pub read_retry: Duration,
-    /// Members behind the log's start that are remembered as told of; with more, some are told of again.
-    pub lagging_told: usize,
-    /// Bytes of log after which the engine is flushed, so that replay after a crash stays short.
+    /// Members behind the log's start that are remembered as reported; with more, some are reported again.
+    pub lagging_reported: usize,
+    /// Log bytes after which the engine is flushed, to keep replay after a crash short.
     pub flush_log_bytes: u64,
-    /// The engine is flushed at least this often while anything is applied.
+    /// The longest time between flushes while entries are applied.
     pub flush_every: Duration,
     /// Entries kept behind the flushed index for slow followers (etcd's `DefaultSnapshotCatchUpEntries`).
     pub keep_entries: u64,
-    /// Log kept beyond [`Limits::keep_entries`] for members that lag, in steps of [`Limits::flush_log_bytes`]: 16 = 1 GiB
-    /// of log.
+    /// Log kept beyond [`Limits::keep_entries`] for lagging members, in units of [`Limits::flush_log_bytes`].
     pub keep_lagging_steps: usize,
-    /// Turns that the flusher yields before it hands proposals over: requests read in the same turn go together.
-    pub flush_yields: usize,
-    /// Under load, a step of the machine's background work is done this often (etcd's sleep between batches of a
-    /// compaction).
+    /// How often the runtime's task yields before it hands over proposals, so that requests read in the same turn go together.
+    pub gather_yields: usize,
+    /// Under load, the interval of the machine's background steps (etcd's sleep between batches of a compaction).
     pub background_every: Duration,
-    /// Compaction waits this long for readers of what it removes. Readers that keep the pace are done much sooner (a hash
-    /// of 100 million rows takes half of it), the others have let go already; who is left is told that it was compacted.
+    /// How long compaction waits for readers of what it removes; then they are told that it was compacted. A hash of
+    /// 100 million rows takes half of it.
     pub readers_wait: Duration,
-    /// Lines that one place of the node's code, or of raft-rs's, may log in [`Limits::log_window`]: peers can cause most
-    /// of them. What is left out is counted, and told with the next line.
+    /// Log lines from one place of the node's or raft-rs's code in [`Limits::log_window`]; the rest are counted.
     pub log_lines: usize,
-    /// See [`Limits::log_lines`]. A fault that shows for days is told about once a minute.
+    /// The window of [`Limits::log_lines`]: a lasting fault is logged about once a minute.
     pub log_window: Duration,
 }
 
@@ -138,12 +123,12 @@ impl Default for Limits {
             peer_reads: 4_096,
             read_attempts: 32,
             read_retry: Duration::from_millis(500),
-            lagging_told: 64,
+            lagging_reported: 64,
             flush_log_bytes: 64 << 20,
             flush_every: Duration::from_mins(1),
             keep_entries: 5_000,
             keep_lagging_steps: 16,
-            flush_yields: 2,
+            gather_yields: 2,
             background_every: Duration::from_millis(10),
             readers_wait: Duration::from_mins(1),
             log_lines: 30,

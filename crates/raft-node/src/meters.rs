@@ -1,53 +1,30 @@
-//! What the node measures of itself, under etcd's names, for whoever shows it ([`Meters::register`]).
-//!
-//! Everything is counted where it happens, on the consensus thread, once a batch: a write, a sync, a group of entries.
-//! What is counted an entry goes into plain local cells first ([`Applies`]) and to the shared ones once a group. Nothing
-//! here takes a lock.
+//! The node's metrics, under etcd's names; [`Meters::register`] exposes them. Measured once a batch, without a lock:
+//! per-entry counts go into plain local cells ([`Applies`]), and to the shared ones once a group.
 
 use crate::core::{Dropped, Log};
-use machine::{Effect, Outcome, Response};
+use machine::{Effect, Kind, Outcome, Response};
 use prometheus::core::Collector;
 use prometheus::local::LocalHistogram;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     exponential_buckets,
 };
-use prost::encoding::{DecodeContext, decode_key, skip_field};
 use proto::etcdserverpb::{TxnResponse, response_op};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use types::{Entry, HardState, Index, Term};
 use wal::WalError;
 
-/// An entry that takes longer to apply is a slow one: etcd's `--warning-apply-duration`.
+/// Applying an entry for longer than this is slow: etcd's `--warning-apply-duration`.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
-
-/// What a committed entry was: its field in etcd's `InternalRaftRequest`, and etcd's word for the label `op`.
-const OPS: [(u32, &str); 13] = [
-    (3, "Range"),
-    (4, "Put"),
-    (5, "DeleteRange"),
-    (6, "Txn"),
-    (7, "Compaction"),
-    (8, "LeaseGrant"),
-    (9, "LeaseRevoke"),
-    (10, "Alarm"),
-    (11, "LeaseCheckpoint"),
-    (1300, "ClusterVersionSet"),
-    (1301, "ClusterMemberAttrSet"),
-    (1302, "DowngradeInfoSet"),
-    (0, "Unknown"),
-];
 
 /// Why something of a peer was dropped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PeerDrop {
     /// No correct peer sends it.
     Invalid,
-    /// Its sender was removed from the cluster.
     Removed,
-    /// Too much waits for the consensus thread, or for the log.
+    /// A queue to the consensus thread or the log is full.
     Full,
-    /// The core says why.
     Core(Dropped),
 }
 
@@ -64,7 +41,7 @@ impl PeerDrop {
     }
 }
 
-/// The node's own series.
+/// The node's metric series.
 #[derive(Clone)]
 pub struct Meters {
     pub(crate) fsync: Histogram,
@@ -81,7 +58,7 @@ pub struct Meters {
     peer_drops: IntCounterVec,
 }
 
-/// `count` buckets from `start` up, each twice the one before.
+/// Histogram options with `count` buckets from `start` up, each twice the one before.
 fn options(name: &str, help: &str, start: f64, count: usize) -> HistogramOpts {
     let buckets = exponential_buckets(start, 2.0, count).expect("constant, valid buckets");
     HistogramOpts::new(name, help).buckets(buckets)
@@ -99,9 +76,9 @@ fn gauge(name: &str, help: &str) -> IntGauge {
     IntGauge::new(name, help).expect("a constant, valid metric name")
 }
 
-impl Meters {
+impl Default for Meters {
     #[rustfmt::skip]
-    pub(crate) fn new() -> Self {
+    fn default() -> Self {
         let apply = options("etcd_server_apply_duration_seconds", "The latency distributions of v2 apply called by backend.", 0.0001, 20);
         Self {
             fsync: histogram("etcd_disk_wal_fsync_duration_seconds", "The latency distributions of fsync called by WAL.", 0.001, 14),
@@ -134,11 +111,10 @@ impl Meters {
             ).expect("constant, valid labels"),
         }
     }
+}
 
-    /// Adds all of them to what is shown.
-    ///
-    /// # Panics
-    /// Where one of the names is taken, which the first start would show.
+impl Meters {
+    /// Adds all series to the registry. Panics if a name is taken, which the first start would show.
     pub fn register(&self, registry: &Registry) {
         let all: [Box<dyn Collector>; 12] = [
             Box::new(self.fsync.clone()),
@@ -159,13 +135,12 @@ impl Meters {
         }
     }
 
-    /// A range that was answered without the log.
+    /// Counts a range that was answered without the log.
     pub fn count_range(&self) {
         self.ranges.inc();
     }
 
-    /// The ranges of a transaction that was answered, here or by the log; more than one operation makes it a
-    /// transaction, as in etcd.
+    /// Counts the operations of an answered transaction; as in etcd, it is one only with more than one operation.
     pub fn count_txn(&self, answer: &TxnResponse) {
         let count = Operations::of(answer);
         self.ranges.inc_by(count.ranges);
@@ -174,22 +149,19 @@ impl Meters {
         }
     }
 
-    /// Something of a peer was dropped.
     pub(crate) fn peer_dropped(&self, why: PeerDrop) {
         self.peer_drops.with_label_values(&[why.reason()]).inc();
     }
 
-    /// How much of what peers sent was dropped for this reason: `invalid`, `removed`, `full`, `unfit`, `read twice`, `hops`.
+    /// The number of drops for a reason: `invalid`, `removed`, `full`, `unfit`, `read twice`, `hops`.
     pub fn peer_drops(&self, reason: &str) -> u64 {
         self.peer_drops.with_label_values(&[reason]).get()
     }
 
-    /// One step of a compaction.
     pub(crate) fn compaction_step(&self, took: Duration) {
         self.compaction_pause.observe(took.as_secs_f64() * 1e3);
     }
 
-    /// A compaction is done.
     pub(crate) fn compaction_done(&self, took: Duration) {
         self.compaction_total.observe(took.as_secs_f64() * 1e3);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -197,7 +169,6 @@ impl Meters {
     }
 }
 
-/// What a transaction did, nested ones included.
 #[derive(Default)]
 struct Operations {
     ranges: u64,
@@ -207,7 +178,7 @@ struct Operations {
 impl Operations {
     fn of(answer: &TxnResponse) -> Self {
         let mut count = Self::default();
-        // Nested as deep as a request may be; on the heap, for the stack need not be.
+        // Nested as deeply as a request may be; on the heap, because the stack may not suffice.
         let mut open = vec![answer];
         while let Some(txn) = open.pop() {
             for op in &txn.responses {
@@ -223,11 +194,11 @@ impl Operations {
     }
 }
 
-/// The consensus thread's cells for what is counted an entry.
+/// The consensus thread's local cells for per-entry counts.
 pub(crate) struct Applies {
     meters: Meters,
-    /// By number in [`OPS`], failed ones behind; made when first needed, so that only what happened is shown.
-    cells: [Option<LocalHistogram>; 2 * OPS.len()],
+    /// By kind, failed ones behind; made when first needed, so that only what happened is shown.
+    cells: [Option<LocalHistogram>; 2 * Kind::ALL.len()],
 }
 
 impl Applies {
@@ -235,7 +206,7 @@ impl Applies {
         Self { meters, cells: Default::default() }
     }
 
-    /// A group of entries took so long, which they share equally: they are applied in one go.
+    /// Measures a group of entries; its time is divided equally among them, since they are applied in one go.
     pub(crate) fn group(&mut self, took: Duration, entries: &[Entry], outcomes: &[Outcome]) {
         let Some(first) = entries.first() else { return };
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
@@ -247,11 +218,12 @@ impl Applies {
             let Effect::Answer(answer) = &outcome.effect else { continue };
             let entry =
                 outcome.index.checked_sub(first.index).and_then(|at| entries.get(usize::try_from(at).ok()?));
-            let op = entry.map_or(OPS.len() - 1, |entry| op(&entry.data));
-            let (cell, success) = if answer.is_ok() { (op, "true") } else { (OPS.len() + op, "false") };
+            let kind = entry.map_or(Kind::Unknown, |entry| Kind::of(&entry.data));
+            let cell = kind as usize + if answer.is_ok() { 0 } else { Kind::ALL.len() };
+            let success = if answer.is_ok() { "true" } else { "false" };
             let apply = &self.meters.apply;
             self.cells[cell]
-                .get_or_insert_with(|| apply.with_label_values(&["v3", OPS[op].1, success]).local())
+                .get_or_insert_with(|| apply.with_label_values(&["v3", kind.name(), success]).local())
                 .observe(each.as_secs_f64());
             let answer = match answer {
                 Ok(Response::Unread(unread)) => Ok(&unread.answer),
@@ -267,32 +239,18 @@ impl Applies {
     }
 }
 
-/// The number in [`OPS`] of what an entry asks for: its first field that is one of them.
-fn op(mut data: &[u8]) -> usize {
-    while let Ok((field, wire_type)) = decode_key(&mut data) {
-        if let Some(op) = OPS.iter().position(|(known, _)| *known == field) {
-            return op;
-        }
-        if skip_field(wire_type, field, &mut data, DecodeContext::default()).is_err() {
-            break;
-        }
-    }
-    OPS.len() - 1
-}
-
-/// A log whose writes and syncs are timed.
-pub(crate) struct Timed<L> {
+pub(crate) struct TimedLog<L> {
     log: L,
     meters: Meters,
 }
 
-impl<L: Log> Timed<L> {
+impl<L: Log> TimedLog<L> {
     pub(crate) fn new(log: L, meters: Meters) -> Self {
         Self { log, meters }
     }
 }
 
-impl<L: Log> Log for Timed<L> {
+impl<L: Log> Log for TimedLog<L> {
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
         let start = Instant::now();
         let before = self.log.written_bytes();
@@ -356,43 +314,18 @@ impl<L: Log> Log for Timed<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machine::Refusal;
-    use prost::Message as _;
+    use machine::{Command, Refusal};
     use proto::etcdserverpb as pb;
     use types::EntryKind;
 
-    fn entry(index: Index, request: &pb::InternalRaftRequest) -> Entry {
-        Entry { term: 1, index, kind: EntryKind::Normal, data: request.encode_to_vec().into() }
-    }
-
-    #[test]
-    fn entries_are_named_by_what_they_ask_for() {
-        let header = Some(pb::RequestHeader { id: 7, ..Default::default() });
-        let base = pb::InternalRaftRequest { header, ..Default::default() };
-        let check = |request: &pb::InternalRaftRequest, expected: &str| {
-            assert_eq!(OPS[op(&request.encode_to_vec())].1, expected);
-        };
-        check(&base, "Unknown");
-        check(
-            &pb::InternalRaftRequest { id: 5, put: Some(pb::PutRequest::default()), ..base.clone() },
-            "Put",
-        );
-        check(&pb::InternalRaftRequest { txn: Some(pb::TxnRequest::default()), ..base.clone() }, "Txn");
-        check(
-            &pb::InternalRaftRequest {
-                cluster_version_set: Some(proto::membershippb::ClusterVersionSetRequest::default()),
-                ..base
-            },
-            "ClusterVersionSet",
-        );
-        assert_eq!(OPS[op(&[0xff; 20])].1, "Unknown");
+    fn entry(index: Index, command: &Command) -> Entry {
+        Entry { term: 1, index, kind: EntryKind::Normal, data: command.encode(1) }
     }
 
     #[test]
     fn a_group_is_counted_by_kind_and_by_how_it_went() {
-        let meters = Meters::new();
-        let put = pb::InternalRaftRequest { put: Some(pb::PutRequest::default()), ..Default::default() };
-        let txn = pb::InternalRaftRequest { txn: Some(pb::TxnRequest::default()), ..Default::default() };
+        let meters = Meters::default();
+        let (put, txn) = (Command::from(pb::PutRequest::default()), Command::from(pb::TxnRequest::default()));
         let range = || pb::ResponseOp {
             response: Some(response_op::Response::ResponseRange(pb::RangeResponse::default())),
         };

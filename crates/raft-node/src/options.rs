@@ -1,6 +1,7 @@
-//! What a node is told at its start, and what it needs of the world.
+//! The options of a node, and its interface to the peers.
 
-use crate::{LeaseError, LeaseStatus, Limits};
+use crate::{LeaseError, Limits};
+use bytes::Bytes;
 use machine::Membership;
 use proto::raftpb;
 use std::pin::Pin;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use types::LeaseId;
 
-/// How a node behaves. Times must agree over the cluster.
+/// The options of a node. Times must be equal on all members.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// This member's ID.
+    /// The ID of this member.
     pub member: u64,
     /// The cluster's ID; only for log lines.
     pub cluster: u64,
@@ -19,13 +20,13 @@ pub struct Options {
     pub tick: Duration,
     /// Ticks without a leader before an election (`--election-timeout` / `--heartbeat-interval`).
     pub election_ticks: usize,
-    /// Ask before disturbing a leader (`--pre-vote`).
+    /// Whether to hold a pre-vote before an election (`--pre-vote`).
     pub pre_vote: bool,
-    /// How long a request without an own deadline waits: 5 s + 2 election timeouts.
+    /// The timeout of a request without its own: 5 s + 2 election timeouts.
     pub request_timeout: Duration,
-    /// The longest request, encoded (`--max-request-bytes`).
+    /// The largest encoded request, bytes (`--max-request-bytes`).
     pub max_request_bytes: usize,
-    /// What is bounded, and by how much.
+    /// The node's limits, with their defaults.
     pub limits: Limits,
 }
 
@@ -46,40 +47,50 @@ impl Options {
         }
     }
 
-    /// etcd's `ReqTimeout`: 5 s for queue and disk, and two elections.
+    /// etcd's `ReqTimeout`: 5 s for queue and disk, plus two elections.
     pub fn request_timeout(election_timeout: Duration) -> Duration {
         Duration::from_secs(5) + 2 * election_timeout
     }
 
-    /// `--election-timeout`.
+    /// The election timeout (`--election-timeout`).
     pub fn election_timeout(&self) -> Duration {
         self.tick * u32::try_from(self.election_ticks).unwrap_or(u32::MAX)
     }
 }
 
+/// The answer to a lease query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseStatus {
+    /// Seconds until it ends, rounded towards zero; negative while its revoke is pending.
+    pub ttl: i64,
+    /// The granted TTL, seconds.
+    pub granted_ttl: i64,
+    /// The attached keys, in no order; empty if not asked for.
+    pub keys: Vec<Bytes>,
+}
+
 /// A question on its way to the leader.
 pub type Asked<T> = Pin<Box<dyn Future<Output = Result<T, LeaseError>> + Send>>;
 
-/// The way out, to the peers. Called on the consensus thread: nothing here may block.
+/// The way to the peers. Called on the consensus thread: nothing may block.
 pub trait Outbound: Send + Sync + 'static {
-    /// Sends messages, in order for each receiver. What cannot be sent is dropped and reported with
-    /// [`crate::Handle::report_unreachable`].
+    /// Sends messages, in order for each receiver. Drops are reported with [`crate::Handle::report_unreachable`].
     fn send(&self, messages: Vec<raftpb::Message>);
 
     /// The members changed: add, move and remove peers.
     fn members_changed(&self, membership: Arc<Membership>);
 
-    /// Asks the leader, at this URL of its, to renew a lease: its TTL in seconds. Called in the runtime.
+    /// Asks the leader at this URL to renew a lease; returns the TTL in seconds. Called in the runtime.
     fn renew_lease(&self, _url: String, _id: LeaseId) -> Asked<i64> {
         Box::pin(async { Err(LeaseError::NoAnswer) })
     }
 
-    /// Asks the leader, at this URL of its, what is left of a lease and what hangs on it. Called in the runtime.
+    /// Asks the leader at this URL for a lease's remaining time and keys. Called in the runtime.
     fn lease_status(&self, _url: String, _id: LeaseId, _with_keys: bool) -> Asked<LeaseStatus> {
         Box::pin(async { Err(LeaseError::NoAnswer) })
     }
 
-    /// Since when the member has been in reach without a break; `None` = it is not. Tells timeouts apart.
+    /// Since when the member has been continuously reachable; `None` = it is not. Used to classify timeouts.
     fn active_since(&self, _member: u64) -> Option<Instant> {
         None
     }

@@ -1,35 +1,35 @@
-//! A learner becomes a voter: what a leader checks before it proposes that (etcd `promoteMember`). Whether there is such a
-//! learner by then is checked once more when the change is applied.
+//! Promotion of a learner: the leader's checks before the proposal (etcd `promoteMember`). That the learner exists is
+//! checked again when the change is applied.
 
 use crate::{Handle, PeerProgress, ProposeError};
 use machine::{Membership, Refusal};
-use proto::raftpb;
+use proto::{EtcdError, raftpb};
 use thiserror::Error;
 
 /// Why a member was not promoted. The texts are etcd's.
 #[derive(Clone, Debug, Error)]
 pub enum PromoteError {
-    /// Only the leader knows how far a learner is.
-    #[error("etcdserver: not leader")]
+    /// Only the leader knows a learner's progress.
+    #[error("{}", EtcdError::NotLeader)]
     NotLeader,
-    /// There is no such member.
+    /// No member has this ID.
     #[error("membership: ID not found")]
     NotFound,
-    /// It has a vote already.
+    /// The member is a voter already.
     #[error("membership: can only promote a learner member")]
     NotLearner,
     /// Its log is too far behind.
-    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    #[error("{}", EtcdError::LearnerNotReady)]
     NotReady,
-    /// Too few voters have ever started: with one more they could not decide.
-    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    /// Too few voters have ever started: one more would cost the quorum.
+    #[error("{}", EtcdError::NotEnoughStarted)]
     NotEnoughMembers,
-    /// The change was not logged, or is not known to be.
+    /// The change was not logged, or its fate is unknown.
     #[error(transparent)]
     Propose(ProposeError),
 }
 
-/// Makes the learner a voter. Only on the leader; returns when the change is applied here.
+/// Promotes the learner to a voter. Only on the leader; returns once the change is applied here.
 pub async fn promote(handle: &Handle, member: u64) -> Result<(), PromoteError> {
     let status = handle.status();
     if !status.is_leader {
@@ -49,7 +49,7 @@ pub async fn promote(handle: &Handle, member: u64) -> Result<(), PromoteError> {
     })
 }
 
-/// In etcd's order: known to raft, in step (nine tenths of the leader's log), enough others that have started.
+/// The checks in etcd's order: known to raft, in sync (nine tenths of the leader's log), enough others started.
 fn check(
     peers: &[PeerProgress],
     membership: &Membership,
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(checked(7, 1_000, 2), "NotFound");
         assert_eq!(checked(9, 1_000, 1), "ok");
         assert_eq!(checked(9, 1_000, 0), "NotEnoughMembers");
-        // Said when it is applied: the others may have changed it by then.
+        // Checked when it is applied: another member may have promoted it by then.
         assert_eq!(checked(2, 1_000, 2), "ok");
     }
 }

@@ -1,38 +1,32 @@
-//! What members tell each other through the log: their names and client URLs, the cluster's version, and downgrades.
-//!
-//! The HTTP side (asking the others for their versions) is the server's; here are the proposals and the decision.
+//! What members publish through the log: names and client URLs, the cluster version, downgrades. Asking the others for
+//! their versions over HTTP is the server's job.
 
 use crate::{Handle, ProposeError};
 use machine::{ClusterVersion, Downgrade};
-use proto::{etcdserverpb as pb, membershippb};
+use proto::membershippb;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// The cluster version before all members have been heard (etcd `version.MinClusterVersion`).
+/// The cluster version before all members' versions are known (etcd `version.MinClusterVersion`).
 pub const CLUSTER_VERSION_MIN: &str = "3.0.0";
-/// How often the leader looks at the members' versions (etcd `monitorVersionInterval`, with its jitter left out).
+/// How often the leader checks the members' versions (etcd `monitorVersionInterval`, without its jitter).
 pub const VERSION_INTERVAL: Duration = Duration::from_secs(4);
-/// A member that was told "stopped" does not try again; anything else waits this long first.
+/// The delay before a failed attempt is repeated; a stopped member does not repeat it.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long one attempt to publish may take. A member that comes back answers all that waited for it at once, before it
-/// has a stream to the leader: what it forwards then may not fit the queue of POSTs and is lost. Clients must not wait
-/// for the whole request timeout because of that; to publish twice does no harm.
+/// The timeout of one attempt to publish; publishing twice is harmless. A returning member forwards all requests at
+/// once and may lose some in the queue of POSTs: clients must not wait a whole request timeout for that.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Publishes this member's name and client URLs, and tries again until that is applied (etcd `publishV3`); clients are
-/// served after it. Ends without it only when the node does.
+/// Publishes this member's name and client URLs (etcd `publishV3`), until applied. Fails only if the node ends.
 pub async fn attributes(handle: &Handle, name: &str, client_urls: &[String]) -> Result<(), ProposeError> {
     let attributes = membershippb::Attributes { name: name.to_owned(), client_urls: client_urls.to_vec() };
-    let request = pb::InternalRaftRequest {
-        cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
-            member_id: handle.options().member,
-            member_attributes: Some(attributes),
-        }),
-        ..Default::default()
+    let request = membershippb::ClusterMemberAttrSetRequest {
+        member_id: handle.options().member,
+        member_attributes: Some(attributes),
     };
     loop {
         match handle.propose(request.clone(), Some(Instant::now() + ATTEMPT)).await {
-            Ok(_) => return Ok(()),
+            Ok(()) => return Ok(()),
             Err(error @ (ProposeError::Stopped | ProposeError::Fault)) => return Err(error),
             Err(_) => tokio::time::sleep(RETRY).await,
         }
@@ -41,33 +35,26 @@ pub async fn attributes(handle: &Handle, name: &str, client_urls: &[String]) -> 
 
 /// Proposes the cluster version.
 pub async fn cluster_version(handle: &Handle, version: String) -> Result<(), ProposeError> {
-    let request = pb::InternalRaftRequest {
-        cluster_version_set: Some(membershippb::ClusterVersionSetRequest { ver: version }),
-        ..Default::default()
-    };
-    handle.propose(request, None).await.map(drop)
+    handle.propose(membershippb::ClusterVersionSetRequest { ver: version }, None).await
 }
 
-/// Proposes that the cluster may go down to a version, or with `None` that it stays what it is.
+/// Proposes a downgrade to a version, or with `None` to cancel it.
 pub async fn downgrade(
     handle: &Handle,
     target: Option<ClusterVersion>,
     deadline: Option<Instant>,
 ) -> Result<(), ProposeError> {
     let ver = target.map(|target| target.to_string()).unwrap_or_default();
-    let request = pb::InternalRaftRequest {
-        downgrade_info_set: Some(membershippb::DowngradeInfoSetRequest { enabled: target.is_some(), ver }),
-        ..Default::default()
-    };
-    handle.propose(request, deadline).await.map(drop)
+    let request = membershippb::DowngradeInfoSetRequest { enabled: target.is_some(), ver };
+    handle.propose(request, deadline).await
 }
 
-/// Every member's server version, by ID, as far as it says it.
+/// Every member's server version, by ID; `None` if unknown.
 pub type Versions = BTreeMap<u64, Option<String>>;
 
-/// The version that a leader should propose, if any (etcd `version.Monitor`): the lowest of the members' server
-/// versions, without its patch; `3.0.0` while none is decided and somebody is out of reach. It only ever rises, but for a
-/// downgrade: then it goes to the downgrade's target, one minor below both itself and the lowest server version.
+/// The cluster version that a leader should propose, if any (etcd `version.Monitor`): the lowest server version without
+/// its patch; `3.0.0` while none is decided and a member is unreachable. It only rises, except in a downgrade: then it
+/// becomes the target, one minor below both itself and the lowest server version.
 pub fn decide_version(
     current: Option<&str>,
     downgrade: Option<&Downgrade>,
@@ -101,13 +88,13 @@ fn downgraded(
     if is_below(current) && is_below(lowest) { Ok(Some(target)) } else { Err(invalid()) }
 }
 
-/// Whether every member runs the downgrade's target: then the job is done (etcd's `versionsMatchTarget`).
+/// Whether every member runs the downgrade's target version, so that the job is done (etcd's `versionsMatchTarget`).
 pub fn is_downgraded(target: &str, versions: &Versions) -> bool {
     let Some(target) = ClusterVersion::parse(target) else { return false };
     versions.values().all(|version| version.as_deref().and_then(ClusterVersion::parse) == Some(target))
 }
 
-/// A downgrade job that nobody can carry out, as it came out of the log. Cancel it.
+/// A logged downgrade job that cannot be carried out. Cancel it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid downgrade target {target:?}: the cluster is at {cluster}, its oldest member at {lowest}")]
 pub struct InvalidDowngrade {

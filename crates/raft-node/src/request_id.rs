@@ -1,19 +1,19 @@
-//! Request IDs, made as etcd makes them (`pkg/idutil`): they key the waiters of a member, and must be unique over
-//! all members and their restarts, because an entry's ID completes whoever waits for it.
+//! Request IDs, made as in etcd (`pkg/idutil`). They must be unique across members and restarts, because an entry
+//! completes whoever waits for its ID.
 //!
 //! ```text
-//! | 2 bytes: member ID, low bits | 5 bytes: milliseconds at the start, moved | 1 byte: counter |
+//! | 2 bytes: member ID, low bits | 5 bytes: milliseconds at the start, shifted | 1 byte: counter |
 //! ```
 //!
-//! Of three members two agree in the low bits of their IDs once in 22,000 clusters. etcd's such members, started at about
-//! the same time, make the same IDs, and one is told what came of the other's request. Here the milliseconds are moved by
-//! what the rest of the member's ID says, the same in each of its lives: years lie between two such members.
-//!
-//! The counter carries into the milliseconds: a restart repeats an ID only if a member made more than 256,000 a second.
+//! Of three members, two share the low bits of their IDs in one of 22,000 clusters. Such etcd members, if started at
+//! about the same time, make the same IDs, and one receives the outcome of the other's request. Here the milliseconds
+//! are shifted by a function of the member ID's other bits, the same after each restart. The counter carries into the
+//! milliseconds: a restart repeats an ID only if a member made more than 256,000 a second, or if the clock was set back
+//! to the very time of an earlier start, as on a machine without a clock of its own (etcd's weakness too).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Makes IDs for one life of one member, from any thread.
+/// Makes the IDs of one process, from any thread.
 #[derive(Debug)]
 pub struct RequestIds {
     prefix: u64,
@@ -23,9 +23,9 @@ pub struct RequestIds {
 const SUFFIX_MASK: u64 = u64::MAX >> 16;
 
 impl RequestIds {
-    /// A generator for a member that starts at this time (milliseconds since 1970).
+    /// A generator for a member started at this time (milliseconds since 1970).
     pub fn new(member: u64, unix_millis: u64) -> Self {
-        // The low bits are the prefix; an odd factor spreads the others, of which the highest come out best.
+        // The low bits are the prefix; an odd factor mixes the others, best in the highest bits.
         let moved = (member >> 16).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
         let millis = unix_millis.wrapping_add(moved) & (u64::MAX >> 24);
         Self { prefix: member << 48, suffix: AtomicU64::new(millis << 8) }
@@ -42,7 +42,7 @@ impl RequestIds {
         }
     }
 
-    /// Whether an ID may be one of this member's: others are nobody's here.
+    /// Whether an ID may be this member's; no waiter here has another one.
     pub fn is_own(&self, id: u64) -> bool {
         id & !SUFFIX_MASK == self.prefix
     }
@@ -60,7 +60,7 @@ mod tests {
         assert!(ids.is_own(0x1234_0000_0000_0000) && !ids.is_own(0x1235_0000_0000_0000));
     }
 
-    /// Members whose IDs agree in the low 16 bits, started in the same millisecond, asked a million times each.
+    /// Members with equal low 16 bits, started in the same millisecond, make a million IDs each.
     #[test]
     fn members_that_share_the_mark_share_no_id() {
         let starts =

@@ -1,17 +1,20 @@
-//! Where a node stands, as any thread may read it without asking the consensus thread.
+//! A node's status, readable from any thread without asking the consensus thread.
 
+use crate::core::PeerProgress;
+use crate::member::MemberStatus;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+use types::lock;
 
-/// A reading of the node's state. Fields are read one by one: they are each true at some time during the call.
+/// A reading of the node's status. Fields are read one by one: each was true at some time during the call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The term.
+    /// The newest term known.
     pub term: u64,
-    /// The leader this member knows of; 0 = none.
+    /// The leader that this member knows; 0 = none.
     pub leader: u64,
-    /// The newest committed index known here.
+    /// The newest commit index known here.
     pub commit: u64,
     /// The newest index applied here.
     pub applied: u64,
@@ -19,39 +22,15 @@ pub struct Status {
     pub last: u64,
     /// Whether this member leads.
     pub is_leader: bool,
-    /// Whether this member has no vote.
+    /// Whether this member is a learner.
     pub is_learner: bool,
-    /// Whether this member has applied its own removal. It does nothing any more and the process should end.
+    /// Whether this member has applied its own removal. It does nothing any more; the process should end.
     pub is_removed: bool,
     /// Requests waiting to reach the log.
     pub pending_proposals: usize,
 }
 
-/// Who leads, for those who wait for changes of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    /// The term.
-    pub term: u64,
-    /// The leader; 0 = none.
-    pub leader: u64,
-    /// Whether it is this member.
-    pub is_leader: bool,
-}
-
-/// How far a member's log is known to match the leader's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerProgress {
-    /// The member.
-    pub member: u64,
-    /// The newest index it has stored.
-    pub matched: u64,
-    /// Whether it answered within the last election timeout.
-    pub active: bool,
-    /// Whether it has no vote.
-    pub is_learner: bool,
-}
-
-/// The shared cells behind [`Status`]; written by the consensus thread only.
+/// The shared cells behind [`Status`], written only by the consensus thread.
 #[derive(Debug, Default)]
 pub(crate) struct StatusCells {
     pub term: AtomicU64,
@@ -62,15 +41,34 @@ pub(crate) struct StatusCells {
     pub is_leader: AtomicBool,
     pub is_learner: AtomicBool,
     pub is_removed: AtomicBool,
-    /// When the leader of now was first seen.
+    /// When the current leader was first seen.
     pub leader_since: Mutex<Option<Instant>>,
-    /// Since when there has been no leader; `None` while there is one, and before the first was seen.
+    /// Since when there is no leader; `None` while there is one, or before the first.
     pub leader_lost: Mutex<Option<Instant>>,
-    /// What a leader knows of the members, renewed every tick; empty elsewhere.
+    /// A leader's knowledge of the members, renewed every tick; empty on other members.
     pub peers: Mutex<Vec<PeerProgress>>,
 }
 
 impl StatusCells {
+    pub(crate) fn publish(&self, status: &MemberStatus) {
+        let MemberStatus { leadership, commit, applied, last, is_removed } = *status;
+        self.term.store(leadership.term, Relaxed);
+        // A removed member knows no leader.
+        self.leader.store(if is_removed { 0 } else { leadership.leader }, Relaxed);
+        self.is_leader.store(leadership.is_leader && !is_removed, Relaxed);
+        self.is_removed.store(is_removed, Relaxed);
+        self.commit.store(commit, Relaxed);
+        self.applied.store(applied, Relaxed);
+        self.last.store(last, Relaxed);
+    }
+
+    pub(crate) fn leader_changed(&self, leader: u64, now: Instant) {
+        *lock(&self.leader_lost) = (leader == 0).then_some(now);
+        if leader != 0 {
+            *lock(&self.leader_since) = Some(now);
+        }
+    }
+
     pub(crate) fn read(&self, pending_proposals: usize) -> Status {
         Status {
             term: self.term.load(Relaxed),

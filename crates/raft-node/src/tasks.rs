@@ -1,37 +1,35 @@
-//! The node's three tasks in the runtime. They live as long as the node does.
-//!
-//! * The flusher hands over what was gathered, once a turn of the runtime.
-//! * The completer wakes waiters, inside the runtime: another thread would pay a system call for each.
-//! * The sweeper ends those whose deadline passed.
+//! The node's three tasks in the runtime, which live as long as the node. One hands over collected requests, once
+//! a turn of the runtime; the completer wakes waiters; the sweeper ends those whose deadline passed.
 
-use crate::front::{Batch, Done, Waiter, lock};
 use crate::handle::{Handle, Shared};
+use crate::member::{Batch, Done};
+use crate::queues::Reply;
 use crate::{ProposeError, ReadError};
 use machine::{Effect, Outcome, Response};
-use proto::etcdserverpb as pb;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+use types::lock;
 
-/// Starts the node's tasks in the runtime of the caller.
 pub(crate) fn spawn_tasks(shared: &Arc<Shared>) {
-    tokio::spawn(flush(Arc::clone(shared)));
+    tokio::spawn(hand_over(Arc::clone(shared)));
     tokio::spawn(complete(Arc::clone(shared)));
     tokio::spawn(sweep(Arc::clone(shared)));
 }
 
-/// Hands over what was gathered, once what came in the same turn of the runtime is there too.
-async fn flush(shared: Arc<Shared>) {
+/// Hands over collected requests, once all of the same turn of the runtime are there.
+async fn hand_over(shared: Arc<Shared>) {
     let mut batch = Batch::default();
     loop {
-        shared.flush.notified().await;
-        for _ in 0..shared.options.limits.flush_yields {
+        shared.gathered.notified().await;
+        for _ in 0..shared.options.limits.gather_yields {
             tokio::task::yield_now().await;
         }
         let ended = {
-            let mut front = lock(&shared.front);
-            front.take_gathered(&mut batch);
-            front.ended.is_some()
+            let mut pending = lock(&shared.pending);
+            pending.take_gathered(&mut batch);
+            pending.ended.is_some()
         };
         if ended {
             return;
@@ -40,7 +38,6 @@ async fn flush(shared: Arc<Shared>) {
     }
 }
 
-/// Completes waiters inside the runtime.
 async fn complete(shared: Arc<Shared>) {
     let mut done = Vec::new();
     loop {
@@ -50,8 +47,14 @@ async fn complete(shared: Arc<Shared>) {
                 Done::Outcomes(outcomes) => complete_outcomes(&shared, outcomes),
                 Done::Reads(rounds, result) => complete_reads(&shared, &rounds, result),
                 Done::Failed(id, error) => {
-                    if let Some(waiter) = { lock(&shared.front).waiters.remove(&id) } {
-                        waiter.fail(error);
+                    if let Some(waiter) = { lock(&shared.pending).waiters.take(id) } {
+                        waiter.reply.fail(error);
+                    }
+                }
+                Done::Transferred(id, result) => {
+                    if let Some(reply) = { lock(&shared.pending).transfers.remove(&id) } {
+                        // If the receiver is gone, nobody waits.
+                        let _ = reply.send(result);
                     }
                 }
                 Done::Ended(error) => return end(&shared, &error),
@@ -67,101 +70,95 @@ async fn complete(shared: Arc<Shared>) {
 fn complete_outcomes(shared: &Arc<Shared>, outcomes: Vec<Outcome>) {
     let mut ready = Vec::with_capacity(outcomes.len());
     {
-        let mut front = lock(&shared.front);
+        let mut pending = lock(&shared.pending);
         for outcome in outcomes {
-            let waiter = front.waiters.remove(&outcome.request_id);
-            ready.push((waiter, outcome));
+            let reply = pending.waiters.take(outcome.request_id).map(|waiter| waiter.reply);
+            ready.push((reply, outcome));
         }
     }
-    for (waiter, outcome) in ready {
+    for (reply, outcome) in ready {
         if outcome.over_quota {
-            tokio::spawn(raise_no_space(Handle { shared: Arc::clone(shared) }, waiter, outcome));
-        } else if let Some(waiter) = waiter {
-            finish(waiter, outcome.effect);
+            tokio::spawn(raise_no_space(Handle { shared: Arc::clone(shared) }, reply, outcome));
+        } else if let Some(reply) = reply {
+            finish(reply, outcome.effect);
         }
     }
 }
 
-fn finish(waiter: Waiter, effect: Effect) {
-    // The other end may have gone away: then nobody waits.
-    match (waiter, effect) {
-        (Waiter::Request { reply, .. }, Effect::Answer(answer)) => {
+fn finish(reply: Reply, effect: Effect) {
+    // If the receiver is gone, nobody waits.
+    match (reply, effect) {
+        (Reply::Request(reply), Effect::Answer(answer)) => {
             let _ = reply.send(answer.map_err(ProposeError::Refused));
         }
-        (Waiter::Change { reply, .. }, Effect::Conf { answer, .. }) => {
+        (Reply::Change(reply), Effect::Conf { answer, .. }) => {
             let _ = reply.send(answer.map_err(ProposeError::Refused));
         }
-        // Applied, with nothing to tell.
-        (Waiter::Request { reply, .. }, Effect::Nothing) => drop(reply.send(Ok(Response::Published))),
-        (waiter, Effect::Nothing | Effect::Answer(_) | Effect::Conf { .. }) => {
-            waiter.fail(ProposeError::Fault);
+        // It was applied, with nothing to report.
+        (Reply::Request(reply), Effect::Nothing) => drop(reply.send(Ok(Response::Published))),
+        (reply, Effect::Nothing | Effect::Answer(_) | Effect::Conf { .. }) => {
+            reply.fail(ProposeError::Fault);
         }
     }
 }
 
-/// A request passed this member's quota: the alarm is raised, then the request answered, as in etcd.
-async fn raise_no_space(handle: Handle, waiter: Option<Waiter>, outcome: Outcome) {
-    let alarm = pb::AlarmRequest {
-        action: pb::alarm_request::AlarmAction::Activate.into(),
-        member_id: handle.shared.options.member,
-        alarm: pb::AlarmType::Nospace.into(),
-    };
+/// A request exceeded this member's quota: raises the alarm, then answers the request, as in etcd.
+async fn raise_no_space(handle: Handle, reply: Option<Reply>, outcome: Outcome) {
     slog::warn!(handle.shared.log, "the quota is exceeded: raising the NOSPACE alarm"; "index" => outcome.index);
-    let request = pb::InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
-    if let Err(error) = handle.propose(request, None).await {
+    let alarm = machine::no_space(handle.shared.options.member);
+    if let Err(error) = handle.propose(alarm, None).await {
         slog::warn!(handle.shared.log, "could not raise the NOSPACE alarm"; "error" => %error);
     }
-    if let Some(waiter) = waiter {
-        finish(waiter, outcome.effect);
+    if let Some(reply) = reply {
+        finish(reply, outcome.effect);
     }
 }
 
 fn complete_reads(shared: &Shared, rounds: &[u64], result: Result<(), ReadError>) {
     let mut ready = Vec::new();
     {
-        let mut front = lock(&shared.front);
+        let mut pending = lock(&shared.pending);
         for round in rounds {
-            if let Some(at) = front.rounds.iter().position(|(known, _)| known == round)
-                && let Some((_, waiters)) = front.rounds.remove(at)
+            if let Some(at) = pending.rounds.iter().position(|(known, _)| known == round)
+                && let Some((_, waiters)) = pending.rounds.remove(at)
             {
-                front.reads_waiting -= waiters.len();
                 ready.push(waiters);
             }
         }
     }
     for waiter in ready.into_iter().flatten() {
-        let _ = waiter.send(result);
+        let _ = waiter.reply.send(result);
     }
 }
 
-/// The node is over: nobody waits any more, and nobody begins to.
+/// The node ended: fails all waiters, and any that come later.
 fn end(shared: &Shared, error: &ProposeError) {
     let (waiters, reads) = {
-        let mut front = lock(&shared.front);
-        front.ended = Some(error.clone());
-        front.gathered = Batch::default();
-        let rounds = std::mem::take(&mut front.rounds).into_iter().flat_map(|(_, waiters)| waiters);
-        let reads: Vec<_> = rounds.chain(std::mem::take(&mut front.reads)).collect();
-        front.reads_waiting = 0;
-        (std::mem::take(&mut front.waiters), reads)
+        let mut pending = lock(&shared.pending);
+        pending.ended = Some(error.clone());
+        pending.gathered = Batch::default();
+        pending.transfers = HashMap::default();
+        let rounds = std::mem::take(&mut pending.rounds).into_iter().flat_map(|(_, waiters)| waiters);
+        let reads: Vec<_> = rounds.chain(std::mem::take(&mut pending.reads)).collect();
+        (pending.waiters.take_all(), reads)
     };
-    for waiter in waiters.into_values() {
-        waiter.fail(error.clone());
+    for waiter in waiters {
+        waiter.reply.fail(error.clone());
     }
     for read in reads {
-        let _ = read.send(Err(ReadError::Stopped));
+        let _ = read.reply.send(Err(ReadError::Stopped));
     }
-    shared.flush.notify_one();
+    shared.gathered.notify_one();
     shared.deadlines.notify_one();
     shared.ended.send_replace(true);
 }
 
-/// Ends waiters whose deadline passed. Sleeps until the first one, which is mostly long answered by then.
+/// Ends waiters whose deadline passed. Sleeps until the first deadline; most are answered long before theirs.
 async fn sweep(shared: Arc<Shared>) {
     loop {
         let (first, ended) = {
-            let front = lock(&shared.front);
-            (front.first_deadline, front.ended.is_some())
+            let pending = lock(&shared.pending);
+            (pending.waiters.first_deadline(), pending.ended.is_some())
         };
         if ended {
             return;
@@ -179,18 +176,9 @@ async fn sweep(shared: Arc<Shared>) {
 }
 
 fn sweep_once(shared: &Shared, now: Instant) {
-    let expired: Vec<Waiter> = {
-        let mut front = lock(&shared.front);
-        let expired = front
-            .waiters
-            .extract_if(|_, waiter| waiter.deadline() <= now)
-            .map(|(_, waiter)| waiter)
-            .collect();
-        front.first_deadline = front.waiters.values().map(Waiter::deadline).min();
-        expired
-    };
-    for waiter in expired {
-        let error = shared.timeout(waiter.since());
-        waiter.fail(error);
+    let expired = { lock(&shared.pending).waiters.take_expired(now) };
+    for (_, waiter) in expired {
+        let error = shared.timeout(waiter.since);
+        waiter.reply.fail(error);
     }
 }

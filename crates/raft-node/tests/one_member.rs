@@ -1,9 +1,9 @@
-//! The node as a whole, on one member: thread, handle, log and machine.
+//! A whole node with one member: thread, handle, log and machine.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 use engine::{Engine, MemoryEngine};
-use machine::{Machine, Member, Membership, Response, Settings};
+use machine::{Answer as _, Machine, Member, Membership, Rows, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{
     Checkpoints, Handle, LeaseError, NodeFault, Options, Outbound, ProposeError, ReadError, TransferError,
@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use types::MemberId;
 use wal::{MemDisk, Wal};
 
 const MEMBER: u64 = 0x1234;
@@ -25,7 +24,6 @@ impl Outbound for Nowhere {
     fn members_changed(&self, _membership: Arc<Membership>) {}
 }
 
-/// What survives a restart.
 #[derive(Clone)]
 struct Disks {
     log: MemDisk,
@@ -51,7 +49,7 @@ impl Disks {
     fn start(&self, options: Options) -> (Handle, JoinHandle<Result<(), NodeFault>>) {
         let (wal, _) = Wal::open(self.log.clone()).unwrap();
         let engine: Arc<dyn Engine> = self.engine.clone();
-        let settings = Settings::new(MemberId(MEMBER), 2);
+        let settings = Settings::new(MEMBER, 2);
         let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
         let log = slog::Logger::root(slog::Discard, slog::o!());
         raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), log).unwrap()
@@ -62,15 +60,12 @@ fn options() -> Options {
     Options { request_timeout: Duration::from_secs(2), ..Options::new(MEMBER, 7) }
 }
 
-fn put(key: &str, value: &str) -> pb::InternalRaftRequest {
-    let put =
-        pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
-    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+fn put(key: &str, value: &str) -> pb::PutRequest {
+    pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() }
 }
 
-fn revision(response: Response) -> i64 {
-    let Response::Put(response) = response else { panic!("not a put's answer: {response:?}") };
-    response.header.unwrap().revision
+fn revision(mut answer: Rows<pb::PutResponse>) -> i64 {
+    answer.header().copied().flatten().unwrap().revision
 }
 
 fn value(handle: &Handle, key: &str) -> Option<String> {
@@ -199,9 +194,7 @@ async fn without_a_quorum_a_proposal_waits_until_its_deadline() {
 }
 
 async fn grant(handle: &Handle, id: i64, ttl: i64) {
-    let grant = pb::LeaseGrantRequest { id, ttl };
-    let request = pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
-    handle.propose(request, None).await.unwrap();
+    handle.propose(pb::LeaseGrantRequest { id, ttl }, None).await.unwrap();
 }
 
 #[tokio::test]
@@ -230,12 +223,9 @@ async fn what_was_decided_of_checkpoints_does_not_outlive_a_change_of_members() 
 }
 
 async fn revoke(handle: &Handle, id: i64) {
-    let revoke = pb::LeaseRevokeRequest { id };
-    let request = pb::InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
-    handle.propose(request, None).await.unwrap();
+    handle.propose(pb::LeaseRevokeRequest { id }, None).await.unwrap();
 }
 
-/// Rows as a machine stores them, of leases that were granted for two seconds.
 fn store_leases(engine: &MemoryEngine, count: i64) {
     let mut batch = engine::Batch::default();
     for id in 1..=count {
@@ -259,7 +249,7 @@ async fn a_leader_of_many_leases_makes_their_deadlines_aside_and_misses_nothing_
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(handle.lease_remaining(1).is_none() && handle.lease_remaining(COUNT + 1).is_some());
-    // Two seconds, and an election timeout; then so many as a second allows.
+    // Two seconds and an election timeout; then as many per second as the rate allows.
     let ends: Vec<Instant> = handle.lease_deadlines(&[2, COUNT]).into_iter().flatten().collect();
     let apart = ends[1].duration_since(ends[0]).as_secs_f64();
     assert!(ends[0] - begun >= Duration::from_secs(3) && (7.9..8.1).contains(&apart), "{apart} s");
@@ -280,7 +270,7 @@ async fn a_lease_that_nobody_renews_ends_with_its_keys_and_no_earlier() {
     assert_eq!(handle.renew_lease(9).await, Err(LeaseError::NotFound));
     grant(&handle, 8, 2).await;
     let mut hung = put("k", "v");
-    hung.put.as_mut().unwrap().lease = 7;
+    hung.lease = 7;
     handle.propose(hung, None).await.unwrap();
     let (begun, last) = (Instant::now(), handle.status().last);
     let mut kept = 0;
@@ -297,7 +287,7 @@ async fn a_lease_that_nobody_renews_ends_with_its_keys_and_no_earlier() {
     assert_eq!(value(&handle, "k"), None);
     assert_eq!(handle.status().last, last + 1, "renewals make no entries");
     assert!(handle.machine().lease(8).is_some());
-    // Who asks for one whose time is over waits until it is gone.
+    // A renewal of an expired lease waits until it is gone.
     tokio::time::sleep(Duration::from_millis(1_960)).await;
     let renewed = handle.renew_lease(8).await;
     assert_eq!(renewed.is_ok(), handle.machine().lease(8).is_some(), "{renewed:?}");

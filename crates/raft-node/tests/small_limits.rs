@@ -1,4 +1,5 @@
-//! The node's limits, drawn so small that each is reached: what is refused, what waits, and that all goes on.
+//! The node's limits, set so small that each is reached: what is refused, what waits, and that everything still makes
+//! progress.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -11,10 +12,9 @@ use std::time::{Duration, Instant};
 use switch::{LARGE, Node, Switch, TICK, delete_all, has, put};
 use wal::{MemDisk, Wal};
 
-/// Small segments, so that a log that is let go of is seen to go.
+/// Small segments, so that released log can be observed.
 const LOG: wal::Options = wal::Options { segment_bytes: 4 << 10, ..wal::Options::DEFAULT };
 
-/// What all members log, message by message.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -34,17 +34,16 @@ impl slog::Drain for Lines {
     }
 }
 
-/// Stops a node, and opens its log.
 async fn log_of(node: Node) -> Wal<MemDisk> {
     Wal::open_with(node.stop().await, LOG).unwrap().0
 }
 
-/// A cluster whose members have these limits, led by one of them.
+/// A cluster of members with these limits, with a leader.
 async fn cluster(members: u64, limits: &Limits) -> (Arc<Switch>, Vec<Node>) {
     cluster_telling(&Lines::default(), members, limits).await
 }
 
-/// The same; what its members log goes to `lines`.
+/// [`cluster`], whose members log to `lines`.
 async fn cluster_telling(lines: &Lines, members: u64, limits: &Limits) -> (Arc<Switch>, Vec<Node>) {
     let switch = Arc::new(Switch::default());
     let log = slog::Logger::root(lines.clone(), slog::o!());
@@ -55,7 +54,7 @@ async fn cluster_telling(lines: &Lines, members: u64, limits: &Limits) -> (Arc<S
     (switch, nodes)
 }
 
-/// Puts that are asked for all at once, before anything of them is handed over; how each ended.
+/// Puts queued together before any is handed over; returns how each ended.
 async fn puts(handle: &Handle, count: usize) -> Vec<Result<(), ProposeError>> {
     let asked: Vec<_> = (0..count).map(|n| handle.propose(put(&format!("k{n}")), None)).collect();
     let mut answers = Vec::new();
@@ -86,7 +85,7 @@ async fn a_full_inbox_refuses_what_is_more_and_then_takes_again() {
     }
 }
 
-/// Those of rounds under way count too: on a member without a leader nothing else would bound them.
+/// Reads of current rounds count too: without a leader nothing else would bound them.
 #[tokio::test]
 async fn so_many_reads_wait_in_all() {
     let limits = Limits { inbox_entries: 4, ..Limits::default() };
@@ -98,7 +97,7 @@ async fn so_many_reads_wait_in_all() {
         .map(|n| {
             let handle = handle.clone();
             tokio::spawn(async move {
-                // Some come when the first are in a round already.
+                // Some come when the first are already in a round.
                 tokio::time::sleep(Duration::from_millis(10 * n)).await;
                 handle.read_barrier(Some(deadline)).await
             })
@@ -110,7 +109,7 @@ async fn so_many_reads_wait_in_all() {
     }
     assert_eq!(many, 6);
     switch.cut.lock().unwrap().clear();
-    // Their rounds end, with a leader or without: then there is room again.
+    // Their rounds end, with or without a leader, and make room.
     let begun = Instant::now();
     while handle.read_barrier(None).await.is_err() {
         assert!(begun.elapsed() < Duration::from_secs(20));
@@ -150,7 +149,7 @@ async fn peers_messages_that_are_too_many_are_dropped_and_counted() {
     }
 }
 
-/// Each of them was a line: of the node for what is not valid, of raft-rs for a candidate that comes late.
+/// Each of them once was a line: of the node for invalid ones, of raft-rs for a late candidate.
 #[tokio::test]
 async fn what_peers_send_is_logged_a_few_times_and_counted() {
     let limits = Limits { log_lines: 5, ..Limits::default() };
@@ -176,7 +175,7 @@ async fn what_peers_send_is_logged_a_few_times_and_counted() {
 
 #[tokio::test]
 async fn a_batch_smaller_than_an_entry_still_takes_one_and_all_follow() {
-    let small = Limits { batch_entries: 0, batch_bytes: 0, flush_yields: 0, ..Limits::default() };
+    let small = Limits { batch_entries: 0, batch_bytes: 0, gather_yields: 0, ..Limits::default() };
     let some = Limits { batch_entries: 3, ..Limits::default() };
     for (limits, syncs) in [(small, 40), (some, 14), (Limits::default(), 1)] {
         let (_, mut nodes) = cluster(1, &limits).await;
@@ -232,16 +231,13 @@ async fn the_log_is_kept_for_a_member_that_lags_and_not_for_ever() {
     }
 }
 
-/// Deadlines that a thread of their own makes, renewals that wait and find no place.
+/// Deadlines built on another thread, renewals that wait, and one that finds no room.
 #[tokio::test]
 async fn leases_end_and_are_renewed_with_the_smallest_limits() {
     let limits = Limits { deadlines_inline: 0, renewals_waiting: 0, follower_lag: 0, ..Limits::default() };
     let (_, nodes) = cluster(3, &limits).await;
     let handle = nodes[0].handle.clone();
-    let grant = |id, ttl| {
-        let grant = pb::LeaseGrantRequest { id, ttl };
-        pb::InternalRaftRequest { lease_grant: Some(grant), ..Default::default() }
-    };
+    let grant = |id, ttl| pb::LeaseGrantRequest { id, ttl };
     handle.propose(grant(7, 2), None).await.unwrap();
     handle.propose(grant(8, 1_000), None).await.unwrap();
     let leader = nodes.iter().map(|node| &node.handle).find(|handle| handle.status().is_leader).unwrap();
@@ -257,7 +253,7 @@ async fn leases_end_and_are_renewed_with_the_smallest_limits() {
     }
 }
 
-/// While a delete of many keys is applied, what clients put is logged up to a limit; the rest waits its turn.
+/// While a delete of many keys is applied, puts are logged up to a limit; the rest wait.
 #[tokio::test]
 async fn so_many_bytes_wait_to_be_applied() {
     let switch = Switch::slow(LARGE as u64 / 2, 100 * TICK);
@@ -267,11 +263,9 @@ async fn so_many_bytes_wait_to_be_applied() {
     let handle = nodes[0].handle.clone();
     assert!(puts(&handle, LARGE).await.iter().all(Result::is_ok));
     let before = handle.status().last;
-    let task = |request| {
-        let handle = handle.clone();
-        tokio::spawn(async move { handle.propose(request, None).await })
-    };
-    let mut asked = vec![task(delete_all())];
+    let own = handle.clone();
+    let deleted = tokio::spawn(async move { own.propose(delete_all(), None).await });
+    let mut asked = Vec::new();
     for number in 0..10 {
         tokio::time::sleep(TICK).await;
         let put = pb::PutRequest {
@@ -279,11 +273,13 @@ async fn so_many_bytes_wait_to_be_applied() {
             value: vec![7; 1_000].into(),
             ..Default::default()
         };
-        asked.push(task(pb::InternalRaftRequest { put: Some(put), ..Default::default() }));
+        let own = handle.clone();
+        asked.push(tokio::spawn(async move { own.propose(put, None).await }));
     }
     let meanwhile = handle.status();
     assert!(meanwhile.applied <= before, "the delete is still applied");
     assert_eq!(meanwhile.last - before, 3, "the delete and two puts are logged");
+    deleted.await.unwrap().unwrap();
     for answer in asked {
         answer.await.unwrap().unwrap();
     }
@@ -293,7 +289,7 @@ async fn so_many_bytes_wait_to_be_applied() {
     }
 }
 
-/// Everything as small as it can be, at once.
+/// All limits at their smallest, at once.
 #[tokio::test]
 async fn the_smallest_limits_let_everything_through() {
     let limits = Limits {
@@ -313,7 +309,7 @@ async fn the_smallest_limits_let_everything_through() {
         read_retry: Duration::from_millis(10),
         flush_log_bytes: 0,
         keep_entries: 0,
-        flush_yields: 0,
+        gather_yields: 0,
         deadlines_inline: 0,
         background_every: Duration::ZERO,
         log_lines: 0,
@@ -326,7 +322,7 @@ async fn the_smallest_limits_let_everything_through() {
     }
     for node in &nodes {
         let begun = Instant::now();
-        // With a single read of peers under way, another member's may have to be asked again.
+        // With one read of peers at a time, another member may have to ask again.
         while node.handle.read_barrier(None).await.is_err() {
             assert!(begun.elapsed() < Duration::from_secs(20));
         }

@@ -1,15 +1,16 @@
-//! Three nodes with their threads in one process: what one sends is delivered to the other's handle.
+//! Three nodes with their threads in one process: what one sends is delivered to another's handle.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
 mod switch;
 
-use machine::Response;
+use machine::{Request, Rows};
 use proto::etcdserverpb as pb;
-use raft_node::{Limits, ProposeError, publish};
+use raft_node::{Handle, Limits, ProposeError, publish};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::{LARGE, Node, Switch, TICK, delete_all, has, put};
+use tokio::task::JoinHandle;
 
 fn start(switch: &Arc<Switch>) -> Vec<Node> {
     let log = slog::Logger::root(slog::Discard, slog::o!());
@@ -73,7 +74,8 @@ async fn leadership_moves_on_request_and_a_lost_leader_is_replaced() {
     assert!(lost.read_barrier(Some(Instant::now() + Duration::from_millis(100))).await.is_err());
 
     switch.cut.lock().unwrap().clear();
-    // What the old leader took in meanwhile is lost with its term, as in etcd: it must hear of the new one first.
+    // What the old leader accepted meanwhile is lost with its term, as in etcd: it must first learn of the new
+    // leader.
     lost.watch_leader().wait_for(|now| ![0, second].contains(&now.leader)).await.unwrap();
     lost.propose(put("c"), None).await.unwrap();
     lost.read_barrier(None).await.unwrap();
@@ -95,7 +97,7 @@ async fn a_lost_proposal_delays_publishing_by_a_second_only() {
     stop(nodes).await;
 }
 
-/// A delete of many keys takes all members longer than an election would.
+/// A delete of many keys that takes all members longer than an election.
 #[tokio::test]
 async fn what_takes_long_to_apply_unseats_nobody_and_stays_in_its_order() {
     let switch = Switch::slow(LARGE as u64 / 2, 100 * TICK);
@@ -107,23 +109,19 @@ async fn what_takes_long_to_apply_unseats_nobody_and_stays_in_its_order() {
     }
     let before = leader.status();
     let begun = Instant::now();
-    let task = |request| {
-        let leader = Arc::clone(&leader);
-        tokio::spawn(async move { leader.propose(request, None).await })
-    };
-    let delete = task(delete_all());
+    let delete = propose(&leader, delete_all());
     tokio::time::sleep(20 * TICK).await;
     // Logged and committed while the delete is applied; answered, and seen, behind it.
-    let after = task(put("k1"));
+    let after = propose(&leader, put("k1"));
     tokio::time::sleep(20 * TICK).await;
     let meanwhile = leader.status();
     assert!(!after.is_finished() && meanwhile.commit > before.commit + 1, "{before:?} {meanwhile:?}");
     assert_eq!(meanwhile.applied, before.applied);
     assert!(has(&leader, "k0"), "it is not half done");
-    let Response::DeleteRange(deleted) = delete.await.unwrap().unwrap() else { panic!("another answer") };
+    let Rows::All(deleted) = delete.await.unwrap().unwrap() else { panic!("another answer") };
     assert_eq!(deleted.deleted, LARGE as i64);
     assert!(begun.elapsed() >= 100 * TICK);
-    let Response::Put(put) = after.await.unwrap().unwrap() else { panic!("another answer") };
+    let Rows::All(put) = after.await.unwrap().unwrap() else { panic!("another answer") };
     assert_eq!(put.header.unwrap().revision, deleted.header.unwrap().revision + 1);
     for Node { handle, .. } in &nodes {
         handle.read_barrier(None).await.unwrap();
@@ -132,6 +130,15 @@ async fn what_takes_long_to_apply_unseats_nobody_and_stays_in_its_order() {
         assert_eq!((now.term, now.leader), (before.term, before.leader));
     }
     stop(nodes).await;
+}
+
+/// Proposes in a task of its own.
+fn propose<R: Request<Answer: Send> + Send + 'static>(
+    leader: &Handle,
+    request: R,
+) -> JoinHandle<Result<R::Answer, ProposeError>> {
+    let leader = leader.clone();
+    tokio::spawn(async move { leader.propose(request, None).await })
 }
 
 /// What was committed behind a long delete takes longer than an election would, all of it together.
@@ -149,24 +156,18 @@ async fn what_waited_to_be_applied_is_caught_up_with_between_ticks() {
             let put = pb::PutRequest { key, ..Default::default() };
             pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
         };
-        let txn = Some(pb::TxnRequest { success: (0..count).map(op).collect(), ..Default::default() });
-        pb::InternalRaftRequest { txn, ..Default::default() }
+        pb::TxnRequest { success: (0..count).map(op).collect(), ..Default::default() }
     };
     for number in 0..3 {
         leader.propose(puts(&format!("k{number}/"), LARGE), None).await.unwrap();
     }
     let before = leader.status();
-    // Alone: members that are silent together do not miss each other.
+    // Only the leader is slow: if all are silent, none misses another.
     *switch.slow.lock().unwrap() = [before.leader].into();
+    let deleted = propose(&leader, delete_all());
     let asked = (0..12).map(|number| puts(&format!("m{number}/"), LARGE + 1));
-    let waiting: Vec<_> = [delete_all()]
-        .into_iter()
-        .chain(asked)
-        .map(|request| {
-            let leader = leader.clone();
-            tokio::spawn(async move { leader.propose(request, None).await })
-        })
-        .collect();
+    let waiting: Vec<_> = asked.map(|request| propose(&leader, request)).collect();
+    deleted.await.unwrap().unwrap();
     for answer in waiting {
         answer.await.unwrap().unwrap();
     }
@@ -179,7 +180,7 @@ async fn what_waited_to_be_applied_is_caught_up_with_between_ticks() {
     stop(nodes).await;
 }
 
-/// The end comes while much is being applied: it is waited for.
+/// A stop during a long apply waits for it.
 #[tokio::test]
 async fn a_member_that_is_stopped_while_it_applies_ends_well() {
     let switch = Switch::slow(0, 20 * TICK);
@@ -195,7 +196,7 @@ async fn a_member_that_is_stopped_while_it_applies_ends_well() {
     assert!(!has(&leader, "k0"));
 }
 
-async fn leader_of(nodes: &[Node]) -> raft_node::Handle {
+async fn leader_of(nodes: &[Node]) -> Handle {
     nodes[0].handle.propose(put("first"), None).await.unwrap();
     let leader = nodes[0].handle.status().leader;
     nodes[usize::try_from(leader).unwrap() - 1].handle.clone()

@@ -1,43 +1,45 @@
 //! # The simulator: a whole cluster in one thread, from one seed
 //!
-//! Members are the real thing: `raft_node::core`, `machine` and `wal`. What is around them is not: the network loses,
-//! delays, doubles and cuts off; disks forget what was not synced, or fail; members crash between any two steps, pause
-//! for long, and come back with an engine as it was at its last flush. Clients write and read through any of them.
+//! The members are the shipped code: `raft_node::member`, `machine` and `wal`. Their surroundings are simulated: the
+//! network loses, delays, repeats and cuts off messages; disks lose what was not synced, or fail; members crash between
+//! any two steps, pause for long, and come back with the engine of their last flush. Clients use any of them.
 //!
 //! ```text
 //!  seed ─▶ Rng ─▶ cluster: one event after the other, in virtual time
-//!                   ├─ member: driver's contract ─▶ Core ─▶ Wal on MemDisk, Machine on MemoryEngine
+//!                   ├─ member: a stage around raft_node's Member, its Wal on MemDisk, its Machine on MemoryEngine
 //!                   ├─ network: streams, POSTs, partitions        faults: crashes, pauses, full stops
-//!                   ├─ client: puts, deletes, txns, leases, compactions, reads     admin: changes of members
-//!                   ├─ watching: watchers with cursors, who come back to any member
-//!                   └─ oracle: judges every step ─▶ Violation      trace: every line, hashed
+//!                   ├─ client: puts, deletes, txns, leases, compactions, reads     admin: membership changes
+//!                   ├─ watching: watchers with cursors, who resume at any member
+//!                   └─ oracle: checks every step ─▶ Violation      trace: every line, hashed
 //! ```
 //!
-//! After every step: members that applied the same index applied the same entry with the same answer (the model's) and
-//! have the same rows; a term has one leader, who has all that was committed before; commit never goes back within a
-//! life; what a member promised is on its disk when it comes back; a linearizable read sees all that anybody was told
-//! before it began, and every read is exactly the model's state at the member's applied index; every watcher is told exactly
-//! the model's changes from its cursor on, whole revisions at a time, and nothing that it was promised not to be; no lease
-//! ends before its client was promised, whatever leaders came and went.
+//! Checked after every step:
+//! * members that applied the same index applied the same entry, with the model's answer, and have the same rows;
+//! * a term has one leader, which has everything committed before; commit never goes back within a life;
+//! * what a member promised is on its disk when it comes back;
+//! * a linearizable read sees everything that any client saw before it began, and every read is exactly the model's
+//!   state at the member's applied index;
+//! * every watcher receives exactly the model's changes from its cursor on, whole revisions at a time, and none up to
+//!   an announced progress;
+//! * no lease ends before its client was promised, whatever leaders came and went.
 //!
-//! At the end everything is healed: the members must agree within a minute, every lease must end although one member stays
-//! away, every acknowledged write must be there on each of them, and every watcher must have been told of everything.
+//! At the end everything is healed: the members must agree within a minute, every lease must end although one member
+//! stays away, every acknowledged write must be on each of them, and every watcher must have received everything.
 //!
-//! The limits of the members (batches, messages, caches, what may be under way) are drawn from the seed too, small ones mostly.
+//! The members' limits (batches, messages, caches, queues) are drawn from the seed too, mostly small.
 //!
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.
 //!
-//! What it does not do yet: snapshots between members (who joins gets the whole log), bits that rot on
-//! disk, time that runs differently by more than a few per cent, and the real driver's threads (its loop is repeated in
-//! `member`).
+//! Not simulated yet: snapshots between members (new ones get the whole log), bit rot, clocks that differ in speed by
+//! more than a few per cent, the process's own threads.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod admin;
 mod client;
 mod cluster;
-mod faults;
+mod copies;
+mod drawn;
 mod limits;
 mod member;
 mod model;
@@ -50,35 +52,55 @@ mod trace;
 mod warnings;
 mod watching;
 
+pub use drawn::Drawn;
 pub use mutation::Mutation;
+pub use types::mutant::Mutant;
 
 use cluster::Cluster;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// Virtual time, in microseconds since the start of a run.
+/// Virtual time, microseconds since the start of a run.
 type Micros = u64;
+
+type Violation = String;
+
+/// What a run has much of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    /// A mixture of everything.
+    #[default]
+    Mixed,
+    /// Many grants and keepalives, and leaders that sleep past elections.
+    Leases,
+    /// One voter with learners that are never promoted: the voter alone decides.
+    Learners,
+    /// Many reads, late and repeated messages, leaders cut off from all members but one.
+    Reads,
+}
 
 /// How to run a seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// How many members; by the seed if absent.
+    /// The number of members; drawn from the seed if absent.
     pub members: Option<u64>,
     /// Called with every line of the trace.
     pub print: Option<fn(&str)>,
-    /// Much of leases: many grants and keepalives, and leaders that sleep past elections.
-    pub leases: bool,
-    /// Members that are broken on purpose.
+    /// What the run has much of.
+    pub load: Load,
+    /// A bug around the members, if any.
     pub mutation: Option<Mutation>,
+    /// Rules of the members to break.
+    pub mutants: &'static [Mutant],
 }
 
-/// What a run came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The result of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Members.
+    /// The number of members.
     pub members: u64,
-    /// Events.
+    /// The number of events.
     pub steps: u64,
     /// Lives that ended in a crash.
     pub crashes: u64,
@@ -86,16 +108,18 @@ pub struct Report {
     pub elections: u64,
     /// Entries in the log.
     pub entries: u64,
-    /// Writes that a client was told of.
+    /// Writes acknowledged to clients.
     pub writes: u64,
     /// Reads that were answered.
     pub reads: u64,
-    /// Events that watchers were told of.
+    /// Events received by watchers.
     pub events: u64,
-    /// Leases that were kept alive, counted by keepalive.
+    /// Lease renewals, counted by keepalive.
     pub renewed: u64,
-    /// Leases that ended because their time was over.
+    /// Leases that ended because they expired.
     pub expired: u64,
+    /// What the generators drew, and how often.
+    pub drawn: Drawn,
     /// A hash over every line of the trace.
     pub trace_hash: u64,
 }
@@ -112,10 +136,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// A run that went wrong.
+/// A run that violated a rule.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What was violated.
+    /// The rule that was violated.
     pub violation: String,
     /// The last lines of the trace.
     pub tail: Vec<String>,
@@ -123,6 +147,8 @@ pub struct Failure {
 
 /// Runs one seed to its end.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Failure> {
+    types::mutant::set(options.mutants);
+    drawn::take();
     let mut cluster = Cluster::new(seed, options, Instant::now());
     let result = catch_unwind(AssertUnwindSafe(|| cluster.run()));
     let result = result.unwrap_or_else(|panic| {

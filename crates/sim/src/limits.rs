@@ -1,4 +1,4 @@
-//! The limits of a run's members, drawn from its seed: small ones, so that what lies behind them happens.
+//! The limits of a run's members, drawn from its seed: small ones, so that they are reached.
 
 use crate::rng::Rng;
 use machine::Limits as MachineLimits;
@@ -6,14 +6,30 @@ use mvcc::Cost;
 use raft_node::Limits;
 use std::time::Duration;
 
-/// Draws the limits. They have dice of their own: what else a seed draws does not depend on how many limits there are.
-pub(crate) fn draw(seed: u64) -> Limits {
+/// Draws the node's limits. Most use a generator of their own, so that other draws do not depend on the number of
+/// limits.
+pub(crate) fn draw(seed: u64, common: &mut Rng) -> Limits {
     let mut rng = Rng::new(seed ^ 0x11_0000_0000);
-    let defaults = Limits::default();
+    let defaults = Limits {
+        flush_every: *common.pick(&[
+            Duration::from_millis(300),
+            Duration::from_secs(2),
+            Duration::from_secs(20),
+        ]),
+        flush_log_bytes: *common.pick(&[500, 20_000, 64 << 20]),
+        keep_entries: *common.pick(&[0, 5, 50]),
+        // There are no snapshots between members yet: lagging members need the log.
+        keep_lagging_steps: usize::MAX,
+        ..Limits::default()
+    };
     if rng.one_in(4) {
         return defaults;
     }
     Limits {
+        backlog_bytes: *rng.pick(&[0, 300, defaults.backlog_bytes]),
+        follower_lag: *rng.pick(&[0, 3, defaults.follower_lag]),
+        deadlines_inline: *rng.pick(&[0, defaults.deadlines_inline]),
+        background_every: *rng.pick(&[Duration::ZERO, defaults.background_every]),
         backlog_entries: *rng.pick(&[0, 3, 50, defaults.backlog_entries]),
         uncommitted_entries: *rng.pick(&[0, 2, 20, defaults.uncommitted_entries]),
         uncommitted_bytes: *rng.pick(&[0, 2_000, defaults.uncommitted_bytes]),
@@ -32,8 +48,39 @@ pub(crate) fn draw(seed: u64) -> Limits {
     }
 }
 
-/// Draws the machine's, with dice of their own too. Members of a cluster may differ in them, as in everything that must
-/// not matter.
+/// Draws the log's limits, with a generator of their own.
+pub(crate) fn draw_log(seed: u64) -> wal::Options {
+    let mut rng = Rng::new(seed ^ 0x13_0000_0000);
+    let defaults = wal::Options::DEFAULT;
+    let segment_bytes = *rng.pick(&[4 << 10, 16 << 10, 64 << 10, 1 << 20]);
+    if rng.one_in(4) {
+        return wal::Options { segment_bytes, ..defaults };
+    }
+    wal::Options {
+        segment_bytes,
+        write_bytes_max: *rng.pick(&[1, 512, 4 << 10, defaults.write_bytes_max]),
+        unsynced_bytes_max: *rng.pick(&[1, 2 << 10, 16 << 10, defaults.unsynced_bytes_max]),
+        superblock_sync_bytes: *rng.pick(&[1, 4 << 10, defaults.superblock_sync_bytes]),
+        zero_ahead_bytes: *rng.pick(&[0, 512, 8 << 10]),
+        read_bytes_max: *rng.pick(&[1, 1 << 10, defaults.read_bytes_max]),
+        replay_bytes: *rng.pick(&[1, 4 << 10, defaults.replay_bytes]),
+    }
+}
+
+/// Draws a member's space quota: mostly more than it ever needs.
+pub(crate) fn draw_quota(seed: u64, member: u64) -> i64 {
+    let mut rng = Rng::new(seed ^ 0x14_0000_0000);
+    if !rng.one_in(4) {
+        return -1;
+    }
+    let most = *rng.pick(&[3_000, 20_000]);
+    // Members may differ in it.
+    let less = Rng::new(seed ^ 0x15_0000_0000 ^ member).below(most / 4);
+    i64::try_from(most - less).expect("a small number")
+}
+
+/// Draws the machine's limits, with a generator of their own. Members may differ in them, because they must not
+/// matter.
 pub(crate) fn draw_machine(seed: u64, member: u64) -> MachineLimits {
     let mut rng = Rng::new(seed ^ 0x12_0000_0000 ^ member);
     let defaults = MachineLimits::default();

@@ -1,24 +1,23 @@
-//! The network between members: what is lost, late, doubled, cut off.
+//! The network between members: loses, delays, repeats and cuts off messages.
 //!
-//! As the transport: appends go over one stream, everything else over another, each in order; a stream that is down
-//! leaves its messages to single POSTs, which overtake each other and may arrive twice. (Forwarded proposals never do:
-//! no client of HTTP repeats a POST whose bytes have left.)
+//! As in the transport: appends use one stream, everything else another, each in order; while a stream is down, its
+//! messages are single POSTs, which may overtake each other and arrive twice. (Except forwarded proposals: an HTTP
+//! client never repeats a POST whose bytes have left.)
 
 use crate::Micros;
 use crate::rng::Rng;
 use proto::raftpb::{Message, MessageType};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How bad the network of a run is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Weather {
+pub(crate) struct Conditions {
     pub(crate) loss_per_mille: u64,
     pub(crate) double_per_mille: u64,
     pub(crate) slow_per_mille: u64,
     pub(crate) delay: Micros,
 }
 
-impl Weather {
+impl Conditions {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         Self {
             loss_per_mille: *rng.pick(&[0, 2, 10, 50]),
@@ -28,11 +27,14 @@ impl Weather {
         }
     }
 
+    /// Many messages are late, and arrive twice.
+    pub(crate) const ROUGH: Self =
+        Self { loss_per_mille: 5, double_per_mille: 500, slow_per_mille: 100, delay: 5_000 };
+
     pub(crate) const FAIR: Self =
         Self { loss_per_mille: 0, double_per_mille: 0, slow_per_mille: 0, delay: 500 };
 }
 
-/// A way from one member to another.
 #[derive(Debug, Default)]
 struct Link {
     streams: [Stream; 2],
@@ -40,14 +42,13 @@ struct Link {
 
 #[derive(Debug, Default)]
 struct Stream {
-    /// Nothing overtakes on a stream: the last arrival.
+    /// The last arrival: nothing overtakes on a stream.
     last: Micros,
     down_until: Micros,
-    /// Counts breaks: what was on the way is lost.
+    /// Counts breaks: messages in transit are lost.
     breaks: u64,
 }
 
-/// How a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Stream { which: usize, breaks: u64 },
@@ -56,23 +57,23 @@ pub(crate) enum Way {
 
 #[derive(Debug)]
 pub(crate) struct Network {
-    pub(crate) weather: Weather,
+    pub(crate) conditions: Conditions,
     links: BTreeMap<(u64, u64), Link>,
     cut: BTreeSet<(u64, u64)>,
 }
 
 impl Network {
-    pub(crate) fn new(weather: Weather) -> Self {
-        Self { weather, links: BTreeMap::new(), cut: BTreeSet::new() }
+    pub(crate) fn new(conditions: Conditions) -> Self {
+        Self { conditions, links: BTreeMap::new(), cut: BTreeSet::new() }
     }
 
-    /// When a message sent now arrives, and how: never, once or twice.
+    /// When and how a message sent now arrives: never, once or twice.
     pub(crate) fn send(&mut self, rng: &mut Rng, now: Micros, message: &Message) -> Vec<(Micros, Way)> {
         let pair = (message.from(), message.to());
-        if self.cut.contains(&pair) || rng.per_mille(self.weather.loss_per_mille) {
+        if self.cut.contains(&pair) || rng.per_mille(self.conditions.loss_per_mille) {
             return Vec::new();
         }
-        let delay = delay(rng, &self.weather);
+        let delay = delay(rng, &self.conditions);
         let which = usize::from(message.r#type() != MessageType::MsgApp);
         let stream = &mut self.links.entry(pair).or_default().streams[which];
         if stream.down_until <= now {
@@ -80,13 +81,13 @@ impl Network {
             return vec![(stream.last, Way::Stream { which, breaks: stream.breaks })];
         }
         let mut arrivals = vec![(now + delay, Way::Post)];
-        if message.r#type() != MessageType::MsgProp && rng.per_mille(self.weather.double_per_mille) {
-            arrivals.push((now + 2 * super::network::delay(rng, &self.weather), Way::Post));
+        if message.r#type() != MessageType::MsgProp && rng.per_mille(self.conditions.double_per_mille) {
+            arrivals.push((now + 2 * super::network::delay(rng, &self.conditions), Way::Post));
         }
         arrivals
     }
 
-    /// Whether what travelled this way arrives.
+    /// Whether a message that travelled this way arrives.
     pub(crate) fn arrives(&self, from: u64, to: u64, way: Way) -> bool {
         if self.cut.contains(&(from, to)) {
             return false;
@@ -114,13 +115,13 @@ impl Network {
 
     pub(crate) fn mend_all(&mut self) {
         self.cut.clear();
-        self.weather = Weather::FAIR;
+        self.conditions = Conditions::FAIR;
     }
 }
 
-fn delay(rng: &mut Rng, weather: &Weather) -> Micros {
-    if rng.per_mille(weather.slow_per_mille) {
+fn delay(rng: &mut Rng, conditions: &Conditions) -> Micros {
+    if rng.per_mille(conditions.slow_per_mille) {
         return rng.between(50_000, 3_000_000);
     }
-    rng.between(weather.delay / 4, weather.delay)
+    rng.between(conditions.delay / 4, conditions.delay)
 }

@@ -1,43 +1,44 @@
-//! The judge of leases: none ends before what its clients were promised, and one that is gone is not renewed.
+//! The oracle of leases: none ends before what its clients were promised, and none is renewed once it is gone.
 
 use crate::Micros;
-use crate::oracle::Violation;
-use proto::etcdserverpb as pb;
+use crate::Violation;
+use machine::Command;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use types::{Index, LeaseId};
 
-/// What was promised of a lease.
 struct Promise {
     granted: Index,
     until: Micros,
 }
 
-/// All promises of a run.
 #[derive(Default)]
 pub(crate) struct Promises {
     leases: BTreeMap<LeaseId, Promise>,
-    /// Revokes that a leader's clock asked for, by request.
-    expiries: BTreeSet<u64>,
+    /// Request IDs of revokes that clients asked for; the other revokes are leaders'.
+    revokes: BTreeSet<u64>,
     pub(crate) expired: u64,
     pub(crate) renewed: u64,
 }
 
 impl Promises {
-    /// An entry was applied for the first time, and was not refused.
+    /// An entry was applied for the first time, and not refused, in a turn from its begin until now: a sync may have
+    /// hung in between, while others applied the entry. A lease counts from the begin, as at a leader that is not slow.
     pub(crate) fn applied(
         &mut self,
         index: Index,
         id: u64,
-        request: &pb::InternalRaftRequest,
-        now: Micros,
+        command: &Command,
+        turn: RangeInclusive<Micros>,
     ) -> Result<(), Violation> {
-        if let Some(grant) = &request.lease_grant {
-            let until = now + micros(grant.ttl);
+        let (begun, now) = turn.into_inner();
+        if let Command::LeaseGrant(grant) = command {
+            let until = begun + micros(grant.ttl);
             self.leases.insert(grant.id, Promise { granted: index, until });
         }
-        if let Some(revoke) = &request.lease_revoke
+        if let Command::LeaseRevoke(revoke) = command
             && let Some(promise) = self.leases.remove(&revoke.id)
-            && self.expiries.contains(&id)
+            && !self.revokes.contains(&id)
         {
             self.expired += 1;
             if now < promise.until {
@@ -50,7 +51,7 @@ impl Promises {
         Ok(())
     }
 
-    /// A member told a client that a lease goes on; it had applied this much.
+    /// A member that has applied this much told a client that its lease is renewed.
     pub(crate) fn renewed(&mut self, id: LeaseId, ttl: i64, now: Micros, applied: Index) {
         self.renewed += 1;
         // A member may not know yet that a client has revoked a lease, and perhaps granted it again.
@@ -59,9 +60,8 @@ impl Promises {
         }
     }
 
-    /// A member's clock says that a lease is over. That it may say too late, when another leads: then nothing comes of it.
-    pub(crate) fn expires(&mut self, request: u64) {
-        self.expiries.insert(request);
+    pub(crate) fn revokes(&mut self, request: u64) {
+        self.revokes.insert(request);
     }
 }
 

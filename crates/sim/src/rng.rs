@@ -1,6 +1,6 @@
-//! The only source of chance: one seed, one sequence of draws.
+//! The only source of randomness: one seed, one sequence of draws.
 
-/// `SplitMix64`: small, and the same on every machine.
+/// `SplitMix64`: small and the same on every machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -20,12 +20,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// In [0, end); `end` is not 0.
+    /// A number in [0, end); `end` is not 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// In [low, high].
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
@@ -38,7 +37,6 @@ impl Rng {
         self.below(n) == 0
     }
 
-    /// One of them; `items` is not empty.
     pub(crate) fn pick<'i, T>(&mut self, items: &'i [T]) -> &'i T {
         let at = self.below(items.len() as u64);
         &items[usize::try_from(at).expect("an index of a slice")]

@@ -1,4 +1,4 @@
-//! What happened, line by line: hashed whole, the last lines kept.
+//! The trace of a run: all lines are hashed, the last ones kept.
 
 use crate::Micros;
 use std::collections::VecDeque;
@@ -7,13 +7,11 @@ use std::fmt;
 /// Lines kept for the report of a violation.
 const TAIL_LINES: usize = 120;
 
-/// The trace of one run.
 #[derive(Debug)]
 pub(crate) struct Trace {
     now: Micros,
     hash: u64,
     tail: VecDeque<String>,
-    /// Every line, where the caller wants them.
     all: Option<fn(&str)>,
 }
 
@@ -40,7 +38,6 @@ impl Trace {
         self.tail.push_back(line);
     }
 
-    /// FNV-1a over every line.
     pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
@@ -50,7 +47,6 @@ impl Trace {
     }
 }
 
-/// Adds a line to a trace.
 macro_rules! trace {
     ($trace:expr, $($what:tt)*) => { $trace.line(format_args!($($what)*)) };
 }

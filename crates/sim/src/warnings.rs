@@ -1,4 +1,4 @@
-//! What the core warns of, for the trace and the oracles.
+//! Warnings of the core, for the trace and the oracles.
 
 use slog::{Drain, KV as _, Level, Logger, Never, OwnedKVList, Record, o};
 use std::fmt::{Arguments, Write as _};
@@ -19,7 +19,7 @@ impl Drain for Collect {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
-        // raft-rs logs every election as information; warnings are ours, errors are both's.
+        // raft-rs logs every election as information; warnings are ours, errors may be either's.
         if record.level().is_at_least(Level::Warning) && record.module().starts_with("raft_node") {
             let mut text = Text(record.msg().to_string());
             if record.kv().serialize(record, &mut text).is_err() {

@@ -1,4 +1,4 @@
-//! A snapshot with its checksum behind it, as clients save it.
+//! A snapshot file as clients save it: the snapshot, then its checksum.
 
 use crate::SECTOR_BYTES;
 use sha2::{Digest as _, Sha256};
@@ -7,45 +7,45 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// The checksum behind a snapshot, in bytes: a SHA-256.
 pub const HASH_BYTES: usize = 32;
 
-/// What is read at once to be summed up, in bytes.
+/// Buffer for hashing, in bytes.
 const READ_BYTES: usize = 256 << 10;
 
-/// Why a file is not taken for what was saved. The texts are etcd's (`etcdutl snapshot restore`).
+/// Why a file is refused as a saved snapshot. The texts are etcd's (`etcdutl snapshot restore`).
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The disk says so.
+    /// Reading the file failed.
     #[error("cannot read the snapshot: {0}")]
     Io(#[from] io::Error),
-    /// No checksum: a file that was cut, or never came out of `snapshot save`.
+    /// It has no checksum: it was cut, or not made by `snapshot save`.
     #[error("snapshot missing hash but --skip-hash-check=false")]
     NoHash,
-    /// Another checksum: a file that was changed.
+    /// The checksum differs: the file was changed.
     #[error("expected sha256 {expected}, got {found}")]
     WrongHash {
-        /// What stands in the file, as Go prints bytes.
+        /// The checksum in the file, as Go prints bytes.
         expected: String,
-        /// What the file comes to.
+        /// The checksum of the file's content.
         found: String,
     },
 }
 
-/// A snapshot whose checksum is right, or was not asked for.
+/// A snapshot whose checksum is right or was not verified.
 #[derive(Debug)]
 pub struct Verified<F> {
-    /// At the snapshot's first byte.
+    /// The file, positioned at the snapshot's first byte.
     pub file: F,
-    /// How long the snapshot is, without a checksum, in bytes.
+    /// The snapshot's length without its checksum, in bytes.
     pub bytes: u64,
 }
 
 impl<F: Read> Verified<F> {
-    /// The snapshot alone, buffered.
+    /// A buffered reader that ends before the checksum.
     pub fn reader(self) -> io::BufReader<io::Take<F>> {
         io::BufReader::with_capacity(READ_BYTES, self.file.take(self.bytes))
     }
 }
 
-/// Checks a file from one end to the other; with `skip_hash` it only looks where the snapshot ends.
+/// Verifies a whole file; with `skip_hash` it only finds where the snapshot ends.
 pub fn verify<F: Read + Seek>(mut file: F, skip_hash: bool) -> Result<Verified<F>, FileError> {
     let length = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(0))?;
@@ -77,7 +77,7 @@ fn sum(file: &mut impl Read, bytes: u64) -> io::Result<Vec<u8>> {
     Ok(sum.finalize().to_vec())
 }
 
-/// As Go's `%v` shows bytes.
+/// Formats bytes like Go's `%v`.
 fn show(bytes: &[u8]) -> String {
     let numbers: Vec<String> = bytes.iter().map(ToString::to_string).collect();
     format!("[{}]", numbers.join(" "))

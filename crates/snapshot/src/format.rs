@@ -1,36 +1,34 @@
-//! The boundary between what is written and how: rows in, bytes out, in pieces as etcd sends them.
-//!
-//! A snapshot is written a step at a time, so that nobody's thread is held while a client takes what there is.
+//! The interface of a snapshot's layout: rows in, bytes out, in steps, so that no thread is occupied by a slow client.
 
 use engine::{Fault, Rows};
 use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
 
-/// Snapshots are a multiple of this, in bytes: etcd's tools tell by it whether a checksum follows.
+/// A snapshot's length is a multiple of this, in bytes: etcd's tools see by it whether a checksum follows.
 pub const SECTOR_BYTES: u64 = 512;
 
 /// One piece of a stream, in bytes: etcd's `snapshotSendBufferSize`.
 pub const PIECE_BYTES: usize = 32 << 10;
 
-/// A layout of snapshots. The same bytes for the same rows, a whole number of [`SECTOR_BYTES`].
+/// A layout of snapshots. Equal rows give equal bytes, a whole number of [`SECTOR_BYTES`].
 pub trait Format: Send + Sync {
-    /// Begins a snapshot.
+    /// Begins to write a snapshot.
     fn begin(&self) -> Box<dyn Writing>;
 }
 
-/// A snapshot on its way. The bytes do not depend on how long the steps are.
+/// A snapshot that is being written. The bytes do not depend on the length of the steps.
 pub trait Writing: Send {
-    /// Writes on, for about so many bytes, from rows that are the same at every step; whether that was all.
+    /// Writes about `bytes` more, from rows that are the same at every step; returns whether that is all.
     fn step(&mut self, rows: &dyn Rows, out: &mut dyn Sink, bytes: u64) -> Result<bool, Fault>;
 }
 
-/// Where the bytes go.
+/// The destination of the bytes.
 pub trait Sink {
-    /// Takes the next bytes.
+    /// Accepts the next bytes.
     fn put(&mut self, bytes: &[u8]);
 }
 
-/// Counts bytes: the same rows give the same snapshot, so its length is known before it is written.
+/// Counts bytes. Equal rows give equal snapshots, so this tells a snapshot's length before it is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counter(pub u64);
 
@@ -40,7 +38,7 @@ impl Sink for Counter {
     }
 }
 
-/// Cuts what it is given into pieces of [`PIECE_BYTES`] and sums it up; the last piece may be shorter.
+/// Cuts the bytes into pieces of [`PIECE_BYTES`] and hashes them; the last piece may be shorter.
 #[derive(Debug, Default)]
 pub struct Pieces {
     piece: Vec<u8>,
@@ -49,12 +47,12 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// The next piece that is whole.
+    /// Removes the next complete piece.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         self.ready.pop_front()
     }
 
-    /// There are no more bytes: what is left becomes a piece, and the SHA-256 of all of it one of its own.
+    /// Ends the snapshot: the rest becomes a piece, and the SHA-256 of everything the last one.
     pub fn finish(&mut self) {
         if !self.piece.is_empty() {
             self.cut();

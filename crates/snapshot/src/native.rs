@@ -9,23 +9,23 @@
 //! sum    = CRC-32C of all bytes so far but the sums, so that no block can be left out, doubled or moved
 //! ```
 //!
-//! Numbers are big-endian. Families come in the order meta, revs, latest: what says whose snapshot it is comes first.
+//! Numbers are big-endian. Families come in the order meta, revs, latest: whose snapshot it is comes first.
 
 use crate::format::{Format, SECTOR_BYTES, Sink, Writing};
 use engine::{Family, Fault, Rows};
 use std::ops::ControlFlow;
+use types::varint;
 
-/// What a block's rows take before it ends, in bytes; one longer row makes a block of its own.
+/// A block's rows, in bytes, after which it ends; a longer row gets a block of its own.
 pub const BLOCK_BYTES: usize = 64 << 10;
 
 pub(crate) const MAGIC: &[u8; 16] = b"quorate snapshot";
 pub(crate) const VERSION: u32 = 1;
 pub(crate) const ROWS: u8 = 1;
 pub(crate) const END: u8 = 2;
-/// Kind, family, rows, length.
+/// A block's head: kind, family, rows, length.
 pub(crate) const BLOCK_HEAD_BYTES: usize = 1 + 1 + 4 + 4;
 
-/// The order in which families are written.
 pub(crate) const ORDER: [Family; 3] = [Family::Meta, Family::Revs, Family::Latest];
 
 /// A family's number in the file: its place in [`Family::ALL`], which is stable on disk.
@@ -33,7 +33,7 @@ pub(crate) fn number(family: Family) -> u8 {
     family as u8
 }
 
-/// Our own layout.
+/// quorate's own layout of a snapshot.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Native;
 
@@ -51,18 +51,16 @@ impl Format for Native {
     }
 }
 
-/// How far a snapshot is.
 struct Writer {
     sum: u32,
     written: u64,
     block: Vec<u8>,
-    /// Rows in the block.
     rows: u32,
     /// Rows of each family, by number.
     counts: [u64; Family::ALL.len()],
-    /// The place in [`ORDER`] of the family that is being written; nothing before the head.
+    /// The current family's place in [`ORDER`]; `None` before the head is written.
     place: Option<usize>,
-    /// The first key of it that is not in a block yet.
+    /// The family's first key that is not in a block yet.
     next: Vec<u8>,
 }
 
@@ -97,7 +95,7 @@ impl Writer {
         self.put_sum(out);
     }
 
-    /// Goes on with a family until so many bytes are written; whether that was all of it.
+    /// Writes about `bytes` more of a family; returns whether the family is complete.
     fn family(
         &mut self,
         rows: &dyn Rows,
@@ -126,7 +124,7 @@ impl Writer {
             self.end_block(ROWS, number(family), out);
         }
         for part in [key, value] {
-            put_varint(part.len() as u64, &mut self.block);
+            varint::put(&mut self.block, part.len() as u64);
             self.block.extend_from_slice(part);
         }
         self.rows += 1;
@@ -163,33 +161,4 @@ impl Writer {
         self.written += sum.len() as u64;
         out.put(&sum);
     }
-}
-
-fn put_varint(mut number: u64, out: &mut Vec<u8>) {
-    loop {
-        let [low, ..] = number.to_le_bytes();
-        number >>= 7;
-        if number == 0 {
-            return out.push(low);
-        }
-        out.push(low | 0x80);
-    }
-}
-
-/// Takes a varint off the front; `None` for anything that [`put_varint`] does not write.
-pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0u64;
-    for shift in (0..u64::BITS).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
-            return None;
-        }
-        number |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }

@@ -1,5 +1,4 @@
-//! What is done with a snapshot's file where no server runs. The command line asks for it; whoever knows engine, log and
-//! identities (the server's composer) does it.
+//! Work on a snapshot file without a server: the command line asks for it, and the server's composer does it.
 
 use std::path::PathBuf;
 
@@ -8,9 +7,9 @@ use std::path::PathBuf;
 pub struct Status {
     /// CRC-32C over every row: the same rows, the same hash, whoever took the snapshot.
     pub hash: u32,
-    /// The newest revision.
+    /// The newest revision in the key space.
     pub revision: i64,
-    /// Live keys.
+    /// The number of live keys.
     pub total_keys: u64,
     /// The snapshot's length without its checksum, in bytes.
     pub total_bytes: u64,
@@ -18,39 +17,37 @@ pub struct Status {
     pub version: String,
 }
 
-/// What `snapshot restore` is told. Names and defaults are etcdutl's flags'.
+/// The options of `snapshot restore`. Names and defaults are etcdutl's flags'.
 #[derive(Clone, Debug)]
 pub struct Restore {
-    /// The snapshot.
+    /// The path of the snapshot file.
     pub file: PathBuf,
-    /// `--name`: this member's.
+    /// `--name`: the new member's name.
     pub name: String,
     /// `--data-dir`; `None` = `<name>.etcd`. Must not hold anything.
     pub data_dir: Option<PathBuf>,
     /// `--wal-dir`; `None` = inside the data directory. Must not exist.
     pub wal_dir: Option<PathBuf>,
-    /// `--initial-cluster`: `name=url,name=url`.
+    /// `--initial-cluster`: the members, as `name=url,name=url`.
     pub initial_cluster: String,
-    /// `--initial-cluster-token`.
+    /// `--initial-cluster-token`: sets the cluster's ID apart.
     pub initial_cluster_token: String,
     /// `--initial-advertise-peer-urls`: this member's own.
     pub initial_advertise_peer_urls: String,
     /// `--skip-hash-check`: takes a file without its checksum, or with a wrong one. Blocks are checked all the same.
     pub skip_hash_check: bool,
     /// `--bump-revision`: how far to raise the newest revision, with everything before it compacted; 0 = not at all.
-    /// (`--mark-compacted` says that one knows the latter, and is the command line's to ask for.)
     pub bump_revision: u64,
 }
 
-/// Told how many bytes of how many are done.
+/// Called with the bytes done, and the total.
 pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
 
 /// The commands. Errors are lines for people, etcdutl's where it has them.
 pub trait Offline {
-    /// Reads a snapshot from one end to the other.
+    /// Reads a whole snapshot and reports its contents.
     fn status(&self, file: &std::path::Path, progress: &mut Progress<'_>) -> Result<Status, String>;
 
-    /// Makes a new member's data directory of a snapshot. After an error the directory may hold a part of it, which no
-    /// server starts on.
+    /// Makes a new member's data directory from a snapshot; incomplete after an error, and no server starts on it.
     fn restore(&self, restore: &Restore, progress: &mut Progress<'_>) -> Result<(), String>;
 }

@@ -1,41 +1,42 @@
-//! Reads our own layout back, a block at a time, and fills an engine with it.
+//! Reads quorate's own layout a block at a time, and fills an engine with it.
 
 use crate::SECTOR_BYTES;
-use crate::native::{BLOCK_HEAD_BYTES, END, MAGIC, ORDER, ROWS, VERSION, number, take_varint};
+use crate::native::{BLOCK_HEAD_BYTES, END, MAGIC, ORDER, ROWS, VERSION, number};
 use engine::{Batch, Engine, Family, Fault};
 use std::io::{self, Read};
+use types::varint;
 
 /// The longest block, in bytes: one row, and a row fits an entry of the log, which has at most 1 GiB.
 const BLOCK_BYTES_MAX: u32 = 1 << 30;
 
-/// What is written to the engine at once, in bytes of keys and values.
+/// Size of one engine batch, in bytes of keys and values.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Where bbolt's pages have their magic number, which sets a snapshot of etcd's apart.
+/// The offset of the magic number in a bbolt meta page: by it a snapshot of etcd's is recognized.
 const BBOLT_MAGIC_AT: usize = 16;
 const BBOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
 
 /// Why a snapshot cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The disk says so.
+    /// Reading the input failed.
     #[error("cannot read the snapshot: {0}")]
     Io(#[from] io::Error),
-    /// Something else than a snapshot.
+    /// It is no snapshot.
     #[error("this is no snapshot")]
     Unknown,
-    /// etcd made it.
+    /// It is a snapshot of etcd's.
     #[error("this is a snapshot of etcd (a bbolt file), which this version of quorate cannot read yet")]
     Bbolt,
-    /// A later quorate made it.
+    /// A later version of quorate made it.
     #[error("the snapshot has format {0}, and this version of quorate reads format {VERSION}")]
     Version(u32),
-    /// It was cut, or changed.
+    /// It was cut, or a bit changed.
     #[error("the snapshot is damaged at offset {offset}: {what}")]
     Damaged {
-        /// Where that shows.
+        /// The offset of the damage, in bytes.
         offset: u64,
-        /// How.
+        /// What is wrong there.
         what: &'static str,
     },
 }
@@ -43,13 +44,12 @@ pub enum ReadError {
 /// Called with each row; an error ends the reading.
 pub type Visit<'a, E> = dyn FnMut(Family, &[u8], &[u8]) -> Result<(), E> + 'a;
 
-/// The blocks of a snapshot, in order.
+/// Reads the blocks of a snapshot in order.
 pub struct Reader<R> {
     input: R,
     offset: u64,
     sum: u32,
     counts: [u64; Family::ALL.len()],
-    /// The place in [`ORDER`] of the family that is being read.
     at: usize,
     payload: Vec<u8>,
 }
@@ -75,12 +75,12 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// How far it has read, in bytes: for whoever shows progress.
+    /// The bytes read so far, for progress reports.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Hands the next block's rows to `visit`; false = that was the last, and the file ends where it should.
+    /// Passes the next block's rows to `visit`. Returns false after the last block, if the file ends where it should.
     pub fn next_block<E: From<ReadError>>(&mut self, visit: &mut Visit<'_, E>) -> Result<bool, E> {
         let start = self.offset;
         let (kind, family, rows) = self.read_block()?;
@@ -186,13 +186,13 @@ impl<R: Read> Reader<R> {
 }
 
 fn take_part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(take_varint(rest)?).ok()?;
+    let length = usize::try_from(varint::take(rest)?).ok()?;
     let (part, after) = rest.split_at_checked(length)?;
     *rest = after;
     Some(part)
 }
 
-/// Why an engine was not filled.
+/// Why an engine could not be filled.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The snapshot cannot be read.
@@ -203,9 +203,7 @@ pub enum LoadError {
     Engine(#[from] Fault),
 }
 
-/// Writes all rows into an empty engine and makes them durable. `progress` is told how many bytes have been read.
-///
-/// After an error the engine holds a part of the rows, and is good for nothing.
+/// Writes all rows into an empty engine, durably; after an error it holds a part. `progress`: bytes read so far.
 pub fn load<R: Read>(
     mut reader: Reader<R>,
     engine: &dyn Engine,

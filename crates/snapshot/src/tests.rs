@@ -36,7 +36,7 @@ fn rows(engine: &dyn Engine) -> Vec<Row> {
 
 /// A file as a client saves it, and the length that was announced, written in steps of so many bytes.
 fn save_in_steps(engine: MemoryEngine, step_bytes: u64) -> (Vec<u8>, u64) {
-    let rows = Arc::new(engine).moment();
+    let rows = Arc::new(engine).snapshot();
     let mut announced = Counter::default();
     assert!(Native.begin().step(&*rows, &mut announced, u64::MAX).expect("read"), "all of it in one step");
     let (mut file, mut pieces, mut writing) = (Vec::new(), Pieces::default(), Native.begin());

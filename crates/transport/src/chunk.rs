@@ -1,25 +1,20 @@
-//! HTTP/1.1 chunked framing (RFC 9112, 7.1), pure and incremental.
-//!
-//! Where etcd cuts its chunks means nothing: Go flushes every 2 to 4 KiB, in the middle of a message as well. So the
-//! reader joins the data of all chunks, and the codec finds the frames.
+//! HTTP/1.1 chunked framing (RFC 9112, 7.1), pure and incremental. Chunks are not frames: Go flushes every 2 to 4 KiB,
+//! also in the middle of a message. The reader joins the data of all chunks, and the codec finds the frames.
 
 use bytes::BytesMut;
 
-/// Bytes of a size line with its extensions, or of a trailer line.
+/// The longest size line with its extensions, or trailer, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
-/// Hex digits of a chunk's size: 16^15 bytes are far beyond any frame limit, and fit a u64.
+/// Hexadecimal digits of a chunk's size: 16^15 is beyond any frame limit and fits a u64.
 const SIZE_DIGITS_MAX: usize = 15;
 
-/// Why bytes are not chunked framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChunkError {
-    /// A size line that is no hexadecimal number.
+pub(crate) enum ChunkError {
     #[error("malformed chunk size")]
     Size,
-    /// A chunk's data that does not end with CRLF, or a line feed without its carriage return.
+    /// Chunk data without CRLF at its end, or a line feed without a carriage return.
     #[error("malformed chunk end")]
     End,
-    /// A line above the limit.
     #[error("chunk line too long")]
     Line,
 }
@@ -33,7 +28,6 @@ enum State {
         extension: bool,
         line: usize,
     },
-    /// After the size line's CR.
     SizeEnd {
         value: u64,
     },
@@ -53,9 +47,8 @@ enum State {
 
 const LINE_START: State = State::Size { value: 0, digits: 0, extension: false, line: 0 };
 
-/// Reads a chunked body.
 #[derive(Debug)]
-pub struct ChunkDecoder {
+pub(crate) struct ChunkDecoder {
     state: State,
 }
 
@@ -66,9 +59,8 @@ impl Default for ChunkDecoder {
 }
 
 impl ChunkDecoder {
-    /// Appends the data in `input` to `out`. Returns how many bytes of `input` belong to the body: all, unless the body
-    /// ended.
-    pub fn feed(&mut self, input: &[u8], out: &mut BytesMut) -> Result<usize, ChunkError> {
+    /// Appends the data in `input` to `out`. Returns how many bytes of `input` belong to the body: all, unless it ends.
+    pub(crate) fn feed(&mut self, input: &[u8], out: &mut BytesMut) -> Result<usize, ChunkError> {
         let mut at = 0;
         while at < input.len() && self.state != State::Done {
             if let State::Data { left } = self.state {
@@ -85,13 +77,11 @@ impl ChunkDecoder {
         Ok(at)
     }
 
-    /// Has the last chunk and its trailer been read?
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 }
 
-/// One byte outside of data.
 fn step(state: State, byte: u8) -> Result<State, ChunkError> {
     match (state, byte) {
         (State::Size { value, digits, line, .. }, b'\r') => {

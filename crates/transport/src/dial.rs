@@ -1,12 +1,12 @@
-//! The receiving end of a stream: dials a peer's `/raft/stream/<kind>/<own ID>`, and reads for as long as it lasts.
+//! The receiving end of a stream: requests a peer's `/raft/stream/<kind>/<own ID>` and reads the response.
 //!
 //! ```text
 //!   dial ── not 200, or no connection ──▶ wait for the limiter ─▶ dial
-//!    └─ 200 ─▶ read what is there ─▶ chunks ─▶ codec ─▶ Host::deliver, one batch
+//!    └─ 200 ─▶ read ─▶ chunks ─▶ codec ─▶ Host::deliver, one batch
 //!              └─ closed, 5 s of silence, garbage ─▶ wait for the limiter ─▶ dial
 //! ```
 //!
-//! The answer's head and chunks are read by hand: one task, one buffer, no channel between connection and decoder.
+//! Head and chunks are parsed here and not by hyper: one task, one buffer, no channel between connection and decoder.
 
 use std::{io, mem, sync::Arc, time::Duration};
 
@@ -21,15 +21,15 @@ use tokio::{
 use crate::{
     chunk::ChunkDecoder,
     codec::{Bounds, Decoder, Frame, Kind},
-    complaint::Reasons,
-    context::hex,
+    context::{hex, log_limited},
     headers,
     limits::Limits,
+    log_limiter::Reasons,
     peer::{Counters, Peer},
     post, urls,
 };
 
-/// One dial in [`Limits::redial`], the first at once (a token bucket of one).
+/// Allows one dial per [`Limits::redial`], the first at once.
 struct Limiter {
     next: Instant,
     every: Duration,
@@ -45,7 +45,6 @@ impl Limiter {
     }
 }
 
-/// Dials and reads for ever; ends by abort.
 pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
     let mut limiter = Limiter { next: Instant::now(), every: peer.context().limits.redial };
     let (mut reported, mut fruitless) = (Reasons::default(), Reasons::default());
@@ -58,14 +57,10 @@ pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
             Err(e) => {
                 let reason = e.to_string();
                 peer.deactivate(kind.name(), "dial", &reason);
-                // One line per reason, not per attempt: there are ten attempts a second.
-                let what = "failed to dial stream of remote peer";
-                // And not for ever, for the peer chooses its words.
-                if reported.is_new(&reason)
-                    && let Some(before) = peer.context().tells(peer.id, what)
-                {
-                    slog::warn!(peer.context().log, "{}", what; "stream-reader-type" => kind.name(),
-                        "remote-peer-id" => hex(peer.id), "error" => &reason, "left-out" => before);
+                // One line per reason: there are ten attempts a second. Limited too, because the peer chooses the text.
+                if reported.is_new(&reason) {
+                    log_limited!(warn, peer.context(), peer.id, "failed to dial stream of remote peer";
+                        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => &reason);
                 }
             }
         }
@@ -73,15 +68,13 @@ pub(crate) async fn run(peer: Arc<Peer>, kind: Kind) {
     }
 }
 
-/// A stream that was answered 200.
 struct Stream {
     socket: TcpStream,
-    /// Bytes read after the head.
     rest: BytesMut,
 }
 
-/// `fruitless`: why streams before this one ended without a single frame. After one that did, the next counts, and is
-/// told of, only with its first frame: a peer that answers and then speaks garbage does so ten times a second.
+/// Reads a stream to its end. After `fruitless` ones, which ended without a frame, it counts as established only with
+/// its first frame: a peer that answers and then sends garbage does so ten times a second.
 async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons) {
     let context = peer.context();
     let mut receiver = Receiver::new(kind, context.identity.member, peer.id, &context.limits);
@@ -95,14 +88,11 @@ async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons
     if bore_fruit {
         fruitless.forget();
     }
-    let what = "lost TCP streaming connection with remote peer";
-    if (bore_fruit || fruitless.is_new(&error.to_string()))
-        && let Some(before) = context.tells(peer.id, what)
-    {
-        slog::warn!(context.log, "{}", what; "stream-reader-type" => kind.name(),
-            "remote-peer-id" => hex(peer.id), "error" => %error, "left-out" => before);
+    if bore_fruit || fruitless.is_new(&error.to_string()) {
+        log_limited!(warn, context, peer.id, "lost TCP streaming connection with remote peer";
+            "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id), "error" => %error);
     }
-    // A peer that closes in order is about to be dialled again; only other ends count against it, as in etcd.
+    // As in etcd, an orderly close is not a failure: the peer is dialled again.
     if error.kind() != io::ErrorKind::UnexpectedEof {
         peer.counters.broke();
         peer.deactivate(kind.name(), "read", &error.to_string());
@@ -111,14 +101,10 @@ async fn follow(peer: &Peer, kind: Kind, stream: Stream, fruitless: &mut Reasons
 
 fn established(peer: &Peer, kind: Kind) {
     peer.activate();
-    let what = "established TCP streaming connection with remote peer";
-    if let Some(before) = peer.context().tells(peer.id, what) {
-        slog::info!(peer.context().log, "{}", what; "stream-reader-type" => kind.name(),
-            "remote-peer-id" => hex(peer.id), "left-out" => before);
-    }
+    log_limited!(info, peer.context(), peer.id, "established TCP streaming connection with remote peer";
+        "stream-reader-type" => kind.name(), "remote-peer-id" => hex(peer.id));
 }
 
-/// Reads until the stream ends; says why it ended.
 async fn read(
     peer: &Peer,
     kind: Kind,
@@ -136,7 +122,7 @@ async fn read(
         if receiver.frames > 0 && !mem::replace(is_told, true) {
             established(peer, kind);
         }
-        // What was whole before the end counts, whatever the end was.
+        // Messages that were complete before the end are delivered.
         let messages = receiver.take();
         if !messages.is_empty() {
             peer.context().admit(peer.id, messages);
@@ -167,7 +153,7 @@ async fn read(
     }
 }
 
-/// Decodes what was read, and goes on reading for as long as full buffers are waiting. Leaves `raw` empty, with room.
+/// Decodes what was read, and reads on while full buffers are waiting. Leaves `raw` empty, with capacity.
 fn drain(
     receiver: &mut Receiver,
     raw: &mut BytesMut,
@@ -196,14 +182,14 @@ fn drain(
     }
 }
 
-/// Raw bytes of a response body to batches of messages; pure.
+/// Decodes the raw bytes of a response body to batches of messages; pure.
 pub(crate) struct Receiver {
     kind: Kind,
     chunks: ChunkDecoder,
     payload: BytesMut,
     decoder: Decoder,
     messages: Vec<raftpb::Message>,
-    /// Frames decoded so far, link heartbeats among them.
+    /// Frames decoded so far, including link heartbeats.
     frames: u64,
     read_bytes: usize,
     buffer_kept_bytes: usize,
@@ -212,12 +198,11 @@ pub(crate) struct Receiver {
 impl Receiver {
     pub(crate) fn new(kind: Kind, local: u64, remote: u64, limits: &Limits) -> Self {
         let read_bytes = limits.read_bytes.max(1);
-        let bounds = Bounds { frame_bytes: limits.frame_bytes, entries: limits.frame_entries };
         Self {
             kind,
             chunks: ChunkDecoder::default(),
             payload: BytesMut::with_capacity(read_bytes),
-            decoder: Decoder::new(kind, local, remote, bounds),
+            decoder: Decoder::new(kind, local, remote, Bounds::new(limits)),
             messages: Vec::new(),
             frames: 0,
             read_bytes,
@@ -225,7 +210,7 @@ impl Receiver {
         }
     }
 
-    /// Decodes all that these bytes complete. An error is the end of the stream, in order (`UnexpectedEof`) or not.
+    /// Decodes what these bytes complete. An error ends the stream; an orderly end is `UnexpectedEof`.
     pub(crate) fn feed(&mut self, raw: &[u8]) -> io::Result<()> {
         let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
         if self.payload.is_empty() && self.payload.capacity() > self.buffer_kept_bytes {
@@ -244,8 +229,8 @@ impl Receiver {
         if self.chunks.is_done() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    /// The messages since the last call. Appends come out sorted by (term, index), ties as they came: etcd 3.7.1 sends
-    /// those of one batch in reverse, and raft would reject all but one.
+    /// The messages since the last call. Appends are sorted by (term, index): etcd 3.7.1 sends a batch's in reverse,
+    /// and raft would reject all but one.
     pub(crate) fn take(&mut self) -> Vec<raftpb::Message> {
         let mut messages = mem::take(&mut self.messages);
         if self.kind == Kind::MsgApp && messages.len() > 1 {
@@ -265,14 +250,14 @@ async fn open(peer: &Peer, kind: Kind) -> io::Result<Stream> {
 }
 
 async fn request(peer: &Peer, kind: Kind, url: &str) -> io::Result<Stream> {
-    let address = urls::parse(url)?;
+    let authority = urls::authority(url)?;
     let limits = &peer.context().limits;
-    let mut socket = post::dial(&address, limits.dial).await?;
+    let mut socket = post::dial(&authority, limits.dial).await?;
     let exchange = async {
-        socket.write_all(request_head(peer, kind, &address.authority).as_bytes()).await?;
+        socket.write_all(request_head(peer, kind, &authority).as_bytes()).await?;
         let mut rest = BytesMut::with_capacity(limits.read_bytes.max(1));
         let head = read_head(&mut socket, &mut rest, limits.head_bytes).await?;
-        judge(peer, head, socket, rest).await
+        check_head(peer, head, socket, rest).await
     };
     timeout(limits.deadline, exchange).await.map_err(|_| {
         let silence = format!("no answer to the stream request within {:?}", limits.deadline);
@@ -290,20 +275,18 @@ fn request_head(peer: &Peer, kind: Kind, authority: &str) -> String {
         peer.id
     );
     for (name, value) in &headers::outgoing(me) {
-        // Values are IDs, versions and URLs, checked to be text when they became headers.
         let _ = write!(head, "{name}: {}\r\n", value.to_str().unwrap_or(""));
     }
     head.push_str("\r\n");
     head
 }
 
-/// An answer's status and headers.
 pub(crate) struct Head {
     pub(crate) status: u16,
     pub(crate) headers: http::HeaderMap,
 }
 
-/// Parses a response head at the front of `input` and takes it; `None` when it is not all there. Pure.
+/// Takes a response head from the front of `input`; `None` if it is not complete. Pure.
 pub(crate) fn parse_head(input: &mut BytesMut, bytes_max: usize) -> io::Result<Option<Head>> {
     let garbage = |e: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
     let mut fields = [httparse::EMPTY_HEADER; 64];
@@ -336,8 +319,8 @@ async fn read_head(socket: &mut TcpStream, input: &mut BytesMut, bytes_max: usiz
     }
 }
 
-/// What etcd's `streamReader.dial` makes of an answer.
-async fn judge(peer: &Peer, head: Head, socket: TcpStream, rest: BytesMut) -> io::Result<Stream> {
+/// Checks a response as etcd's `streamReader.dial` does.
+async fn check_head(peer: &Peer, head: Head, socket: TcpStream, rest: BytesMut) -> io::Result<Stream> {
     let me = headers::parse_version(&peer.context().identity.version).unwrap_or_default();
     match headers::version(&head.headers, &headers::SERVER_VERSION) {
         Some(server) if headers::speaks_streams(server, me) => {}

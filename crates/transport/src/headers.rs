@@ -1,7 +1,8 @@
-//! The `X-` headers by which members recognise each other, and the checks on them (etcd `rafthttp/util.go`).
+//! The `X-` headers that identify members to each other, and their checks (etcd `rafthttp/util.go`).
 
 use crate::context::{Identity, hex};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use types::Version;
 
 pub(crate) const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
 pub(crate) const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
@@ -10,41 +11,31 @@ pub(crate) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluste
 pub(crate) const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 pub(crate) const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 
-/// Ours, on `/version`: the member clears a lease's remainder when it renews it. etcd's members do only with a feature gate.
+/// Our own, on `/version`: the member clears a lease's remaining TTL when it renews it (a feature gate in etcd).
 pub(crate) const LEASE_CHECKPOINTS: HeaderName = HeaderName::from_static("x-lease-checkpoints");
-/// Its only value.
 pub(crate) const CLEARED: &str = "cleared";
 
 /// The lowest cluster version this member works with, etcd's `MinClusterVersion`.
 pub(crate) const MIN_CLUSTER: &str = "3.0.0";
-/// What a missing version header means: etcd 2.0 had none.
+/// The version of members without a version header.
 const OLDEST: &str = "2.0.0";
 
 pub(crate) const INCOMPATIBLE_VERSION: &str = "incompatible version";
 pub(crate) const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
 
-/// Major and minor: all that is ever compared.
+/// Major and minor version: the patch is never compared.
 pub(crate) type MajorMinor = (u64, u64);
 
-/// Strict `major.minor.patch`, optionally with `-pre` and `+build`, as etcd's semver reads it.
 pub(crate) fn parse_version(text: &str) -> Option<MajorMinor> {
-    let text = text.split('+').next()?.split('-').next()?;
-    let mut parts = text.split('.');
-    let mut number = || {
-        let part = parts.next()?;
-        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        digits.then(|| part.parse::<u64>().ok()).flatten()
-    };
-    let (major, minor, _patch) = (number()?, number()?, number()?);
-    parts.next().is_none().then_some((major, minor))
+    Version::parse(text).map(|version| (version.major, version.minor))
 }
 
-/// A header's text; "" when absent or not text.
+/// A header's text; "" if it is absent or not text.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
-/// A version header; absent means etcd 2.0, `None` means unparsable (etcd's handler panics there).
+/// A version header; 2.0 if it is absent, `None` if it is malformed (etcd's handler panics).
 pub(crate) fn version(headers: &HeaderMap, name: &HeaderName) -> Option<MajorMinor> {
     match text(headers, name) {
         "" => parse_version(OLDEST),
@@ -52,7 +43,7 @@ pub(crate) fn version(headers: &HeaderMap, name: &HeaderName) -> Option<MajorMin
     }
 }
 
-/// An ID as etcd writes it. Upper case and leading zeros are read, as Go's `ParseUint` reads them; a sign is not.
+/// Parses a hexadecimal ID as Go's `ParseUint` does: with upper case and leading zeros, without a sign.
 pub(crate) fn parse_id(text: &str) -> Option<u64> {
     if !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
@@ -60,7 +51,7 @@ pub(crate) fn parse_id(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
-/// May this sender talk to us? Version before cluster ID; the text of the 412 otherwise.
+/// Checks the version, then the cluster ID of a sender. The error is the text of a 412.
 pub(crate) fn check(headers: &HeaderMap, me: &Identity) -> Result<(), &'static str> {
     let compatible = || {
         let (server, min) = (version(headers, &SERVER_VERSION)?, version(headers, &MIN_CLUSTER_VERSION)?);
@@ -69,14 +60,14 @@ pub(crate) fn check(headers: &HeaderMap, me: &Identity) -> Result<(), &'static s
     if compatible() != Some(true) {
         return Err(INCOMPATIBLE_VERSION);
     }
-    // The text, not the number: a padded ID is another ID to etcd.
+    // As text: etcd does not accept a padded ID.
     if text(headers, &CLUSTER_ID) != hex(me.cluster) {
         return Err(CLUSTER_ID_MISMATCH);
     }
     Ok(())
 }
 
-/// The headers of every raft POST and stream GET.
+/// The headers of raft POSTs and stream GETs.
 pub(crate) fn outgoing(me: &Identity) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut put = |name: HeaderName, value: &str| {
@@ -92,7 +83,7 @@ pub(crate) fn outgoing(me: &Identity) -> HeaderMap {
     headers
 }
 
-/// Streams we read from a server of this version: our own and later ones, and all that etcd lists, 2.1 to 3.7.
+/// Whether a server of this version has the streams: 2.1 to 3.7 as in etcd, or not older than this member.
 pub(crate) fn speaks_streams(server: MajorMinor, me: MajorMinor) -> bool {
     server >= me || ((2, 1)..=(2, 3)).contains(&server) || ((3, 0)..=(3, 7)).contains(&server)
 }

@@ -1,7 +1,5 @@
-//! An accepted peer connection: every read and write has etcd's 5 s deadline, without a timer on the busy path.
-//!
-//! A timer is armed only when an operation has to wait, and is kept for the next wait. Reads have no deadline while a
-//! request is being answered or a stream is open ([`Busy`]); idle keep-alive connections are closed after 5 s.
+//! An accepted peer connection. Every read and write has etcd's 5 s deadline, by a timer that is armed only when an
+//! operation has to wait; reads have none while a request is being answered or a stream is open ([`Busy`]).
 
 use std::{
     future::Future,
@@ -21,7 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-/// While one of these lives, the connection's reads have no deadline.
+/// While one of these exists, reads of the connection have no deadline.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<AtomicUsize>);
 
@@ -54,7 +52,7 @@ impl Deadline {
         self.armed = false;
     }
 
-    /// Called when the operation waits: an error once it has waited too long.
+    /// Called while the operation waits. Ready with an error at the deadline.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let at = Instant::now() + self.after;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
@@ -66,7 +64,6 @@ impl Deadline {
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "peer connection deadline"))
     }
 
-    /// The operation's outcome, or the deadline's.
     fn bound<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match outcome {
             Poll::Ready(result) => {
@@ -78,7 +75,6 @@ impl Deadline {
     }
 }
 
-/// A TCP stream with deadlines.
 #[derive(Debug)]
 pub(crate) struct PeerIo {
     stream: TcpStream,

@@ -1,8 +1,7 @@
-//! A lane: the bounded queue between the router and one kind of stream to one peer.
+//! A lane is the bounded queue between the router and one kind of stream to one peer.
 //!
-//! A stream *attaches* when the peer's GET arrives and *detaches* when its response ends. The lane takes messages only
-//! while a stream is attached; a newer attachment replaces the older one, which then ends, and what waited for the older
-//! one is discarded (etcd `streamWriter`).
+//! A stream *attaches* when the peer's GET arrives and *detaches* when its response ends; only meanwhile does the lane
+//! accept messages. A new stream replaces the old one, whose queued messages are discarded (etcd `streamWriter`).
 
 use std::{
     collections::VecDeque,
@@ -14,7 +13,7 @@ use std::{
 use crate::limits::Limits;
 use proto::raftpb;
 
-/// Which attachment: 0 is none.
+/// The number of an attached stream; 0 is none.
 pub(crate) type Attachment = u64;
 
 #[derive(Debug)]
@@ -26,7 +25,7 @@ pub(crate) struct Lane {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts attachments; `attached` says whether the newest is still there.
+    /// Counts attachments; `attached` tells whether the newest is still there.
     newest: Attachment,
     attached: bool,
     closed: bool,
@@ -35,17 +34,15 @@ struct State {
     waker: Option<Waker>,
 }
 
-/// What became of a message.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "taken apart at once")]
 pub(crate) enum Push {
     Queued,
     Full,
-    /// No stream: the message comes back.
+    /// No stream is attached: returns the message.
     Detached(raftpb::Message),
 }
 
-/// What a new attachment found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
     pub(crate) id: Attachment,
@@ -77,7 +74,7 @@ impl Lane {
         Some(Attached { id, replaced, discarded })
     }
 
-    /// The stream's response is gone. Returns whether it was the newest, and whether messages were discarded with it.
+    /// Returns whether it was the newest stream, and whether messages were discarded.
     pub(crate) fn detach(&self, id: Attachment) -> (bool, bool) {
         let mut state = self.lock();
         if !state.attached || state.newest != id {
@@ -87,7 +84,6 @@ impl Lane {
         (true, state.discard())
     }
 
-    /// Ends the attached stream and refuses all later ones.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -103,7 +99,7 @@ impl Lane {
         self.lock().attached
     }
 
-    /// Queues a message; the stream is not woken, see [`Lane::wake`].
+    /// Queues a message without waking the stream, see [`Lane::wake`].
     pub(crate) fn push(&self, message: raftpb::Message) -> Push {
         let mut state = self.lock();
         if !state.attached {
@@ -111,7 +107,7 @@ impl Lane {
         }
         let weight = weight(&message);
         let full = state.messages.len() >= self.messages_max || state.bytes + weight > self.bytes_max;
-        // One message always fits an empty lane.
+        // An empty lane takes a message of any size.
         if full && !state.messages.is_empty() {
             return Push::Full;
         }
@@ -120,13 +116,13 @@ impl Lane {
         Push::Queued
     }
 
-    /// Wakes the stream, once for a whole batch of pushes.
+    /// Wakes the stream. Called once for a batch of pushes.
     pub(crate) fn wake(&self) {
         let waker = self.lock().waker.take();
         wake(waker);
     }
 
-    /// Swaps all that waits into `into`, which is empty. `Ready(false)`: the attachment has ended.
+    /// Moves all messages to `into`, which is empty. `Ready(false)` if the stream is detached.
     pub(crate) fn poll_take(
         &self,
         id: Attachment,
@@ -169,7 +165,7 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Roughly the bytes a message holds on to.
+/// The approximate memory of a message, in bytes.
 fn weight(message: &raftpb::Message) -> usize {
     const FIXED: usize = 64;
     let entries: usize =

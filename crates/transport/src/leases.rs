@@ -1,7 +1,5 @@
-//! Questions to the leader about leases: keepalives and times to live that clients asked of another member.
-//!
-//! etcd `server/lease/leasehttp`: one POST a question, protobuf both ways, on connections that are kept. Whether the
-//! other end is etcd's or ours makes no difference.
+//! Forwards keepalives and time-to-live requests for leases to the leader (etcd `server/lease/leasehttp`): POSTs with
+//! protobuf in both directions, on a connection that is kept.
 
 use std::{
     collections::HashMap,
@@ -24,46 +22,41 @@ use crate::{
     post::{Call, Client, Reply},
 };
 
-/// Where keepalives are posted to.
 pub(crate) const KEEP_ALIVE: &str = "/leases";
-/// Where questions about the time to live are posted to.
 pub(crate) const TIME_TO_LIVE: &str = "/leases/internal";
 
-/// Why a member has no answer to a question about a lease. The texts are etcd's.
+/// Why a member refuses a request about a lease. The texts are etcd's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseRefusal {
-    /// There is no such lease.
+    /// No lease has this ID.
     #[error("lease not found")]
     NotFound,
-    /// The member has not applied yet what is committed.
+    /// The member has not applied all committed entries yet.
     #[error("waiting for node to catch up its applied index has timed out")]
     Behind,
-    /// It is not the leader, or anything else.
+    /// It is not the leader, or any other error.
     #[error("{0}")]
     Other(String),
 }
 
-/// The ways to the members that lead or have led, by their peer URLs.
+/// Connections to current and former leaders, by peer URL.
 pub(crate) struct Leases {
-    ways: Mutex<HashMap<String, Arc<Way>>>,
+    pools: Mutex<HashMap<String, Arc<Pool>>>,
     limits: Limits,
 }
 
-/// The way to one URL.
-struct Way {
-    /// Who asks has a turn: clients that keep thousands of leases alive must not take the connections that the leader
-    /// accepts from raft.
+struct Pool {
+    /// Limits the connections: clients that keep thousands of leases alive must not use up those that the leader
+    /// accepts.
     turns: Semaphore,
-    /// The connections that nobody uses now, not more than turns.
     idle: Mutex<Vec<Client>>,
 }
 
 impl Leases {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { ways: Mutex::default(), limits: limits.clone() }
+        Self { pools: Mutex::default(), limits: limits.clone() }
     }
 
-    /// Asks the member at this peer URL to renew a lease; its TTL in seconds.
     pub(crate) async fn renew(&self, url: &str, id: i64, limit: Duration) -> Result<i64, LeaseRefusal> {
         let question = pb::LeaseKeepAliveRequest { id };
         let answer: pb::LeaseKeepAliveResponse = self.ask(url, KEEP_ALIVE, &question, limit).await?;
@@ -73,7 +66,6 @@ impl Leases {
         Ok(answer.ttl)
     }
 
-    /// Asks the member at this peer URL for a lease's time to live, and for its keys.
     pub(crate) async fn time_to_live(
         &self,
         url: &str,
@@ -102,7 +94,7 @@ impl Leases {
         let call = Call { method: Method::POST, path, headers, body };
         let url = url.trim_end_matches('/');
         let reply =
-            self.way(url).call(url, &call, limit, &self.limits).await.map_err(|error| other(&error))?;
+            self.pool(url).call(url, &call, limit, &self.limits).await.map_err(|error| other(&error))?;
         match reply.status {
             StatusCode::OK => A::decode(reply.body).map_err(|error| other(&error)),
             StatusCode::NOT_FOUND => Err(LeaseRefusal::NotFound),
@@ -111,20 +103,20 @@ impl Leases {
         }
     }
 
-    fn way(&self, url: &str) -> Arc<Way> {
-        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        if !ways.contains_key(url) && ways.len() >= self.limits.lease_urls.max(1) {
-            // Former leaders, or their former URLs: whom nobody asks now.
-            ways.retain(|_, way| Arc::strong_count(way) > 1);
+    fn pool(&self, url: &str) -> Arc<Pool> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pools.contains_key(url) && pools.len() >= self.limits.lease_urls.max(1) {
+            // Drop those that are not in use: former leaders, or their former URLs.
+            pools.retain(|_, pool| Arc::strong_count(pool) > 1);
         }
         let turns = self.limits.lease_questions.max(1);
-        let fresh = || Arc::new(Way { turns: Semaphore::new(turns), idle: Mutex::default() });
-        Arc::clone(ways.entry(url.to_owned()).or_insert_with(fresh))
+        let fresh = || Arc::new(Pool { turns: Semaphore::new(turns), idle: Mutex::default() });
+        Arc::clone(pools.entry(url.to_owned()).or_insert_with(fresh))
     }
 }
 
-impl Way {
-    /// Waits for a turn and asks, both within the limit.
+impl Pool {
+    /// Waits for a turn and sends the request, both within `limit`.
     async fn call(&self, url: &str, call: &Call<'_>, limit: Duration, limits: &Limits) -> io::Result<Reply> {
         let deadline = Instant::now() + limit;
         let turn = timeout_at(deadline, self.turns.acquire()).await;
@@ -193,14 +185,14 @@ mod tests {
         }
         let accepted = accepted.load(Ordering::Relaxed);
         assert!(accepted <= Limits::default().lease_questions, "{accepted} connections");
-        assert_eq!(leases.way(url.trim_end_matches('/')).idle().len(), accepted, "all are kept");
+        assert_eq!(leases.pool(url.trim_end_matches('/')).idle().len(), accepted, "all are kept");
     }
 
     #[tokio::test]
     async fn who_gets_no_turn_is_told_within_its_limit() {
         let leases = Leases::new(&Limits { lease_questions: 1, ..Limits::default() });
-        let way = leases.way("http://127.0.0.1:1");
-        let _all = way.turns.acquire().await.expect("open");
+        let pool = leases.pool("http://127.0.0.1:1");
+        let _all = pool.turns.acquire().await.expect("open");
         let answer = leases.renew("http://127.0.0.1:1/", 1, Duration::from_millis(20)).await;
         assert_eq!(answer, Err(LeaseRefusal::Other("no turn to ask".to_owned())));
     }
@@ -208,11 +200,11 @@ mod tests {
     #[test]
     fn ways_to_former_leaders_give_way() {
         let leases = Leases::new(&Limits { lease_urls: 3, ..Limits::default() });
-        let used = leases.way("http://a:1");
+        let used = leases.pool("http://a:1");
         for number in 0..100 {
-            leases.way(&format!("http://b:{number}"));
-            assert!(leases.ways.lock().unwrap().len() <= 3);
+            leases.pool(&format!("http://b:{number}"));
+            assert!(leases.pools.lock().unwrap().len() <= 3);
         }
-        assert!(Arc::ptr_eq(&used, &leases.way("http://a:1")));
+        assert!(Arc::ptr_eq(&used, &leases.pool("http://a:1")));
     }
 }

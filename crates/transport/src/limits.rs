@@ -1,102 +1,96 @@
-//! Every limit of the transport: a value with its unit, its reason and its default, so that a test can draw a small one.
-//! "etcd" names the constant of `rafthttp` that it follows.
+//! Every limit of the transport, with its unit, reason and default. "etcd" names the constant that it follows.
 
 use std::time::Duration;
 
-/// The transport's limits. [`Limits::default`] is what a member runs with.
+/// The limits of the transport. A member runs with [`Limits::default`]; tests use smaller ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Messages waiting on one stream (etcd `streamBufSize`). More are dropped, and raft is told.
     pub lane_messages: usize,
-    /// Bytes of entries waiting on one stream. etcd has no such bound; 512 messages in flight of up to 1 MiB are what raft
-    /// allows itself, and a quarter of that is seconds of a fast disk. One message always fits.
+    /// Bytes of entries waiting on one stream, at least one message: seconds of a fast disk. etcd has no such limit.
     pub lane_bytes: usize,
-    /// Messages between `send` and the router: the lanes of eight peers. Only a runtime that stands still fills it.
+    /// Messages between `send` and the router: the lanes of eight peers. Only full if the runtime hangs.
     pub inbox_messages: usize,
     /// Messages waiting for a POST to one peer (etcd `pipelineBufSize`).
     pub post_messages: usize,
     /// POSTs in flight to one peer (etcd `connPerPipeline`).
     pub post_workers: usize,
-    /// Encoded bytes after which a lane hands what it has to the connection: large enough that a batch is one write, small
-    /// enough that a slow socket does not make us encode a whole backlog.
+    /// Bytes that a lane encodes at a time: one write, and not a whole backlog for a slow socket.
     pub batch_bytes: usize,
-    /// Unknown senders that we answer by POST, and as many joining members as can be answered at once. Where there are more,
-    /// the oldest gives way.
+    /// Unknown senders that are answered by POST, such as joining members. A new one replaces the oldest.
     pub remotes: usize,
-    /// An unknown sender is answered for this long at least, whoever else comes: a member that joins asks ten times a second.
+    /// How long an unknown sender is kept at least: a joining member asks ten times a second.
     pub remote_kept: Duration,
 
-    /// Lines about the same fault of the same sender in [`Limits::complaint`]; what is left out is counted.
+    /// Time between log lines about the same fault of the same sender; lines left out are counted.
     pub complaint: Duration,
-    /// Faults remembered for that: every member of a large cluster with all it can do wrong, and strangers.
+    /// Faults remembered for that: enough for every fault of every member of a large cluster.
     pub complaints: usize,
-    /// Lines about the same fault of all senders in [`Limits::complaint`]: who gives itself another name each time is one
-    /// of many.
+    /// Log lines about the same fault of all senders in [`Limits::complaint`]: a sender can change its name.
     pub complaint_lines: usize,
-    /// Lines about a peer's connections, of each kind, in [`Limits::complaint`]: it may come and go ten times a second.
+    /// Log lines of each kind about a peer's connections in [`Limits::complaint`]: they may change ten times a second.
     pub connection_lines: usize,
-    /// A peer's clock that differs by more is told of (etcd's bound).
+    /// The clock drift of a peer from which it is logged (etcd's value).
     pub clock_drift: Duration,
 
-    /// Read and write deadline of a peer connection (etcd `ConnReadTimeout`), and the time that a request's head may take.
+    /// The deadline of reads and writes of a peer connection (etcd `ConnReadTimeout`), and of a request's head.
     pub deadline: Duration,
-    /// Link heartbeats: a third of the deadline, as etcd.
+    /// Time between link heartbeats: a third of the deadline, as in etcd.
     pub heartbeat: Duration,
-    /// At most one dial of a stream in this time (etcd `DialRetryFrequency`).
+    /// Time between dials of a stream (etcd `DialRetryFrequency`).
     pub redial: Duration,
-    /// TCP connect: 1 s + election timeout, etcd's default sum.
+    /// The timeout of a TCP connect: etcd's default, 1 s + election timeout.
     pub dial: Duration,
-    /// A POST or a probe without an answer. etcd has none; a stopped peer would hold all workers for ever.
+    /// The timeout of a POST or a probe. etcd has none; a stopped peer would occupy all workers for ever.
     pub request: Duration,
-    /// An idle connection is not used again after this: the other end closes it at 5 s.
+    /// How long an idle connection is used again: the other end closes it after 5 s.
     pub idle: Duration,
-    /// Time between probes (etcd `proberInterval`): shorter than the deadline, so that the connection is kept.
+    /// Time between probes (etcd `proberInterval`): shorter than the deadline, so the connection is kept.
     pub probe: Duration,
 
-    /// Bytes that one read of a stream asks for.
+    /// The size of one read of a stream, in bytes.
     pub read_bytes: usize,
-    /// Bytes read from a stream before its messages are delivered, when more keeps coming: raft sees a backlog as one
-    /// batch, and other tasks get their turn.
+    /// Bytes read from a stream before its messages are delivered, while more come: a backlog is one batch.
     pub read_batch_bytes: usize,
-    /// Buffers above this are given back once empty, so that one huge message is not paid for for ever, in bytes.
+    /// Empty buffers above this size are freed, in bytes: one huge message must not hold memory for ever.
     pub buffer_kept_bytes: usize,
-    /// Bytes of one message, or of one run of entries, on a stream (etcd `readBytesLimit`).
+    /// Bytes of one message, or of the entries of one frame, on a stream (etcd `readBytesLimit`).
     pub frame_bytes: u64,
-    /// Entries of one message on a stream: raft fills a message up to 1 MiB, and an entry takes at least 4 bytes of it.
+    /// Entries of one message on a stream: raft fills a message up to 1 MiB, and an entry takes at least 4 bytes.
     pub frame_entries: u64,
-    /// The head of an answer to a stream GET, in bytes. etcd's is 200.
+    /// The head of the response to a stream GET, in bytes. etcd sends 200.
     pub head_bytes: usize,
-    /// The text of a refusal that we show in the log, in bytes.
+    /// The text of a refusal in the log, in bytes.
     pub refusal_bytes: usize,
-    /// A member list, a version or another small answer, in bytes: 10,000 members of 1 KiB.
+    /// The response with a member list, version or the like, in bytes: 10,000 members of 1 KiB.
     pub answer_bytes: usize,
 
-    /// Connections to the peer port at once. Each member holds two streams, four POST workers and a probe: this is 500
-    /// members. Where there are more, the oldest that does nothing is closed; a newcomer, if all are at work.
+    /// Connections to the peer port: seven a member, enough for 500. A new one replaces the oldest idle one, or is
+    /// refused.
     pub connections: usize,
-    /// After a failed accept (out of file descriptors, say): long enough not to spin.
+    /// The pause after a failed accept, such as for lack of file descriptors.
     pub accept_pause: Duration,
-    /// What a connection reads ahead, and the longest head of a request, in bytes (Go's `DefaultMaxHeaderBytes` is 1 MiB).
+    /// The read buffer of a connection, and the longest head of a request, in bytes (Go's `DefaultMaxHeaderBytes` is 1
+    /// MiB).
     pub connection_bytes: usize,
-    /// A raft message in a POST, in bytes (etcd reads without limit): the largest entry that the node takes, and the rest.
+    /// A raft message in a POST, in bytes: the largest entry that the node accepts, and more. etcd has no limit.
     pub post_bytes: usize,
-    /// The time that a request's body may take: 72 MiB at 2.4 MiB a second. A sender that dribbles holds memory.
+    /// How long a request's body may take: 72 MiB at 2.4 MiB/s. A slow sender holds memory.
     pub body: Duration,
-    /// Bytes of all bodies of requests that are being read: more are refused with 503.
+    /// Bytes of all request bodies that are being read; more are refused with 503.
     pub bodies_bytes: usize,
     /// The raft message before a snapshot, in bytes (etcd `snapshotLimitByte`).
     pub snapshot_message_bytes: u64,
-    /// A snapshot that is refused is read for so long, for its sender looks for an answer only after its last byte.
+    /// How long a refused snapshot is read: its sender reads the response after its last byte only.
     pub snapshot: Duration,
-    /// A lease request's body, and any other small body, in bytes (etcd `maxLeaseHTTPRequestSize`).
+    /// The body of a lease request or another small request, in bytes (etcd `maxLeaseHTTPRequestSize`).
     pub small_body_bytes: usize,
 
-    /// The answer to a question about a lease, in bytes: all keys that hang on it (etcd `maxLeaseHTTPResponseSize`).
+    /// The response to a lease request, in bytes: all keys of the lease (etcd `maxLeaseHTTPResponseSize`).
     pub lease_answer_bytes: usize,
-    /// Questions about leases on their way to one URL, each on a connection of its own: at a millisecond each, 64,000 in a
-    /// second. The others wait for their turn.
+    /// Lease requests in flight to one URL, a connection each: 64,000 per second at a millisecond. Others wait.
     pub lease_questions: usize,
-    /// URLs of leaders to which connections for such questions are kept; those of former leaders give way.
+    /// URLs to which such connections are kept; those of former leaders are dropped.
     pub lease_urls: usize,
 }
 

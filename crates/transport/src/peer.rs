@@ -1,4 +1,4 @@
-//! One other member: its lanes, its POST queue, its URLs, its state.
+//! A peer: its lanes, POST queue, URLs, counters and state.
 
 use std::{
     sync::{
@@ -13,30 +13,30 @@ use tokio::task::AbortHandle;
 
 use crate::{
     codec::Kind,
-    context::{Context, hex},
+    context::{Context, hex, log_limited},
     lane::{Attachment, Lane, Push},
-    pipeline::PostQueue,
+    post_queue::PostQueue,
     urls::Picker,
 };
 
-/// What went over the wire with one peer since it was added.
+/// Counters of one peer since it was added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerStats {
-    /// The peer.
+    /// The ID of the peer.
     pub member: u64,
-    /// Bytes of raft messages sent, link heartbeats included.
+    /// Bytes of raft messages sent, including link heartbeats.
     pub sent_bytes: u64,
-    /// Bytes of raft messages received, link heartbeats included.
+    /// Bytes of raft messages received, including link heartbeats.
     pub received_bytes: u64,
     /// Messages dropped, POSTs failed, streams lost with messages waiting.
     pub sent_failures: u64,
-    /// Streams that broke while they were read.
+    /// Streams that failed while they were read.
     pub received_failures: u64,
-    /// Times it went from active to inactive.
+    /// How often it became inactive.
     pub disconnects: u64,
     /// Whether it is active now.
     pub is_active: bool,
-    /// The last probe's round trip; zero before the first.
+    /// The round trip of the last probe; zero before the first.
     pub round_trip: Duration,
 }
 
@@ -73,26 +73,25 @@ impl Counters {
     }
 }
 
-/// How a peer may be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// A member of the cluster: streams both ways, and POSTs.
+pub(crate) enum PeerKind {
+    /// A member of the cluster: has streams in both directions, and POSTs.
     Member,
-    /// Known only from its own requests (a member is joining, here or there): answered by POST.
+    /// Known only from its requests, while it or this member joins: answered by POST.
     Remote,
 }
 
 pub(crate) struct Peer {
     pub(crate) id: u64,
-    pub(crate) standing: Standing,
+    pub(crate) kind: PeerKind,
     pub(crate) urls: Picker,
-    /// A remote that turns out to be a member hands it on, with all that is in it.
+    /// A remote that becomes a member passes this on to its successor.
     pub(crate) posts: Arc<PostQueue>,
-    /// Its workers end after the message that they are sending.
+    /// Tells the POST workers to end after their current message.
     pub(crate) is_retired: AtomicBool,
     pub(crate) counters: Counters,
     lanes: [Lane; 2],
-    /// Since when the peer is active; `None` while it is not.
+    /// Since when the peer is active; `None` if it is not.
     active: Mutex<Option<Instant>>,
     tasks: Mutex<Vec<AbortHandle>>,
     context: Arc<Context>,
@@ -103,12 +102,12 @@ impl Peer {
         context: Arc<Context>,
         id: u64,
         urls: &[String],
-        standing: Standing,
+        kind: PeerKind,
         posts: Arc<PostQueue>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
-            standing,
+            kind,
             urls: Picker::new(urls),
             posts,
             is_retired: AtomicBool::new(false),
@@ -128,21 +127,19 @@ impl Peer {
         &self.context
     }
 
-    /// Queues a message on the way that etcd's rule picks. Returns the lane to wake.
-    ///
-    /// `MsgApp` goes to the msgapp stream if there is one; everything else, and `MsgApp` without it, to the message
-    /// stream if there is one; else it goes by POST. `MsgSnap` never goes to a stream: it would block it.
+    /// Queues a message by etcd's rule: `MsgApp` on the msgapp stream if open; else, like all others, on the message
+    /// stream if open; else by POST. `MsgSnap` never goes on a stream, which it would block. Returns the lane to wake.
     pub(crate) fn push(&self, mut message: raftpb::Message) -> Option<Kind> {
         if message.r#type() == raftpb::MessageType::MsgSnap {
-            // Snapshots between members are not supported yet: say so to raft, which will try again.
+            // Raft will try again.
             self.dropped(true, "snapshots between members are not supported yet");
             return None;
         }
         let is_append = message.r#type == Some(raftpb::MessageType::MsgApp.into());
-        let choice: &[Kind] = match (self.standing, is_append) {
-            (Standing::Remote, _) => &[],
-            (Standing::Member, true) => &Kind::ALL,
-            (Standing::Member, false) => &[Kind::Message],
+        let choice: &[Kind] = match (self.kind, is_append) {
+            (PeerKind::Remote, _) => &[],
+            (PeerKind::Member, true) => &Kind::ALL,
+            (PeerKind::Member, false) => &[Kind::Message],
         };
         for &kind in choice {
             match self.lane(kind).push(message) {
@@ -161,14 +158,13 @@ impl Peer {
     }
 
     fn overflow(&self, way: &str) {
-        // No line per message: the unreachable report makes raft slow down, and the counter tells.
+        // No warning per message: raft slows down when told, and there is a counter.
         slog::debug!(self.context.log, "dropped internal Raft message since sending buffer is full";
             "remote-peer-id" => hex(self.id), "remote-peer-name" => way);
         self.counters.failed();
         self.context.host().unreachable(self.id);
     }
 
-    /// A message is lost for good: raft must know.
     pub(crate) fn dropped(&self, is_snapshot: bool, why: &str) {
         slog::debug!(self.context.log, "failed to send Raft message"; "remote-peer-id" => hex(self.id), "error" => why);
         self.counters.failed();
@@ -178,34 +174,26 @@ impl Peer {
         }
     }
 
-    /// A stream of this kind was opened by the peer.
     pub(crate) fn attach(&self, kind: Kind) -> Option<Attachment> {
         let attached = self.lane(kind).attach()?;
         self.activate();
         if attached.discarded {
             self.context.host().unreachable(self.id);
         }
-        let what = "established TCP streaming connection with remote peer";
-        if let Some(before) = self.context.tells(self.id, what) {
-            slog::info!(self.context.log, "{}", what; "stream-writer-type" => kind.name(),
-                "remote-peer-id" => hex(self.id), "replaced" => attached.replaced, "left-out" => before);
-        }
+        log_limited!(info, self.context, self.id, "established TCP streaming connection with remote peer";
+            "stream-writer-type" => kind.name(), "remote-peer-id" => hex(self.id), "replaced" => attached.replaced);
         Some(attached.id)
     }
 
-    /// A stream's response is gone. Whatever was in its connection's buffers is lost too, so raft is told in any case
-    /// when it was the newest.
+    /// A stream has ended. What its connection had buffered is lost, so if it was the newest, raft is always told.
     pub(crate) fn detach(&self, kind: Kind, attachment: Attachment, leftover: bool) {
         let (newest, discarded) = self.lane(kind).detach(attachment);
         if leftover || discarded {
             self.counters.failed();
         }
         if newest {
-            let what = "lost TCP streaming connection with remote peer";
-            if let Some(before) = self.context.tells(self.id, what) {
-                slog::warn!(self.context.log, "{}", what; "stream-writer-type" => kind.name(),
-                    "remote-peer-id" => hex(self.id), "left-out" => before);
-            }
+            log_limited!(warn, self.context, self.id, "lost TCP streaming connection with remote peer";
+                "stream-writer-type" => kind.name(), "remote-peer-id" => hex(self.id));
             self.deactivate(kind.name(), "write", "connection closed");
         }
         if newest || leftover {
@@ -222,10 +210,7 @@ impl Peer {
         if active.is_none() {
             *active = Some(Instant::now());
             drop(active);
-            let what = "peer became active";
-            if let Some(before) = self.context.tells(self.id, what) {
-                slog::info!(self.context.log, "{}", what; "peer-id" => hex(self.id), "left-out" => before);
-            }
+            log_limited!(info, self.context, self.id, "peer became active"; "peer-id" => hex(self.id));
         }
     }
 
@@ -233,11 +218,8 @@ impl Peer {
         if self.active().take().is_some() {
             self.counters.disconnects.fetch_add(1, Ordering::Relaxed);
             let error = format!("failed to {action} {} on {way} ({reason})", hex(self.id));
-            let what = "peer became inactive (message send to peer failed)";
-            if let Some(before) = self.context.tells(self.id, what) {
-                slog::warn!(self.context.log, "{}", what;
-                    "peer-id" => hex(self.id), "error" => error, "left-out" => before);
-            }
+            log_limited!(warn, self.context, self.id, "peer became inactive (message send to peer failed)";
+                "peer-id" => hex(self.id), "error" => error);
         }
     }
 
@@ -255,18 +237,17 @@ impl Peer {
         }
     }
 
-    pub(crate) fn owns(&self, tasks: Vec<AbortHandle>) {
+    pub(crate) fn set_tasks(&self, tasks: Vec<AbortHandle>) {
         *self.tasks.lock().expect("no panic while the tasks are held") = tasks;
     }
 
-    /// Another entry of the table has its queue: what it is sending still arrives, as with etcd's remotes. A proposal
-    /// lost here would be missed for as long as a request may take.
+    /// A successor has its queue. What it is sending still arrives, as with etcd's remotes: loss costs a timeout.
     pub(crate) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
         self.posts.wake();
     }
 
-    /// Ends its streams and tasks. Called once, when the peer leaves the table.
+    /// Ends its streams and tasks. Called once, when the peer is removed from the table.
     pub(crate) fn stop(&self) {
         for task in self.tasks.lock().expect("no panic while the tasks are held").drain(..) {
             task.abort();

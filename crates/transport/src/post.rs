@@ -1,4 +1,4 @@
-//! One kept-alive HTTP/1.1 connection for small requests: POST `/raft`, probes, fetches.
+//! An HTTP/1.1 client with one connection that is kept, for POSTs, probes and other small requests.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -14,7 +14,6 @@ use tokio::{
 
 use crate::{limits::Limits, urls};
 
-/// What came back.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -23,13 +22,12 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The body as one line of text, for comparing and for logs.
+    /// The body as text, without a line feed at its end.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim_end().to_owned()
     }
 }
 
-/// What to send.
 pub(crate) struct Call<'a> {
     pub(crate) method: Method,
     pub(crate) path: &'a str,
@@ -44,32 +42,26 @@ struct Open {
     used: Instant,
 }
 
-/// Opens its connection when first used, and again when it has been idle for too long or has failed.
+/// Connects on first use, and again after an error or a long idle time.
 pub(crate) struct Client {
     open: Option<Open>,
-    /// The longest answer it reads, in bytes.
     answer_bytes_max: usize,
-    /// How long it connects.
     dial: Duration,
     /// A connection idle for longer is not used again.
     idle: Duration,
 }
 
 impl Client {
-    /// A client for small answers.
     pub(crate) fn new(limits: &Limits) -> Self {
         Self { open: None, answer_bytes_max: limits.answer_bytes, dial: limits.dial, idle: limits.idle }
     }
 
-    /// A client for answers of up to this many bytes.
     pub(crate) fn reading(self, answer_bytes_max: usize) -> Self {
         Self { answer_bytes_max, ..self }
     }
 
-    /// Sends one request to `url` + path and reads the whole answer. The connection is kept on success.
-    ///
-    /// Sent at most once: a kept connection that turns out to be closed is replaced only when hyper knows that nothing
-    /// of the request has left.
+    /// Sends a request to `url` + path, reads the whole response, and keeps the connection on success. Sent at most
+    /// once: it is repeated on a new connection only if hyper knows that nothing of it has left.
     pub(crate) async fn call(&mut self, url: &str, call: &Call<'_>, limit: Duration) -> io::Result<Reply> {
         if let Ok(outcome) = timeout(limit, self.attempt(url, call)).await {
             return outcome;
@@ -83,7 +75,7 @@ impl Client {
         if let Some(open) = self.reusable(url) {
             match exchange(open, call, max).await {
                 Ok(reply) => return Ok(self.keep(reply)),
-                Err(e) if e.is_canceled() => {} // not sent
+                Err(e) if e.canceled => {} // not sent
                 Err(e) => {
                     self.open = None;
                     return Err(other(&e));
@@ -113,10 +105,9 @@ impl Client {
     }
 }
 
-/// Connects to a peer URL, `TCP_NODELAY` on. An error says whether the name or the address did not answer.
-pub(crate) async fn dial(address: &urls::Address, limit: Duration) -> io::Result<TcpStream> {
+/// Connects to a peer URL, with `TCP_NODELAY`. The error tells whether the lookup or the connect failed.
+pub(crate) async fn dial(authority: &str, limit: Duration) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
-    let authority = &address.authority;
     let found = timeout_at(deadline, lookup_host(authority)).await;
     let found: Vec<SocketAddr> = named("look up", authority, found)?.collect();
     let stream = named("dial", authority, timeout_at(deadline, TcpStream::connect(&found[..])).await)?;
@@ -130,14 +121,14 @@ fn named<T>(what: &str, authority: &str, outcome: Result<io::Result<T>, Elapsed>
 }
 
 async fn connect(url: &str, limit: Duration) -> io::Result<Open> {
-    let address = urls::parse(url)?;
-    let stream = dial(&address, limit).await?;
+    let authority = urls::authority(url)?;
+    let stream = dial(&authority, limit).await?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| other(&e))?;
-    // Ends when the sender is dropped or the other end closes; what failed is seen by the sender.
+    // Ends when the sender is dropped or the other end closes. The sender sees errors.
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    Ok(Open { url: url.to_owned(), authority: address.authority, sender, used: Instant::now() })
+    Ok(Open { url: url.to_owned(), authority, sender, used: Instant::now() })
 }
 
 async fn exchange(open: &mut Open, call: &Call<'_>, answer_bytes_max: usize) -> Result<Reply, ExchangeError> {
@@ -162,7 +153,7 @@ async fn exchange(open: &mut Open, call: &Call<'_>, answer_bytes_max: usize) -> 
     Ok(Reply { status: head.status, headers: head.headers, body })
 }
 
-/// Why a request failed, and whether it is known not to have been sent.
+/// Why a request failed. `canceled` if it is known not to have been sent.
 struct ExchangeError {
     canceled: bool,
     text: String,
@@ -171,10 +162,6 @@ struct ExchangeError {
 impl ExchangeError {
     fn of(text: &str) -> Self {
         Self { canceled: false, text: text.to_owned() }
-    }
-
-    fn is_canceled(&self) -> bool {
-        self.canceled
     }
 }
 

@@ -1,9 +1,6 @@
-//! From `send`, on any thread, to the peers' queues, inside the runtime.
-//!
-//! A wake from another thread costs a system call (an eventfd write), so there is one per batch and not one per peer:
-//! `send` fills the inbox and notifies the router; the router hands out what it finds and wakes each touched lane once,
-//! which inside the runtime is a push onto the run queue. A router that was notified and has not run yet is not
-//! notified again.
+//! Moves messages from `send`, on any thread, to the peers' queues, inside the runtime. A wake from another thread
+//! costs a system call, so there is one per batch: `send` fills the inbox and notifies the router, which wakes each
+//! lane once.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     codec::Kind,
     peer::Peer,
-    transport::{Table, Transport},
+    peers::{Peers, Table},
 };
 
 #[derive(Debug)]
@@ -30,8 +27,8 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct Waiting {
     messages: Vec<raftpb::Message>,
-    /// Members whose messages did not fit; whether a snapshot was among them. The router tells the host, because `send`
-    /// may be called where the host must not be.
+    /// Members whose messages did not fit, and whether one was a snapshot: the router reports them, since `send` must
+    /// not call the host, which may be its caller.
     lost: BTreeMap<u64, bool>,
 }
 
@@ -40,7 +37,7 @@ impl Inbox {
         Self { waiting: Mutex::default(), filled: Notify::new(), messages_max: messages_max.max(1) }
     }
 
-    /// Takes the batch; what does not fit is dropped, and its addressees are reported later.
+    /// Appends a batch. Messages that do not fit are dropped; the router reports it.
     pub(crate) fn push(&self, mut batch: Vec<raftpb::Message>) {
         let mut waiting = self.lock();
         let was_empty = waiting.messages.is_empty();
@@ -67,12 +64,11 @@ impl Inbox {
     }
 }
 
-/// Hands out for ever; ends by abort.
-pub(crate) async fn run(transport: Arc<Transport>) {
+pub(crate) async fn run(inbox: Arc<Inbox>, peers: Arc<Peers>) {
     loop {
-        transport.inbox().filled.notified().await;
-        let Waiting { messages, lost } = mem::take(&mut *transport.inbox().lock());
-        let table = transport.table();
+        inbox.filled.notified().await;
+        let Waiting { messages, lost } = mem::take(&mut *inbox.lock());
+        let table = peers.table();
         hand_out(&table, messages);
         for (member, is_snapshot) in lost {
             if let Some(peer) = table.find(member) {
@@ -85,7 +81,7 @@ pub(crate) async fn run(transport: Arc<Transport>) {
 fn hand_out(table: &Table, batch: Vec<raftpb::Message>) {
     let mut touched: Vec<(Arc<Peer>, Kind)> = Vec::new();
     for message in batch {
-        // To 0: raft dropped it on purpose. To a member we do not know: ignored, as etcd does.
+        // Raft addresses to 0 what it drops. As in etcd, unknown members are ignored.
         let Some(peer) = table.find(message.to()) else { continue };
         if let Some(kind) = peer.push(message)
             && !touched.iter().any(|(p, k)| Arc::ptr_eq(p, peer) && *k == kind)

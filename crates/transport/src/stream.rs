@@ -1,8 +1,5 @@
-//! The sending end of a stream: the body of the response to a peer's GET.
-//!
-//! hyper polls the body from the connection's own task, so there is no writer task and no channel: the router wakes the
-//! connection, the connection asks for a frame, the frame is everything that waits, encoded into one buffer, and hyper
-//! writes chunk head, buffer and chunk end with one `writev`.
+//! The sending end of a stream: the body of the response to a peer's GET request. hyper polls it from the connection's
+//! own task: no writer task, no channel. A frame has all waiting messages, encoded into one buffer and written at once.
 
 use std::{
     collections::VecDeque,
@@ -31,12 +28,12 @@ pub(crate) struct StreamBody {
     batch: VecDeque<raftpb::Message>,
     out: BytesMut,
     heartbeat: Interval,
-    /// The connection belongs to the stream: no read deadline while it lives.
+    /// Reads have no deadline while the stream is open.
     _busy: Busy,
 }
 
 impl StreamBody {
-    /// Takes the peer's lane over. `None`: the peer is being removed.
+    /// Attaches to the peer's lane; `None` if the peer is being removed.
     pub(crate) fn attach(peer: Arc<Peer>, kind: Kind, busy: Busy) -> Option<Self> {
         let attachment = peer.attach(kind)?;
         let every = peer.context().limits.heartbeat;
@@ -54,7 +51,6 @@ impl StreamBody {
         })
     }
 
-    /// Polled by hyper through the response body.
     pub(crate) fn poll_frame(&mut self, cx: &mut Cx<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let limits = &self.peer.context().limits;
         let (kept_bytes, batch_bytes) = (limits.buffer_kept_bytes, limits.batch_bytes.max(1));

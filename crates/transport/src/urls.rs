@@ -1,16 +1,9 @@
-//! Peer URLs: parsing, and which one of a peer's to use (etcd `rafthttp/urlpick.go`).
+//! Parses peer URLs, and picks the one of a peer to use (etcd `rafthttp/urlpick.go`).
 
 use std::{io, sync::Mutex};
 
-/// A peer URL that can be dialled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// `host:port`, for the `Host` header and for connecting.
-    pub(crate) authority: String,
-}
-
-/// Reads `http://host:port`, a trailing slash allowed.
-pub(crate) fn parse(url: &str) -> io::Result<Address> {
+/// The `host:port` of `http://host:port`, which may have a trailing slash.
+pub(crate) fn authority(url: &str) -> io::Result<String> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("peer URL {url:?}: {why}"));
     let rest = match url.split_once("://") {
         Some(("http", rest)) => rest,
@@ -23,10 +16,10 @@ pub(crate) fn parse(url: &str) -> io::Result<Address> {
     if parsed.port_u16().is_none() || parsed.host().is_empty() || authority.contains('@') {
         return Err(refused("host and port are needed"));
     }
-    Ok(Address { authority: authority.to_owned() })
+    Ok(authority.to_owned())
 }
 
-/// Uses the first URL of the sorted list until it fails, then the next, round and round.
+/// Uses the first URL of the sorted list until it fails, then the next, cyclically.
 #[derive(Debug)]
 pub(crate) struct Picker {
     state: Mutex<(Vec<String>, usize)>,
@@ -37,7 +30,7 @@ impl Picker {
         Self { state: Mutex::new((sorted(urls), 0)) }
     }
 
-    /// Replaces the list and starts from its beginning. Returns whether it is another list.
+    /// Replaces the list and starts from its beginning. Returns whether the list has changed.
     pub(crate) fn update(&self, urls: &[String]) -> bool {
         let urls = sorted(urls);
         let mut state = self.lock();
@@ -53,7 +46,6 @@ impl Picker {
         state.0.get(state.1).cloned()
     }
 
-    /// This URL failed: if it is the one in use, go to the next.
     pub(crate) fn failed(&self, url: &str) {
         let mut state = self.lock();
         if state.0.get(state.1).is_some_and(|current| current == url) {

@@ -1,30 +1,7 @@
-//! Counters and identities as types of their own, so that a term is never taken for an index.
+//! Identities and counters that all layers share.
 
-use std::fmt;
-
-macro_rules! number {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub u64);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:x}", self.0)
-            }
-        }
-    };
-}
-
-number!(
-    /// A member's identity; printed in lower-case hex without leading zeros, as etcd's headers and logs do.
-    MemberId
-);
-number!(
-    /// A cluster's identity, fixed for life; printed as a member's.
-    ClusterId
-);
-
+/// A member's identity; etcd's headers and logs print it in lower-case hex without leading zeros.
+pub type MemberId = u64;
 /// A position in the raft log, from 1 up; 0 is "before the log".
 pub type Index = u64;
 /// A raft term, from 1 up.

@@ -1,12 +1,12 @@
-//! The raft log's words, as the log, the machine, the node and the peer wire share them.
+//! Types of the raft log, shared by `wal`, `machine`, `raft-node` and `transport`.
 
 use crate::{Index, Term};
 use bytes::Bytes;
 
-/// What an entry carries. Numbers are etcd's (`raftpb.EntryType`); its joint changes (2) are never written or accepted.
+/// What an entry carries. The numbers are etcd's (`raftpb.EntryType`); joint changes (2) are not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EntryKind {
-    /// A request (`InternalRaftRequest`), or nothing: the first entry of a term.
+    /// A request (`InternalRaftRequest`), or empty: the first entry of a term.
     Normal,
     /// A change of members (`raftpb.ConfChange`).
     ConfChange,
@@ -19,24 +19,24 @@ pub struct Entry {
     pub term: Term,
     /// Its position, from 1 up.
     pub index: Index,
-    /// What `data` is.
+    /// How to read `data`.
     pub kind: EntryKind,
     /// The payload, exactly as etcd marshals it; empty for a term's first entry.
     pub data: Bytes,
 }
 
-/// What a member must remember of its promises.
+/// What a member must not forget across a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The newest term seen.
     pub term: Term,
-    /// Whom this member voted for in it; 0 = nobody.
+    /// The member this one voted for in that term; 0 = none.
     pub vote: u64,
     /// The newest index known to be committed.
     pub commit: Index,
 }
 
-/// Who takes part: voters decide, learners only follow. Both ascending.
+/// The members by role, each list ascending. Voters decide; learners only follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfState {
     /// Members whose votes and acknowledgements count.

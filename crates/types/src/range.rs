@@ -1,39 +1,40 @@
-//! Key ranges, parsed once from the wire's `key` and `range_end`.
+//! Key ranges, parsed once from `key` and `range_end` of a request.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Where a range of keys ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// Where a range of keys ends. Of ranges with one start, the greater end is the further one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RangeEnd {
-    /// The range is the start key alone.
+    /// The start key alone.
     Point,
-    /// Every key from the start on.
-    Open,
-    /// Every key from the start up to, not including, this one.
+    /// Every key from the start to this one, exclusive.
     Before(Bytes),
+    /// Every key from the start on.
+    #[default]
+    Open,
 }
 
-/// A set of neighbouring keys. May be empty (`start ≥ end`): etcd answers such a range with nothing, not an error.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A contiguous set of keys. May be empty (`start ≥ end`): etcd answers such a range with nothing, not an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct KeyRange {
-    /// The first key.
+    /// The first key, inclusive.
     pub start: Bytes,
-    /// The end.
+    /// Where the range ends.
     pub end: RangeEnd,
 }
 
 impl KeyRange {
-    /// One key.
+    /// The range of exactly this key.
     pub fn point(key: impl Into<Bytes>) -> Self {
         Self { start: key.into(), end: RangeEnd::Point }
     }
 
-    /// Every key there is.
+    /// The range of every key.
     pub fn all() -> Self {
-        Self { start: Bytes::new(), end: RangeEnd::Open }
+        Self::default()
     }
 
-    /// The wire's form: an empty `range_end` is a single key, `"\0"` is every key from `key` on.
+    /// From the wire: an empty `range_end` means a single key, `"\0"` every key from `key` on.
     pub fn from_wire(key: Bytes, range_end: Bytes) -> Self {
         let end = match &range_end[..] {
             [] => RangeEnd::Point,
@@ -43,7 +44,7 @@ impl KeyRange {
         Self { start: key, end }
     }
 
-    /// Whether the range holds the key.
+    /// Whether the key is in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         match &self.end {
             RangeEnd::Point => key == &self.start[..],
@@ -52,20 +53,20 @@ impl KeyRange {
         }
     }
 
-    /// Whether the range can hold no key.
+    /// Whether no key can be in the range.
     pub fn is_empty(&self) -> bool {
         matches!(&self.end, RangeEnd::Before(end) if self.start >= end)
     }
 
-    /// The part of the range behind a key of it.
+    /// The part of the range after `key`, which must be in it.
     #[must_use]
     pub fn after(&self, key: &[u8]) -> Self {
         let mut start = BytesMut::with_capacity(key.len() + 1);
         start.put_slice(key);
-        start.put_u8(0); // the smallest key behind it
+        start.put_u8(0); // the smallest key after it
         let start = start.freeze();
         let end = match &self.end {
-            // A single key has nothing behind it.
+            // Nothing follows a single key.
             RangeEnd::Point => RangeEnd::Before(start.clone()),
             other => other.clone(),
         };

@@ -1,13 +1,11 @@
-//! Revisions: the store's logical clock.
+//! Revisions: the logical clock of the key space.
 
-/// A point in the history: `main` counts transactions that wrote, `sub` counts the writes inside one of them.
-///
-/// Ordered as the history is. A fresh store stands at main revision 1; the first write gets 2.
+/// A point in the history: `main` counts write transactions (an empty store is at 1), `sub` the changes within one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
-    /// The transaction, from 2 up.
+    /// The transaction's number, from 2 up.
     pub main: i64,
-    /// The write inside the transaction, from 0 up.
+    /// The change within the transaction, from 0 up.
     pub sub: i64,
 }
 
@@ -15,14 +13,12 @@ impl Revision {
     /// The length of [`Revision::encode`], in bytes.
     pub const ENCODED_LEN: usize = 17;
 
-    /// A revision from its two counters.
+    /// A revision made of its two counters.
     pub const fn new(main: i64, sub: i64) -> Self {
         Self { main, sub }
     }
 
-    /// etcd's form, whose byte order is the revisions' order: main (8 bytes, big-endian), `_`, sub (8 bytes).
-    ///
-    /// Hashes (`HashKV`) and bbolt files use it.
+    /// etcd's 17 bytes, which sort as revisions do: main (8, big-endian), `_`, sub (8). In `HashKV` and bbolt files.
     pub fn encode(self) -> [u8; Self::ENCODED_LEN] {
         let mut out = [b'_'; Self::ENCODED_LEN];
         out[..8].copy_from_slice(&self.main.to_be_bytes());
@@ -30,7 +26,7 @@ impl Revision {
         out
     }
 
-    /// Reads [`Revision::encode`]; `None` for anything else.
+    /// The inverse of [`Revision::encode`]; `None` for other bytes.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != Self::ENCODED_LEN || bytes[8] != b'_' {
             return None;

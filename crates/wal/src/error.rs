@@ -1,4 +1,4 @@
-//! What can go wrong with the log. None of it is retried: the caller stops the member with the message.
+//! Errors of the log. None is retried: the caller stops the member with the message.
 
 use std::io;
 use types::Index;
@@ -6,58 +6,58 @@ use types::Index;
 /// A failure of the log.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// The disk refused. After a failed write or sync the log answers [`WalError::Failed`] to everything.
+    /// The disk failed. After a failed write or sync, every call returns [`WalError::Failed`].
     #[error("wal: cannot {action} {file}: {source}")]
     Io {
-        /// What was being done: "read", "write", "sync", …
+        /// The action: "read", "write", "sync", …
         action: &'static str,
         /// The file, or "the directory".
         file: String,
-        /// What the system said.
+        /// The operating system's own error.
         #[source]
         source: io::Error,
     },
-    /// The log is damaged in a way that a crash does not explain. Nothing was changed on disk.
+    /// The log is damaged in a way that a crash cannot explain. Nothing was changed on disk.
     #[error("wal: {file} is corrupt at offset {offset}: {what}")]
     Corrupt {
-        /// The segment.
+        /// The name of the segment.
         file: String,
-        /// Where in it, in bytes.
+        /// The offset of the damage, bytes.
         offset: u64,
-        /// What is wrong there.
+        /// A description of the damage.
         what: String,
     },
     /// Another process has the log open.
     #[error("wal: {file} is in use by another process")]
     InUse {
-        /// The locked file.
+        /// The name of the locked file.
         file: String,
     },
-    /// There is no log in the directory.
+    /// The directory holds no log.
     #[error("wal: no log in the directory")]
     NotFound,
-    /// There is a log in the directory, and a new one was to be made.
+    /// The directory already holds a log, so none can be created.
     #[error("wal: there is a log in the directory already")]
     Exists,
-    /// Entries do not follow what the log holds, or are asked for where it holds none.
+    /// Entries do not follow the log, or lie outside of it.
     #[error("wal: entries [{low}, {high}) asked of a log that holds [{first}, {end})")]
     OutOfRange {
-        /// First index.
+        /// The first index asked for.
         low: Index,
-        /// End index, not included.
+        /// The end of the range asked for, exclusive.
         high: Index,
         /// The first index of the log.
         first: Index,
-        /// The index after its last.
+        /// The index after the log's last entry.
         end: Index,
     },
-    /// An entry or snapshot record that the format cannot hold or etcd would not accept.
+    /// An entry or snapshot record that the format cannot hold or etcd would refuse.
     #[error("wal: cannot write the record: {what}")]
     Unwritable {
-        /// Why.
+        /// What makes it unwritable.
         what: &'static str,
     },
-    /// An earlier write or sync failed: what is on disk is not known any more.
+    /// An earlier write or sync failed: the state on disk is unknown.
     #[error("wal: stopped after an earlier write or sync failed")]
     Failed,
 }

@@ -1,4 +1,4 @@
-//! Frames and records: etcd's bytes, made and read by hand, because every entry passes here.
+//! Frames and records in etcd's format, encoded and decoded by hand: every entry passes here.
 //!
 //! ```text
 //! frame  = length word (8 bytes, little-endian) · record · zeros to a multiple of 8
@@ -6,21 +6,18 @@
 //! record = protobuf { 1: type, 2: crc, 3: data }       walpb.Record
 //! ```
 //!
-//! The crc is CRC-32C over the data of all records so far, across segments: each record names the value after it.
-//! Source: etcd 3.7.3 `storage/wal/{encoder,decoder}.go`. Reading is as liberal as protobuf is: fields in any order,
-//! unknown ones skipped, the last of a field counts.
+//! The crc is CRC-32C over the data of all records so far, across segments; each record stores the value after itself.
+//! Source: etcd 3.7.3 `storage/wal/{encoder,decoder}.go`. The reader is as lenient as protobuf.
 
 use bytes::Bytes;
-use types::{Entry, EntryKind, HardState};
+use types::{Entry, EntryKind, HardState, varint};
 
-/// The length word of a frame, in bytes.
 pub(crate) const WORD_BYTES: usize = 8;
 
-/// The greatest entry or metadata that is written or read, in bytes: far above any request (etcd's own limit on the
-/// peer stream is 512 MiB), and low enough that lengths fit the offset index.
+/// The largest entry or metadata, bytes: far above any request, low enough for the lengths in the offset index.
 pub(crate) const RECORD_BYTES_MAX: usize = 1 << 30;
 
-/// The frame of a hard state, in bytes, from above: three tags with ten bytes each, and what frames a record.
+/// Upper bound for the frame of a hard state, bytes: three tags with ten bytes each, and the frame around a record.
 pub(crate) const STATE_FRAME_BYTES_MAX: usize = WORD_BYTES + 3 + 10 + 5 + 1 + 33 + 7;
 
 /// The record types of etcd's log.
@@ -36,13 +33,12 @@ const TAG_TYPE: u8 = 0x08;
 const TAG_CRC: u8 = 0x10;
 const TAG_DATA: u8 = 0x1a;
 
-/// An entry's own fields before its payload: at most three tags with ten bytes each, and one with five more.
+/// Upper bound for an entry's fields before its payload: three tags with ten bytes each, one with five.
 const ENTRY_HEAD_BYTES_MAX: usize = 4 + 10 + 10 + 10 + 5;
 
-/// Splits a length word into the record's length and the number of padding bytes.
 pub(crate) fn split_word(word: u64) -> (u64, u64) {
     let length = word & !(0xff << 56);
-    // etcd looks at the sign bit first: without it the top byte means nothing.
+    // As etcd: padding counts only if the sign bit is set.
     let padding = if word >> 63 == 1 { (word >> 56) & 7 } else { 0 };
     (length, padding)
 }
@@ -53,11 +49,7 @@ fn word_for(length: usize) -> (u64, usize) {
     (length as u64 | flag, padding)
 }
 
-fn varint_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-/// A few bytes on the stack, for heads of records.
+/// A few bytes on the stack, for the head of a record.
 struct Head<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -73,17 +65,11 @@ impl<const N: usize> Head<N> {
         self.len += 1;
     }
 
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
-        }
-        self.push(value.to_le_bytes()[0]);
-    }
-
     fn field(&mut self, tag: u8, value: u64) {
         self.push(tag);
-        self.varint(value);
+        let mut rest = &mut self.bytes[self.len..];
+        varint::put(&mut rest, value);
+        self.len = N - rest.len();
     }
 
     fn as_slice(&self) -> &[u8] {
@@ -91,7 +77,7 @@ impl<const N: usize> Head<N> {
     }
 }
 
-/// Appends a record of data in two parts to `out`; returns the running crc after it.
+/// Appends a record whose data has two parts; returns the running crc after it.
 fn push_record(out: &mut Vec<u8>, record_type: u64, seed: u32, head: &[u8], tail: &[u8]) -> u32 {
     let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, head), tail);
     let data = head.len() + tail.len();
@@ -114,7 +100,7 @@ fn push_frame(out: &mut Vec<u8>, parts: &[&[u8]]) {
     out.extend_from_slice(&[0; 7][..padding]);
 }
 
-/// The record that opens every segment: the running crc of the segment before.
+/// Appends the record that opens a segment: the previous segment's running crc.
 pub(crate) fn push_crc(out: &mut Vec<u8>, crc: u32) {
     let mut fields = Head::<16>::new();
     fields.field(TAG_TYPE, kind::CRC);
@@ -122,7 +108,7 @@ pub(crate) fn push_crc(out: &mut Vec<u8>, crc: u32) {
     push_frame(out, &[fields.as_slice()]);
 }
 
-/// Whose log it is. Like etcd's, the record of empty metadata has no data field.
+/// Appends the metadata: the owner of the log. As in etcd, empty metadata has no data field.
 pub(crate) fn push_metadata(out: &mut Vec<u8>, seed: u32, metadata: &[u8]) -> u32 {
     if metadata.is_empty() {
         let mut fields = Head::<16>::new();
@@ -134,12 +120,11 @@ pub(crate) fn push_metadata(out: &mut Vec<u8>, seed: u32, metadata: &[u8]) -> u3
     push_record(out, kind::METADATA, seed, metadata, &[])
 }
 
-/// An encoded `walpb.Snapshot`.
 pub(crate) fn push_snapshot(out: &mut Vec<u8>, seed: u32, snapshot: &[u8]) -> u32 {
     push_record(out, kind::SNAPSHOT, seed, snapshot, &[])
 }
 
-/// `raftpb.HardState`: all three fields are written, zero or not.
+/// Appends a `raftpb.HardState`: all three fields, zero or not.
 pub(crate) fn push_state(out: &mut Vec<u8>, seed: u32, state: &HardState) -> u32 {
     let mut data = Head::<33>::new();
     data.field(0x08, state.term);
@@ -148,7 +133,7 @@ pub(crate) fn push_state(out: &mut Vec<u8>, seed: u32, state: &HardState) -> u32
     push_record(out, kind::STATE, seed, data.as_slice(), &[])
 }
 
-/// `raftpb.Entry`: a normal one has no type field, an empty one no data field.
+/// Appends a `raftpb.Entry`: a normal entry has no type field, an empty one no data field.
 pub(crate) fn push_entry(out: &mut Vec<u8>, seed: u32, entry: &Entry) -> u32 {
     let mut head = Head::<ENTRY_HEAD_BYTES_MAX>::new();
     match entry.kind {
@@ -163,13 +148,11 @@ pub(crate) fn push_entry(out: &mut Vec<u8>, seed: u32, entry: &Entry) -> u32 {
     push_record(out, kind::ENTRY, seed, head.as_slice(), &entry.data)
 }
 
-/// The frame's length for an entry of this payload, in bytes, from above.
 pub(crate) fn entry_frame_bytes_max(payload: usize) -> usize {
     let data = ENTRY_HEAD_BYTES_MAX + payload;
-    WORD_BYTES + 3 + 10 + 5 + varint_len(data as u64) + data + 7
+    WORD_BYTES + 3 + 10 + 5 + varint::len(data as u64) + data + 7
 }
 
-/// A record as it lies in a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
     pub(crate) kind: u64,
@@ -178,14 +161,13 @@ pub(crate) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record; `None` for bytes that are no record.
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut record = Self::default();
         let mut fields = Fields(bytes);
         while !fields.0.is_empty() {
             match fields.next()? {
                 (1, Value::Varint(value)) => record.kind = value,
-                // Protobuf reads a uint32 as the low half of whatever varint is there.
+                // Protobuf takes a uint32 from the low half of any varint.
                 (2, Value::Varint(value)) => record.crc = low_half(value),
                 (3, Value::Bytes(data)) => record.data = data,
                 (1..=3, _) => return None,
@@ -195,7 +177,7 @@ impl<'a> Record<'a> {
         Some(record)
     }
 
-    /// The running crc after this record, if it is the one the record names.
+    /// The running crc after this record, if it matches the stored one.
     pub(crate) fn verify(&self, seed: u32) -> Option<u32> {
         (crc32c::crc32c_append(seed, self.data) == self.crc).then_some(self.crc)
     }
@@ -206,7 +188,6 @@ fn low_half(value: u64) -> u32 {
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-/// An entry as it lies in a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EntryView<'a> {
     pub(crate) kind: u64,
@@ -216,7 +197,6 @@ pub(crate) struct EntryView<'a> {
 }
 
 impl<'a> EntryView<'a> {
-    /// Reads `raftpb.Entry`; `None` for bytes that are none.
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut entry = Self::default();
         let mut fields = Fields(bytes);
@@ -233,7 +213,7 @@ impl<'a> EntryView<'a> {
         Some(entry)
     }
 
-    /// The entry, its payload a part of `whole`; `None` for a kind that etcd's log never holds.
+    /// The entry, sharing its payload with `whole`; `None` for a type that etcd's log never holds.
     pub(crate) fn to_entry(self, whole: &Bytes) -> Option<Entry> {
         let kind = match self.kind {
             0 => EntryKind::Normal,
@@ -245,7 +225,6 @@ impl<'a> EntryView<'a> {
     }
 }
 
-/// Reads `raftpb.HardState`; `None` for bytes that are none.
 pub(crate) fn parse_state(bytes: &[u8]) -> Option<HardState> {
     let mut state = HardState::default();
     let mut fields = Fields(bytes);
@@ -267,25 +246,24 @@ enum Value<'a> {
     Fixed,
 }
 
-/// The fields of a protobuf message, one after the other.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     fn next(&mut self) -> Option<(u64, Value<'a>)> {
-        let tag = self.varint()?;
+        let tag = varint::take(&mut self.0)?;
         let number = tag >> 3;
         if number == 0 || number > (1 << 29) - 1 {
             return None;
         }
         let value = match tag & 7 {
-            0 => Value::Varint(self.varint()?),
+            0 => Value::Varint(varint::take(&mut self.0)?),
             1 => self.take(8).map(|_| Value::Fixed)?,
             2 => {
-                let length = self.varint()?;
+                let length = varint::take(&mut self.0)?;
                 Value::Bytes(self.take(usize::try_from(length).ok()?)?)
             }
             5 => self.take(4).map(|_| Value::Fixed)?,
-            // Groups: no version of these messages has ever had one.
+            // Groups: these messages have never had any.
             _ => return None,
         };
         Some((number, value))
@@ -295,22 +273,6 @@ impl<'a> Fields<'a> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in 0..10 {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            if shift == 9 && byte > 1 {
-                return None;
-            }
-            value |= u64::from(byte & 0x7f) << (7 * shift);
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
     }
 }
 
@@ -325,7 +287,6 @@ mod tests {
         Entry { term, index, kind, data: data.into() }
     }
 
-    /// The same record by the generated code.
     fn reference(seed: u32, entry: &Entry) -> Vec<u8> {
         let message = raftpb::Entry {
             r#type: (entry.kind == EntryKind::ConfChange).then_some(1),
@@ -377,7 +338,7 @@ mod tests {
         fn any_bytes_are_read_as_the_generated_code_reads_them(
             bytes in proptest::collection::vec(prop_oneof![any::<u8>(), 0_u8..0x30], 0..40),
         ) {
-            // prost accepts groups as unknown fields; this parser refuses them.
+            // prost skips unknown groups; this parser refuses them.
             if let (Some(ours), Ok(theirs)) = (Record::parse(&bytes), walpb::Record::decode(&bytes[..])) {
                 prop_assert_eq!(ours.kind, theirs.r#type().cast_unsigned());
                 prop_assert_eq!(ours.crc, theirs.crc());

@@ -1,8 +1,5 @@
-//! Where every live entry lies on disk, and its term.
-//!
-//! Twelve bytes an entry: offset and length of its frame, and the running crc before it, so that one entry can be
-//! read and checked alone. Terms are kept by runs, segments by their first entry: entry i + 1 was always written
-//! after entry i, so each segment holds one stretch of the live log.
+//! The place and term of every live entry, in twelve bytes each: offset and length of its frame, and the running crc
+//! before it, so that one entry can be read and verified alone.
 //!
 //! ```text
 //! base (index, term) │ slot base+1 │ slot base+2 │ …          base: known by its term only
@@ -13,7 +10,6 @@
 use std::collections::VecDeque;
 use types::{Index, Term};
 
-/// An entry's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) offset: u32,
@@ -22,15 +18,15 @@ pub(crate) struct Slot {
     pub(crate) seed: u32,
 }
 
-/// The live log: consecutive entries above a base.
+/// The index of the live log: consecutive entries above a base.
 #[derive(Debug, Default)]
 pub(crate) struct LogIndex {
     base_index: Index,
     base_term: Term,
     slots: VecDeque<Slot>,
-    /// (first index, term), ascending in both; the first run begins at the first slot.
+    /// (first index, term), both ascending; the first run starts at the first slot.
     runs: VecDeque<(Index, Term)>,
-    /// (first index, sequence number), ascending in both; the first stretch begins at the first slot.
+    /// (first index, segment's sequence number), both ascending; the first stretch starts at the first slot.
     stretches: VecDeque<(Index, u64)>,
 }
 
@@ -43,7 +39,6 @@ impl LogIndex {
         self.base_index + self.slots.len() as u64
     }
 
-    /// The term of an entry, or of the base.
     pub(crate) fn term(&self, index: Index) -> Option<Term> {
         if index == self.base_index {
             return Some(self.base_term);
@@ -55,7 +50,6 @@ impl LogIndex {
         Some(self.runs[run.checked_sub(1).expect("the first run begins at the first slot")].1)
     }
 
-    /// The segment and the frame of an entry.
     pub(crate) fn locate(&self, index: Index) -> Option<(u64, Slot)> {
         let position = usize::try_from(index.checked_sub(self.first())?).ok()?;
         let slot = *self.slots.get(position)?;
@@ -66,7 +60,7 @@ impl LogIndex {
         ))
     }
 
-    /// Adds an entry after the last, or in place of one, forgetting those after it.
+    /// Appends an entry, or replaces one and drops those after it.
     pub(crate) fn put(&mut self, index: Index, term: Term, seq: u64, slot: Slot) {
         assert!(index >= self.first() && index <= self.last() + 1, "entries are consecutive");
         self.truncate(index);
@@ -79,7 +73,6 @@ impl LogIndex {
         }
     }
 
-    /// Forgets the entries from `index` on.
     fn truncate(&mut self, index: Index) {
         if index > self.last() {
             return;
@@ -94,7 +87,7 @@ impl LogIndex {
         }
     }
 
-    /// Forgets the entries up to `index`, which becomes the base.
+    /// Drops the entries up to `index`, which becomes the base.
     pub(crate) fn release(&mut self, index: Index) {
         let Some(term) = self.term(index) else { return };
         let gone = usize::try_from(index - self.base_index).expect("an index into memory");
@@ -104,7 +97,6 @@ impl LogIndex {
         (self.base_index, self.base_term) = (index, term);
     }
 
-    /// An empty log above a base.
     pub(crate) fn reset(&mut self, index: Index, term: Term) {
         self.slots.clear();
         self.runs.clear();
@@ -112,7 +104,6 @@ impl LogIndex {
         (self.base_index, self.base_term) = (index, term);
     }
 
-    /// The first live entry of a segment.
     pub(crate) fn first_of(&self, seq: u64) -> Option<Index> {
         self.stretches.iter().find(|&&(_, s)| s == seq).map(|&(first, _)| first)
     }

@@ -1,37 +1,31 @@
-//! How a log is laid out and how much of it moves at once. Every limit of the log is a value here, so that a test can
-//! draw a small one and reach what lies behind it.
+//! The limits of the log, as values, so that a test can set small ones and reach the code behind them.
 
-/// etcd's `SegmentSizeBytes`: space set aside for a segment, and the length at which the next begins.
+/// etcd's `SegmentSizeBytes`: the space reserved for a segment, and the length at which the next begins.
 pub const SEGMENT_BYTES: u64 = 64_000_000;
 
-/// The limits of a log, with what a server uses as their default. All are in bytes, and none may be zero but
-/// `zero_ahead_bytes`.
+/// The limits of a log, all in bytes; the defaults are a server's. Only `zero_ahead_bytes` may be zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Space set aside for a segment, and the length at which the next begins.
+    /// The space reserved for a segment, and the length at which the next begins.
     pub segment_bytes: u64,
-    /// What is encoded before it is written: bounds the buffer. A batch is one write unless it is larger.
+    /// Records encoded before they are written: bounds the buffer. A batch is one write unless it is larger.
     pub write_bytes_max: usize,
-    /// The unsynced writes of one log, at most, unless a single record is longer: more is synced before it is written.
-    ///
-    /// A record that a crash tore has no good records further behind it than this, which is how damage is told from a
-    /// crash. So a log must not be opened with less than it was written with; the greatest batch of etcd's is below
-    /// the default.
+    /// Unsynced bytes of a log, unless a single record is longer: beyond, the log syncs before it writes.
+    /// No good record follows further behind a torn one, which tells damage from a crash: never open a log with less
+    /// than it was written with.
     pub unsynced_bytes_max: u64,
-    /// How much log is synced before the superblock is: one more sync in a few hundred batches.
+    /// The superblock is synced after this much synced log: one more sync in a few hundred batches.
     pub superblock_sync_bytes: u64,
-    /// How far a write zeroes ahead of itself in space that was only set aside: one journal commit for every so many
-    /// bytes of log instead of one a batch, small enough that it delays a single sync by no more than a few
-    /// milliseconds. Zero: not at all.
+    /// How far a write zeroes reserved space ahead of itself, bytes: one journal commit for all of it. 0 = not at all.
     pub zero_ahead_bytes: u64,
-    /// How much of the log is read at once for [`crate::Wal::entries`], unless one entry is larger.
+    /// Bytes read at once by [`crate::Wal::entries`], unless one entry is larger.
     pub read_bytes_max: u64,
-    /// How much of the log is read at once when it is opened, unless one record is larger.
+    /// Bytes read at once when the log is opened, unless one record is larger.
     pub replay_bytes: usize,
 }
 
 impl Options {
-    /// What a server uses.
+    /// The limits that a server uses.
     pub const DEFAULT: Self = Self {
         segment_bytes: SEGMENT_BYTES,
         write_bytes_max: 4 << 20,

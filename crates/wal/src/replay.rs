@@ -1,89 +1,84 @@
-//! Reading a log back: every segment in order, record by record, as etcd's `ReadAll` does it.
-//!
-//! What a record does to the state:
-//!
-//! * entry: takes its place in the index; it and later ones replace what was there. A gap is damage.
-//! * state: the newest counts.
-//! * snapshot: counts once the commit index has reached it. One that is ahead of the log when it is met, or of another
-//!   term than the entry at its index, then replaces the log, which goes on from there.
-//! * crc: must be the running value, unless that is 0; metadata: must be the same in every segment.
+//! Reads a log back, segment by segment, as etcd's `ReadAll` does. Records take effect as follows:
+//! * entry: goes to its index and replaces that entry and all after it. A gap is damage.
+//! * state: the last one counts.
+//! * snapshot: counts once the commit index reaches it. If it was ahead of the log, or of another term than the entry
+//!   at its index, it then replaces the log.
+//! * crc: must equal the running value, unless that is 0; metadata: must be the same in every segment.
 
 use crate::disk::DiskFile;
 use crate::error::WalError;
+use crate::files::SegmentName;
 use crate::frame::{EntryView, Record, kind, parse_state};
 use crate::index::{LogIndex, Slot};
 use crate::options::Options;
 use crate::segment::{Reader, Step};
 use crate::superblock::Mark;
-use crate::wal::Replayed;
 use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
 use types::{Entry, HardState, Index, Term};
 
-/// No log reaches this index; what names one above is no entry of ours or of etcd's.
+/// The largest index of a log: records with larger ones were written neither by us nor by etcd.
 pub(crate) const INDEX_MAX: Index = i64::MAX.unsigned_abs();
 
-/// A segment, as its name tells.
-#[derive(Clone, Debug)]
-pub(crate) struct SegmentName {
-    pub(crate) seq: u64,
-    pub(crate) index: Index,
-    pub(crate) name: String,
+/// What a log held when it was opened. [`crate::Wal::entries`] reads its entries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// The owner of the log, as given to [`crate::Wal::create`].
+    pub metadata: Bytes,
+    /// The newest hard state.
+    pub hard_state: HardState,
+    /// The newest valid snapshot record above index 0, if any.
+    pub snapshot: Option<walpb::Snapshot>,
+    /// What was cut off the end of the log, if a crash had torn it.
+    pub repaired: Option<Repair>,
 }
 
-impl SegmentName {
-    pub(crate) fn new(seq: u64, index: Index) -> Self {
-        Self { seq, index, name: format!("{seq:016x}-{index:016x}.wal") }
-    }
-
-    /// Reads a file name; `None` for files that are no segments.
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        let (seq, index) = name.strip_suffix(".wal")?.split_once('-')?;
-        let hex = |digits: &str| (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten();
-        Some(Self { seq: hex(seq)?, index: hex(index)?, name: name.to_owned() })
-    }
+/// Bytes removed from the end of the log because a crash had torn their write. They are kept in `<file>.broken`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// The name of the segment.
+    pub file: String,
+    /// The offset of the cut, bytes.
+    pub offset: u64,
+    /// The number of bytes removed, up to the last that was not zero.
+    pub bytes: u64,
 }
 
-/// What the records so far amount to.
 #[derive(Default)]
 pub(crate) struct Replay {
     pub(crate) index: LogIndex,
-    /// The running crc.
     pub(crate) crc: u32,
     pub(crate) state: HardState,
     pub(crate) metadata: Option<Bytes>,
     snapshots: Vec<walpb::Snapshot>,
-    /// The index and term of a snapshot that replaces the log as soon as it counts.
+    /// Index and term of a snapshot that replaces the log once it is committed.
     replacing: Option<(Index, Term)>,
     base: Base,
     mark: Option<Mark>,
     options: Options,
 }
 
-/// Where the base of the index comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Base {
-    /// Nowhere yet: the first segments were removed, and no entry was met.
+    /// Not known yet: the first segments were removed, and no entry was read so far.
     #[default]
     Unknown,
-    /// The start of all logs, or a snapshot.
+    /// From the start of the log or a snapshot.
     Fixed,
-    /// The first entry that is left: it serves for its term only.
+    /// From the first remaining entry, of which only the term is used.
     FirstEntry,
 }
 
-/// How the last segment ended.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    /// The end of its last record.
     pub(crate) end: u64,
-    /// The end of what follows that is no record, if there is anything.
+    /// The end of the bytes after that which are no record, if any.
     pub(crate) junk_end: Option<u64>,
 }
 
 impl Replay {
-    /// At the start of a log whose first segment is this one.
+    /// The state before the first remaining segment.
     pub(crate) fn new(first: &SegmentName, mark: Option<Mark>, options: Options) -> Self {
         let base = if first.seq == 0 { Base::Fixed } else { Base::Unknown };
         Self { base, mark, options, ..Self::default() }
@@ -103,7 +98,7 @@ impl Replay {
             let seed = self.crc;
             match reader.step(offset, seed, last)? {
                 Step::Record { record, end } => {
-                    // Every segment opens with the running crc and then the metadata.
+                    // Every segment starts with the running crc, then the metadata.
                     if records == 0 && record.kind != kind::CRC
                         || records == 1 && record.kind != kind::METADATA
                     {
@@ -137,11 +132,11 @@ impl Replay {
         if junk_end.is_some() {
             check_torn(&mut reader, segment, offset, torn, self.options.unsynced_bytes_max)?;
         }
-        // A record cut short by the end of the file may have no byte of its own that is not zero.
+        // A record cut short by the end of the file may consist of zeros only.
         Ok(Tail { end: offset, junk_end: junk_end.or(torn.map(|_| reader.len())) })
     }
 
-    /// What the superblock remembers must be there.
+    /// The position in the superblock must exist in the log.
     fn check_mark(&self, segment: &SegmentName, offset: u64, end: u64) -> Result<(), WalError> {
         let Some(mark) = self.mark.filter(|mark| mark.seq == segment.seq) else { return Ok(()) };
         let reached = offset < mark.offset && mark.offset <= end;
@@ -223,8 +218,7 @@ impl Replay {
             return Err(format!("entry {} is of the unknown kind {}", entry.index, entry.kind));
         }
         if let Some((snapshot, _)) = self.replacing {
-            // The first entry after the record tells whether the log went on from the snapshot, or whether a crash
-            // came before the state that commits it, and the log went on as if it had never been.
+            // Either the log continued from the snapshot, or without it: a crash came before the state that commits it.
             if entry.index == snapshot + 1 {
                 self.replace();
             }
@@ -234,7 +228,7 @@ impl Replay {
         match self.base {
             Base::Unknown => self.start_at(&entry),
             Base::FirstEntry if entry.index < first => self.start_at(&entry),
-            // etcd: entries at or below the snapshot are skipped.
+            // As etcd: entries at or below the snapshot are skipped.
             Base::Fixed if entry.index < first => {}
             Base::Fixed | Base::FirstEntry if entry.index > self.index.last() + 1 => {
                 return Err(format!("entry {} follows entry {}", entry.index, self.index.last()));
@@ -252,7 +246,7 @@ impl Replay {
     fn snapshot(&mut self, segment: &SegmentName, snapshot: &walpb::Snapshot) {
         let (index, term) = (snapshot.index(), snapshot.term());
         let replaces = match self.base {
-            // An older snapshot, of entries in segments that are gone, says nothing about where this log begins.
+            // An older snapshot, whose segments are gone, does not say where this log begins.
             Base::Unknown => index + 1 >= segment.index,
             Base::Fixed | Base::FirstEntry => {
                 index > self.index.last()
@@ -272,7 +266,6 @@ impl Replay {
         }
     }
 
-    /// What was read, before anything is repaired.
     pub(crate) fn replayed(&self) -> Replayed {
         Replayed {
             metadata: self.metadata.clone().unwrap_or_default(),
@@ -282,13 +275,12 @@ impl Replay {
         }
     }
 
-    /// The newest snapshot record that counts (etcd's `ValidSnapshotEntries`), but for the one of an empty log.
+    /// The newest valid snapshot record (etcd's `ValidSnapshotEntries`), except the one of an empty log.
     fn newest_snapshot(&self) -> Option<walpb::Snapshot> {
         let counts = |snapshot: &&walpb::Snapshot| snapshot.index() <= self.state.commit;
         self.snapshots.iter().rfind(counts).filter(|snapshot| snapshot.index() > 0).cloned()
     }
 
-    /// What must hold when all is read.
     pub(crate) fn finish(&self, segment: &SegmentName, end: u64) -> Result<(), WalError> {
         if self.state.commit > self.index.last() {
             let what = format!(
@@ -302,7 +294,7 @@ impl Replay {
     }
 }
 
-/// Whether what follows the last record can come from a crash: see the chapter of `segment`.
+/// Whether a crash explains what follows the last record: see the head of `segment`.
 fn check_torn<F: DiskFile>(
     reader: &mut Reader<'_, F>,
     segment: &SegmentName,
@@ -311,8 +303,8 @@ fn check_torn<F: DiskFile>(
     unsynced_bytes_max: u64,
 ) -> Result<(), WalError> {
     let Some(good) = reader.last_good(offset)? else { return Ok(()) };
-    // A crash that lost this record's sectors may have kept later ones of the same writes. One that runs over the
-    // end of the file has nothing behind it.
+    // A crash may lose this record's sectors and keep later ones of the same writes. Nothing can follow a record that
+    // runs over the end of the file.
     let over_the_end = torn == Some(crate::segment::RUNS_OVER_THE_END);
     let lost_sector = torn.is_some() && !over_the_end || torn.is_none() && reader.sector_is_zero(offset)?;
     if lost_sector && good - offset <= unsynced_bytes_max {
@@ -322,7 +314,7 @@ fn check_torn<F: DiskFile>(
     Err(WalError::corrupt(&segment.name, offset, what))
 }
 
-/// Reads one entry's frame again: checked alone, by the running crc that the index holds.
+/// Decodes the frame of one entry, verified with the running crc from the index.
 pub(crate) fn read_entry(frame: &Bytes, slot: Slot) -> Option<Entry> {
     let (word, body) = frame.split_first_chunk::<8>()?;
     let (length, _) = crate::frame::split_word(u64::from_le_bytes(*word));

@@ -1,41 +1,36 @@
-//! One segment, read from its start: frames, where they end, and what a bad one means.
+//! Reads one segment from its start: where frames end, and what a bad one means.
 //!
-//! A crash leaves marks of its own: it loses whole sectors of what was never synced. Damage looks different. etcd's
-//! rule (3.7.3 `decoder.go`, `isTornEntry`): in the last segment, a bad record one of whose 512-byte sector chunks is
-//! all zero, or that runs over the end of the file, was torn by a crash; any other bad record is damage. Here three
-//! more things are damage: a length word that the record's own head contradicts, a bad record below what the superblock
-//! remembers (see `replay`), and one that good records follow from further away than unsynced writes reach.
+//! A crash loses whole sectors of unsynced data. etcd's rule (3.7.3 `decoder.go`, `isTornEntry`): in the last segment,
+//! a bad record was torn by a crash if one of its 512-byte sector chunks is all zero, or if it runs over the end of the
+//! file; any other is damage. So are here: a length word that contradicts the record's head, a bad record below the
+//! superblock's position, and good records further behind the bad one than unsynced writes reach.
 
 use crate::disk::DiskFile;
 use crate::error::WalError;
 use crate::frame::{RECORD_BYTES_MAX, Record, WORD_BYTES, kind, split_word};
+use types::varint;
 
-/// What a disk writes whole or not at all, in bytes (etcd's `minSectorSize`).
+/// What a disk writes atomically, in bytes (etcd's `minSectorSize`).
 const SECTOR_BYTES: u64 = 512;
 
-/// What is wrong with a record that is longer than its file.
 pub(crate) const RUNS_OVER_THE_END: &str = "the record runs over the end of the file";
 
-/// What lies at an offset.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step<'a> {
-    /// A record; its frame ends at `end`.
+    /// A valid record; its frame ends at `end`.
     Record { record: Record<'a>, end: u64 },
-    /// The end: of the file, or zeros not yet written.
+    /// The end of the file, or zeros not yet written.
     End,
-    /// No record.
+    /// Neither a record nor the end.
     Bad { what: &'static str, torn: bool },
 }
 
-/// A segment's file and a part of its bytes.
 pub(crate) struct Reader<'a, F> {
     file: &'a F,
     name: &'a str,
     len: u64,
     buffer: Vec<u8>,
-    /// Where in the file the buffer begins.
     start: u64,
-    /// How much is read at once.
     chunk_bytes: usize,
 }
 
@@ -49,14 +44,14 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         self.len
     }
 
-    /// The bytes at an offset, fewer only where the file ends.
+    /// The bytes at an offset; fewer only at the end of the file.
     pub(crate) fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], WalError> {
         let length = usize::try_from(self.len.saturating_sub(offset)).map_or(length, |left| left.min(length));
         if offset < self.start || offset + length as u64 > self.start + self.buffer.len() as u64 {
             self.fill(offset, length)?;
         }
         let from = usize::try_from(offset - self.start).expect("an offset into the buffer");
-        // Shorter than asked for where the file was cut while it was read.
+        // The file may have been truncated while it was read.
         let to = (from + length).min(self.buffer.len());
         Ok(&self.buffer[from.min(to)..to])
     }
@@ -64,19 +59,12 @@ impl<'a, F: DiskFile> Reader<'a, F> {
     fn fill(&mut self, offset: u64, length: usize) -> Result<(), WalError> {
         self.buffer.resize(length.max(self.chunk_bytes), 0);
         self.start = offset;
-        let mut done = 0;
-        while done < self.buffer.len() {
-            let read = self.file.read_at(&mut self.buffer[done..], offset + done as u64);
-            match read.map_err(|e| WalError::io("read", self.name, e))? {
-                0 => break,
-                n => done += n,
-            }
-        }
-        self.buffer.truncate(done);
+        let read = self.file.read_up_to(&mut self.buffer, offset);
+        self.buffer.truncate(read.map_err(|e| WalError::io("read", self.name, e))?);
         Ok(())
     }
 
-    /// The record at an offset, checked against the running crc before it; `last`: in the last segment.
+    /// The record at an offset, verified with the running crc before it. `last`: in the last segment.
     pub(crate) fn step(&mut self, offset: u64, seed: u32, last: bool) -> Result<Step<'_>, WalError> {
         let (frame, length) = match self.frame(offset)? {
             Frame::Whole { bytes, length } => (bytes, length),
@@ -123,7 +111,7 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         Ok(Frame::Whole { bytes: WORD_BYTES as u64 + length + padding, length })
     }
 
-    /// The end of the last bytes that are not zero, at or after an offset; `None` where only zeros follow.
+    /// The end of the last nonzero byte at or after an offset; `None` if only zeros follow.
     pub(crate) fn last_written(&mut self, offset: u64) -> Result<Option<u64>, WalError> {
         let mut last = None;
         let mut at = offset;
@@ -140,8 +128,7 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         Ok(last)
     }
 
-    /// The end of the last good record after an offset. Good is one whose checksum follows from the record before
-    /// it: of a lone record nothing can be said, since the data that its checksum stands on is lost.
+    /// The end of the last good record after an offset, verified from the one before it: a lone record cannot be.
     pub(crate) fn last_good(&mut self, offset: u64) -> Result<Option<u64>, WalError> {
         let Some(written) = self.last_written(offset)? else { return Ok(None) };
         let mut good = None;
@@ -158,14 +145,13 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         Ok(good)
     }
 
-    /// The end of two or more records that lie one after the other from an offset on.
+    /// The end of two or more adjacent records that start at an offset.
     fn good_run(&mut self, offset: u64) -> Result<Option<u64>, WalError> {
         let mut at = offset;
         let mut seed = None;
         let mut run = None;
         loop {
-            // Every record, etcd's and ours, begins with its type and its checksum. Looked at first: a length of
-            // chance would have megabytes read for nothing.
+            // All records start with type and checksum: checked first, as a random length may mean reading megabytes.
             if !matches!(self.bytes(at, 11)?, [.., 0x08, 1..=5, 0x10]) {
                 return Ok(run);
             }
@@ -188,31 +174,25 @@ impl<'a, F: DiskFile> Reader<'a, F> {
         }
     }
 
-    /// Whether the sector that holds an offset is zero from there on, as one that was never written is.
+    /// Whether the sector that holds an offset is zero from there on, as if never written.
     pub(crate) fn sector_is_zero(&mut self, offset: u64) -> Result<bool, WalError> {
         let rest = self.bytes(offset, as_len(SECTOR_BYTES - offset % SECTOR_BYTES))?;
         Ok(rest.iter().all(|&byte| byte == 0))
     }
 }
 
-/// A frame by its length word alone.
+/// A frame, judged by its length word alone.
 enum Frame {
-    Whole {
-        bytes: u64,
-        length: u64,
-    },
+    Whole { bytes: u64, length: u64 },
     End,
-    /// Longer than the rest of the file.
-    Short {
-        length: u64,
-    },
+    Short { length: u64 },
 }
 
 fn as_len(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a length that was checked against the file's")
 }
 
-/// The chunks of a frame's body, cut where sectors begin; `offset` is the frame's.
+/// The chunks of a frame's body, split at sector boundaries; `offset` is the frame's.
 fn chunks(body: &[u8], offset: u64) -> impl Iterator<Item = &[u8]> {
     let first = SECTOR_BYTES - (offset + WORD_BYTES as u64) % SECTOR_BYTES;
     let (head, rest) = body.split_at(body.len().min(as_len(first)));
@@ -223,39 +203,34 @@ fn is_zero(chunk: &[u8]) -> bool {
     chunk.iter().all(|&byte| byte == 0)
 }
 
-/// etcd's mark of a record that a crash tore.
+/// Whether a crash tore the record, by etcd's rule.
 fn has_zero_chunk(body: &[u8], offset: u64) -> bool {
     chunks(body, offset).any(is_zero)
 }
 
-/// Whether the record's head, if its sectors reached the disk, says the same length as the length word. It does after
-/// a crash, since the word is never torn; it does not where the word itself is damaged.
+/// Whether the record's head, if on disk, agrees with the length word. A crash cannot tear the word; damage can.
 fn head_agrees(body: &[u8], offset: u64, length: u64) -> bool {
     let head = &body[..body.len().min(HEAD_BYTES_MAX)];
     if record_length(head) == Some(length) || chunks(head, offset).any(is_zero) {
         return true;
     }
-    // A head at the very end of the file may lack its rest.
+    // A head at the very end of the file may be incomplete.
     head.len() < HEAD_BYTES_MAX && record_length(head).is_none()
 }
 
-/// Type, checksum and length of the data, at their longest, in bytes.
+/// Type, checksum and length of data, upper bound in bytes.
 const HEAD_BYTES_MAX: usize = 2 + 6 + 6;
 
-/// The length of a record by the start of its data field.
+/// A record's length, from the start of its data field.
 fn record_length(head: &[u8]) -> Option<u64> {
     let [0x08, 1..=5, 0x10, rest @ ..] = head else { return None };
-    let (_, rest) = varint(rest)?;
+    let mut rest = rest;
+    varint::take(&mut rest)?;
     if rest.is_empty() {
         return None;
     }
-    let [0x1a, rest @ ..] = rest else { return Some((head.len() - rest.len()) as u64) };
-    let (data, rest) = varint(rest)?;
+    let [0x1a, data @ ..] = rest else { return Some((head.len() - rest.len()) as u64) };
+    let mut rest = data;
+    let data = varint::take(&mut rest)?;
     Some((head.len() - rest.len()) as u64 + data)
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let end = bytes.iter().take(9).position(|&byte| byte < 0x80)? + 1;
-    let value = bytes[..end].iter().rev().fold(0, |value, &byte| value << 7 | u64::from(byte & 0x7f));
-    Some((value, &bytes[end..]))
 }

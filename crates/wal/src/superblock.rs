@@ -1,37 +1,32 @@
-//! The superblock: how far the log was known to be durable.
+//! The superblock: how far the log is known to be durable. etcd cannot tell a log that lost its end from one that was
+//! never longer; with this file we can.
 //!
-//! etcd cannot tell a log whose end was lost from one that never was longer. This file can: after each sync of the
-//! log the position that it reached is written to one of two slots in turn, without a sync of its own (the kernel
-//! writes it out within seconds; the log syncs it every few MiB and at each new segment). So what it remembers is
-//! always durable in the log, and never newer. A log that ends before it, or holds something else there, is refused.
+//! After each sync of the log, the position reached is written to one of two slots in turn, unsynced (the log syncs it
+//! every few MiB and at each new segment). A log that ends before it, or holds something else there, is refused.
 //!
 //! ```text
 //! file `superblock`: slot at 0, slot at 4096, each 48 bytes, little-endian:
 //!   0 magic "qwalsb01" · 8 generation · 16 segment · 24 offset · 32 running crc there · 36 zero · 40 zero · 44 crc
 //! ```
 //!
-//! The slot with the greater generation counts. A slot lies in one sector, so it is written whole or not at all, and
-//! the other slot survives whatever happens to it. etcd's readers ignore the file: its name does not end in `.wal`.
+//! The slot with the greater generation counts. A slot fits in one sector, so it is written whole or not at all. etcd's
+//! readers ignore the file, because its name does not end in `.wal`.
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::WalError;
 
-/// The file's name in the log's directory.
 pub(crate) const NAME: &str = "superblock";
 
 const MAGIC: &[u8; 8] = b"qwalsb01";
 const SLOT_BYTES: usize = 48;
-/// Slots are a page apart, so that they never share a sector.
+/// Slots are a page apart, so they never share a sector.
 const SLOT_STRIDE_BYTES: u64 = 4096;
 
-/// A position in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark {
-    /// The segment's sequence number.
     pub(crate) seq: u64,
-    /// The end of a record in it.
+    /// The end of a record in that segment.
     pub(crate) offset: u64,
-    /// The running crc there.
     pub(crate) crc: u32,
 }
 
@@ -56,20 +51,19 @@ fn decode(slot: &[u8; SLOT_BYTES]) -> Option<(u64, Mark)> {
     Some((word(8), Mark { seq: word(16), offset: word(24), crc: half(32) }))
 }
 
-/// The open file.
 pub(crate) struct Superblock<F> {
     file: F,
     generation: u64,
 }
 
 impl<F: DiskFile> Superblock<F> {
-    /// Makes the file, remembering nothing yet. The caller syncs the directory.
+    /// Creates the file without a position. The caller syncs the directory.
     pub(crate) fn create<D: Disk<File = F>>(disk: &D) -> Result<Self, WalError> {
         let file = disk.create(NAME, 2 * SLOT_STRIDE_BYTES).map_err(|e| WalError::io("create", NAME, e))?;
         Ok(Self { file, generation: 0 })
     }
 
-    /// Opens the file, and what it remembers; `None` where there is none: an etcd wrote the log.
+    /// Opens the file and reads its position; `None` if there is none: etcd wrote the log.
     pub(crate) fn open<D: Disk<File = F>>(disk: &D) -> Result<Option<(Self, Option<Mark>)>, WalError> {
         let names = disk.list().map_err(|e| WalError::io("list", "the directory", e))?;
         if !names.iter().any(|name| name == NAME) {
@@ -78,8 +72,8 @@ impl<F: DiskFile> Superblock<F> {
         let file = disk.open(NAME).map_err(|e| WalError::io("open", NAME, e))?;
         let mut slots = [[0; SLOT_BYTES]; 2];
         for (slot, at) in slots.iter_mut().zip([0, SLOT_STRIDE_BYTES]) {
-            // A file cut short reads as zeros: a crash came before anything was remembered.
-            read_up_to(&file, slot, at).map_err(|e| WalError::io("read", NAME, e))?;
+            // A truncated file reads as zeros: a crash came before the first position.
+            file.read_up_to(slot, at).map_err(|e| WalError::io("read", NAME, e))?;
         }
         let newest = slots.iter().filter_map(decode).max_by_key(|&(generation, _)| generation);
         if newest.is_none() && slots.iter().all(|slot| slot.iter().any(|&byte| byte != 0)) {
@@ -89,28 +83,16 @@ impl<F: DiskFile> Superblock<F> {
         Ok(Some((Self { file, generation }, newest.map(|(_, mark)| mark))))
     }
 
-    /// Remembers a position that is durable. Not durable itself until [`Superblock::sync`] or the kernel's own time.
+    /// Stores a durable position, which becomes durable with [`Superblock::sync`], or when the kernel writes it out.
     pub(crate) fn remember(&mut self, mark: Mark) -> Result<(), WalError> {
         self.generation += 1;
         let at = SLOT_STRIDE_BYTES * (self.generation % 2);
         self.file.write_at(&encode(self.generation, mark), at).map_err(|e| WalError::io("write", NAME, e))
     }
 
-    /// Makes what is remembered durable.
     pub(crate) fn sync(&mut self) -> Result<(), WalError> {
         self.file.sync().map_err(|e| WalError::io("sync", NAME, e))
     }
-}
-
-fn read_up_to<F: DiskFile>(file: &F, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(&mut buf[done..], offset + done as u64)? {
-            0 => break,
-            n => done += n,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -128,7 +110,7 @@ mod tests {
         let disk = crate::FsDisk::open(dir.path()).expect("open");
         drop(Superblock::create(&disk).expect("create"));
         for n in 1..=4 {
-            // Opened anew each time: what the file knows of itself is lost in between.
+            // Reopened each time, so that nothing is remembered in memory.
             let (mut block, mark) = Superblock::open(&disk).expect("open").expect("the file is there");
             assert_eq!(mark.map_or(0, |mark| mark.seq), n - 1);
             block.remember(Mark { seq: n, offset: 8, crc: 7 }).expect("remember");
@@ -153,7 +135,7 @@ mod tests {
             block.remember(mark(n)).expect("remember");
             assert_eq!(remembered(&disk).expect("open"), Some(mark(n)));
         }
-        // Generation 5 lies in the second slot: torn, the fourth counts again.
+        // Generation 5 is in the second slot: if that is torn, generation 4 counts.
         block.file.write_at(&[0xff; 8], SLOT_STRIDE_BYTES + 16).expect("tear");
         assert_eq!(remembered(&disk).expect("open"), Some(mark(4)));
         block.file.write_at(&[0xff; 8], 16).expect("tear");

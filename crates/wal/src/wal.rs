@@ -1,79 +1,47 @@
-//! The open log: appending, syncing, cutting, reading entries back, letting go of old segments.
+//! The open log: append, sync, cut segments, read entries back, release old segments.
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::WalError;
+use crate::files::{Segment, SegmentName, publish};
 use crate::frame;
 use crate::index::{LogIndex, Slot};
-use crate::open::publish;
 use crate::options::Options;
-use crate::replay::{INDEX_MAX, SegmentName, read_entry};
+use crate::replay::{INDEX_MAX, read_entry};
 use crate::superblock::{Mark, Superblock};
 use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
 use std::collections::VecDeque;
+use types::mutant::{Mutant, is};
 use types::{Entry, HardState, Index, Term};
 
-/// What a log held when it was opened. Its entries are read by [`Wal::entries`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Replayed {
-    /// What [`Wal::create`] was given: whose log it is.
-    pub metadata: Bytes,
-    /// The newest hard state.
-    pub hard_state: HardState,
-    /// The newest snapshot record that counts, if there is one after index 0.
-    pub snapshot: Option<walpb::Snapshot>,
-    /// What a crash had left behind the last good record.
-    pub repaired: Option<Repair>,
-}
-
-/// Bytes cut off the end of the log, because a crash had torn the write of them. They lie in `<file>.broken`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repair {
-    /// The segment.
-    pub file: String,
-    /// Where it was cut.
-    pub offset: u64,
-    /// How many bytes followed, up to the last that was not zero.
-    pub bytes: u64,
-}
-
-/// An open segment.
-pub(crate) struct Segment<F> {
-    pub(crate) seq: u64,
-    pub(crate) name: String,
-    pub(crate) file: F,
-}
-
-/// A raft log on disk. One writer; see the chapter of the crate for the order of calls.
+/// A raft log on disk, with one writer. See the crate's documentation for the order of calls.
 pub struct Wal<D: Disk> {
     pub(crate) disk: D,
     pub(crate) options: Options,
     pub(crate) metadata: Bytes,
-    /// Consecutive; the last is written to. Never empty.
+    /// Consecutive and never empty; the last one is written to.
     pub(crate) segments: VecDeque<Segment<D::File>>,
-    /// The end of the last segment's records.
+    /// The end of the records in the last segment.
     pub(crate) end: u64,
-    /// How far the last segment is durable. Never beyond `end`.
+    /// How far the last segment is durable; at most `end`.
     pub(crate) durable: u64,
-    /// The end of what must be durable before the caller acts on it, in the last segment. A position, not a flag: a
-    /// sync covers what was written before it and nothing else, whoever asked for it.
+    /// Up to where the last segment must be durable before the caller acts: a sync covers only what was written before.
     pub(crate) needed: u64,
-    /// Bytes written since it was opened.
     pub(crate) written_bytes: u64,
-    /// The running crc, after what is encoded.
+    /// The running crc after the last encoded record.
     pub(crate) crc: u32,
     /// The running crc at `end`.
     pub(crate) end_crc: u32,
     pub(crate) state: HardState,
-    /// A snapshot record that does not count until a state commits it: that state must be durable.
+    /// A snapshot record that counts once a state commits it: that state must be durable.
     pub(crate) uncommitted_snapshot: Option<Index>,
     pub(crate) index: LogIndex,
     pub(crate) superblock: Superblock<D::File>,
     pub(crate) superblock_behind_bytes: u64,
-    /// Records not written yet; empty between calls.
+    /// Encoded records, not yet written; empty between calls.
     pub(crate) buffer: Vec<u8>,
-    /// A write or sync failed: what is on disk is not known.
+    /// A write or sync failed: the state on disk is unknown.
     pub(crate) failed: bool,
 }
 
@@ -90,8 +58,7 @@ impl<D: Disk> std::fmt::Debug for Wal<D> {
 }
 
 impl<D: Disk> Wal<D> {
-    /// Appends entries, then the hard state, as one write. Entries follow the last one or replace a suffix of the
-    /// log; those after them are forgotten. Durable after [`Wal::sync`].
+    /// Appends entries, after the last or in place of a suffix, then the hard state, in one write; [`Wal::sync`] it.
     pub fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
         self.check_alive()?;
         self.check_continues(entries)?;
@@ -121,9 +88,9 @@ impl<D: Disk> Wal<D> {
         if !entries.is_empty() {
             self.needed = self.position();
         }
-        // etcd's Save leaves out a state that says nothing.
+        // As etcd's `Save`: an empty state is not written.
         if let Some(state) = hard_state.filter(|state| **state != HardState::default()) {
-            // A commit index alone may be lost: it is learned again (etcd's raft.MustSync).
+            // A commit index may be lost: it is learned again (etcd's `raft.MustSync`).
             let promises = (state.term, state.vote) != (self.state.term, self.state.vote);
             let commits_a_snapshot =
                 self.uncommitted_snapshot.take_if(|index| *index <= state.commit).is_some();
@@ -138,8 +105,7 @@ impl<D: Disk> Wal<D> {
         if self.end >= self.options.segment_bytes { self.cut() } else { Ok(()) }
     }
 
-    /// Makes durable what must be before the caller acts on it: one fdatasync, or none where only a commit index, or
-    /// nothing, was appended.
+    /// Makes durable what the caller depends on: one fdatasync, or none if at most a commit index was appended.
     pub fn sync(&mut self) -> Result<(), WalError> {
         self.check_alive()?;
         if !self.must_sync() {
@@ -149,33 +115,30 @@ impl<D: Disk> Wal<D> {
         self.note(result)
     }
 
-    /// Whether [`Wal::sync`] would do something.
+    /// Whether [`Wal::sync`] would sync anything.
     pub fn must_sync(&self) -> bool {
         self.needed > self.durable
     }
 
-    /// Bytes written since it was opened: frames, without what is set aside for them.
+    /// Bytes of frames written since it was opened, without reserved space.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    /// Makes everything durable, commit index and superblock included, whether anybody needs it or not.
+    /// Makes everything durable, even what [`Wal::sync`] leaves out: commit index and superblock.
     pub fn sync_all(&mut self) -> Result<(), WalError> {
         self.check_alive()?;
         let result = self.sync_tail().and_then(|()| self.superblock.sync());
         self.note(result)
     }
 
-    /// [`Wal::sync_all`], at the end of the process.
+    /// [`Wal::sync_all`] at the end of the process.
     pub fn close(mut self) -> Result<(), WalError> {
         self.sync_all()
     }
 
-    /// Records that a snapshot exists, and syncs. One that is ahead of the log, or of another term than the entry at
-    /// its index, replaces the log: it goes on from there.
-    ///
-    /// The snapshot itself must be durable before. As in etcd, the record counts once a hard state whose commit index
-    /// has reached it is in the log too.
+    /// Records a durable snapshot, and syncs. It counts, as in etcd, once the log also holds a hard state that commits
+    /// it; ahead of the log, or of another term than the entry at its index, it then replaces the log.
     pub fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
         self.check_alive()?;
         if snapshot.index() > 0 && snapshot.conf_state.is_none() {
@@ -195,34 +158,33 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    /// The first entry that can be read; one more than the last in an empty log.
+    /// The first readable entry; in an empty log, the last index plus one.
     pub fn first_index(&self) -> Index {
         self.index.first()
     }
 
-    /// The last entry; one less than the first in an empty log.
+    /// The last entry; in an empty log, the first index minus one.
     pub fn last_index(&self) -> Index {
         self.index.last()
     }
 
-    /// The term of an entry, and of the one before the first.
+    /// The term of an entry, or of the one before the first.
     pub fn term(&self, index: Index) -> Option<Term> {
         self.index.term(index)
     }
 
-    /// The newest hard state appended.
+    /// The hard state appended last.
     pub fn hard_state(&self) -> HardState {
         self.state
     }
 
-    /// What [`Wal::create`] was given.
+    /// The metadata given to [`Wal::create`].
     pub fn metadata(&self) -> &Bytes {
         &self.metadata
     }
 
-    /// The entries [low, high), as many as fit `max_bytes` on disk, and at least one where there is one.
-    ///
-    /// Payloads read together share one piece of memory of up to 256 KiB: copy what is kept for long.
+    /// The entries of [low, high), as many as fit `max_bytes` on disk, but at least one if there is one.
+    /// Payloads read together share one allocation of up to 256 KiB: copy what you keep for long.
     pub fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError> {
         let (first, end) = (self.first_index(), self.last_index() + 1);
         if low < first || high > end {
@@ -241,7 +203,7 @@ impl<D: Disk> Wal<D> {
         Ok(entries)
     }
 
-    /// The frames from an index on that are read at once: of one segment, near each other, within the budget.
+    /// The frames from an index on to be read at once: in one segment, close together, within the budget.
     fn run(&self, low: Index, high: Index, budget: &mut u64, force: bool) -> Vec<(u64, Slot)> {
         let mut run: Vec<(u64, Slot)> = Vec::new();
         for index in low..high {
@@ -265,14 +227,8 @@ impl<D: Disk> Wal<D> {
         let segment = self.segments.iter().find(|segment| segment.seq == seq);
         let segment = segment.expect("the index names no segment that was let go");
         let mut bytes = vec![0; (last.offset + last.bytes - first.offset) as usize];
-        let mut done = 0;
-        while done < bytes.len() {
-            let read = segment.file.read_at(&mut bytes[done..], u64::from(first.offset) + done as u64);
-            match read.map_err(|e| WalError::io("read", &segment.name, e))? {
-                0 => break,
-                n => done += n,
-            }
-        }
+        let read = segment.file.read_up_to(&mut bytes, first.offset.into());
+        read.map_err(|e| WalError::io("read", &segment.name, e))?;
         let bytes = Bytes::from(bytes);
         for (index, &(_, slot)) in (low..).zip(run) {
             let from = (slot.offset - first.offset) as usize;
@@ -284,11 +240,9 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    /// Lets go of entries before `index`: removes the segments that hold no other, and keeps the rest.
-    ///
-    /// A segment is removed only if the one after it begins below `index`: its first entry then serves for its term
-    /// alone, so that the log is the same after it is opened again. Stock etcd opens such a log only from a snapshot
-    /// record that is in it: save one at or above the first index before, if it is to.
+    /// Releases entries before `index`: removes segments whose successor begins below it, since that one's first entry
+    /// gives the term before the log after a reopen. Stock etcd opens such a log only from a snapshot record at or
+    /// above its first index: save one before.
     pub fn release(&mut self, index: Index) -> Result<(), WalError> {
         self.check_alive()?;
         let result = self.try_release(index);
@@ -301,7 +255,7 @@ impl<D: Disk> Wal<D> {
             let Some(base) = next.filter(|&base| base < index) else { break };
             let segment = self.segments.front().expect("there is more than one");
             self.disk.remove(&segment.name).map_err(|e| WalError::io("remove", &segment.name, e))?;
-            // One at a time and durably: a crash must not leave a later one removed and an earlier one not.
+            // Remove one at a time, durably: a crash must never remove a later segment and keep an earlier one.
             self.sync_names()?;
             self.segments.pop_front();
             self.index.release(base);
@@ -333,9 +287,9 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    /// After a failure nothing is tried again: a page that could not be synced may be gone without a trace.
+    /// After a failure nothing is retried: an unsynced page may be lost silently.
     fn note<T>(&mut self, result: Result<T, WalError>) -> Result<T, WalError> {
-        self.failed |= result.is_err();
+        self.failed |= result.is_err() && !is(Mutant::SyncAgain);
         result
     }
 
@@ -343,14 +297,14 @@ impl<D: Disk> Wal<D> {
         self.segments.back_mut().expect("there is at least one segment")
     }
 
-    /// Writes what is encoded if a frame of this length would take the buffer over what may be unsynced: a longer one
-    /// goes alone, since nothing good may lie further behind a torn record.
+    /// Writes out the buffer, and syncs if needed, before a frame that would exceed the limit of unsynced bytes. A
+    /// longer frame is written alone, so that no good record follows far behind a torn one.
     fn make_room(&mut self, frame_bytes: usize) -> Result<(), WalError> {
         let bytes = (self.buffer.len() + frame_bytes) as u64;
         if bytes > self.options.unsynced_bytes_max { self.write_out() } else { Ok(()) }
     }
 
-    /// The end of what is encoded, written or not, in the last segment.
+    /// The end of the encoded records in the last segment, written or not.
     fn position(&self) -> u64 {
         self.end + self.buffer.len() as u64
     }
@@ -361,6 +315,9 @@ impl<D: Disk> Wal<D> {
         }
         if self.end > self.durable && self.position() - self.durable > self.options.unsynced_bytes_max {
             self.sync_tail()?;
+            if is(Mutant::SyncCoversLater) {
+                self.needed = 0;
+            }
         }
         let offset = self.end;
         let buffer = std::mem::take(&mut self.buffer);
@@ -385,7 +342,6 @@ impl<D: Disk> Wal<D> {
         self.remember(bytes)
     }
 
-    /// Tells the superblock what is durable.
     pub(crate) fn remember(&mut self, bytes: u64) -> Result<(), WalError> {
         let mark = Mark { seq: self.tail().seq, offset: self.durable, crc: self.end_crc };
         self.superblock.remember(mark)?;
@@ -401,7 +357,7 @@ impl<D: Disk> Wal<D> {
         self.disk.sync_dir().map_err(|e| WalError::io("sync", "the directory", e))
     }
 
-    /// Ends the segment and begins the next: durable, both of them, when this returns.
+    /// Ends the segment and starts the next; both are durable on return.
     fn cut(&mut self) -> Result<(), WalError> {
         let end = self.end;
         let tail = self.tail();
@@ -418,7 +374,7 @@ impl<D: Disk> Wal<D> {
         self.segments.push_back(segment);
         self.end = head.len() as u64;
         self.durable = self.end;
-        // Everything before lies in segments that are durable.
+        // Everything before is in segments that are durable.
         self.needed = 0;
         self.end_crc = self.crc;
         self.remember(self.end)?;

@@ -1,6 +1,6 @@
-//! What the log costs: `cargo test --release -p wal --test cost -- --ignored --nocapture`.
+//! The cost of the log: `cargo test --release -p wal --test cost -- --ignored --nocapture`.
 //!
-//! Not a test: the figures depend on the machine, and are for comparing two versions on one.
+//! A measurement rather than a test: the figures depend on the machine, and compare two versions on one machine.
 
 #![expect(clippy::print_stderr, reason = "a measurement prints")]
 

@@ -1,4 +1,4 @@
-//! Damage: what is refused, with which words, and that nothing wrong is ever read.
+//! Damage: what is refused and with which message, and that nothing wrong is ever read.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ fn entry(index: u64, size: usize) -> Entry {
     Entry { term: 1 + index / 10, index, kind: EntryKind::Normal, data: Bytes::from(vec![byte; size]) }
 }
 
-/// A log of entries of these sizes, each in a batch of its own, everything synced.
+/// A synced log of entries with these sizes, one batch each.
 fn log(options: Options, sizes: &[usize]) -> (MemDisk, Vec<Entry>) {
     let disk = MemDisk::new();
     let mut wal = Wal::create_with(disk.clone(), METADATA, options).expect("create");
@@ -34,7 +34,6 @@ fn segments(disk: &MemDisk) -> Vec<String> {
     names
 }
 
-/// The end of a segment's last record.
 fn end_of(disk: &MemDisk, name: &str) -> u64 {
     let bytes = disk.bytes(name).expect("bytes");
     let mut at = 0;
@@ -53,7 +52,7 @@ fn open(disk: &MemDisk, options: Options) -> Result<(Wal<MemDisk>, wal::Replayed
     Wal::open_with(disk.clone(), options)
 }
 
-/// The log is refused with these words, and left as it was.
+/// Checks that the log is refused with this message and left unchanged.
 fn check_refused(disk: &MemDisk, options: Options, expected: &str) {
     let names = disk.list().expect("list");
     let before: Vec<_> = names.iter().map(|name| disk.bytes(name)).collect();
@@ -64,7 +63,7 @@ fn check_refused(disk: &MemDisk, options: Options, expected: &str) {
     assert!(before == after, "no file changed");
 }
 
-/// The log opens, repaired at this offset of this segment, and holds the entries up to this one.
+/// Checks that the log opens, repaired at this offset of this segment, and holds these entries.
 fn check_repaired(disk: &MemDisk, options: Options, file: &str, offset: u64, entries: &[Entry]) {
     let (wal, replayed) = open(disk, options).expect("a torn end is repaired");
     let repair = replayed.repaired.expect("there was something to repair");
@@ -91,7 +90,7 @@ fn a_flipped_bit_is_refused_without_the_superblock_too() {
     let (disk, _) = log(WIDE, &[50; 40]);
     disk.remove("superblock").expect("remove");
     let end = end_of(&disk, FIRST);
-    // In a record in the middle; in the last one; in the length word of the last one, and of the one before it.
+    // In the middle of a record; in the last one; in the length word of the last one and of the one before.
     for at in [1030, end - 8, end - 24, end - 20, end - 60, end - 104] {
         let copy = disk.copy();
         copy.damage(FIRST, at, &[0x55]);
@@ -182,11 +181,11 @@ fn a_torn_record_is_repaired() {
     copy.damage(FIRST, end, &1500_u64.to_le_bytes());
     copy.damage(FIRST, end + 8, &[8, 2, 0x10, 1, 0x1a, 100]);
     check_repaired(&copy, WIDE, FIRST, end, &entries);
-    // The first sector did not reach it, a later one did.
+    // The first sector did not reach the disk, a later one did.
     let copy = disk.copy();
     copy.damage(FIRST, end + 1024, &[7; 100]);
     check_repaired(&copy, WIDE, FIRST, end, &entries);
-    // The record runs over the end of the file: the growth of the file was lost.
+    // The record runs over the end of the file: its growth was lost.
     disk.damage(FIRST, end, &200_000_u64.to_le_bytes());
     check_repaired(&disk, WIDE, FIRST, end, &entries);
 }
@@ -245,7 +244,7 @@ fn entries_that_leave_a_gap_are_refused_and_the_log_lives_on() {
     wal.append(&[entry(5, 1)], None).expect("the next one");
 }
 
-/// What may be read from a damaged log: some of the entries from the first on, and nothing else.
+/// Checks that a damaged log gives a prefix of the entries, and nothing else.
 fn check_reads_nothing_wrong(disk: &MemDisk, entries: &[Entry], least: usize) {
     let Ok((wal, _)) = open(disk, OPTIONS) else { return };
     let last = usize::try_from(wal.last_index()).expect("small");
@@ -296,7 +295,7 @@ impl Damage {
     }
 }
 
-/// The count, unless `PROPTEST_CASES` says another (for a soak).
+/// The number of cases, unless `PROPTEST_CASES` sets it.
 fn cases(count: u32) -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(count);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
@@ -334,7 +333,7 @@ proptest! {
         check_reads_nothing_wrong(&disk, &entries, 0);
     }
 
-    /// Records whose checksums are right and whose content is not: no reader is fooled by a checksum into a panic.
+    /// Records with valid checksums and arbitrary content must not make any reader panic.
     #[test]
     fn well_formed_records_of_any_content_are_refused_or_read_without_a_panic(
         records in proptest::collection::vec((0..7_i64, proptest::collection::vec(prop_oneof![

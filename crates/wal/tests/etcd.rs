@@ -1,8 +1,8 @@
 //! The log and etcd's own code, each reading what the other wrote.
 //!
-//! The judge is `tests/wal-go` (`walcheck`), built on `go.etcd.io/etcd/server/v3/storage/wal` 3.7.3; it speaks only
-//! when four readers of etcd agree. `QUORATE_WALCHECK` is its path. Without it nothing is tested here, and that is a
-//! failure where `QUORATE_REQUIRE_JUDGES=1`, as in `make test`.
+//! The judge is `tests/wal-go` (`walcheck`), built on `go.etcd.io/etcd/server/v3/storage/wal` 3.7.3; it answers only
+//! when four of etcd's readers agree. `QUORATE_WALCHECK` is its path. Without it these tests do nothing, and fail if
+//! `QUORATE_REQUIRE_JUDGES=1`, as in `make test`.
 
 use bytes::Bytes;
 use prost::Message;
@@ -15,8 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use types::{Entry, EntryKind, HardState};
 use wal::{FsDisk, Options, Wal};
 
-/// The judge, asked by one test at a time: a program that is being started holds what the tests' process has open,
-/// locked files too, from its fork to its exec, and a log that another test has just closed would be in use that long.
+/// The judge, used by one test at a time: between fork and exec, a starting program holds the test process's open and
+/// locked files, so a log that another test just closed would seem in use.
 struct Judge {
     path: PathBuf,
     _turn: MutexGuard<'static, ()>,
@@ -24,7 +24,6 @@ struct Judge {
 
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The judge, if there is one.
 fn judge() -> Option<Judge> {
     let path = std::env::var_os("QUORATE_WALCHECK").filter(|path| !path.is_empty()).map(PathBuf::from);
     if path.is_none() {
@@ -54,7 +53,7 @@ fn walcheck(judge: &Judge, segment_bytes: u64, arguments: &[&str], dir: &Path, n
     String::from_utf8(output.stdout).expect("walcheck prints text")
 }
 
-/// What walcheck prints, but for what depends on the writer: sizes of files, and all snapshot records but the last.
+/// What walcheck prints, without what depends on the writer: file sizes, and all snapshot records but the last.
 fn comparable(printed: &str) -> String {
     let lines: Vec<&str> = printed.lines().collect();
     let last_snapshot = lines.iter().rposition(|line| line.starts_with("snapshot "));
@@ -75,7 +74,7 @@ fn open(dir: &Path, options: Options) -> (Wal<FsDisk>, wal::Replayed) {
     Wal::open_with(FsDisk::open(dir).expect("the directory"), options).expect("the log opens")
 }
 
-/// The same as [`comparable`], by our reader.
+/// The same as [`comparable`], from our reader.
 fn ours(dir: &Path, options: Options, from: u64) -> String {
     let (wal, replayed) = open(dir, options);
     assert_eq!(replayed.repaired, None);
@@ -157,7 +156,8 @@ fn what_etcd_writes_is_read_alike_and_gone_on_with() {
     assert!(theirs.matches("file ").count() > 3, "several segments:\n{}", comparable(&theirs));
     assert_eq!(ours(&dir, SMALL, 0), comparable(&theirs));
 
-    // We go on where etcd ended, in a new term and over its uncommitted end, then etcd goes on, then we read again.
+    // We continue where etcd ended, in a new term and over its uncommitted end; then etcd continues; then we read
+    // again.
     let (mut wal, replayed) = open(&dir, SMALL);
     let HardState { term, commit, .. } = replayed.hard_state;
     let entries: Vec<Entry> =
@@ -219,7 +219,7 @@ fn what_we_write_etcd_reads_alike_after_restarts_overwrites_and_repairs() {
     release(&judge, dir.path(), options, wal);
 }
 
-/// Leaves half a record behind the log's end, as a crash would. The file of the superblock knows nothing of it.
+/// Leaves half a record behind the log's end, as a crash would; the superblock does not cover it.
 fn tear(dir: &Path) {
     let mut names: Vec<PathBuf> = std::fs::read_dir(dir)
         .expect("the directory")
@@ -243,7 +243,7 @@ fn release(judge: &Judge, dir: &Path, options: Options, mut wal: Wal<FsDisk>) {
     let first = wal.first_index();
     assert!(first > 1 && first <= commit + 1, "segments were let go up to {first}");
     wal.close().expect("close");
-    // etcd reads what is left from the newest snapshot record on.
+    // etcd reads the rest from the newest snapshot record on.
     let (wal, replayed) = open(dir, options);
     assert_eq!(wal.first_index(), first);
     drop(wal);

@@ -1,4 +1,4 @@
-//! Bytes of an etcd 3.7.3: the start of the first segment of a fresh member of three.
+//! Golden bytes of etcd 3.7.3: the start of the first segment of a new member of three.
 
 use bytes::Bytes;
 use types::{Entry, EntryKind};

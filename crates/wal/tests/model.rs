@@ -1,8 +1,7 @@
-//! The log against a naive model, on a disk that loses what was not synced, loses power in the middle of everything,
-//! and fails.
+//! The log against a naive model, on a disk that loses unsynced data, loses power at any moment, and fails.
 //!
-//! The model is the list of records since the start. After a crash the log must hold the records up to some point
-//! that is not before the last sync: never a hole, never something else.
+//! The model is the list of all records. After a crash the log must hold a prefix of it that reaches at least to the
+//! last sync.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -20,7 +19,7 @@ enum Record {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 struct State {
-    /// (index, term) below the first entry, if the log was replaced by a snapshot.
+    /// Index and term below the first entry, if a snapshot replaced the log.
     base: (u64, u64),
     entries: BTreeMap<u64, Entry>,
     hard: HardState,
@@ -35,7 +34,6 @@ impl State {
         if index == self.base.0 { Some(self.base.1) } else { self.entries.get(&index).map(|e| e.term) }
     }
 
-    /// What the log is at run time.
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Entry(entry) => {
@@ -80,7 +78,6 @@ impl State {
     }
 }
 
-/// A log and its model.
 struct Rig {
     disk: MemDisk,
     options: Options,
@@ -123,7 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Limits as a server has them and small ones, so that every branch behind them is reached.
+/// Limits of a server and small ones, so that every branch behind them is reached.
 fn options() -> impl Strategy<Value = Options> {
     let segment_bytes = prop_oneof![Just(1_000_u64), Just(8_192), Just(100_000)];
     let write_bytes_max = prop_oneof![Just(1_usize), Just(500), Just(2_048), Just(4 << 20)];
@@ -228,7 +225,7 @@ impl Rig {
     fn entry(&mut self, term: u64, index: u64, size: usize) -> Entry {
         self.next += 1;
         let kind = if self.next.is_multiple_of(7) { EntryKind::ConfChange } else { EntryKind::Normal };
-        // Some payloads are zeros, which look like sectors that were never written.
+        // Some payloads are zeros, which look like unwritten sectors.
         let fill = if self.next.is_multiple_of(3) { 0 } else { self.next.to_le_bytes()[0] };
         let mut data = vec![fill; size * usize::from(!self.next.is_multiple_of(5))];
         if let Some(start) = data.get_mut(..4) {
@@ -288,14 +285,14 @@ impl Rig {
     }
 
     fn release(&mut self, back: u64) -> Result<(), WalError> {
-        // What the state on disk covers is committed and durable.
+        // Released entries must be committed and durable.
         let durable = State::read(&self.records[..self.durable]);
         let index = durable.hard.commit.saturating_sub(back);
         self.released = self.released.max(index);
         self.wal.release(index)
     }
 
-    /// Opens the log again: it must hold the records up to one that is not before `least`.
+    /// Reopens the log: it must hold a prefix of at least `least` records.
     fn reopen(&mut self, least: usize) {
         let (wal, replayed) =
             Wal::open_with(self.disk.clone(), self.options).expect("a crash does no damage");
@@ -313,7 +310,7 @@ impl Rig {
             )
         };
         self.records.truncate(found);
-        // A snapshot that never came to count is forgotten, as the log forgot it.
+        // A snapshot that never counted is forgotten, as in the log.
         if State::read(&self.records) != self.state() {
             let state = State::read(&self.records);
             self.records
@@ -356,7 +353,6 @@ fn brief(record: &Record) -> String {
     }
 }
 
-/// The count, unless `PROPTEST_CASES` says another (for a soak).
 fn cases(count: u32) -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(count);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }

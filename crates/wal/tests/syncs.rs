@@ -1,7 +1,7 @@
-//! Each sync of the log, taken out one at a time: a disk that says it has synced, and has not, must be noticed.
+//! Removes each sync of the log, one at a time: a disk that claims to have synced must be noticed.
 //!
-//! Every case is a story that ends with a power cut and a question. Told the truth, the story ends well whatever the cut
-//! leaves; with the lie, some cut is noticed. The table in docs/testing.md names them.
+//! Every case is a story that ends with a power cut and a check. On an honest disk the check holds for every cut;
+//! with a lie, some cut must fail it. The table in docs/testing.md lists them.
 
 use bytes::Bytes;
 use std::io;
@@ -9,12 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use types::{Entry, EntryKind, HardState};
 use wal::{Disk, DiskFile, MemDisk, MemFile, Options, Trouble, Wal};
 
-/// A sync that is not done.
+/// A sync that the disk skips.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
-    /// Of files whose names end so.
+    /// Of files whose names end like this.
     File(&'static str),
-    /// Of the directory.
     Names,
 }
 
@@ -25,7 +24,7 @@ struct Told {
     trace: Vec<String>,
 }
 
-/// A disk that lies when it is told to.
+/// A disk that skips syncs on demand.
 #[derive(Clone, Debug)]
 struct Lying {
     inner: MemDisk,
@@ -48,7 +47,7 @@ impl Lying {
         Self { inner: MemDisk::new(), told: Arc::default() }
     }
 
-    /// Does this with the lie, and goes on truthfully.
+    /// Runs `work` with the lie, then is honest again.
     fn during<T>(&self, lie: Option<Lie>, work: impl FnOnce() -> T) -> T {
         lock(&self.told).lie = lie;
         let done = work();
@@ -132,7 +131,6 @@ fn open(disk: &Lying) -> Result<Wal<Lying>, String> {
     Wal::open_with(disk.clone(), OPTIONS).map(|(wal, _)| wal).map_err(|error| error.to_string())
 }
 
-/// Entries of 300 bytes, in one batch.
 fn append(wal: &mut Wal<Lying>, count: u64) {
     let first = wal.last_index() + 1;
     let entry = |index| Entry { term: 1, index, kind: EntryKind::Normal, data: Bytes::from(vec![7; 300]) };
@@ -149,7 +147,7 @@ fn holds(disk: &Lying, last: u64) -> Result<(), String> {
     }
 }
 
-/// The log, cut off behind its first records, must be known to have been longer.
+/// Checks that a log truncated behind its first records is refused.
 fn is_known_to_be_longer(disk: &Lying, name: &str, len: u64) -> Result<(), String> {
     disk.inner.damage_len(name, len);
     match open(disk) {
@@ -261,11 +259,11 @@ const STORIES: &[(&str, Lie, Story)] = &[
     ("repair: the name of what was cut off", Lie::Names, torn),
 ];
 
-/// What a repair cuts off lies in a file beside the log, whatever comes after.
+/// What a repair cuts off must survive in a file beside the log.
 fn torn(disk: &Lying, lie: Option<Lie>, seed: u64) -> Result<(), String> {
     drop(create(disk));
     disk.inner.damage(FIRST, 2_000, &[9; 700]);
-    // Only what the repair itself syncs: the process is killed before anything else is.
+    // Only the repair's own syncs: the process is killed before any other.
     disk.during(lie, || open(disk).map(drop))?;
     disk.inner.crash(seed);
     match disk.inner.bytes(&format!("{FIRST}.broken")) {
@@ -274,7 +272,7 @@ fn torn(disk: &Lying, lie: Option<Lie>, seed: u64) -> Result<(), String> {
     }
 }
 
-/// The cuts of a story that end badly.
+/// The power cuts after which a story's check fails.
 fn bad_ends(story: Story, lie: Option<Lie>) -> (Vec<String>, u32) {
     let (mut bad, mut struck) = (Vec::new(), 0);
     for seed in 0..60 {
@@ -296,7 +294,7 @@ fn every_sync_that_is_taken_out_is_noticed() {
     }
 }
 
-/// Its reason is a file system that may forget the first removal and not the second; no disk of ours does that.
+/// The reason is a file system that may lose the first removal and keep the second; our test disk never does that.
 #[test]
 fn segments_are_let_go_one_at_a_time() {
     let disk = Lying::new();
@@ -315,7 +313,7 @@ fn segments_are_let_go_one_at_a_time() {
     }
 }
 
-/// With the limits of a server: more than is written at once, and more than is left unsynced, once and twice.
+/// With a server's limits: exceeds what is written at once, and what may be left unsynced, once and twice.
 #[test]
 fn an_append_beyond_every_limit_is_durable_to_its_end() {
     let data = Bytes::from(vec![7; 1 << 20]);
@@ -332,8 +330,8 @@ fn an_append_beyond_every_limit_is_durable_to_its_end() {
     }
 }
 
-/// Linux takes what could not be synced for written, and whoever opens the file later reads it from memory. The next process
-/// must not build on that.
+/// After a failed sync, Linux serves the lost pages from its cache to whoever opens the file later. The next process
+/// must not build on them.
 #[test]
 fn what_could_not_be_synced_is_not_believed_by_the_next_process() {
     for seed in 0..20 {

@@ -1,62 +1,65 @@
-//! What happens, what a watcher wants of it, and where older events are read.
+//! Events, what a watcher asks for, and the history that older events are read from.
 
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use types::{KeyRange, Revision};
 
-/// One change of one key, and its bytes as every watcher gets them.
+/// One change of one key, with its bytes as sent to every watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Where in the history.
+    /// The revision of the change.
     pub at: Revision,
     /// Whether the key was deleted.
     pub delete: bool,
-    /// The key.
+    /// The key that changed.
     pub key: Bytes,
-    /// The version before, where there is one that a watcher may be shown: for [`History::with_previous`].
+    /// The previous version, if watchers may see one: for [`History::with_previous`].
     pub previous: Option<Revision>,
-    /// The event as it stands in a response.
+    /// The event encoded as part of a response.
     pub bytes: Bytes,
 }
 
-/// What a watcher wants to be told.
+/// What a watcher asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spec {
-    /// The keys. A range that can hold none is refused.
+    /// The watched keys. An empty range is refused.
     pub range: KeyRange,
-    /// Whether puts are wanted.
+    /// Whether it wants puts.
     pub puts: bool,
-    /// Whether deletes are wanted.
+    /// Whether it wants deletes.
     pub deletes: bool,
-    /// Whether the version before is wanted with each event.
+    /// Whether it wants the previous version with each event.
     pub previous: bool,
 }
 
 impl Spec {
-    /// Whether an event of a key in the range is wanted.
     pub(crate) fn wants(&self, event: &Event) -> bool {
         if event.delete { self.deletes } else { self.puts }
     }
 }
 
-/// Why history could not be read.
+/// Why the history could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gone {
-    /// It is compacted.
+pub enum HistoryError {
+    /// The revision is compacted.
     Compacted,
-    /// The store failed, with the reason.
+    /// The store failed, for this reason.
     Failed(String),
 }
 
-/// The history, as some moment left it.
+/// The history as of one view.
 pub trait History {
-    /// The oldest revision that a watcher may start at; −1 before any compaction.
+    /// The oldest revision at which a watcher may start; −1 before any compaction.
     fn compact_revision(&self) -> i64;
 
     /// Visits the events from one main revision to another, both inclusive, in order, until the visitor breaks.
-    fn events(&self, from: i64, to: i64, visit: &mut dyn FnMut(Event) -> ControlFlow<()>)
-    -> Result<(), Gone>;
+    fn events(
+        &self,
+        from: i64,
+        to: i64,
+        visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<(), HistoryError>;
 
-    /// The event's bytes with the version before it, as etcd shows it: left out where there is none any more.
-    fn with_previous(&self, event: &Event) -> Result<Bytes, Gone>;
+    /// The event's bytes with the previous version, as etcd shows it: left out if it does not exist any more.
+    fn with_previous(&self, event: &Event) -> Result<Bytes, HistoryError>;
 }

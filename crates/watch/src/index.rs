@@ -1,13 +1,12 @@
-//! From a key to the ranges that hold it.
-//!
-//! Single keys are looked up; ranges lie in a treap, ordered by where they begin, each node knowing how far its subtree
-//! reaches: the ranges around a key are found in O(log n) for each, however they overlap.
+//! Finds the ranges that contain a key. Single keys are hashed; ranges are in a treap, ordered by start, each node
+//! storing the furthest end in its subtree: O(log n) for each range found, however they overlap.
 
 use bytes::Bytes;
+use slab::Slab;
 use std::collections::HashMap;
 use types::{KeyRange, RangeEnd};
 
-/// Ranges with numbers of their owner's. A number stands for one range.
+/// Ranges with the owner's numbers. Each number stands for one range.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     points: HashMap<Bytes, Vec<usize>>,
@@ -18,10 +17,7 @@ impl Index {
     pub(crate) fn insert(&mut self, range: &KeyRange, number: usize) {
         match &range.end {
             RangeEnd::Point => self.points.entry(range.start.clone()).or_default().push(number),
-            RangeEnd::Open => self.ranges.insert(&range.start, End::Open, number),
-            RangeEnd::Before(end) => {
-                self.ranges.insert(&range.start, End::Before(end.clone()), number);
-            }
+            end => self.ranges.insert(&range.start, end.clone(), number),
         }
     }
 
@@ -36,7 +32,6 @@ impl Index {
         }
     }
 
-    /// Calls for each range that holds the key.
     pub(crate) fn visit(&self, key: &[u8], visit: &mut dyn FnMut(usize)) {
         if let Some(numbers) = self.points.get(key) {
             for number in numbers {
@@ -47,32 +42,24 @@ impl Index {
     }
 }
 
-/// Where a range ends. Ordered: an open one reaches furthest.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum End {
-    Before(Bytes),
-    Open,
-}
-
-impl End {
-    fn is_after(&self, key: &[u8]) -> bool {
-        match self {
-            Self::Before(end) => key < &end[..],
-            Self::Open => true,
-        }
+/// Whether a range that begins before `key`, and is no point, ends after it.
+fn is_after(end: &RangeEnd, key: &[u8]) -> bool {
+    match end {
+        RangeEnd::Point => false,
+        RangeEnd::Before(end) => key < &end[..],
+        RangeEnd::Open => true,
     }
 }
 
-/// No node.
 const NONE: usize = usize::MAX;
 
 #[derive(Debug)]
 struct Node {
     start: Bytes,
     number: usize,
-    end: End,
+    end: RangeEnd,
     /// The furthest end in the subtree.
-    reach: End,
+    reach: RangeEnd,
     priority: u64,
     left: usize,
     right: usize,
@@ -80,31 +67,31 @@ struct Node {
 
 #[derive(Debug)]
 struct Treap {
-    nodes: Vec<Node>,
-    free: Vec<usize>,
+    nodes: Slab<Node>,
     root: usize,
-    /// Where the sequence of priorities stands. They need only be unlike the keys' order, not unpredictable.
+    /// The state of the sequence of priorities. They must only differ from the keys' order, not be unpredictable.
     seed: u64,
 }
 
 impl Default for Treap {
     fn default() -> Self {
-        Self { nodes: Vec::new(), free: Vec::new(), root: NONE, seed: 0 }
+        Self { nodes: Slab::new(), root: NONE, seed: 0 }
     }
 }
 
 impl Treap {
-    fn insert(&mut self, start: &Bytes, end: End, number: usize) {
+    fn insert(&mut self, start: &Bytes, end: RangeEnd, number: usize) {
         let priority = self.priority();
-        let node =
-            Node { start: start.clone(), number, reach: end.clone(), end, priority, left: NONE, right: NONE };
-        let at = if let Some(at) = self.free.pop() {
-            self.nodes[at] = node;
-            at
-        } else {
-            self.nodes.push(node);
-            self.nodes.len() - 1
-        };
+        let reach = end.clone();
+        let at = self.nodes.insert(Node {
+            start: start.clone(),
+            number,
+            end,
+            reach,
+            priority,
+            left: NONE,
+            right: NONE,
+        });
         let (before, after) = self.split(self.root, start, number);
         let before = self.merge(before, at);
         self.root = self.merge(before, after);
@@ -114,29 +101,26 @@ impl Treap {
         let (before, rest) = self.split(self.root, start, number);
         let (found, after) = self.split(rest, start, number + 1);
         if found != NONE {
-            self.free.push(found);
-            self.nodes[found].start = Bytes::new();
-            self.nodes[found].end = End::Open;
-            self.nodes[found].reach = End::Open;
+            self.nodes.remove(found);
         }
         self.root = self.merge(before, after);
     }
 
     fn visit(&self, at: usize, key: &[u8], visit: &mut dyn FnMut(usize)) {
         let Some(node) = self.nodes.get(at) else { return };
-        if !node.reach.is_after(key) {
+        if !is_after(&node.reach, key) {
             return;
         }
         self.visit(node.left, key, visit);
         if &node.start[..] <= key {
-            if node.end.is_after(key) {
+            if is_after(&node.end, key) {
                 visit(node.number);
             }
             self.visit(node.right, key, visit);
         }
     }
 
-    /// Splits a subtree into what is before (start, number) and the rest.
+    /// Splits a subtree into the nodes before (start, number) and the rest.
     fn split(&mut self, at: usize, start: &Bytes, number: usize) -> (usize, usize) {
         let Some(node) = self.nodes.get(at) else { return (NONE, NONE) };
         let (left, right) = (node.left, node.right);
@@ -153,7 +137,7 @@ impl Treap {
         }
     }
 
-    /// Joins two subtrees, all of the first before all of the second.
+    /// Joins two subtrees; all nodes of the first are before those of the second.
     fn merge(&mut self, before: usize, after: usize) -> usize {
         if before == NONE || after == NONE {
             return if before == NONE { after } else { before };
@@ -183,7 +167,6 @@ impl Treap {
         self.nodes[at].reach = reach;
     }
 
-    /// The next of a well-mixed sequence (splitmix64).
     fn priority(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -244,6 +227,6 @@ mod tests {
             index.insert(&range, number);
             index.remove(&range, number);
         }
-        assert_eq!(index.ranges.nodes.len(), 1);
+        assert_eq!(index.ranges.nodes.vacant_key(), 0);
     }
 }

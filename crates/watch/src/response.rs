@@ -1,79 +1,78 @@
-//! What a stream is told, before it is written in anybody's wire format.
+//! Responses of a watch stream, independent of the wire format.
 
 use crate::RESPONSE_BYTES;
 use bytes::Bytes;
 
-/// Why a watcher cannot be created.
+/// Why a watcher was not created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The start revision is negative.
     NegativeStart,
-    /// The range ends before it begins.
+    /// The range is empty.
     EmptyRange,
     /// The stream has a watcher with this ID.
     DuplicateId,
 }
 
-/// One thing that a stream is told. Revisions are the hub's when it was queued, unless said otherwise.
+/// One message of a stream. Revisions are the hub's when it was queued, unless said otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// A watcher exists from here on.
+    /// A watcher was created.
     Created {
-        /// Its ID.
+        /// The ID of the watcher.
         id: i64,
-        /// The newest revision.
+        /// The newest revision then.
         revision: i64,
     },
     /// A watcher was not created.
     Refused {
-        /// Why.
+        /// The reason for the refusal.
         refusal: Refusal,
-        /// The newest revision.
+        /// The newest revision then.
         revision: i64,
     },
     /// A watcher was cancelled by its client.
     Canceled {
-        /// Its ID, which is free again.
+        /// Its ID, free again.
         id: i64,
-        /// The newest revision.
+        /// The newest revision then.
         revision: i64,
     },
-    /// A watcher needs history that is compacted, and has ended. Its ID stays in use until the client cancels it.
+    /// A watcher ended because it needs compacted history. Its ID stays in use until the client cancels it.
     Compacted {
-        /// Its ID.
+        /// The ID of the watcher.
         id: i64,
-        /// The oldest revision that it could have started at.
+        /// The oldest revision at which it could have started.
         compact_revision: i64,
     },
-    /// All events up to the revision have been told.
+    /// All events up to the revision were sent.
     Progress {
-        /// The watcher; `None` = all watchers of the stream.
+        /// The watcher; `None` = all of the stream.
         id: Option<i64>,
-        /// The revision.
+        /// The revision up to which that holds.
         revision: i64,
     },
-    /// History cannot be read: the last thing that the stream is told.
+    /// The history cannot be read: the stream's last message.
     Failed {
-        /// Why.
+        /// A description of the failure.
         reason: String,
     },
-    /// Something happened.
+    /// Events of one watcher.
     Events {
-        /// The watcher.
+        /// The ID of the watcher.
         id: i64,
-        /// All events of the watcher up to this revision have been told with these.
+        /// With these, all events of the watcher up to this revision were sent.
         revision: i64,
-        /// Whether the response may be cut where it is very large.
+        /// Whether a large response may be fragmented.
         fragment: bool,
-        /// How many events there are.
+        /// The number of events.
         count: usize,
-        /// Their bytes, one after the other.
+        /// The encoded events, concatenated.
         events: Bytes,
     },
 }
 
 impl Response {
-    /// What it takes in a queue, in bytes.
     pub(crate) fn cost(&self) -> usize {
         match self {
             Self::Events { events, .. } => RESPONSE_BYTES + events.len(),
@@ -81,7 +80,6 @@ impl Response {
         }
     }
 
-    /// How many events it tells of.
     pub(crate) fn count(&self) -> usize {
         match self {
             Self::Events { count, .. } => *count,

@@ -1,24 +1,23 @@
-//! The newest events, for watchers that are a little late.
+//! The newest events, for watchers that are slightly late.
 
-use crate::{Event, Gone, History};
+use crate::{Event, History, HistoryError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Events in the order of their revisions, without gaps.
 #[derive(Debug)]
 pub(crate) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// All events from this main revision on are here.
+    /// Holds all events from this main revision on.
     first: i64,
-    /// Events that were dropped. With them events have numbers, which stay when older ones are dropped.
+    /// The number of dropped events. Events are numbered including these, so numbers stay valid.
     dropped: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) event: Event,
-    /// The bytes with the version before: made once, for whoever asks first.
+    /// The bytes with the previous version, made on first use.
     with_previous: Option<Bytes>,
 }
 
@@ -34,17 +33,15 @@ impl Entry {
 }
 
 impl Ring {
-    /// An empty ring, whose first event will be of this main revision or later.
     pub(crate) fn starting(first: i64) -> Self {
         Self { entries: VecDeque::new(), bytes: 0, first, dropped: 0 }
     }
 
-    /// All events from this main revision on are here.
     pub(crate) fn first(&self) -> i64 {
         self.first
     }
 
-    /// Appends events.
+    /// Appends events, which must follow those held.
     pub(crate) fn push(&mut self, events: Vec<Event>) {
         for event in events {
             let entry = Entry::new(event);
@@ -53,7 +50,7 @@ impl Ring {
         }
     }
 
-    /// Drops the oldest revisions, up to one that is not needed any more, while there are more than so many bytes.
+    /// Drops the oldest revisions while there are more than `bytes_max` bytes, but none after `up_to`.
     pub(crate) fn trim(&mut self, up_to: i64, bytes_max: usize) {
         while self.bytes > bytes_max
             && let Some(oldest) = self.entries.front().filter(|oldest| oldest.event.at.main <= up_to)
@@ -67,12 +64,11 @@ impl Ring {
         }
     }
 
-    /// What it holds, in bytes.
     pub(crate) fn bytes_held(&self) -> usize {
         self.bytes
     }
 
-    /// The number of the event that comes next.
+    /// The number that the next event will get.
     pub(crate) fn end(&self) -> usize {
         self.dropped + self.entries.len()
     }
@@ -81,7 +77,7 @@ impl Ring {
         &self.entries[number - self.dropped].event
     }
 
-    /// The number of the first event of this main revision or a later one.
+    /// The number of the first event at or after this main revision.
     pub(crate) fn position(&self, main: i64) -> usize {
         self.dropped + self.entries.partition_point(|entry| entry.event.at.main < main)
     }
@@ -92,13 +88,13 @@ impl Ring {
         previous && entry.event.previous.is_some() && entry.with_previous.is_none()
     }
 
-    /// The event's bytes, with the version before where it is wanted.
+    /// The event's bytes, with the previous version if wanted.
     pub(crate) fn bytes(
         &mut self,
         number: usize,
         previous: bool,
         history: &dyn History,
-    ) -> Result<Bytes, Gone> {
+    ) -> Result<Bytes, HistoryError> {
         let entry = &mut self.entries[number - self.dropped];
         if !previous || entry.event.previous.is_none() {
             return Ok(entry.event.bytes.clone());

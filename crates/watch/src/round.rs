@@ -1,38 +1,36 @@
-//! A piece of history, read once for many watchers.
+//! A round: a piece of history, read once for many watchers.
 
 use crate::index::Index;
-use crate::{Event, Gone, History, Spec};
+use crate::{Event, History, HistoryError, Spec};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
 
-/// Topics that are tried one by one; more of them get an index.
+/// Up to this many topics are tried one by one; more get an index.
 const LINEAR_MAX: usize = 8;
 
-/// What to read: decided by the hub, read on any thread, and given back to it.
+/// What to read: chosen by the hub, read on any thread, returned to the hub.
 #[derive(Debug)]
 pub struct Round {
     pub(crate) from: i64,
     pub(crate) to: i64,
     pub(crate) participants: Vec<Participant>,
     pub(crate) wanted: Wanted,
-    /// Rows that it looks at, and bytes of events that it finds.
+    /// The maximum of rows examined, and of bytes of events found.
     pub(crate) rows_max: usize,
     pub(crate) bytes_max: usize,
 }
 
-/// A watcher that takes part.
 #[derive(Debug)]
 pub(crate) struct Participant {
     pub(crate) watcher: usize,
-    /// Tells it from a later watcher in the same place.
+    /// Distinguishes it from a later watcher in the same slot.
     pub(crate) serial: u64,
-    /// Its topic's place in [`Wanted`].
     pub(crate) topic: usize,
 }
 
 impl Round {
-    /// Reads a bounded piece.
-    pub fn read(&self, history: &dyn History) -> Result<Chunk, Gone> {
+    /// Reads this bounded piece of the history.
+    pub fn read(&self, history: &dyn History) -> Result<Chunk, HistoryError> {
         let mut collector = Collector::new(&self.wanted, self.rows_max, self.bytes_max);
         let mut failed = None;
         history.events(self.from, self.to, &mut |event| {
@@ -51,7 +49,7 @@ impl Round {
     }
 }
 
-/// Which topics take part, and which of them an event concerns.
+/// The topics of a round, with a way to find those of an event.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     specs: Vec<Spec>,
@@ -80,29 +78,26 @@ impl Wanted {
     }
 }
 
-/// What a round found: all events of its topics up to a revision.
+/// The result of a round: all events of its topics up to a revision.
 #[derive(Debug)]
 pub struct Chunk {
-    /// The last main revision looked at.
     pub(crate) end: i64,
     pub(crate) found: Vec<Found>,
 }
 
-/// The events of one topic, ascending.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) events: Vec<(i64, Bytes)>,
 }
 
 impl Found {
-    /// The bytes of all events from a main revision on, and how many they are.
+    /// The concatenated events from a main revision on, and their number.
     pub(crate) fn joined(&self, from: i64) -> (Bytes, usize) {
         let begin = self.events.partition_point(|(main, _)| *main < from);
         (join(&self.events[begin..]), self.events.len() - begin)
     }
 }
 
-/// The bytes of events, one after the other; of one event shared, not copied.
 pub(crate) fn join(events: &[(i64, Bytes)]) -> Bytes {
     match events {
         [] => Bytes::new(),
@@ -117,7 +112,7 @@ pub(crate) fn join(events: &[(i64, Bytes)]) -> Bytes {
     }
 }
 
-/// Gathers what topics want of a sequence of events, and ends it between two revisions.
+/// Collects the topics' events from a sequence, and ends between two revisions.
 pub(crate) struct Collector<'w> {
     wanted: &'w Wanted,
     found: Vec<Found>,
@@ -144,12 +139,12 @@ impl<'w> Collector<'w> {
         }
     }
 
-    /// Takes the next event; breaks before one that is too many. `bytes` gives it with or without the version before.
+    /// Takes the next event; breaks before the first beyond a limit. `bytes`: with the previous version or without.
     pub(crate) fn take(
         &mut self,
         event: &Event,
-        bytes: &mut dyn FnMut(bool) -> Result<Bytes, Gone>,
-    ) -> Result<ControlFlow<()>, Gone> {
+        bytes: &mut dyn FnMut(bool) -> Result<Bytes, HistoryError>,
+    ) -> Result<ControlFlow<()>, HistoryError> {
         let main = event.at.main;
         if main != self.last && self.last != 0 && (self.rows_left == 0 || self.bytes >= self.bytes_max) {
             self.stopped = true;
@@ -166,12 +161,11 @@ impl<'w> Collector<'w> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// It cost as much as some more rows.
     pub(crate) fn spend(&mut self, rows: usize) {
         self.rows_left = self.rows_left.saturating_sub(rows);
     }
 
-    /// What was found; `to` is where the sequence ended by itself.
+    /// What was collected; `to` is the end of the sequence if no limit ended it.
     pub(crate) fn finish(self, to: i64) -> Chunk {
         Chunk { end: if self.stopped { self.last } else { to }, found: self.found }
     }

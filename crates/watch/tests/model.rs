@@ -1,6 +1,6 @@
-//! The hub against a naive model: every watcher must get every event of its keys from its start on, in order, each once,
-//! whole revisions at a time, whatever readers, rounds, gaps and compactions do; and nothing after it was promised that
-//! nothing comes.
+//! The hub against a naive model: every watcher must receive every event of its keys from its start on, in order,
+//! once, whole revisions at a time, whatever readers, rounds, gaps and compactions happen; and none up to an
+//! announced progress afterwards.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -10,11 +10,11 @@ use naive::{Change, Naive};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use types::{KeyRange, RangeEnd, Revision};
-use watch::{Chunk, Create, Event, Gone, Hub, Limits, Response, Round, Spec, Step, StreamKey};
+use watch::{Chunk, Create, Event, HistoryError, Hub, Limits, Response, Round, Spec, Step, StreamKey};
 
 const KEYS: [&str; 5] = ["a", "b", "ba", "c", "d"];
 
-/// What a client makes of an event: where it is, and whose version before came with it.
+/// An event as a client sees it: its revision, and that of the previous version.
 type Got = (Revision, Option<Revision>);
 
 fn parse(events: &[u8]) -> Vec<Got> {
@@ -38,20 +38,20 @@ fn expected<'n>(naive: &'n Naive, spec: &Spec, from: i64) -> impl Iterator<Item 
     })
 }
 
-/// What a client knows of its watcher.
+/// A client's knowledge of its watcher.
 struct Seen {
     spec: Spec,
     /// The first main revision that may still come.
     from: i64,
     last: Revision,
-    /// Nothing up to here may come any more.
+    /// No event up to this revision may come any more.
     bookmark: i64,
     ended: bool,
 }
 
 struct Client {
     key: StreamKey,
-    /// Creations that are not answered yet, in order.
+    /// Unanswered creations, in order.
     asked: Vec<(Spec, i64)>,
     watchers: HashMap<i64, Seen>,
 }
@@ -96,14 +96,14 @@ impl Seen {
         assert!(!self.ended);
         let (first, last) = (got[0].0, got[got.len() - 1].0);
         assert!(first.main > self.bookmark && first > self.last, "{first:?} after {:?}", self.last);
-        // Exactly what there is from the first that may come to the last that came: nothing left out, whole revisions.
+        // Exactly the events from the first that may come to the last that came: none left out, whole revisions.
         let mut wanted =
             expected(naive, &self.spec, self.from).take_while(|event| event.at.main <= last.main);
         for (at, previous) in got {
             let event = wanted.next().expect("as many as there are");
             assert_eq!(*at, event.at);
             let shown = event.previous.filter(|_| self.spec.previous);
-            // It may have been compacted before it was read.
+            // The history may have been compacted before it was read.
             assert!(
                 *previous == shown || previous.is_none() && at.main <= naive.compacted,
                 "{event:?} {previous:?}"
@@ -113,7 +113,7 @@ impl Seen {
         (self.last, self.from) = (last, last.main + 1);
     }
 
-    /// Nothing up to the revision may come any more: then all of it must be here.
+    /// After progress at a revision, all events up to it must have come.
     fn promise(&mut self, revision: i64, naive: &Naive) {
         let missing = expected(naive, &self.spec, self.from).find(|event| event.at.main <= revision);
         assert_eq!(missing, None, "promised {revision}");
@@ -125,8 +125,8 @@ struct World {
     hub: Hub,
     naive: Naive,
     clients: Vec<Client>,
-    /// A round that was read and not given back yet.
-    held: Option<(Round, Result<Chunk, Gone>)>,
+    /// A round that was read but not returned yet.
+    held: Option<(Round, Result<Chunk, HistoryError>)>,
 }
 
 impl World {
@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// Everybody reads until nothing is left: then nobody may miss anything.
+    /// Everybody reads until nothing is left; then nobody may have missed anything.
     fn settle(&mut self) {
         loop {
             let mut busy = self.step(false);
@@ -277,7 +277,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Bounds that a few events reach, or those that are shipped.
+/// Limits that a few events reach, or the defaults.
 fn limits() -> impl Strategy<Value = Limits> {
     let few = || prop::sample::select(vec![1usize, 2, 3, 5, 10, 30, 512]);
     let bytes = || prop::sample::select(vec![1usize, 50, 300, 3_000, 64 << 10, 8 << 20]);
@@ -285,10 +285,10 @@ fn limits() -> impl Strategy<Value = Limits> {
     let sizes = (bytes(), bytes(), bytes(), bytes(), bytes(), bytes());
     (any::<bool>(), steps, sizes).prop_map(|(are_shipped, steps, sizes)| {
         if are_shipped {
-            return Limits { tell_cost: steps.0, ..Limits::default() };
+            return Limits { dispatch_cost: steps.0, ..Limits::default() };
         }
         Limits {
-            tell_cost: steps.0,
+            dispatch_cost: steps.0,
             unblock: steps.1,
             ring_step_events: steps.2,
             batch_matches: steps.3,
@@ -296,7 +296,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             round_watchers: steps.5,
             stream_bytes: sizes.0,
             ring_bytes: sizes.1,
-            untold_bytes: sizes.2,
+            undispatched_bytes: sizes.2,
             join_bytes: sizes.3,
             round_bytes: sizes.4,
             response_bytes: sizes.5,

@@ -1,4 +1,4 @@
-//! What every stream is told, story by story: the files in `scripts`, with what they must print.
+//! Stories of watch streams: the files in `scripts`, with their expected output.
 //!
 //! ```text
 //! put KEY=VALUE…     one revision, published        open STREAM                 step     one step of catching up
@@ -26,10 +26,10 @@ use std::fmt::Write as _;
 use types::KeyRange;
 use watch::{Create, Hub, Response, Round, Spec, Step, StreamKey};
 
-/// The files in `scripts`: none may get lost.
+/// The number of files in `scripts`, so that none gets lost.
 const STORIES: usize = 8;
 
-/// Options of `watch` that are words.
+/// Options of `watch` that are single words.
 const FLAGS: [&str; 4] = ["prev", "noput", "nodelete", "notify"];
 
 struct Story {
@@ -54,9 +54,9 @@ impl Story {
         self.tell();
     }
 
-    /// To the end; what comes between is the model test's business.
+    /// Dispatches everything; interleavings are the model test's business.
     fn tell(&mut self) {
-        while self.hub.is_telling() {
+        while self.hub.is_dispatching() {
             self.hub.step(&self.past);
         }
     }
@@ -116,12 +116,11 @@ fn show(response: &Response) -> String {
     }
 }
 
-/// Large values are told by their length.
+/// Large values are shown by their length.
 fn shorten(event: &str) -> String {
     if event.len() < 40 { event.to_owned() } else { format!("{}…({} B)", &event[..4], event.len()) }
 }
 
-/// The commands, as the head of this file explains them.
 #[derive(goldenscript::Command)]
 enum Act {
     Put(Vec<(String, String)>),

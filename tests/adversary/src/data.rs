@@ -46,7 +46,7 @@ const SMALL_BYTES: u32 = 64;
 /// What a row needs, at full strength.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Data {
-    /// Keys `value/00000000`, …
+    /// The number of keys `value/00000000`, …
     pub(crate) values: u32,
     /// What each of them holds.
     pub(crate) value_bytes: u32,

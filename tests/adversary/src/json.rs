@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Read at once.
+/// The size of one read, in bytes.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// One request under way. Dropped, its connection is closed.

@@ -48,11 +48,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::{
-    judge::Compared,
-    options::{Options, Server},
-    report::Report,
-};
+use crate::{judge::Compared, options::Options, report::Report, servers::Server};
 
 fn main() -> ExitCode {
     match adversary() {

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use anyhow::{Context as _, bail};
 
 use crate::rows::{ROWS, Row};
+use crate::servers::Server;
 
 /// Long enough for 2,000 puts of the writer: 20 of them lie above the 99th percentile.
 const SECONDS: f64 = 10.0;
@@ -12,35 +13,7 @@ const SECONDS: f64 = 10.0;
 /// Nothing is measured in less: the writer makes 200 puts meanwhile.
 const SECONDS_MIN: f64 = 1.0;
 
-/// Whose processes are attacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Server {
-    Etcd,
-    Quorate,
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Etcd => "etcd",
-            Self::Quorate => "quorate",
-        })
-    }
-}
-
-impl FromStr for Server {
-    type Err = anyhow::Error;
-
-    fn from_str(name: &str) -> anyhow::Result<Self> {
-        match name {
-            "etcd" => Ok(Self::Etcd),
-            "quorate" => Ok(Self::Quorate),
-            _ => bail!("no server {name:?}; there are etcd and quorate"),
-        }
-    }
-}
-
-/// The whole run.
+/// What the whole run does.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) rows: Vec<&'static Row>,

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 const PREFIX_BYTES: usize = 5;
 /// Streams that are opened before the server has said how many there may be.
 const STREAMS: usize = 100_000;
-/// HTTP/2's largest window.
+/// The largest window in HTTP/2 (RFC 9113, 6.9.1).
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// How much a server may send before something is read.
@@ -34,7 +34,7 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Everything may come.
+    /// The server may send without limit.
     pub(crate) const WIDE: Self = Self { stream: WINDOW_MAX, connection: WINDOW_MAX };
 
     /// This much a stream.

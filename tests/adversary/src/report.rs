@@ -1,4 +1,4 @@
-//! The table.
+//! The table of results, for docs/testing.md.
 
 use std::{
     fmt::Write as _,
@@ -24,7 +24,7 @@ const DOCUMENT: &str = "# Testing\n";
 /// Where the table goes when it is not there yet.
 const CHAPTER: &str = "\n## The adversary\n\n`make adversary` attacks etcd and quorate as clients can, and writes this table.\n\n";
 
-/// Everything measured.
+/// All results of the run.
 pub(crate) struct Report {
     pub(crate) rows: Vec<Compared>,
     /// What could not be measured, and why.

@@ -9,7 +9,7 @@ use crate::{
     target::{Outcome, Target},
 };
 
-/// One attack.
+/// An attack, and the state that it needs.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// The finding, and which of its forms.
@@ -51,7 +51,7 @@ const LEASES: Data = Data { leases: 10_000, ..FEW };
 /// A bit of each.
 const MIXED: Data = Data { remade: 100_000, leases: 10_000, ..MEDIUM };
 
-/// All of them.
+/// All attacks, in the order of the table.
 pub(crate) const ROWS: &[Row] = rows![
     "B1", "2,000 idle connections, the soft limit at 1,024 files", WARM, SoftLimit, connections::idle;
     "B1-hard", "the same with the hard limit at 1,024 files", WARM, HardLimit, connections::idle;

@@ -12,9 +12,9 @@ use tokio::runtime::{Builder, Runtime};
 use crate::{
     data,
     judge::{Memory, Reading},
-    options::{Options, Server},
+    options::Options,
     rows::Row,
-    servers::{Look, Servers},
+    servers::{Look, Server, Servers},
     target::{Outcome, Target},
     watchman::{ABORT_BYTES, Watchman},
     writer::{Latency, Writer},

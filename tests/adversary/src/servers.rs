@@ -1,17 +1,16 @@
 //! The cluster under attack: started as a shell would start it, and looked at from outside.
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use harness::{Addresses, Client, Cluster, Member, Port, usage::Usage};
-
-use crate::options::Server;
 
 /// What a shell gives a program: it may raise the soft limit to the hard one.
 const FILES: u32 = 1_024;
@@ -20,6 +19,34 @@ const QUOTA: &str = "--quota-backend-bytes=8589934592";
 /// A member that lives answers within this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
+
+/// Whose processes are attacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    Etcd,
+    Quorate,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Etcd => "etcd",
+            Self::Quorate => "quorate",
+        })
+    }
+}
+
+impl FromStr for Server {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        match name {
+            "etcd" => Ok(Self::Etcd),
+            "quorate" => Ok(Self::Quorate),
+            _ => bail!("no server {name:?}; there are etcd and quorate"),
+        }
+    }
+}
 
 /// Which limit of open files the servers start with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +57,6 @@ pub(crate) enum Files {
     HardLimit,
 }
 
-/// One cluster.
 pub(crate) struct Servers {
     pub(crate) cluster: Cluster,
 }
@@ -41,7 +67,7 @@ pub(crate) struct Look {
     /// Its process runs, and it says where it is.
     pub(crate) lives: bool,
     pub(crate) term: u64,
-    /// Resident memory.
+    /// Resident memory of the process, in bytes.
     pub(crate) resident: u64,
     /// All that it has logged.
     pub(crate) logged: u64,

@@ -100,7 +100,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Nobody saw anything.
+    /// No client saw a fault.
     pub(crate) fn quiet() -> Self {
         Self::default()
     }
@@ -120,7 +120,7 @@ impl Outcome {
         Self { faults: vec![what.into()], ..Self::default() }
     }
 
-    /// Both.
+    /// Joins two outcomes: all faults, and the longer times.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.faults.extend(other.faults);
         self.bystander = self.bystander.max(other.bystander);

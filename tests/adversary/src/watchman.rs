@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Memory of all members together at which an attack is over.
 pub(crate) const ABORT_BYTES: u64 = 6 << 30;
-/// Between two looks.
+/// How often the processes are looked at.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A thread that looks until it is told to stop.
@@ -24,10 +24,10 @@ pub(crate) struct Watchman {
     thread: JoinHandle<Seen>,
 }
 
-/// What it saw.
+/// What it measured, and whether it intervened.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
-    /// Each process's peak.
+    /// The peak memory of each process, by process ID, in bytes.
     pub(crate) peaks: BTreeMap<u32, u64>,
     /// Whether it killed them.
     pub(crate) aborted: bool,

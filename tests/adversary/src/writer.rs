@@ -29,7 +29,7 @@ pub(crate) struct Writer {
     thread: JoinHandle<anyhow::Result<Vec<Put>>>,
 }
 
-/// One put.
+/// A put and its outcome.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Put {
     due: Instant,

@@ -15,10 +15,10 @@ use crate::{Addresses, Client, Member, etcd_binary, power::Disk, server_binary};
 /// A follower that lags is to get entries, not a snapshot: etcd keeps this many of them in memory.
 const CATCH_UP: &str = "--snapshot-catchup-entries=1000000";
 
-/// What to start.
+/// How to start a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Members.
+    /// The number of members.
     pub size: usize,
     /// Flags beyond those that make the cluster, the same for every member.
     pub flags: Vec<String>,
@@ -141,7 +141,7 @@ impl Cluster {
         Ok(Self { members, disks, folder })
     }
 
-    /// All members.
+    /// The members, in the order of their names.
     pub fn members(&self) -> &[Member] {
         &self.members
     }

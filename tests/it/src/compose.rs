@@ -89,7 +89,7 @@ impl Compose {
         docker(&["kill", &self.container(member)?]).map(drop)
     }
 
-    /// `docker start`.
+    /// Starts a stopped container with `docker start`.
     pub fn start(&self, member: usize) -> anyhow::Result<()> {
         docker(&["start", &self.container(member)?]).map(drop)
     }

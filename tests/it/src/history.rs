@@ -34,7 +34,7 @@ pub struct Version {
     pub mod_revision: i64,
     /// Which version of its key it is.
     pub version: i64,
-    /// Its value.
+    /// The value of this version.
     pub value: Bytes,
 }
 
@@ -43,7 +43,7 @@ pub struct Version {
 pub struct History {
     /// What it is the history up to.
     pub revision: i64,
-    /// Versions by key.
+    /// The versions of each key.
     pub keys: BTreeMap<Bytes, Vec<Version>>,
 }
 
@@ -58,7 +58,7 @@ pub struct Report {
     pub unknown_not: usize,
     /// Linearizable reads, all of them fresh.
     pub reads: usize,
-    /// The newest revision.
+    /// The newest revision that was read.
     pub revision: i64,
 }
 

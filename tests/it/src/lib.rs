@@ -12,7 +12,7 @@
 //!   Load ──▶ Record ──▶ history::check     every write and read with its times and its revision
 //! ```
 //!
-//! The witness is the revision in each answer (design section 8.3): a Put that was answered
+//! The witness is the revision in each answer: a Put that was answered
 //! with revision R is the only write at R, for ever. After a fault the checker walks every key
 //! back through its history, version by version, and demands that
 //!

@@ -65,7 +65,7 @@ impl Default for Shape {
 /// One write and what became of it, as far as its sender knows.
 #[derive(Debug, Clone)]
 pub struct Write {
-    /// Its key.
+    /// The key of the request.
     pub key: Bytes,
     /// Its value, never written before or after.
     pub value: Bytes,
@@ -82,7 +82,7 @@ pub struct Write {
 /// One linearizable read that was answered.
 #[derive(Debug, Clone)]
 pub struct Read {
-    /// Its key.
+    /// The key of the request.
     pub key: Bytes,
     /// Before it was sent.
     pub started: Instant,
@@ -99,9 +99,9 @@ pub struct Read {
 pub struct Record {
     /// The newest revision before the load began.
     pub base: i64,
-    /// Every write sent.
+    /// Every write that was sent.
     pub writes: Vec<Write>,
-    /// Every read answered.
+    /// Every read that was answered.
     pub reads: Vec<Read>,
 }
 
@@ -123,7 +123,7 @@ pub struct Figures {
     pub acked: u64,
     /// Writes whose answer never came.
     pub unknown: u64,
-    /// Reads answered.
+    /// Reads that were answered.
     pub reads: u64,
     /// The newest revision acknowledged.
     pub revision: i64,
@@ -131,7 +131,7 @@ pub struct Figures {
     pub last_ack: Instant,
 }
 
-/// A running load.
+/// A load that runs until stopped.
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
@@ -167,7 +167,7 @@ impl Load {
         Self { shared, loops }
     }
 
-    /// How it goes.
+    /// The figures up to now.
     pub fn figures(&self) -> Figures {
         self.shared.so_far().1
     }

@@ -20,16 +20,16 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// Where a member listens.
 #[derive(Debug)]
 pub struct Addresses {
-    /// The client port.
+    /// The port for clients.
     pub client: Port,
-    /// The peer port.
+    /// The port for peers.
     pub peer: Port,
     /// What the peers are told instead of the peer port, if anything.
     pub via: Option<Port>,
 }
 
 impl Addresses {
-    /// Two free ports.
+    /// Reserves two free ports.
     pub fn free() -> anyhow::Result<Self> {
         Ok(Self { client: Port::free()?, peer: Port::free()?, via: None })
     }
@@ -39,12 +39,12 @@ impl Addresses {
         Ok(Self { via: Some(Port::free()?), ..Self::free()? })
     }
 
-    /// `http://127.0.0.1:…` for clients.
+    /// The URL for clients: `http://127.0.0.1:…`.
     pub fn client_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client)
     }
 
-    /// `http://127.0.0.1:…` for peers.
+    /// The URL for peers: `http://127.0.0.1:…`.
     pub fn peer_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.via.as_ref().unwrap_or(&self.peer))
     }
@@ -64,11 +64,11 @@ impl Addresses {
 /// A member, running or not.
 #[derive(Debug)]
 pub struct Member {
-    /// `m0`, `m1`, …
+    /// The name: `m0`, `m1`, …
     pub name: String,
     /// Its two ports, kept over restarts.
     pub addresses: Addresses,
-    /// Its data directory.
+    /// The data directory of the member.
     pub data: PathBuf,
     binary: PathBuf,
     flags: Vec<String>,
@@ -146,7 +146,7 @@ impl Member {
         self.process()?.signal(Signal::STOP)
     }
 
-    /// SIGCONT.
+    /// Resumes a paused process with SIGCONT.
     pub fn resume(&mut self) -> anyhow::Result<()> {
         self.process()?.signal(Signal::CONT)
     }

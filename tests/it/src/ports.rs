@@ -51,7 +51,7 @@ impl Port {
         bail!("no free port between {FIRST} and {}", FIRST + COUNT)
     }
 
-    /// Its number.
+    /// The number of the port.
     pub fn number(&self) -> u16 {
         self.number
     }

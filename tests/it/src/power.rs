@@ -35,7 +35,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// What is left of the writes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survives {
-    /// None of them.
+    /// None of the writes.
     Nothing,
     /// What this seed says.
     Some(u64),

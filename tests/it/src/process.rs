@@ -62,7 +62,7 @@ impl Process {
         Ok(Self { child, log: log.to_path_buf(), offset })
     }
 
-    /// Its process ID.
+    /// The ID of the process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

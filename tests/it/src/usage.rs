@@ -9,14 +9,14 @@ pub struct Usage {
     pub cpu: Duration,
     /// Peak resident memory since the last [`forget_peak`], or since it started.
     pub peak_bytes: u64,
-    /// Resident memory now.
+    /// Resident memory at present, in bytes.
     pub resident_bytes: u64,
     /// Bytes it caused to be written to storage.
     pub written_bytes: u64,
 }
 
 impl Usage {
-    /// Reads one process.
+    /// Reads the usage of one process from `/proc`.
     pub fn of(pid: u32) -> io::Result<Self> {
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
         let status = read("status")?;

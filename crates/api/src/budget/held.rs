@@ -1,15 +1,12 @@
-//! Answers on their way out.
+//! The answers that are being sent. Either kind can be taken back while others wait for room.
 //!
 //! ```text
 //! a whole answer ────────────────────▶ Held ─▶ pieces, as HTTP asks for them
 //! a long one: Feeder ─▶ one piece ───▶  ▲
 //!               ▲ waits until that was taken
 //! ```
-//!
-//! Of either kind what is held can be taken back while others wait for the room.
 
 use super::{Budget, Charge, Charged, Share};
-use crate::lock;
 use bytes::Bytes;
 use std::{
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
@@ -17,56 +14,51 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
+use types::lock;
 
-/// Pieces that an answer is handed to HTTP in, in bytes.
+/// Size of the pieces in which an answer goes to HTTP, in bytes.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 
-/// The first piece, in bytes, which is a copy: HTTP takes it whether the client reads or not.
+/// Size of the first piece, in bytes. It is a copy: HTTP takes it even if the client never reads.
 pub(super) const FIRST_PIECE_BYTES: usize = 16 << 10;
 
-/// From this size on all pieces are copies: else one that HTTP has would hold the whole answer. Copying costs a list of this
-/// size a tenth of what making it did; of smaller ones the connection is cut where nothing else gives the bytes back.
+/// From this size on all pieces are copies, for a tenth of the list's cost: a shared piece inside HTTP keeps all alive.
+/// A smaller answer is freed by closing the connection if nothing else helps.
 pub(super) const COPIED_BYTES_MIN: usize = 4 << 20;
 
-/// What the reader of an answer is told who took too long.
 pub(crate) type Late = fn() -> Status;
 
-/// What is left of an answer; others may take it back.
+/// The unsent rest of an answer, which can be taken back.
 #[derive(Debug)]
 pub(super) struct Slot {
     rest: Mutex<Rest>,
-    /// Tells the feeder that its piece was taken, or that no more are wanted.
+    /// Notifies the feeder that its piece was taken, or that no more are wanted.
     taken: Notify,
 }
 
 #[derive(Debug)]
 struct Rest {
     bytes: Bytes,
-    /// What comes behind these.
     more: More,
-    /// Bytes of the answer that HTTP has not been given, those that are still to come too.
+    /// Bytes not yet given to HTTP, including those not yet made.
     left: usize,
-    /// Whether HTTP was given anything.
     is_begun: bool,
-    /// Whether pieces are copies.
     is_copied: bool,
-    /// Whether HTTP was given a piece of this very memory.
+    /// Whether HTTP holds a piece that shares this memory.
     is_shared: bool,
     cut: Arc<Notify>,
-    /// Since when `moved` is counted; never while nobody waits.
+    /// Since when `moved` is counted; `None` if nobody has waited.
     since: Option<Instant>,
     moved: usize,
     reader: Reader,
     late: Late,
-    /// Who waits for the next piece.
     waiting: Option<Waker>,
 }
 
-/// Who is to have the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
     Waits,
-    /// He took too long, while others waited.
+    /// Read too slowly while others waited.
     Late,
     Gone,
 }
@@ -101,7 +93,7 @@ impl Slot {
         lock(&self.rest)
     }
 
-    /// From now on it is to move, unless that has begun within twice the time that it has.
+    /// Starts to measure the pace, unless that started within the last two `stall`s.
     pub(super) fn begin_pace(&self, budget: &Budget) {
         let mut rest = self.rest();
         let long_ago = rest.since.is_none_or(|since| since.elapsed() > budget.options.stall * 2);
@@ -110,22 +102,21 @@ impl Slot {
         }
     }
 
-    /// Takes back what did not move as it should.
     pub(super) fn take_back(&self, budget: &Budget) {
         let mut rest = self.rest();
         let Some(since) = rest.since else {
-            // It came after those who wait.
+            // The answer is newer than those that wait.
             (rest.since, rest.moved) = (Some(Instant::now()), 0);
             return;
         };
         if since.elapsed() < budget.options.stall {
             return;
         }
-        // Where there is nothing to take, its reader is not to blame.
+        // An empty buffer is the feeder's delay, not the reader's.
         let is_fed = matches!(rest.more, More::ToCome) && rest.bytes.is_empty();
         if rest.reader == Reader::Late {
             if rest.is_shared {
-                // A piece that HTTP has holds all of it.
+                // A piece inside HTTP keeps all the memory alive.
                 rest.cut.notify_one();
             }
         } else if !is_fed && rest.moved < budget.options.pace_bytes.min(rest.left.max(1)) {
@@ -142,7 +133,7 @@ impl Slot {
 }
 
 impl Share {
-    /// An answer on its way out, counted unless it is small.
+    /// Charges an answer that is to be sent; returns a small one as it is.
     pub(crate) fn hold(self: &Arc<Self>, answer: Bytes, late: Late) -> Result<Held, Bytes> {
         if answer.len() <= self.budget.options.free_bytes {
             return Err(answer);
@@ -152,7 +143,7 @@ impl Share {
         Ok(self.held(Slot::new(self, bytes, More::Nothing, left, late)))
     }
 
-    /// An answer of so many bytes that will come in pieces, who brings them, and what its reader is told who takes too long.
+    /// An answer of `length` bytes made in pieces, and its feeder. `late` makes the error for a slow reader.
     pub(crate) fn feed(self: &Arc<Self>, length: usize, late: Late) -> (Held, Feeder) {
         let slot = Slot::new(self, Bytes::new(), More::ToCome, length, late);
         let feeder = Feeder { share: Arc::clone(self), slot: Arc::clone(&slot) };
@@ -168,19 +159,19 @@ impl Share {
         Held(slot)
     }
 
-    /// Bytes whose charge goes with the memory: when the last piece of it does.
+    /// Charges bytes until the last piece of their memory is dropped.
     fn charged(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         let charge = self.charge(bytes.len());
         Bytes::from_owner(Charged { bytes, _charge: charge })
     }
 }
 
-/// An answer on its way out.
+/// An answer being sent. Dropping it frees what is left.
 #[derive(Debug)]
 pub(crate) struct Held(Arc<Slot>);
 
 impl Held {
-    /// The next piece; `None` at the end; an error where its reader took too long, or where there is no more to come.
+    /// The next piece; `None` at the end. Fails if the client read too slowly, or if the feeder failed.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         let mut rest = self.0.rest();
         if rest.reader == Reader::Late {
@@ -199,7 +190,7 @@ impl Held {
         let is_first = !std::mem::replace(&mut rest.is_begun, true);
         let length = rest.bytes.len().min(if is_first { FIRST_PIECE_BYTES } else { PIECE_BYTES });
         if !is_first {
-            // Its reader took the one before.
+            // Asking for this piece shows that the client read the last one.
             rest.moved += length;
         }
         rest.left = rest.left.saturating_sub(length);
@@ -214,12 +205,10 @@ impl Held {
         Poll::Ready(Ok(Some(piece)))
     }
 
-    /// Bytes that are left.
     pub(crate) fn len(&self) -> usize {
         self.0.rest().left
     }
 
-    /// Whether all of it was handed out.
     pub(crate) fn is_over(&self) -> bool {
         let rest = self.0.rest();
         rest.bytes.is_empty() && matches!(rest.more, More::Nothing) && rest.reader == Reader::Waits
@@ -235,7 +224,6 @@ impl Drop for Held {
     }
 }
 
-/// Who brings the pieces of a long answer.
 #[derive(Debug)]
 pub(crate) struct Feeder {
     share: Arc<Share>,
@@ -243,17 +231,17 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    /// Counts a piece, from when it was made.
+    /// Charges a piece from the moment it was made.
     pub(crate) fn count(&self, piece: Bytes) -> Bytes {
         self.share.charged(piece)
     }
 
-    /// Counts what is remembered for as long as the answer is made.
+    /// Charges auxiliary memory for as long as the answer is being made.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
         self.share.charge(bytes)
     }
 
-    /// Waits until the last piece was taken; whether more are wanted.
+    /// Waits until the last piece was taken; returns whether more are wanted.
     pub(crate) async fn ready(&self) -> bool {
         loop {
             {
@@ -265,24 +253,22 @@ impl Feeder {
                     return true;
                 }
             }
-            // One who is told while he looks is told still.
+            // `Notify` stores one permit, so a wake-up before this await is not lost.
             self.slot.taken.notified().await;
         }
     }
 
-    /// Resolves when no more pieces are wanted.
     pub(crate) async fn unwanted(&self) {
         while self.slot.rest().reader == Reader::Waits {
             self.slot.taken.notified().await;
         }
     }
 
-    /// Hands over the next piece, once [`Feeder::ready`] has said that it may.
+    /// Supplies the next piece; call it only after [`Feeder::ready`] returned true.
     pub(crate) fn put(&self, piece: Bytes) {
         self.tell(|rest| rest.bytes = piece);
     }
 
-    /// No more is to come.
     pub(crate) fn end(self, result: Result<(), Status>) {
         self.tell(|rest| {
             rest.more = match result {
@@ -305,7 +291,7 @@ impl Feeder {
 }
 
 impl Drop for Feeder {
-    /// Who stops without a word has failed.
+    /// A feeder dropped before its end is a failure.
     fn drop(&mut self) {
         self.tell(|rest| {
             if matches!(rest.more, More::ToCome) {

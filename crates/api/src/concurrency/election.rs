@@ -1,10 +1,10 @@
 //! `v3electionpb.Election`, with the steps of clientv3's `Election`.
 
 use super::{
-    Caller, Candidate, Withdrawal, at, by_creation, created_at, get, key_of, prefix, put, ranged,
+    Caller, Candidate, Withdrawal, by_creation, created, created_at, key_of, prefix, put, ranged,
     resignation, revision_of, within,
 };
-use crate::{Api, grpc, kv::Deadline, watch::Local};
+use crate::{deadline::Deadline, state::Api, watch::Local};
 use bytes::Bytes;
 use proto::{
     etcdserverpb::{ResponseHeader, TxnRequest},
@@ -19,45 +19,40 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use types::KeyRange;
 
-/// `Campaign`: answers when the caller leads.
+/// `Campaign`: responds when the caller leads.
 pub(crate) async fn campaign(
     api: &Arc<Api>,
     deadline: Deadline,
     request: CampaignRequest,
-) -> Result<Bytes, Status> {
+) -> Result<CampaignResponse, Status> {
     within(deadline, run(Caller { api, deadline }, request)).await
 }
 
-async fn run(caller: Caller<'_>, request: CampaignRequest) -> Result<Bytes, Status> {
+async fn run(caller: Caller<'_>, request: CampaignRequest) -> Result<CampaignResponse, Status> {
     let lease = caller.session(request.lease).await?;
     let prefix = prefix(&request.name);
     let key = key_of(&prefix, lease);
     let (header, rev) = nominate(&caller, &key, request.value, lease).await?;
-    // What waits holds nothing of what came with the request.
+    // A copy, so that a waiting call does not keep the request's buffer alive.
     let name = Bytes::copy_from_slice(&request.name);
     drop(request.name);
     let candidate = Candidate::new(caller.api, Withdrawal::Resign(key.clone(), rev));
     let waited = caller.wait_deletes(&prefix, rev - 1).await;
-    // Only who goes away withdraws.
+    // Only a dropped call withdraws its candidate.
     candidate.stays();
     waited?;
     let leader = Some(LeaderKey { name, key, rev, lease });
-    Ok(grpc::encode(&CampaignResponse { header, leader }))
+    Ok(CampaignResponse { header, leader })
 }
 
-/// Puts the key if it is not there, and else the value if that is another; says since when the key is there.
+/// Creates the key, or replaces a different value; returns the key's create revision.
 async fn nominate(
     caller: &Caller<'_>,
     key: &Bytes,
     value: Bytes,
     lease: i64,
 ) -> Result<(Option<ResponseHeader>, i64), Status> {
-    let txn = TxnRequest {
-        compare: vec![created_at(key, 0)],
-        success: vec![put(key, value.clone(), lease)],
-        failure: vec![get(at(key))],
-    };
-    let answer = caller.txn(txn).await?;
+    let answer = caller.txn(created(key, value.clone(), lease)).await?;
     let known = ranged(&answer);
     let rev = known.map_or_else(|| revision_of(answer.header.as_ref()), |kv| kv.create_revision);
     if known.is_some_and(|kv| kv.value != value) {
@@ -68,23 +63,22 @@ async fn nominate(
     Ok((answer.header, rev))
 }
 
-/// `Proclaim`.
 pub(crate) async fn proclaim(
     api: &Arc<Api>,
     deadline: Deadline,
     request: ProclaimRequest,
-) -> Result<Bytes, Status> {
+) -> Result<ProclaimResponse, Status> {
     let leader = request.leader.ok_or_else(no_leader_field)?;
     let caller = Caller { api, deadline };
     within(deadline, async {
         let lease = caller.session(leader.lease).await?;
         let header = replace(&caller, &leader.key, leader.rev, request.value, lease).await?;
-        Ok(grpc::encode(&ProclaimResponse { header }))
+        Ok(ProclaimResponse { header })
     })
     .await
 }
 
-/// Puts another value, if the key is still the one that was created then.
+/// Replaces the value if the key's create revision is still `rev`.
 async fn replace(
     caller: &Caller<'_>,
     key: &Bytes,
@@ -98,18 +92,18 @@ async fn replace(
     if answer.succeeded { Ok(answer.header) } else { Err(Status::unknown("election: not leader")) }
 }
 
-/// `Resign`. Who does not lead any more is told nothing else.
+/// `Resign`. Succeeds even if the caller no longer leads.
 pub(crate) async fn resign(
     api: &Arc<Api>,
     deadline: Deadline,
     request: ResignRequest,
-) -> Result<Bytes, Status> {
+) -> Result<ResignResponse, Status> {
     let leader = request.leader.ok_or_else(no_leader_field)?;
     let caller = Caller { api, deadline };
     within(deadline, async {
         caller.session(leader.lease).await?;
         let answer = caller.txn(resignation(&leader.key, leader.rev)).await?;
-        Ok(grpc::encode(&ResignResponse { header: answer.header }))
+        Ok(ResignResponse { header: answer.header })
     })
     .await
 }
@@ -118,27 +112,25 @@ fn no_leader_field() -> Status {
     Status::unknown("\"leader\" field must be provided")
 }
 
-/// `Leader`: who leads now.
 pub(crate) async fn leader(
     api: &Arc<Api>,
     deadline: Deadline,
     request: LeaderRequest,
-) -> Result<Bytes, Status> {
+) -> Result<LeaderResponse, Status> {
     let caller = Caller { api, deadline };
     let (header, kv) = within(deadline, caller.first(by_creation(&prefix(&request.name)))).await?;
     match kv {
-        Some(kv) => Ok(grpc::encode(&LeaderResponse { header: Some(header), kv: Some(kv) })),
+        Some(kv) => Ok(LeaderResponse { header: Some(header), kv: Some(kv) }),
         None => Err(Status::unknown("election: no leader")),
     }
 }
 
-/// `Observe`: every leader, and what each proclaims, as long as the client listens. An error of the store ends it without
-/// one, as in etcd.
+/// `Observe`: every leader and every value it proclaims. As in etcd, an error of the store ends it without an error.
 pub(crate) async fn observe(
     api: Arc<Api>,
     deadline: Deadline,
     request: LeaderRequest,
-    sender: mpsc::Sender<Result<Bytes, Status>>,
+    sender: mpsc::Sender<Result<LeaderResponse, Status>>,
 ) {
     let prefix = prefix(&request.name);
     let listens = sender.clone();
@@ -157,11 +149,11 @@ pub(crate) async fn observe(
     }
 }
 
-/// One leader, to its end.
+/// Reports one leader until its key is deleted.
 async fn follow(
     caller: &Caller<'_>,
     prefix: &Bytes,
-    sender: &mpsc::Sender<Result<Bytes, Status>>,
+    sender: &mpsc::Sender<Result<LeaderResponse, Status>>,
 ) -> Result<(), Status> {
     let (header, kv) = match caller.first(by_creation(prefix)).await? {
         (header, Some(kv)) => (header, kv),
@@ -181,7 +173,6 @@ async fn follow(
     }
 }
 
-/// Waits for somebody to campaign.
 async fn first_put(
     caller: &Caller<'_>,
     prefix: &Bytes,
@@ -199,10 +190,10 @@ async fn first_put(
 }
 
 async fn tell(
-    sender: &mpsc::Sender<Result<Bytes, Status>>,
+    sender: &mpsc::Sender<Result<LeaderResponse, Status>>,
     header: ResponseHeader,
     kv: KeyValue,
 ) -> Result<(), Status> {
     let answer = LeaderResponse { header: Some(header), kv: Some(kv) };
-    sender.send(Ok(grpc::encode(&answer))).await.map_err(|_| Status::cancelled("context canceled"))
+    sender.send(Ok(answer)).await.map_err(|_| Status::cancelled("context canceled"))
 }

@@ -1,56 +1,52 @@
 //! `v3lockpb.Lock`, with the steps of clientv3's `Mutex`.
 
-use super::{
-    Caller, Candidate, Withdrawal, at, created_at, get, key_of, prefix, put, ranged, revision_of, within,
-};
-use crate::{Api, grpc, kv::Deadline};
+use super::{Caller, Candidate, Withdrawal, at, created, key_of, prefix, ranged, revision_of, within};
+use crate::{deadline::Deadline, state::Api};
 use bytes::Bytes;
 use proto::{
-    etcdserverpb::{ResponseHeader, TxnRequest},
+    etcdserverpb::ResponseHeader,
     v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse},
 };
 use std::sync::Arc;
 use tonic::Status;
 
-/// `Lock`: answers when the lock is held.
-pub(crate) async fn lock(api: &Arc<Api>, deadline: Deadline, request: LockRequest) -> Result<Bytes, Status> {
+pub(crate) async fn lock(
+    api: &Arc<Api>,
+    deadline: Deadline,
+    request: LockRequest,
+) -> Result<LockResponse, Status> {
     within(deadline, acquire(Caller { api, deadline }, request)).await
 }
 
-async fn acquire(caller: Caller<'_>, request: LockRequest) -> Result<Bytes, Status> {
+async fn acquire(caller: Caller<'_>, request: LockRequest) -> Result<LockResponse, Status> {
     let lease = caller.session(request.lease).await?;
     let prefix = prefix(&request.name);
-    // What waits holds nothing of what came with the request, or with the answers to its own.
+    // A waiting call must not keep the request's buffer alive.
     drop(request);
     let key = key_of(&prefix, lease);
     let (header, mine) = create(&caller, &key, lease).await?;
     if caller.before(&prefix, mine - 1).await?.is_none() {
-        return Ok(grpc::encode(&LockResponse { header, key }));
+        return Ok(LockResponse { header, key });
     }
     let candidate = Candidate::new(caller.api, Withdrawal::Delete(key.clone()));
     caller.wait_deletes(&prefix, mine - 1).await?;
-    // The lease may have ended meanwhile, and with it the key: then somebody else has the lock.
+    // The lease, and with it the key, may have expired: then somebody else holds the lock.
     let (header, kv) = caller.first(at(&key)).await?;
     candidate.stays();
     if kv.is_none() {
         return Err(Status::unknown("mutex: session is expired"));
     }
-    Ok(grpc::encode(&LockResponse { header: Some(header), key }))
+    Ok(LockResponse { header: Some(header), key })
 }
 
-/// Puts the key if it is not there; says since when it is. clientv3 reads the lock's owner in the same transaction; here
-/// the members that apply it would walk all keys of the lock for that, so it is looked for afterwards, by this one.
+/// Creates the key if it is missing; returns its create revision. clientv3 reads the owner in the same transaction;
+/// here every member that applies it would walk all keys of the lock, so this member looks for the owner afterwards.
 async fn create(
     caller: &Caller<'_>,
     key: &Bytes,
     lease: i64,
 ) -> Result<(Option<ResponseHeader>, i64), Status> {
-    let txn = TxnRequest {
-        compare: vec![created_at(key, 0)],
-        success: vec![put(key, Bytes::new(), lease)],
-        failure: vec![get(at(key))],
-    };
-    let answer = caller.txn(txn).await?;
+    let answer = caller.txn(created(key, Bytes::new(), lease)).await?;
     let since = if answer.succeeded {
         revision_of(answer.header.as_ref())
     } else {
@@ -59,13 +55,12 @@ async fn create(
     Ok((answer.header, since))
 }
 
-/// `Unlock`.
 pub(crate) async fn unlock(
     api: &Arc<Api>,
     deadline: Deadline,
     request: UnlockRequest,
-) -> Result<Bytes, Status> {
+) -> Result<UnlockResponse, Status> {
     let caller = Caller { api, deadline };
     let header = within(deadline, caller.delete(request.key)).await?;
-    Ok(grpc::encode(&UnlockResponse { header }))
+    Ok(UnlockResponse { header })
 }

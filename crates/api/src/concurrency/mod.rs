@@ -1,16 +1,15 @@
-//! Locks and elections: recipes over keys and leases that the server carries out for its client, with the steps of
-//! clientv3's `concurrency` package, so that both kinds of clients meet on the same keys.
+//! Locks and elections: recipes over keys and leases that the server runs for its client, by the steps of clientv3's
+//! `concurrency` package, so both kinds of clients work on the same keys.
 //!
 //! ```text
-//! name/<lease in hex> ─ created with the lease, if it is not there; the oldest key of `name/` holds the lock, or leads
+//! name/<lease in hex> ─ created with the lease if missing; the oldest key of `name/` holds the lock, or leads
 //! others wait until the youngest key before theirs is deleted, then look again
 //! ```
 //!
-//! A lock is advice: whoever holds one may have lost it without knowing. The key's create revision is the token that
-//! guards what is done under it (compare it in the transaction that writes).
-//!
-//! Who goes away while waiting leaves no key behind ([`Candidate`]). Errors of etcd's table reach the client as
-//! `Unknown` with their texts, as they do there: its own client's errors are no gRPC statuses.
+//! A lock is advisory: its holder may have lost it without knowing. The key's create revision is the fencing token:
+//! compare it in the transaction that writes. A client that disconnects while it waits leaves no key ([`Candidate`]).
+//! As in etcd, errors from its table reach the client as `Unknown` with their texts: there, they come from etcd's own
+//! client and are no gRPC statuses.
 
 mod election;
 mod lock;
@@ -19,18 +18,18 @@ pub(crate) use election::{campaign, leader, observe, proclaim, resign};
 pub(crate) use lock::{lock, unlock};
 
 use crate::{
-    Api,
-    kv::{self, Deadline, barrier},
+    deadline::{self, Deadline},
+    kv::{self, barrier},
     lease,
-    slow::Inline,
-    status::Known,
+    state::Api,
+    status::EtcdError,
     watch::Local,
 };
 use bytes::Bytes;
 use mvcc::Effort;
 use proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
-    ResponseHeader, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader,
+    TxnRequest, TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
     range_request::{SortOrder, SortTarget},
     request_op::Request,
@@ -38,11 +37,10 @@ use proto::etcdserverpb::{
 };
 use proto::mvccpb::{KeyValue, event::EventType};
 use std::sync::Arc;
-use tokio::time::timeout_at;
 use tonic::{Code, Status};
 use types::KeyRange;
 
-/// What a session lasts whose client named no lease, in seconds: clientv3's `defaultSessionTTL`.
+/// Session TTL if the client names no lease, in seconds: clientv3's `defaultSessionTTL`.
 const SESSION_TTL: i64 = 60;
 
 /// One call, as clientv3 inside etcd would make it.
@@ -52,13 +50,12 @@ struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    /// The client's lease, or a new one.
     async fn session(&self, lease: i64) -> Result<i64, Status> {
         if lease != 0 {
             return Ok(lease);
         }
         let request = LeaseGrantRequest { id: 0, ttl: SESSION_TTL };
-        Ok(lease::grant_lease(self.api, self.deadline, request).await?.id)
+        Ok(lease::grant(self.api, self.deadline, request).await?.id)
     }
 
     async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
@@ -70,34 +67,26 @@ impl Caller<'_> {
         Ok(kv::delete(self.api, self.deadline, request).await?.header)
     }
 
-    /// A linearizable read of a range's keys; and the first of them, in the order asked for.
+    /// A linearizable read; returns the first key in the requested order.
     async fn first(&self, request: RangeRequest) -> Result<(ResponseHeader, Option<KeyValue>), Status> {
         barrier(self.api, self.deadline).await?;
         self.first_here(request).await
     }
 
-    /// The same, from what this member has applied.
+    /// Like `first`, but serializable: reads what this member has applied.
     async fn first_here(&self, request: RangeRequest) -> Result<(ResponseHeader, Option<KeyValue>), Status> {
-        let answer = match self.api.slow.inline(|effort| self.api.shared.range_within(&request, effort)) {
-            Inline::Done(answer) => answer?,
-            Inline::TooMuch(spent) => {
-                let own = Arc::clone(self.api);
-                let read = move |effort: &Effort<'_>| own.shared.range_within(&request, effort);
-                self.api.slow.read(spent, read).await?
-            }
-        };
+        let own = Arc::clone(self.api);
+        let read = move |effort: &Effort<'_>| own.shared.range_within(&request, effort);
+        let answer = self.api.slow.anywhere(read).await?;
         let revision = revision_of(answer.header.as_ref());
         Ok((self.api.header(revision), answer.kvs.into_iter().next()))
     }
 
-    /// Of the prefix's keys that were created at or before the revision, the youngest, and up to where that is known.
-    ///
-    /// This member has applied that revision, so what it has applied tells: no such key can come to be any more, and one
-    /// that is gone elsewhere already will be gone here. So nobody else needs to be asked, and a storm of waiters costs
-    /// no rounds.
+    /// The youngest key of the prefix created up to `max_create_revision`, and the revision that was read. Local state
+    /// suffices: no such key can appear any more, and deletions will arrive. So waiters cost no read rounds.
     async fn before(&self, prefix: &Bytes, max_create_revision: i64) -> Result<Option<(Bytes, i64)>, Status> {
         if max_create_revision <= 0 {
-            return Ok(None); // to a range that would be no bound
+            return Ok(None); // 0 would mean no bound
         }
         let request = RangeRequest {
             sort_order: SortOrder::Descend.into(),
@@ -106,12 +95,12 @@ impl Caller<'_> {
             ..by_creation(prefix)
         };
         let (header, last) = self.first_here(request).await?;
-        // A copy: a slice would keep the block alive that many keys were read into.
+        // A copy: a slice would keep the block of all keys read alive.
         Ok(last.map(|last| (Bytes::copy_from_slice(&last.key), header.revision)))
     }
 
-    /// Waits until no key of the prefix is left that was created at or before the revision: only the youngest of them is
-    /// looked at, so that one delete wakes one waiter.
+    /// Waits until the prefix has no key created up to `max_create_revision`. It watches the youngest, so that one
+    /// delete wakes one waiter.
     async fn wait_deletes(&self, prefix: &Bytes, max_create_revision: i64) -> Result<(), Status> {
         while let Some((key, revision)) = self.before(prefix, max_create_revision).await? {
             let mut watcher = Local::open(self.api, KeyRange::point(key), revision + 1);
@@ -119,8 +108,8 @@ impl Caller<'_> {
                 match watcher.next().await {
                     Ok((_, events)) if events.iter().any(|e| e.r#type() == EventType::Delete) => break,
                     Ok(_) => {}
-                    // Compaction came between the look and the watch: look again.
-                    Err(status) if status.message() == Known::Compacted.text() => break,
+                    // A compaction between read and watch: read again.
+                    Err(status) if status.message() == EtcdError::Compacted.text() => break,
                     Err(status) => return Err(status),
                 }
             }
@@ -129,32 +118,18 @@ impl Caller<'_> {
     }
 }
 
-/// A key that waits, deleted when its client goes away or its time is over.
+/// A waiting key; it is deleted if its call is dropped, by a disconnect or a deadline.
 struct Candidate {
     api: Arc<Api>,
     withdrawal: Option<Withdrawal>,
 }
 
-/// What is proposed then. Not the request itself, which is a kilobyte long, for thousands may wait.
+/// What a dropped candidate proposes. Not the request itself: that takes a kilobyte, and thousands may wait.
 enum Withdrawal {
-    /// The key goes.
+    /// Delete the key unconditionally.
     Delete(Bytes),
-    /// The key goes if it is still the one that was created then.
+    /// Delete the key if this is still its create revision.
     Resign(Bytes, i64),
-}
-
-impl Withdrawal {
-    fn request(self) -> InternalRaftRequest {
-        match self {
-            Self::Delete(key) => {
-                let delete_range = Some(DeleteRangeRequest { key, ..Default::default() });
-                InternalRaftRequest { delete_range, ..Default::default() }
-            }
-            Self::Resign(key, rev) => {
-                InternalRaftRequest { txn: Some(resignation(&key, rev)), ..Default::default() }
-            }
-        }
-    }
 }
 
 fn resignation(key: &Bytes, rev: i64) -> TxnRequest {
@@ -166,7 +141,7 @@ impl Candidate {
         Self { api: Arc::clone(api), withdrawal: Some(withdrawal) }
     }
 
-    /// It has what it waited for.
+    /// Keeps the key: the wait is over.
     fn stays(mut self) {
         self.withdrawal = None;
     }
@@ -177,42 +152,42 @@ impl Drop for Candidate {
         let Some(withdrawal) = self.withdrawal.take() else { return };
         let api = Arc::clone(&self.api);
         tokio::spawn(async move {
-            // Without success the lease will see to it.
-            let _ = api.node.propose(withdrawal.request(), None).await;
+            // If this fails, the lease's expiry deletes the key.
+            match withdrawal {
+                Withdrawal::Delete(key) => {
+                    let delete = DeleteRangeRequest { key, ..Default::default() };
+                    let _ = api.node.propose(delete, None).await;
+                }
+                Withdrawal::Resign(key, rev) => {
+                    let _ = api.node.propose(resignation(&key, rev), None).await;
+                }
+            }
         });
     }
 }
 
-/// Runs a call to its end, or to the client's deadline; and gives its errors etcd's codes.
+/// Runs a call until its deadline, and maps errors to etcd's codes.
 async fn within<T>(deadline: Deadline, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let answer = match deadline {
-        None => call.await,
-        Some(deadline) => match timeout_at(deadline.into(), call).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
-        },
-    };
-    answer.map_err(|status| {
+    deadline::within(deadline, call).await.map_err(|status| {
         let is_etcds = status.message().starts_with("etcdserver: ");
         if is_etcds { Status::new(Code::Unknown, status.message()) } else { status }
     })
 }
 
-/// The name as a prefix of keys.
 fn prefix(name: &Bytes) -> Bytes {
     [name, &b"/"[..]].concat().into()
 }
 
-/// The key of a session: Go's `%x` of a signed number.
+/// A session's key: the lease in Go's `%x` of a signed number.
 fn key_of(prefix: &Bytes, lease: i64) -> Bytes {
     let sign = if lease < 0 { "-" } else { "" };
     [prefix, format!("{sign}{:x}", lease.unsigned_abs()).as_bytes()].concat().into()
 }
 
-/// The oldest key of a prefix; the youngest where the order is turned.
+/// A range that returns a prefix's oldest key, or the youngest in descending order.
 fn by_creation(prefix: &Bytes) -> RangeRequest {
     let mut range_end = prefix.to_vec();
-    // A prefix ends in '/': the next byte up ends the range.
+    // A prefix ends in '/': the next byte ends the range.
     *range_end.last_mut().expect("a prefix ends in a slash") += 1;
     RangeRequest {
         key: prefix.clone(),
@@ -234,13 +209,19 @@ fn created_at(key: &Bytes, revision: i64) -> Compare {
     }
 }
 
+/// Creates the key, or reads it if it is there.
+fn created(key: &Bytes, value: Bytes, lease: i64) -> TxnRequest {
+    let read = RequestOp { request: Some(Request::RequestRange(at(key))) };
+    TxnRequest {
+        compare: vec![created_at(key, 0)],
+        success: vec![put(key, value, lease)],
+        failure: vec![read],
+    }
+}
+
 fn put(key: &Bytes, value: Bytes, lease: i64) -> RequestOp {
     let put = PutRequest { key: key.clone(), value, lease, ..Default::default() };
     RequestOp { request: Some(Request::RequestPut(put)) }
-}
-
-fn get(request: RangeRequest) -> RequestOp {
-    RequestOp { request: Some(Request::RequestRange(request)) }
 }
 
 fn delete(key: &Bytes) -> RequestOp {
@@ -252,7 +233,6 @@ fn at(key: &Bytes) -> RangeRequest {
     RangeRequest { key: key.clone(), ..Default::default() }
 }
 
-/// The first key of the range that a transaction's answer begins with.
 fn ranged(answer: &TxnResponse) -> Option<&KeyValue> {
     match answer.responses.first()?.response.as_ref()? {
         response_op::Response::ResponseRange(range) => range.kvs.first(),

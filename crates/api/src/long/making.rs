@@ -1,11 +1,11 @@
-//! Putting a message together whose rows are not there yet.
+//! Builds messages whose rows have not been read yet.
 
 use super::{Long, Made, Segment, UNLIKE_OUTLINE};
 use crate::{
-    grpc::PREFIX_BYTES,
+    frame::{self, PREFIX_BYTES},
     parts::{KVS_FIELD, RESPONSES_FIELD},
 };
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use machine::{Later, Stop};
 use mvcc::{KeyValue, Outline, View};
 use prost::{
@@ -18,29 +18,25 @@ use proto::etcdserverpb::{
 };
 use std::{collections::VecDeque, iter::Peekable, sync::Arc, vec::IntoIter};
 
-/// `ResponseOp.response_range`.
+/// Field numbers of the operations in `ResponseOp`.
 const RANGE_FIELD: u32 = 1;
-/// `ResponseOp.response_put`.
 const PUT_FIELD: u32 = 2;
-/// `ResponseOp.response_delete_range`.
 const DELETE_FIELD: u32 = 3;
-/// `ResponseOp.response_txn`.
 const TXN_FIELD: u32 = 4;
-/// `PutResponse.prev_kv`.
+/// Field number of `PutResponse.prev_kv`.
 const PREV_KV_FIELD: u32 = 2;
-/// `DeleteRangeResponse.prev_kvs`.
+/// Field number of `DeleteRangeResponse.prev_kvs`.
 const PREV_KVS_FIELD: u32 = 3;
 
-/// What an operation finds: counted as [`machine::Later::op`] is.
+/// The rows of one operation; `op` counts as [`machine::Later::op`] does.
 pub(super) struct Found {
     pub(super) op: usize,
     pub(super) outline: Outline,
     pub(super) view: Option<Arc<View>>,
-    /// Instead of its rows, which are found again.
+    /// Set if the rows were not remembered and must be found again.
     pub(super) again: Option<Later>,
 }
 
-/// What was found for operations that come.
 pub(super) struct Rest {
     op: usize,
     found: Peekable<IntoIter<Found>>,
@@ -59,7 +55,7 @@ impl Rest {
         self.found.next().ok_or(UNLIKE_OUTLINE)
     }
 
-    /// Of the next operation, if its rows were left for later.
+    /// The rows of the next operation, if they were deferred.
     fn of_next_op(&mut self) -> Option<Found> {
         let op = self.op;
         self.op += 1;
@@ -67,12 +63,10 @@ impl Rest {
     }
 }
 
-/// Puts a message together whose rows are not there yet.
 pub(super) struct Making {
     segments: VecDeque<Segment>,
-    /// What comes behind the segments.
+    /// Encoded bytes after the last segment.
     bytes: BytesMut,
-    /// Of all of it.
     length: u64,
     piece_bytes: usize,
 }
@@ -87,7 +81,6 @@ impl Making {
         message.encode_raw(&mut self.bytes);
     }
 
-    /// A field that is a message, made in its place.
     fn field(&mut self, field: u32, made: Self) {
         self.length += length_of_field(field, made.length);
         encoding::encode_key(field, WireType::LengthDelimited, &mut self.bytes);
@@ -158,7 +151,7 @@ impl Making {
         Ok(())
     }
 
-    /// The first rows are held in parts of a piece each, so that each goes when it was sent.
+    /// Splits the first rows into pieces, so that each is freed once sent.
     fn rows(&mut self, field: u32, found: Found) {
         let Found { outline: Outline { first, rows, bytes, .. }, view, again, .. } = found;
         for kv in first {
@@ -193,7 +186,7 @@ impl Making {
         }
     }
 
-    /// Whole where all its rows were read.
+    /// The finished message: complete if all its rows were read.
     pub(super) fn made(self) -> Made {
         let mut long = self.finish(None);
         let Ok(length) = usize::try_from(long.left) else { return Made::Long(long) };
@@ -210,21 +203,17 @@ impl Making {
     pub(super) fn finish(mut self, view: Option<Arc<View>>) -> Long {
         self.seal();
         let mut prefix = BytesMut::with_capacity(PREFIX_BYTES);
-        prefix.put_u8(0); // not compressed
-        // What no prefix can say is refused before it leaves: see `grpc::sendable`.
-        prefix.put_u32(u32::try_from(self.length).unwrap_or(u32::MAX));
+        frame::put_prefix(&mut prefix, self.length);
         self.segments.push_front(Segment::Bytes(prefix.freeze()));
         let left = self.length + PREFIX_BYTES as u64;
         Long { view, segments: self.segments, left, is_done: false }
     }
 }
 
-/// The length of a field's key and of its length.
 fn length_of_field(field: u32, length: u64) -> u64 {
     (encoding::key_len(field) + encoding::encoded_len_varint(length)) as u64
 }
 
-/// Appends rows as a repeated field, in one allocation.
 pub(super) fn put_rows(field: u32, kvs: &[KeyValue], out: &mut BytesMut) {
     out.reserve(kvs.iter().map(KeyValue::framed_len).sum());
     for kv in kvs {

@@ -1,4 +1,4 @@
-//! `grpc_server_*`: every call, by method and by how it ended, as go-grpc-prometheus counts them.
+//! `grpc_server_*`: calls by method and status code, as go-grpc-prometheus counts them.
 
 use super::{counter, counters, register};
 use crate::methods::Method;
@@ -6,7 +6,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 use std::{sync::Arc, time::Instant};
 use tonic::Code;
 
-/// gRPC's codes by number, as go-grpc-prometheus names them.
+/// gRPC's codes by number, in go-grpc-prometheus's spelling.
 const CODES: [&str; 17] = [
     "OK",
     "Canceled",
@@ -27,7 +27,6 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// The counters of all methods.
 pub(crate) struct Calls {
     methods: Vec<Arc<MethodCounters>>,
 }
@@ -76,7 +75,7 @@ impl Calls {
             "The total number of bytes sent to grpc clients.",
         );
         let method = |method: &Method| {
-            let labels = [method.kind().label(), method.service(), method.name()];
+            let labels = [method.label(), method.service(), method.name()];
             let of = |vec: &IntCounterVec| vec.with_label_values(&labels);
             let code = |code: &&str| handled.with_label_values(&[labels[0], labels[1], labels[2], *code]);
             Arc::new(MethodCounters {
@@ -92,7 +91,6 @@ impl Calls {
         Self { methods: Method::ALL.iter().map(method).collect() }
     }
 
-    /// A call begins.
     pub(crate) fn start(&self, method: Method) -> Call {
         let counters = self.methods[method as usize].clone();
         counters.started.inc();
@@ -101,7 +99,7 @@ impl Calls {
     }
 }
 
-/// A call in flight. Dropped before it ended, its client has gone away, which counts as `Canceled`.
+/// A call in flight. If dropped before [`Call::end`], its client has disconnected, which counts as `Canceled`.
 pub(crate) struct Call {
     counters: Arc<MethodCounters>,
     since: Option<Instant>,
@@ -109,24 +107,21 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Its request is here.
     pub(crate) fn received(&self, bytes: usize) {
         self.counters.received.inc();
         self.counters.received_bytes.inc_by(bytes as u64);
     }
 
-    /// For whoever receives more than one message.
+    /// A counter for streams that receive messages elsewhere.
     pub(crate) fn receiver(&self) -> Received {
         Received(Arc::clone(&self.counters))
     }
 
-    /// A message of so many bytes leaves.
     pub(crate) fn sent(&self, bytes: usize) {
         self.counters.sent.inc();
         self.counters.sent_bytes.inc_by(bytes as u64);
     }
 
-    /// It has come to its end.
     pub(crate) fn end(&mut self, code: Code) {
         if !self.ended {
             self.ended = true;
@@ -138,11 +133,9 @@ impl Call {
     }
 }
 
-/// What counts the messages of a call that are received one by one.
 pub(crate) struct Received(Arc<MethodCounters>);
 
 impl Received {
-    /// A message of so many bytes is here.
     pub(crate) fn message(&self, bytes: usize) {
         self.0.received.inc();
         self.0.received_bytes.inc_by(bytes as u64);

@@ -1,10 +1,9 @@
-//! Connections of clients: how many there are, may be, and were refused; and the bytes that they hold.
+//! Client connections (open, limit, refused), and the bytes that they hold.
 
-use super::{counter, counters, gauge, register};
+use super::{counter, counters, gauge, gauges, raise};
 use crate::budget::Budget;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-/// The series.
 pub(crate) struct Connections {
     pub(crate) open: IntGauge,
     pub(crate) limit: IntGauge,
@@ -29,7 +28,6 @@ impl Connections {
     }
 }
 
-/// Bytes in flight.
 pub(super) struct InFlight {
     bytes: IntGaugeVec,
     refused: IntCounterVec,
@@ -37,11 +35,13 @@ pub(super) struct InFlight {
 
 impl InFlight {
     pub(super) fn new(registry: &Registry) -> Self {
-        let bytes =
-            Opts::new("quorate_in_flight_bytes", "The bytes of large requests and answers in flight.");
-        let bytes = IntGaugeVec::new(bytes, &["kind"]).expect("constant, valid labels");
         Self {
-            bytes: register(registry, bytes),
+            bytes: gauges(
+                registry,
+                "quorate_in_flight_bytes",
+                "The bytes of large requests and answers in flight.",
+                &["kind"],
+            ),
             refused: counters(
                 registry,
                 "quorate_in_flight_refused_total",
@@ -54,8 +54,7 @@ impl InFlight {
     pub(super) fn refresh(&self, budgets: [(&str, &Budget); 3]) {
         for (kind, budget) in budgets {
             self.bytes.with_label_values(&[kind]).set(i64::try_from(budget.used()).unwrap_or(i64::MAX));
-            let refused = self.refused.with_label_values(&[kind]);
-            refused.inc_by((budget.refused() as u64).saturating_sub(refused.get()));
+            raise(&self.refused.with_label_values(&[kind]), budget.refused() as u64);
         }
     }
 }

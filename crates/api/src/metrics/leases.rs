@@ -1,7 +1,6 @@
-//! Leases that came and went, counted by the node.
+//! Counters of granted, renewed, revoked and expired leases, kept by the node.
 
 use super::counter;
-use crate::lock;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, Registry,
     core::{Collector, Desc},
@@ -9,8 +8,8 @@ use prometheus::{
 };
 use raft_node::{LeaseCounts, TTL_BUCKETS};
 use std::sync::{Arc, Mutex};
+use types::lock;
 
-/// The counters, as of the last look at the node.
 pub(super) struct Leases {
     granted: IntCounter,
     renewed: IntCounter,
@@ -50,11 +49,11 @@ impl Leases {
     }
 }
 
-/// The histogram of granted TTLs, whose counts are kept by the node.
+/// A histogram of granted TTLs, with counts kept by the node.
 #[derive(Clone)]
 struct Ttl {
     counts: Arc<Mutex<LeaseCounts>>,
-    /// Names it; nothing is ever observed in it.
+    /// Supplies name and help; it never observes anything.
     name: Histogram,
 }
 

@@ -1,12 +1,11 @@
-//! Beyond etcd: how many keys and bytes lie under the prefixes that the operator names.
-//!
-//! The keys of the named prefixes are walked in the index when somebody asks, on a blocking thread: nothing is kept for
-//! them, and writes pay nothing. A million keys take some 100 ms of one core.
+//! Keys and bytes under the prefixes that the operator names; etcd has no such series. Each scrape walks their keys in
+//! the index, in the slow pool: a million take some 100 ms of one core, and writes pay nothing.
 
-use super::register;
-use crate::{Api, Lane};
+use super::gauges;
+use crate::slow::{Lane, Pool};
 use bytes::Bytes;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use machine::Shared;
+use prometheus::{IntGaugeVec, Registry};
 use std::sync::Arc;
 use types::KeyRange;
 
@@ -18,10 +17,7 @@ pub(super) struct Prefixes {
 
 impl Prefixes {
     pub(super) fn new(registry: &Registry, names: &[String]) -> Self {
-        let gauges = |name, help| {
-            let vec = IntGaugeVec::new(Opts::new(name, help), &["prefix"]).expect("constant, valid labels");
-            register(registry, vec)
-        };
+        let gauges = |name, help| gauges(registry, name, help, &["prefix"]);
         Self {
             names: names.into(),
             keys: gauges("quorate_prefix_keys", "Keys under a prefix named by --metrics-prefixes."),
@@ -32,16 +28,16 @@ impl Prefixes {
         }
     }
 
-    pub(super) async fn refresh(&self, api: &Arc<Api>) {
+    pub(super) async fn refresh(&self, slow: &Pool, shared: &Arc<Shared>) {
         if self.names.is_empty() {
             return;
         }
-        let (own, names) = (Arc::clone(api), Arc::clone(&self.names));
-        let counted = api.slow.run(Lane::Long, move |_| {
-            let view = own.shared.view();
+        let (shared, names) = (Arc::clone(shared), Arc::clone(&self.names));
+        let counted = slow.run(Lane::Long, move |_| {
+            let view = shared.view();
             names.iter().map(|name| view.usage(&range(name))).collect::<Vec<_>>()
         });
-        // Where it ended early the gauges keep their last values.
+        // If the work was cut short, the gauges keep their values.
         let Ok(counted) = counted.await else { return };
         for (name, usage) in self.names.iter().zip(counted) {
             self.keys.with_label_values(&[name]).set(usage.keys);
@@ -50,7 +46,6 @@ impl Prefixes {
     }
 }
 
-/// All keys that begin with the prefix.
 fn range(prefix: &str) -> KeyRange {
     let mut end = prefix.as_bytes().to_vec();
     while end.last() == Some(&0xff) {

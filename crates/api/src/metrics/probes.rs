@@ -1,9 +1,8 @@
-//! What the checks of `/livez` and `/readyz` found.
+//! Results of the `/livez` and `/readyz` checks.
 
-use super::{counters, register};
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use super::{counters, gauges};
+use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
-/// Counters by page and check.
 pub(crate) struct Probes {
     last: IntGaugeVec,
     all: IntCounterVec,
@@ -11,10 +10,13 @@ pub(crate) struct Probes {
 
 impl Probes {
     pub(super) fn new(registry: &Registry) -> Self {
-        let last = Opts::new("etcd_server_healthcheck", "The result of each kind of healthcheck.");
-        let last = IntGaugeVec::new(last, &["type", "name"]).expect("constant, valid labels");
         Self {
-            last: register(registry, last),
+            last: gauges(
+                registry,
+                "etcd_server_healthcheck",
+                "The result of each kind of healthcheck.",
+                &["type", "name"],
+            ),
             all: counters(
                 registry,
                 "etcd_server_healthchecks_total",
@@ -24,7 +26,7 @@ impl Probes {
         }
     }
 
-    /// A check ran.
+    /// Records a check's result; `kind` is the page.
     pub(crate) fn observe(&self, kind: &str, name: &str, is_ok: bool) {
         self.last.with_label_values(&[kind, name]).set(i64::from(is_ok));
         let status = if is_ok { "success" } else { "error" };

@@ -1,10 +1,10 @@
-//! The process itself, as Prometheus's client libraries report it on Linux.
+//! The process, as Prometheus's client libraries report it on Linux.
 
 use super::{counter, gauge, register};
 use prometheus::{Counter, Gauge, IntCounter, IntGauge, Registry};
 use std::fs;
 
-/// `USER_HZ`: the unit of CPU time in `/proc/self/stat`, 100 a second on every Linux that Rust's std runs on.
+/// `USER_HZ`, the unit of CPU time in `/proc/self/stat`: 100 a second on every Linux that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// `/proc/self/status` gives memory in KiB.
@@ -57,13 +57,12 @@ impl Process {
         }
     }
 
-    /// How many files the process may open.
     pub(super) fn files_max(&self) -> i64 {
         self.refresh();
         self.open_max.get()
     }
 
-    /// Reads `/proc/self`; what cannot be read keeps its last value.
+    /// Reads `/proc/self`. A value that cannot be read stays as it was.
     pub(super) fn refresh(&self) {
         if let Some(seconds) = fs::read_to_string("/proc/self/stat").ok().and_then(|s| cpu_seconds(&s)) {
             self.cpu.inc_by((seconds - self.cpu.get()).max(0.0));
@@ -87,7 +86,7 @@ impl Process {
                 self.open_max.set(limit);
                 self.os_open_max.set(limit);
             }
-            // `unlimited` is no number.
+            // `unlimited` is not a number.
             let limit = number_after(&limits, "Max address space").map_or(u64::MAX, i64::cast_unsigned);
             #[allow(clippy::cast_precision_loss, reason = "etcd shows it as a float too")]
             self.virtual_memory_max.set(limit as f64);
@@ -95,7 +94,7 @@ impl Process {
         if let Ok(stats) = fs::read_to_string("/proc/self/net/netstat") {
             let raise = |counter: &IntCounter, field| {
                 let total = field_of(&stats, "IpExt:", field).unwrap_or_default();
-                counter.inc_by(total.saturating_sub(counter.get()));
+                super::raise(counter, total);
             };
             raise(&self.network_received, "InOctets");
             raise(&self.network_sent, "OutOctets");
@@ -103,7 +102,7 @@ impl Process {
     }
 }
 
-/// User and system time: fields 14 and 15, counted after the command's closing parenthesis (it may hold spaces).
+/// User and system time: fields 14 and 15, after the closing parenthesis of the command, which may contain spaces.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace().skip(11);
@@ -112,7 +111,7 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-/// When the process started: field 22 counts ticks since the machine did.
+/// The process's start in Unix time: field 22 counts ticks since boot.
 fn start_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
@@ -122,7 +121,7 @@ fn start_seconds() -> Option<f64> {
     Some(machine + ticks / TICKS_PER_SECOND)
 }
 
-/// A number in the kernel's network tables: a line of names, then a line of values, both behind the table's name.
+/// A field of a kernel network table: a line of names and a line of values, each prefixed with the table's name.
 fn field_of(text: &str, table: &str, field: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(table));
     let (names, values) = (lines.next()?, lines.next()?);
@@ -130,7 +129,6 @@ fn field_of(text: &str, table: &str, field: &str) -> Option<u64> {
     pairs.find(|(name, _)| *name == field)?.1.parse().ok()
 }
 
-/// The first number behind a field's name.
 fn number_after(text: &str, field: &str) -> Option<i64> {
     let (_, rest) = text.split_once(field)?;
     rest.split_ascii_whitespace().next()?.parse().ok()

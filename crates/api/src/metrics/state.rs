@@ -1,11 +1,11 @@
-//! Gauges of the member's state, read when somebody asks.
+//! Gauges of the member's state, read at each scrape.
 
-use super::{counter, gauge, register};
-use crate::{Api, Identity};
-use machine::Quota;
+use super::{counter, gauge, gauges, raise};
+use machine::{Quota, Shared};
 use mvcc::Tally;
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 use proto::etcdserverpb::AlarmType;
+use raft_node::Handle;
 
 pub(super) struct State {
     has_leader: IntGauge,
@@ -24,29 +24,25 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(registry: &Registry, identity: &Identity, quota: Quota) -> Self {
+    pub(super) fn new(registry: &Registry, member: u64, version: &str, quota: Quota) -> Self {
         let plain = |name, help| gauge(registry, name, help);
-        let labelled = |name, help, labels: &[&str]| {
-            register(
-                registry,
-                IntGaugeVec::new(Opts::new(name, help), labels).expect("constant, valid labels"),
-            )
-        };
         plain("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.")
             .set(quota.limit_bytes().unwrap_or(0));
-        labelled(
+        gauges(
+            registry,
             "etcd_server_version",
             "Which version is running. 1 for 'server_version' label with current version.",
             &["server_version"],
         )
-        .with_label_values(&[&identity.version])
+        .with_label_values(&[version])
         .set(1);
-        labelled(
+        gauges(
+            registry,
             "etcd_server_id",
             "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
             &["server_id"],
         )
-        .with_label_values(&[&format!("{:x}", identity.member)])
+        .with_label_values(&[&format!("{member:x}")])
         .set(1);
         Self {
             has_leader: plain(
@@ -84,12 +80,14 @@ impl State {
                 "etcd_mvcc_db_total_size_in_use_in_bytes",
                 "Total size of the underlying database logically in use in bytes.",
             ),
-            cluster_version: labelled(
+            cluster_version: gauges(
+                registry,
                 "etcd_cluster_version",
                 "Which version is running. 1 for 'cluster_version' label with current cluster version",
                 &["cluster_version"],
             ),
-            alarms: labelled(
+            alarms: gauges(
+                registry,
                 "etcd_debugging_server_alarms",
                 "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm",
                 &["server_id", "alarm_type"],
@@ -97,14 +95,14 @@ impl State {
         }
     }
 
-    pub(super) fn refresh(&self, api: &Api) {
-        let status = api.node.status();
+    pub(super) fn refresh(&self, node: &Handle, shared: &Shared) {
+        let status = node.status();
         self.has_leader.set(i64::from(status.leader != 0));
         self.is_leader.set(i64::from(status.is_leader));
         self.is_learner.set(i64::from(status.is_learner));
         self.committed.set(status.commit.cast_signed());
         self.applied.set(status.applied.cast_signed());
-        let view = api.shared.view();
+        let view = shared.view();
         self.revision.set(view.revision());
         self.compact_revision.set(view.compact_revision());
         let sizes = view.sizes();
@@ -113,18 +111,17 @@ impl State {
         self.size.set(sizes.total_bytes);
         self.size_in_use.set(sizes.in_use_bytes);
         self.cluster_version.reset();
-        if let Some(version) = &api.shared.membership().cluster_version {
+        if let Some(version) = &shared.membership().cluster_version {
             self.cluster_version.with_label_values(&[major_minor(version)]).set(1);
         }
         self.alarms.reset();
-        for alarm in api.shared.alarms().list(AlarmType::None as i32) {
+        for alarm in shared.alarms().list(AlarmType::None as i32) {
             let kind = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |kind| kind.as_str_name());
             self.alarms.with_label_values(&[&format!("{:x}", alarm.member_id), kind]).set(1);
         }
     }
 }
 
-/// What the store did since it was opened.
 struct Work {
     puts: IntCounter,
     deletes: IntCounter,
@@ -160,11 +157,6 @@ impl Work {
         raise(&self.compacted, tally.compacted_rows);
         self.put_bytes.set(tally.put_bytes.cast_signed());
     }
-}
-
-/// Brings a counter up to a total.
-fn raise(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 /// `3.7` of `3.7.0`, as etcd labels cluster versions.

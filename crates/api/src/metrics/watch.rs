@@ -1,8 +1,8 @@
-//! Watching, under etcd's names.
+//! Series of watchers and watch streams, under etcd's names.
 
-use super::{counter, gauge, register};
+use super::{counter, gauge, histogram};
 use ::watch::Counts;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry, exponential_buckets};
+use prometheus::{Histogram, IntCounter, IntGauge, Registry};
 use std::time::Instant;
 
 pub(crate) struct Watch {
@@ -20,11 +20,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(super) fn new(registry: &Registry) -> Self {
         let plain = |name, help| gauge(registry, name, help);
-        let duration = |name: &str, help: &str| {
-            let buckets = exponential_buckets(0.001, 2.0, 14).expect("constant, valid buckets");
-            let options = HistogramOpts::new(name, help).buckets(buckets);
-            register(registry, Histogram::with_opts(options).expect("a constant, valid metric name"))
-        };
+        let duration = |name, help| histogram(registry, name, help, 0.001, 14);
         Self {
             streams: plain("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams."),
             watchers: plain("etcd_debugging_mvcc_watcher_total", "Total number of watchers."),
@@ -57,7 +53,7 @@ impl Watch {
         }
     }
 
-    /// A frame of responses with so many events was written since `begun`.
+    /// Records a frame of responses: the time since `begun`, and its number of events.
     pub(crate) fn observe(&self, begun: Instant, events: usize) {
         let seconds = begun.elapsed().as_secs_f64();
         if events == 0 {
@@ -68,7 +64,6 @@ impl Watch {
         self.sent_per_event.observe(seconds / f64::from(u32::try_from(events).unwrap_or(u32::MAX)));
     }
 
-    /// A stream's watchers were told of their progress, or noted to be told, since `begun`.
     pub(crate) fn observe_progress(&self, begun: Instant) {
         self.progress.observe(begun.elapsed().as_secs_f64());
     }

@@ -1,4 +1,4 @@
-//! What is held is counted exactly, and given back by those who do not move.
+//! Bytes are counted exactly, and freed if they do not move.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -20,7 +20,7 @@ fn options() -> Options {
     }
 }
 
-/// The next piece of an answer that need not wait for it.
+/// The next piece, which must be ready.
 fn next(held: &mut Held) -> Result<Option<Bytes>, Status> {
     match held.poll_next(&mut Context::from_waker(std::task::Waker::noop())) {
         Poll::Ready(piece) => piece,
@@ -59,7 +59,7 @@ fn requests_fill_a_connection_and_then_everything_and_leave_nothing_behind() {
     c.hold(400, 0).unwrap();
     assert!(c.hold(401, 0).is_err());
     assert_eq!(budget.used(), 600, "who is refused holds nothing");
-    // Its message is whole, and the next one begins.
+    // The message is complete; the next one begins.
     a.hold(150, 0).unwrap();
     assert_eq!(budget.used(), 350);
     a.hold(0, 0).unwrap();
@@ -79,7 +79,7 @@ fn a_large_request_is_counted_whole_once_it_is_no_longer_small() {
     assert!(b.hold(101, 401).is_err(), "refused at its beginning, not at its end");
     a.hold(600, 600).unwrap();
     assert_eq!(budget.used(), 600, "who was let in has room to its end");
-    // Its next message is smaller.
+    // The next message is smaller.
     a.hold(200, 300).unwrap();
     assert_eq!((budget.used(), budget.refused()), (300, 1));
 }
@@ -99,12 +99,13 @@ fn an_answer_is_counted_until_its_last_piece_is_gone() {
             last = piece;
         }
         assert_eq!((got, held.len()), (size, 0));
-        // A piece that HTTP holds holds a small answer, and nothing of a large one; the first one never does.
+        // A piece inside HTTP keeps a small answer charged, but no part of a large one; the first piece is always a
+        // copy.
         let is_held = (FIRST_PIECE_BYTES + 1..COPIED_BYTES_MIN).contains(&size);
         assert_eq!(budget.used(), if is_held { size } else { 0 }, "{size}");
         drop(last);
         assert_eq!(budget.used(), 0, "{size}");
-        // A client that goes away leaves nothing.
+        // A dropped answer leaves nothing charged.
         let mut held = share.hold(answer(size), exhausted).unwrap();
         next(&mut held).unwrap();
         drop(held);
@@ -117,7 +118,7 @@ async fn a_reader_that_does_not_move_gives_room_to_the_one_that_waits() {
     let budget = Budget::new(options());
     let (slow, quick) = (budget.share(), budget.share());
     let mut first = slow.hold(answer(1_000), exhausted).unwrap();
-    // As long as nobody waits it may take its time.
+    // Slowness is fine while nobody waits.
     sleep(Duration::from_millis(300)).await;
     let begun = Instant::now();
     budget.share().large(None).await.unwrap();
@@ -137,7 +138,7 @@ async fn answers_leave_room_to_requests_and_keep_half_of_their_own() {
     let mut meter = Meter::new(&requests.share());
     meter.hold(499, 0).unwrap();
     assert!(!answers.has_room(), "501 and 499 are all that there is");
-    // A reader that waits is told as soon as a request has gone.
+    // A finished request wakes a waiting read.
     let waiting = tokio::spawn({
         let answers = Arc::clone(&answers);
         async move { answers.share().large(Some((Instant::now() + Duration::from_secs(5)).into_std())).await }
@@ -149,7 +150,7 @@ async fn answers_leave_room_to_requests_and_keep_half_of_their_own() {
     waiting.await.unwrap().unwrap();
     assert!(begun.elapsed() < options().stall);
     drop(held);
-    // Requests have theirs whatever answers hold, and never take all of it.
+    // Answers never limit requests, and requests take half of the answers' total at most.
     let held = answers.share().hold(answer(499), exhausted).unwrap();
     let mut meter = Meter::new(&requests.share());
     meter.hold(1_000, 0).unwrap();
@@ -167,7 +168,7 @@ async fn a_connection_that_does_not_read_waits_for_itself_alone() {
     let soon = || Some((Instant::now() + Duration::from_millis(30)).into_std());
     assert_eq!(one.room(soon()).await.unwrap_err().code(), Code::DeadlineExceeded);
     other.room(soon()).await.unwrap();
-    // When all hold too much, those who hold any wait; others do not.
+    // With the total exhausted, connections that hold answers wait; others do not.
     let more: Vec<_> = (0..4).map(|_| other.count(answer(101))).collect();
     assert!(other.room(soon()).await.is_err());
     third.room(soon()).await.unwrap();
@@ -183,7 +184,7 @@ async fn no_connection_holds_more_answers_than_it_leaves_to_all_others() {
     let budget = Budget::new(options());
     let shares: Vec<_> = (0..4).map(|_| budget.share()).collect();
     let mut held = Vec::new();
-    // Each asks for as many as it is given, and reads none.
+    // Each takes all it can get, and reads nothing.
     for share in &shares {
         while share.has_room() {
             held.push(share.hold(answer(101), exhausted).unwrap());
@@ -191,7 +192,7 @@ async fn no_connection_holds_more_answers_than_it_leaves_to_all_others() {
     }
     let used = shares.iter().map(|share| share.used.load(Relaxed));
     assert_eq!(used.collect::<Vec<_>>(), [505, 303, 101, 101]);
-    // Of one connection's own room too, where that is less.
+    // A smaller limit for each connection applies as well.
     let small = Budget::new(Options { connection_bytes: 200, ..options() });
     let share = small.share();
     let held = [share.hold(answer(101), exhausted).unwrap(), share.hold(answer(101), exhausted).unwrap()];
@@ -213,7 +214,7 @@ fn a_whole_request_is_counted_as_long_as_anybody_has_a_part_of_it() {
     let part = message.slice(7..9);
     drop(message);
     assert_eq!(budget.used(), 400);
-    // It is refused where it has become too long (unpacked) for what is left.
+    // A message that grew when decompressed is refused if there is no room.
     let mut meter = Meter::new(&share);
     meter.hold(110, 110).unwrap();
     assert_eq!(meter.keep(answer(300)).unwrap_err().code(), Code::ResourceExhausted);
@@ -234,7 +235,7 @@ async fn whoever_waits_does_so_for_a_while_or_until_its_deadline() {
     assert!(begun.elapsed() >= options().wait);
     let deadline = (Instant::now() + Duration::from_millis(30)).into_std();
     assert_eq!(share.room(Some(deadline)).await.unwrap_err().code(), Code::DeadlineExceeded);
-    // Room comes as bytes go.
+    // Freed bytes make room.
     let waiting = tokio::spawn({
         let budget = Arc::clone(&budget);
         async move { budget.share().large(None).await }
@@ -257,7 +258,7 @@ async fn a_request_that_stops_is_refused_when_there_is_little_room() {
     let status = tokio::time::timeout(Duration::from_secs(20), poll_fn(|cx| stopped.poll_stalled(cx)));
     assert_eq!(status.await.unwrap().code(), Code::ResourceExhausted);
     assert_eq!(budget.used(), 400);
-    // One that moves is left in peace.
+    // A request that makes progress continues.
     let mut moving = Meter::new(&one);
     for piece in 2..5 {
         moving.hold(piece * 110, 500).unwrap();
@@ -284,7 +285,6 @@ async fn a_reader_that_stops_halfway_loses_its_connection() {
     waiting.await.unwrap().unwrap();
 }
 
-/// Takes all pieces of an answer that somebody feeds.
 async fn all(held: &mut Held) -> Result<Vec<u8>, Status> {
     let mut bytes = Vec::new();
     while let Some(piece) = poll_fn(|cx| held.poll_next(cx)).await? {

@@ -28,7 +28,7 @@ fn nested(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
     op(Request::RequestTxn(TxnRequest { compare: Vec::new(), success, failure }))
 }
 
-fn check_txn(name: &str, success: Vec<RequestOp>, expected: Result<(), Known>) {
+fn check_txn(name: &str, success: Vec<RequestOp>, expected: Result<(), EtcdError>) {
     let as_failure = TxnRequest { failure: success.clone(), ..Default::default() };
     let as_success = TxnRequest { success, ..Default::default() };
     assert_eq!(txn(&as_success, 128), expected, "{name}");
@@ -41,13 +41,13 @@ fn a_range_needs_a_key_and_known_sort_options() {
         let request = RangeRequest { key: key.into(), sort_order, sort_target, ..Default::default() };
         assert_eq!(range(&request), expected, "{key:?} {sort_order} {sort_target}");
     };
-    check("", 0, 0, Err(Known::EmptyKey));
-    check("", 9, 9, Err(Known::EmptyKey));
+    check("", 0, 0, Err(EtcdError::EmptyKey));
+    check("", 9, 9, Err(EtcdError::EmptyKey));
     check("k", 0, 0, Ok(()));
     check("k", 2, 4, Ok(()));
-    check("k", 3, 0, Err(Known::InvalidSortOption));
-    check("k", -1, 0, Err(Known::InvalidSortOption));
-    check("k", 0, 5, Err(Known::InvalidSortOption));
+    check("k", 3, 0, Err(EtcdError::InvalidSortOption));
+    check("k", -1, 0, Err(EtcdError::InvalidSortOption));
+    check("k", 0, 5, Err(EtcdError::InvalidSortOption));
 }
 
 #[test]
@@ -73,32 +73,39 @@ fn a_streamed_range_comes_in_key_order_and_unfiltered() {
 fn a_put_gives_no_value_or_lease_where_it_keeps_the_stored_one() {
     let check = |request: PutRequest, expected| assert_eq!(put(&request), expected, "{request:?}");
     let key = Bytes::from_static(b"k");
-    check(PutRequest::default(), Err(Known::EmptyKey));
+    check(PutRequest::default(), Err(EtcdError::EmptyKey));
     check(PutRequest { key: key.clone(), ..Default::default() }, Ok(()));
     check(
         PutRequest { key: key.clone(), ignore_value: true, value: "v".into(), ..Default::default() },
-        Err(Known::ValueProvided),
+        Err(EtcdError::ValueProvided),
     );
     check(PutRequest { key: key.clone(), ignore_value: true, lease: 7, ..Default::default() }, Ok(()));
-    check(PutRequest { key, ignore_lease: true, lease: 7, ..Default::default() }, Err(Known::LeaseProvided));
+    check(
+        PutRequest { key, ignore_lease: true, lease: 7, ..Default::default() },
+        Err(EtcdError::LeaseProvided),
+    );
 }
 
 #[test]
 fn a_delete_needs_a_key() {
-    assert_eq!(delete(&DeleteRangeRequest::default()), Err(Known::EmptyKey));
+    assert_eq!(delete(&DeleteRangeRequest::default()), Err(EtcdError::EmptyKey));
     assert_eq!(delete(&DeleteRangeRequest { key: "k".into(), ..Default::default() }), Ok(()));
 }
 
 #[test]
 fn an_operation_of_a_transaction_is_checked_as_its_own_call() {
     check_txn("nothing", vec![], Ok(()));
-    check_txn("an operation that says nothing", vec![RequestOp::default()], Err(Known::KeyNotFound));
-    check_txn("a put without a key", vec![put_op("")], Err(Known::EmptyKey));
-    check_txn("a delete without a key", vec![delete_op("", "")], Err(Known::EmptyKey));
-    check_txn("a range without a key", vec![range_op("")], Err(Known::EmptyKey));
-    check_txn("a nested range without a key", vec![nested(vec![range_op("")], vec![])], Err(Known::EmptyKey));
+    check_txn("an operation that says nothing", vec![RequestOp::default()], Err(EtcdError::KeyNotFound));
+    check_txn("a put without a key", vec![put_op("")], Err(EtcdError::EmptyKey));
+    check_txn("a delete without a key", vec![delete_op("", "")], Err(EtcdError::EmptyKey));
+    check_txn("a range without a key", vec![range_op("")], Err(EtcdError::EmptyKey));
+    check_txn(
+        "a nested range without a key",
+        vec![nested(vec![range_op("")], vec![])],
+        Err(EtcdError::EmptyKey),
+    );
     let compare = TxnRequest { compare: vec![Compare::default()], ..Default::default() };
-    assert_eq!(txn(&compare, 128), Err(Known::EmptyKey), "a compare without a key");
+    assert_eq!(txn(&compare, 128), Err(EtcdError::EmptyKey), "a compare without a key");
 }
 
 #[test]
@@ -109,20 +116,20 @@ fn a_nested_level_gets_what_the_levels_above_left() {
     };
     let flat = TxnRequest { success: ranges(3), failure: ranges(2), ..Default::default() };
     check("the longest list counts", &flat, 3, Ok(()));
-    check("one too many", &flat, 2, Err(Known::TooManyOps));
+    check("one too many", &flat, 2, Err(EtcdError::TooManyOps));
     let compares = vec![Compare { key: "k".into(), ..Default::default() }; 4];
     let compared = TxnRequest { compare: compares, ..flat };
-    check("compares count too", &compared, 3, Err(Known::TooManyOps));
+    check("compares count too", &compared, 3, Err(EtcdError::TooManyOps));
     let mut outer = vec![nested(ranges(2), vec![])];
     outer.extend(ranges(1));
     let deep = TxnRequest { success: outer, ..Default::default() };
     check("two and two", &deep, 4, Ok(()));
-    check("two and one left", &deep, 3, Err(Known::TooManyOps));
+    check("two and one left", &deep, 3, Err(EtcdError::TooManyOps));
 }
 
 #[test]
 fn no_key_is_written_twice() {
-    let dup = Err(Known::DuplicateKey);
+    let dup = Err(EtcdError::DuplicateKey);
     check_txn("two puts", vec![put_op("abc"), put_op("abc")], dup);
     check_txn("two keys", vec![put_op("abc"), put_op("abcd")], Ok(()));
     check_txn("a put, then a delete", vec![put_op("abc"), delete_op("abc", "")], dup);
@@ -148,7 +155,7 @@ fn no_key_is_written_twice() {
 
 #[test]
 fn nested_branches_share_keys_with_each_other_only() {
-    let dup = Err(Known::DuplicateKey);
+    let dup = Err(EtcdError::DuplicateKey);
     let a = || vec![put_op("a")];
     check_txn("both branches put it", vec![nested(a(), a())], Ok(()));
     check_txn("a branch puts it twice", vec![nested(vec![put_op("a"), put_op("a")], vec![])], dup);
@@ -165,7 +172,7 @@ fn nested_branches_share_keys_with_each_other_only() {
         vec![nested(vec![delete_op("a", "b")], vec![]), nested(vec![put_op("aa")], vec![])],
         dup,
     );
-    // etcd looks at siblings in order, and at deletes only where they come first.
+    // etcd checks siblings in order, so it misses a delete after a put.
     check_txn(
         "a sibling's delete behind it",
         vec![nested(vec![put_op("aa")], vec![]), nested(vec![delete_op("a", "b")], vec![])],
@@ -174,7 +181,7 @@ fn nested_branches_share_keys_with_each_other_only() {
     check_txn("two levels down", vec![put_op("a"), nested(vec![nested(a(), vec![])], vec![])], dup);
 }
 
-/// The check against a slow one that compares everything with everything, on random operations.
+/// Compares random operations with a quadratic check.
 #[test]
 fn the_overlap_check_agrees_with_a_naive_one() {
     const KEYS: [&str; 6] = ["a", "a\0", "b", "bb", "c", "d"];
@@ -195,7 +202,7 @@ fn the_overlap_check_agrees_with_a_naive_one() {
             })
             .collect();
         let request = TxnRequest { success: ops.clone(), ..Default::default() };
-        let expected = if naive_overlap(&ops) { Err(Known::DuplicateKey) } else { Ok(()) };
+        let expected = if naive_overlap(&ops) { Err(EtcdError::DuplicateKey) } else { Ok(()) };
         assert_eq!(txn(&request, 128), expected, "{ops:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Turns, marks and budgets.
+//! Lanes, cancellation and budgets of the slow pool.
 
 use super::*;
 use std::sync::mpsc;
@@ -25,7 +25,7 @@ async fn until(holds: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it comes to that");
 }
 
-/// Reads row after row until it has cost so much, as a long list does.
+/// Costs one row at a time, as a long list does.
 fn rows(effort: &Effort<'_>, rows: u64) -> Result<u64, Stop> {
     for _ in 0..rows {
         effort.spend(1, 0)?;
@@ -86,12 +86,12 @@ async fn a_turn_lasts_as_long_as_the_work_whoever_has_left() {
     let pool = Arc::new(pool());
     let (go, waits) = mpsc::sync_channel::<()>(1);
     let own = Arc::clone(&pool);
-    // Work that looks at no mark.
+    // Work that ignores the cancellation flag.
     let begun = Arc::new(AtomicBool::new(false));
     let begins = Arc::clone(&begun);
     let work = move |_: &AtomicBool| {
         begins.store(true, Relaxed);
-        let _ = waits.recv(); // until the test lets go
+        let _ = waits.recv(); // until the test drops the sender
     };
     let stubborn = tokio::spawn(async move { own.run(Lane::Short, work).await });
     until(|| begun.load(Relaxed)).await;

@@ -1,4 +1,4 @@
-//! The gathering socket against a real one at its other end.
+//! The buffering socket, against a real peer.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -21,7 +21,7 @@ async fn pair_with(wire: Wire) -> (Socket, TcpStream, Arc<Flusher>) {
     (Socket::new(stream, Seat::free(), &Arc::new(wire), Arc::clone(&flusher)), client, flusher)
 }
 
-/// More than the kernel takes for a client that reads nothing.
+/// More bytes than the kernel buffers for a client that reads nothing.
 fn pattern() -> Vec<u8> {
     (0..32usize << 20).map(|i| (i % 251).to_le_bytes()[0]).collect()
 }
@@ -58,7 +58,7 @@ async fn a_client_that_reads_nothing_stops_the_writer_at_the_limit() {
     let sent = pattern();
     let expected = sent.clone();
     let writer = tokio::spawn(async move {
-        // Pieces below and above the size that goes to the socket directly.
+        // Pieces below and above `DIRECT_BYTES_MIN`.
         for (i, piece) in sent.chunks(50_000).enumerate() {
             for part in piece.chunks(if i % 2 == 0 { 700 } else { 50_000 }) {
                 socket.write_all(part).await.unwrap();

@@ -1,4 +1,4 @@
-//! Responses on the wire, against the messages that they are.
+//! Encoded responses, compared with their decoded messages.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -15,7 +15,7 @@ fn events(all: &[mvccpb::Event]) -> Bytes {
     WatchResponse { events: all.to_vec(), ..Default::default() }.encode_to_vec().into()
 }
 
-/// Writes the response, and reads it back.
+/// Encodes the response, and decodes it again.
 fn written(response: Response, fragment_bytes: usize) -> Vec<WatchResponse> {
     let (mut out, mut lengths) = (Writer::default(), Vec::new());
     let header = |revision| ResponseHeader { revision, ..Default::default() };
@@ -99,6 +99,6 @@ fn a_response_that_may_be_cut_is_cut_as_etcd_cuts_it() {
     check(whole, &[9, 1]);
     check(600, &[5, 5]);
     check(1, &[1; 10]);
-    // One event is never cut.
+    // One event is never split.
     assert_eq!(written(told(&all[..1], true), 1).len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Compression against the library's own reader and writer.
+//! Compression, against flate2's own reader and writer.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -90,7 +90,7 @@ async fn rubbish_is_refused_in_gos_words() {
     let corrupt = [&good[..10], &[0xff; 50]].concat();
     check(&corrupt, "read decompressed data: flate: corrupt input").await;
     check(&[gzip(b"ab"), vec![b'x'; 12]].concat(), "read decompressed data: gzip: invalid header").await;
-    // Members one behind the other are one message, as Go reads them.
+    // As in Go, consecutive gzip members form one message.
     let two = [gzip(b"ab"), gzip(b"cd")].concat();
     assert_eq!(zip.unpack(two.into(), 10).await.unwrap(), b"abcd"[..]);
 }

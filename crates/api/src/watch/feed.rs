@@ -1,13 +1,12 @@
-//! A stream's responses on their way out: taken from the hub only when HTTP/2 has room for them.
+//! The responses of a watch stream, taken from the hub only when HTTP/2 has room.
 
 use super::wire::{self, Writer};
 use crate::{
-    Api,
-    grpc::PREFIX_BYTES,
-    lock,
+    feed::{FRAME_BYTES, Feed},
+    frame::PREFIX_BYTES,
     metrics::Call,
-    status::Known,
-    streams::{FRAME_BYTES, Feed},
+    state::Api,
+    status::EtcdError,
 };
 use ::watch::{Response, StreamKey};
 use bytes::Bytes;
@@ -18,14 +17,13 @@ use std::{
 };
 use tokio::sync::Notify;
 use tonic::Status;
+use types::lock;
 
-/// What the two halves of a stream share.
-pub(super) struct Line {
+pub(super) struct StreamState {
     pub(super) api: Arc<Api>,
     pub(super) key: StreamKey,
-    /// Responses were taken: there may be room for the answers to more requests. Also, the stream has ended.
+    /// Notified when responses were taken, and at the end of the stream.
     pub(super) taken: Notify,
-    /// How the stream ends, once it does.
     end: Mutex<End>,
 }
 
@@ -33,27 +31,21 @@ pub(super) struct Line {
 enum End {
     #[default]
     Open,
-    /// With this status, when what is in the queue is sent.
+    /// Ends with this status once the queue is sent.
     Failing(Status),
-    /// The client is gone.
     Gone,
 }
 
-impl Line {
+impl StreamState {
     pub(super) fn new(api: Arc<Api>, key: StreamKey) -> Arc<Self> {
         Arc::new(Self { api, key, taken: Notify::new(), end: Mutex::default() })
     }
 
-    /// The stream ends with this status.
     pub(super) fn fail(&self, status: Status) {
         self.set(End::Failing(status));
-        let mut inner = self.api.watches.lock();
-        if let Some(waker) = inner.wakers.get_mut(self.key.number()).and_then(Option::take) {
-            waker.wake();
-        }
+        self.api.watches.lock().wake_one(self.key);
     }
 
-    /// Whether nobody is there to be told anything.
     pub(super) fn is_gone(&self) -> bool {
         matches!(*lock(&self.end), End::Gone)
     }
@@ -73,22 +65,22 @@ impl Line {
     }
 }
 
-/// The feed of a stream. Dropped with the stream, it closes it in the hub.
-pub(super) struct Watching {
-    pub(super) line: Arc<Line>,
+/// A watch stream's responses. Dropping it closes the stream in the hub.
+pub(super) struct ResponseFeed {
+    pub(super) state: Arc<StreamState>,
     writer: Writer,
 }
 
-impl Watching {
-    pub(super) fn new(line: Arc<Line>) -> Self {
-        Self { line, writer: Writer::default() }
+impl ResponseFeed {
+    pub(super) fn new(state: Arc<StreamState>) -> Self {
+        Self { state, writer: Writer::default() }
     }
 
-    /// Writes what the hub has for this stream, up to a frame of it.
+    /// Encodes the hub's responses for this stream, up to one frame.
     fn gather(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Result<(), Status>>> {
-        let Line { api, key, taken, .. } = &*self.line;
+        let StreamState { api, key, taken, .. } = &*self.state;
         let (begun, mut events) = (Instant::now(), 0);
-        let fragment_bytes = api.limits.max_request_bytes + crate::OVERHEAD_BYTES;
+        let fragment_bytes = api.limits.message_bytes_max();
         let header = api.header(0);
         let mut inner = api.watches.lock();
         while self.writer.len() < FRAME_BYTES {
@@ -102,7 +94,7 @@ impl Watching {
             wire::write(response, header, fragment_bytes, &mut self.writer, &mut |bytes| call.sent(bytes));
         }
         if self.writer.len() == 0 {
-            if let Some(status) = self.line.failure() {
+            if let Some(status) = self.state.failure() {
                 return Poll::Ready(Some(Err(status)));
             }
             inner.wait(*key, cx.waker().clone());
@@ -118,7 +110,7 @@ impl Watching {
     }
 }
 
-impl Feed for Watching {
+impl Feed for ResponseFeed {
     fn poll_messages(&mut self, cx: &mut Context<'_>, call: &Call) -> Poll<Option<Result<Bytes, Status>>> {
         if let Some(piece) = self.writer.take() {
             return Poll::Ready(Some(Ok(piece)));
@@ -131,11 +123,11 @@ impl Feed for Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for ResponseFeed {
     fn drop(&mut self) {
-        self.line.set(End::Gone);
-        self.line.taken.notify_one();
-        let Line { api, key, .. } = &*self.line;
+        self.state.set(End::Gone);
+        self.state.taken.notify_one();
+        let StreamState { api, key, .. } = &*self.state;
         api.watches.call(&api.shared, |hub| hub.close(*key));
         api.watches.lock().forget(*key);
     }
@@ -143,7 +135,7 @@ impl Drop for Watching {
 
 const _: () = assert!(PREFIX_BYTES < FRAME_BYTES);
 
-/// What etcd answers to a stream whose client has gone away or cancelled it.
+/// etcd's status for a stream that its client cancelled or left.
 pub(super) fn canceled() -> Status {
-    Known::WatchCanceled.into()
+    EtcdError::WatchCanceled.into()
 }

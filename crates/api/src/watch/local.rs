@@ -1,7 +1,6 @@
-//! A watcher of our own: for calls that wait for a key on behalf of their client.
+//! A watcher for the server's own calls that wait for a key.
 
-use super::Watches;
-use crate::{Api, status::Known};
+use crate::{state::Api, status::EtcdError, watches::Watches};
 use ::watch::{Create, Response, Spec, StreamKey};
 use bytes::Bytes;
 use prost::Message;
@@ -14,14 +13,13 @@ use std::{
 use tonic::Status;
 use types::KeyRange;
 
-/// A stream with one watcher, which ends when this is dropped.
+/// A stream with one watcher; dropping it closes the stream.
 pub(crate) struct Local {
     api: Arc<Api>,
     key: StreamKey,
 }
 
 impl Local {
-    /// Watches puts and deletes of the range from a revision on.
     pub(crate) fn open(api: &Arc<Api>, range: KeyRange, start_revision: i64) -> Self {
         let compacted = api.shared.view().compact_revision();
         let spec = Spec { range, puts: true, deletes: true, previous: false };
@@ -34,12 +32,12 @@ impl Local {
         Self { api: Arc::clone(api), key }
     }
 
-    /// What happened next, in order, and the revision up to which nothing else did.
+    /// The next events in order, and the revision up to which they are complete.
     pub(crate) async fn next(&mut self) -> Result<(i64, Vec<Event>), Status> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
                 Response::Events { revision, events, .. } => return Ok((revision, decode(events)?)),
-                Response::Compacted { .. } => return Err(Known::Compacted.into()),
+                Response::Compacted { .. } => return Err(EtcdError::Compacted.into()),
                 Response::Failed { reason } => return Err(Status::unknown(reason)),
                 Response::Refused { .. } | Response::Canceled { .. } => {
                     return Err(Status::internal("a watcher of our own was refused"));
@@ -70,7 +68,7 @@ impl Drop for Local {
     }
 }
 
-/// The shared bytes are the events as they stand in a response.
+/// The hub's bytes are the field `events` of an encoded response.
 fn decode(events: Bytes) -> Result<Vec<Event>, Status> {
     let response = WatchResponse::decode(events);
     response.map(|response| response.events).map_err(|error| Status::internal(error.to_string()))

@@ -1,34 +1,30 @@
-//! A hub's response as `WatchResponse`, with etcd's fields and texts.
-//!
-//! The events' bytes are the last field of the message: a head is encoded for each watcher, and the shared bytes follow.
+//! Encodes the hub's responses as `WatchResponse`, with etcd's fields and texts. Events are the message's last field: a
+//! head is encoded for each watcher, and the shared bytes of the events follow.
 
-use crate::grpc::PREFIX_BYTES;
+use crate::frame::{self, PREFIX_BYTES};
 use ::watch::{Refusal, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use proto::etcdserverpb::{ResponseHeader, WatchResponse};
 
-/// Events up to this size are copied behind their head; larger ones leave as they are, shared.
+/// Events up to this size are copied after their head; larger ones are sent without a copy.
 const COPIED_EVENTS_BYTES_MAX: usize = 8 << 10;
 
-/// The ID in responses that are about no watcher, or about all of them (clientv3's `InvalidWatchID`).
+/// The watch ID in responses for no watcher, or for all (clientv3's `InvalidWatchID`).
 const NO_WATCHER: i64 = -1;
 
-/// Where responses are written.
 #[derive(Default)]
 pub(super) struct Writer {
-    /// Whole pieces, in order; what is being written comes behind them.
+    /// Finished pieces in order; `open` follows them.
     pub(super) done: std::collections::VecDeque<Bytes>,
     pub(super) open: BytesMut,
 }
 
 impl Writer {
-    /// Bytes that are to be sent.
     pub(super) fn len(&self) -> usize {
         self.open.len() + self.done.iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// The next piece.
     pub(super) fn take(&mut self) -> Option<Bytes> {
         if let Some(piece) = self.done.pop_front() {
             return Some(piece);
@@ -36,12 +32,11 @@ impl Writer {
         (!self.open.is_empty()).then(|| self.open.split().freeze())
     }
 
-    /// A message: its head, then the events.
+    /// Appends a message: its head, then the events.
     fn message(&mut self, head: &WatchResponse, events: &Bytes) -> usize {
         let length = head.encoded_len() + events.len();
         self.open.reserve(PREFIX_BYTES + length - events.len().saturating_sub(COPIED_EVENTS_BYTES_MAX));
-        self.open.put_u8(0); // not compressed
-        self.open.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        frame::put_prefix(&mut self.open, length as u64);
         head.encode_raw(&mut self.open);
         if events.len() <= COPIED_EVENTS_BYTES_MAX {
             self.open.put_slice(events);
@@ -53,8 +48,7 @@ impl Writer {
     }
 }
 
-/// Writes a response; `header` makes one at a revision, `fragment_bytes` is where a response that may be cut is cut.
-/// Calls `sent` with the length of each message.
+/// Encodes a response, in fragments below `fragment_bytes`; `sent` gets each message's length.
 pub(super) fn write(
     response: Response,
     header: impl FnOnce(i64) -> ResponseHeader,
@@ -75,7 +69,7 @@ pub(super) fn write(
         Response::Canceled { id, revision: at } => {
             (head.watch_id, head.canceled, revision) = (id, true, at);
         }
-        // etcd leaves the revision out here.
+        // As in etcd, the header has no revision.
         Response::Compacted { id, compact_revision } => {
             (head.watch_id, head.canceled, head.compact_revision, revision) = (id, true, compact_revision, 0);
         }
@@ -91,14 +85,14 @@ pub(super) fn write(
                 sent(out.message(&head, &events));
             };
         }
-        // Ends the stream: there is no message for it.
+        // Ends the stream, without a message.
         Response::Failed { .. } => return,
     }
     head.header = Some(header(revision));
     sent(out.message(&head, &Bytes::new()));
 }
 
-/// etcd's `sendFragments`: messages below the limit of one event at least, all but the last marked.
+/// etcd's `sendFragments`: messages below the limit, with at least one event each; all but the last are marked.
 fn fragments(
     mut head: WatchResponse,
     events: &Bytes,
@@ -126,7 +120,7 @@ fn fragments(
     sent(out.message(&head, &events.slice(begin..)));
 }
 
-/// The length of the first event: a tag of one byte, a varint and what it counts.
+/// The length of the first event: a one-byte tag, a varint, and as many bytes as it says.
 fn event_len(events: &[u8]) -> usize {
     let mut rest = &events[1..];
     let Ok(length) = prost::encoding::decode_varint(&mut rest) else { return events.len() };

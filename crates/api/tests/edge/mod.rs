@@ -1,6 +1,6 @@
-//! gRPC's edges, as a client sees them that is not tonic: heads, encodings, deadlines, and calls that are cut short.
+//! gRPC's edge cases, as seen by a client other than tonic: headers, compression, deadlines, and truncated calls.
 //!
-//! What must be said byte by byte (pseudo headers and names that no library sends) is in [`wire`].
+//! [`wire`] tests headers that no library sends, byte by byte.
 
 mod wire;
 
@@ -19,7 +19,6 @@ use std::{
     time::Instant,
 };
 
-/// Longer than any of these tests waits for what comes at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn gzip(message: &[u8]) -> Vec<u8> {
@@ -28,13 +27,11 @@ fn gzip(message: &[u8]) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-/// What a call got.
 struct Answer {
     http: u16,
     head: HeaderMap,
-    /// The messages, each with its flag.
     messages: Vec<(u8, Bytes)>,
-    /// gRPC's status and text, from the head or the trailers; 99 where the stream was reset.
+    /// gRPC's status and text, from headers or trailers; 99 if the stream was reset.
     status: (u16, String),
 }
 
@@ -43,7 +40,7 @@ impl Answer {
         self.head.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The messages, none of them without compression.
+    /// The messages, which must all be compressed.
     fn unpacked<M: Message + Default>(&self) -> Vec<M> {
         let message = |(flag, packed): &(u8, Bytes)| {
             assert_eq!(*flag, 1, "compressed");
@@ -55,7 +52,6 @@ impl Answer {
     }
 }
 
-/// A connection of its own to a server.
 async fn connect(server: &Server) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(server.address).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -63,7 +59,7 @@ async fn connect(server: &Server) -> SendRequest<Bytes> {
     client
 }
 
-/// Makes a call; `end` says whether the client ends its half with its message.
+/// Makes a call; `end` closes the client's half with the message.
 async fn call(server: &Server, path: &str, headers: &[(&str, &str)], body: Bytes, end: bool) -> Answer {
     let client = connect(server).await;
     let answer = tokio::time::timeout(PATIENCE, call_on(client, path, headers, body, end)).await;
@@ -128,7 +124,6 @@ fn status_of(headers: &HeaderMap) -> (u16, String) {
     (headers["grpc-status"].to_str().unwrap().parse().unwrap(), text)
 }
 
-/// What does not compress.
 fn noise(bytes: u32) -> Vec<u8> {
     (0..bytes).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
 }
@@ -233,7 +228,7 @@ async fn compressed_calls_are_answered_compressed() {
     }
     let plain = call(&server, RANGE, &[("grpc-accept-encoding", "gzip")], framed(0, &a_range()), true).await;
     assert_eq!((plain.get("grpc-encoding"), plain.messages[0].0), (None, 0));
-    // A refusal carries no message, and says nothing of how it would be packed.
+    // A refusal has no message, and names no encoding.
     let refused = call(&server, PUT, &[("grpc-encoding", "gzip")], framed(1, &gzip(b"")), true).await;
     assert_eq!((refused.status.0, refused.get("grpc-encoding")), (3, None));
     let check = async |body: &[u8], status: u16, text: &str| {
@@ -249,7 +244,7 @@ async fn compressed_calls_are_answered_compressed() {
     check(&gzip(&noise(100))[..40], 13, "grpc: failed to read decompressed data: unexpected EOF").await;
 }
 
-/// An answer that is sent as it is read is packed as it is read, and what would be long when packed comes as it is.
+/// A response read while it is sent is compressed while it is read, unless the result is too large to hold.
 #[tokio::test]
 async fn long_answers_are_packed_as_far_as_they_may_be_held() {
     let server = Server::start().await;
@@ -296,7 +291,7 @@ async fn compressed_streams_are_compressed_both_ways() {
     let create =
         pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
     let create = create.encode_to_vec();
-    // Two requests, the first of them packed: each in its own way.
+    // Two requests, only the first compressed.
     let body = [framed(1, &gzip(&create)), framed(0, &create)].concat().into();
     let answer = call(&server, WATCH, gzipped, body, false).await;
     let told: Vec<pb::WatchResponse> = answer.unpacked();
@@ -313,7 +308,6 @@ async fn compressed_streams_are_compressed_both_ways() {
     assert!(pieces.len() > 40 && pieces.last().unwrap().remaining_bytes == 0, "{}", pieces.len());
 }
 
-/// A call that waits, waits no longer than its client.
 #[tokio::test]
 async fn every_kind_of_call_ends_with_its_deadline() {
     let server = Server::start().await;
@@ -330,7 +324,7 @@ async fn every_kind_of_call_ends_with_its_deadline() {
         ("/grpc.health.v1.Health/Watch", framed(0, b"").to_vec(), true),
         ("/v3electionpb.Election/Observe", framed(0, &observe).to_vec(), true),
         ("/v3lockpb.Lock/Lock", framed(0, &lock).to_vec(), true),
-        // Messages that never come whole.
+        // Messages that never become complete.
         (RANGE, vec![], false),
         (PUT, framed(0, &a_range())[..6].to_vec(), false),
         ("/etcdserverpb.Maintenance/Status", vec![0], false),
@@ -347,7 +341,7 @@ async fn every_kind_of_call_ends_with_its_deadline() {
     }
 }
 
-/// Whoever reads slowly is told at its deadline, not when everything has been read.
+/// A slow reader gets its deadline's status in time, not after all data.
 #[tokio::test]
 async fn a_stream_that_always_has_something_to_say_ends_with_its_deadline() {
     let server = Server::start().await;

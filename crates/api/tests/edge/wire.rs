@@ -1,4 +1,4 @@
-//! HTTP/2 byte by byte: what a library would not send.
+//! HTTP/2 byte by byte: requests that no library would send.
 
 use super::{
     super::frames::{
@@ -9,13 +9,13 @@ use super::{
 
 const FRAME_BYTES_MAX: usize = 16 << 10;
 
-/// A client that says whatever it is told to.
+/// A client that sends arbitrary frames.
 struct Wire {
     stream: TcpStream,
     next: u32,
 }
 
-/// What a stream got: its frames' types, with the code of a reset; and the data.
+/// The outcome of a stream: reset code, end, and bytes of data.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Got {
     reset: Option<u32>,
@@ -23,7 +23,6 @@ struct Got {
     bytes: usize,
 }
 
-/// Anything at all, on its own stream.
 const ANSWERED: &str = "an answer";
 
 impl Wire {
@@ -35,7 +34,7 @@ impl Wire {
         Self { stream, next: 1 }
     }
 
-    /// Sends a call whose head is this block, and says what came back on its stream. `None` where the connection ended.
+    /// Sends a call with these encoded headers; returns its stream's outcome, or `None` if the connection ended.
     async fn call(&mut self, block: &[u8]) -> Option<Got> {
         let id = self.next;
         self.next += 2;
@@ -48,7 +47,7 @@ impl Wire {
             kind = CONTINUATION;
         }
         out.extend(frame(DATA, END_STREAM, id, &framed(0, &a_range())));
-        // Errors show when it is read.
+        // Errors show up on reading.
         drop(self.stream.write_all(&out).await);
         tokio::time::timeout(PATIENCE, self.answer(id)).await.expect(ANSWERED)
     }
@@ -74,7 +73,7 @@ impl Wire {
     }
 }
 
-/// HPACK's integers (RFC 7541, 5.1) with a prefix of seven bits, for lengths.
+/// HPACK's integers (RFC 7541, 5.1) with a seven-bit prefix, as used for lengths.
 fn length(n: usize, out: &mut Vec<u8>) {
     let byte = |n: usize| u8::try_from(n).unwrap();
     if n < 127 {
@@ -90,7 +89,7 @@ fn length(n: usize, out: &mut Vec<u8>) {
     out.push(byte(rest));
 }
 
-/// A literal field that is new by name: 0 is not indexed, 0x40 is.
+/// A literal field with a new name; `kind` 0 is not indexed, 0x40 is.
 fn literal(kind: u8, name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.push(kind);
     length(name.len(), out);
@@ -99,7 +98,7 @@ fn literal(kind: u8, name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend(value);
 }
 
-/// A head that is served, with this authority.
+/// Valid headers with this authority.
 fn block(authority: Option<&str>) -> Vec<u8> {
     block_at(Some(RANGE), authority)
 }
@@ -150,7 +149,7 @@ async fn any_authority_is_served() {
     assert_eq!((got.bytes, got.reset), (0, None), "nobody is called: a refusal, in a head");
 }
 
-/// Frames say how long a message is; what the head says of that is not looked at, as in grpc-go.
+/// As in grpc-go, `content-length` is ignored: frames define the length.
 #[tokio::test]
 async fn any_content_length_is_served() {
     let server = Server::start().await;
@@ -175,7 +174,7 @@ async fn any_content_length_is_served() {
     }
 }
 
-/// What is no URI's path is a method that nobody knows, and never the one in front of its fragment.
+/// A path that is no URI path is an unknown method, never the method before its fragment.
 #[tokio::test]
 async fn any_path_is_a_methods_name() {
     let server = Server::start().await;
@@ -217,7 +216,7 @@ async fn a_malformed_field_ends_its_stream_and_no_other() {
     }
 }
 
-/// Whatever is wrong with a field, both ends count it in their tables.
+/// Both ends must count even a malformed field in their HPACK tables.
 #[tokio::test]
 async fn a_malformed_field_keeps_its_place_in_the_table() {
     let server = Server::start().await;
@@ -226,7 +225,7 @@ async fn a_malformed_field_keeps_its_place_in_the_table() {
     literal(0x40, "grpc-timeout", b"1X", &mut first); // 63 after the next
     literal(0x40, "X-Bad", b"v", &mut first); // 62
     assert_eq!(wire.call(&first).await.expect(ANSWERED).reset, Some(1));
-    // A literal whose name is the bad field's.
+    // A literal that refers to the malformed field's name.
     let mut named = block(Some("a"));
     named.extend([0x0f, 62 - 15, 1, b'w']);
     assert_eq!(wire.call(&named).await.expect(ANSWERED).reset, Some(1));
@@ -240,7 +239,7 @@ async fn a_malformed_field_keeps_its_place_in_the_table() {
     assert!(is_served(&mut wire, &block(Some("a"))).await);
 }
 
-/// A client that ends each half in a frame of its own, when the answer is there already, is no attacker.
+/// A client that ends its half in a separate frame, after the response, is no attacker.
 #[tokio::test]
 async fn halves_that_end_late_do_not_end_the_connection() {
     let server = Server::start().await;
@@ -281,7 +280,7 @@ async fn too_much_metadata_is_refused_on_its_stream() {
             assert!(is_served(&mut wire, &block(Some("a"))).await, "after {bytes} in {each}");
         }
     }
-    // Four times the limit is no mistake any more.
+    // Four times the limit is no mistake.
     let mut wire = Wire::connect(&server).await;
     assert_eq!(wire.call(&with_metadata(6_000_000, 10_000)).await, None);
 }

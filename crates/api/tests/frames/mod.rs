@@ -1,4 +1,4 @@
-//! HTTP/2 frames (RFC 9113, 4 and 6) and gRPC's messages, byte by byte: for clients that do what no library would.
+//! HTTP/2 frames (RFC 9113, 4 and 6) and gRPC messages, byte by byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -16,7 +16,6 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const ACK: u8 = 1;
 
-/// How a client begins, before its settings.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) const PUT: &str = "/etcdserverpb.KV/Put";
@@ -25,7 +24,6 @@ pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
 pub(crate) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(crate) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
-/// A frame's bytes.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut out = length[1..].to_vec();
@@ -35,7 +33,6 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     out
 }
 
-/// A frame that was received.
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) flags: u8,
@@ -44,7 +41,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Reads the next one; `None` when the connection has ended.
+    /// Reads the next frame; `None` at the connection's end.
     pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> Option<Self> {
         let mut head = [0; 9];
         from.read_exact(&mut head).await.ok()?;
@@ -56,7 +53,6 @@ impl Frame {
     }
 }
 
-/// A message with gRPC's prefix.
 pub(crate) fn framed(flag: u8, message: &[u8]) -> Bytes {
     let mut out = BytesMut::new();
     out.put_u8(flag);

@@ -1,4 +1,4 @@
-//! What connections hold, and what they are left alone for.
+//! What connections may hold, and what must not end them.
 
 pub(crate) mod wire;
 
@@ -17,14 +17,12 @@ use tokio::{
 };
 use wire::{Raw, call, data, headers, message, reset, window};
 
-/// How long what must come may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// gRPC's code `ResourceExhausted`, 8, in a block of headers as h2 writes it the first time on a connection: one byte of
-/// Huffman's code. Later it is a place in the table.
+/// `ResourceExhausted` (8) in headers as h2 first encodes it on a connection: a Huffman code of one byte. Later it is
+/// an index into the table.
 const EXHAUSTED: [u8; 2] = [0x81, 0x7b];
 
-/// Whether any of the streams ended with it.
 fn is_told(seen: &wire::Seen) -> bool {
     seen.ended.values().any(|block| block.windows(2).any(|bytes| bytes == EXHAUSTED))
 }
@@ -33,7 +31,6 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it takes too long")
 }
 
-/// The value of a series.
 async fn metric(server: &Server, name: &str) -> u64 {
     let page = server.http("GET /metrics").await;
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
@@ -53,7 +50,7 @@ async fn a_connection_beyond_the_limit_is_closed_and_those_that_are_there_go_on(
         assert_eq!(beyond.read(&mut [0]).await.unwrap(), 0, "it is told at once");
     }
     server.put("k", "v").await;
-    // One goes, another one comes.
+    // A closed connection makes room for another.
     held.pop();
     sleep(Duration::from_millis(100)).await;
     let page = server.http("GET /metrics").await;
@@ -61,7 +58,7 @@ async fn a_connection_beyond_the_limit_is_closed_and_those_that_are_there_go_on(
     assert!(page.contains("\nquorate_client_connections 4\n"), "{page}");
 }
 
-/// A client that keeps 20,000 leases alive sends as many small frames, and the member may be late.
+/// A client that keeps 20,000 leases alive sends as many small frames, and the server may fall behind.
 #[tokio::test]
 async fn a_burst_of_small_messages_on_one_stream_is_no_attack() {
     const COUNT: usize = 20_000;
@@ -80,7 +77,7 @@ async fn a_burst_of_small_messages_on_one_stream_is_no_attack() {
     }
     raw.send(&burst).await;
     let one = |seen: &wire::Seen, stream| seen.bytes.get(&stream).copied().unwrap_or_default();
-    // Some 20 bytes each, the prefix with them.
+    // About 20 bytes each with the prefix.
     let all = raw.until(|seen| one(seen, 1) > COUNT * 15 && one(seen, 3) > COUNT * 15);
     let came = timeout(PATIENCE, all).await;
     assert!(came.is_ok(), "{:?}", raw.seen);
@@ -88,7 +85,7 @@ async fn a_burst_of_small_messages_on_one_stream_is_no_attack() {
     assert!(raw.seen.ended.is_empty(), "{:?}", raw.seen.ended);
 }
 
-/// Its deadlines passed while the member stood still.
+/// The deadlines passed while the server was paused.
 #[tokio::test]
 async fn three_thousand_calls_that_were_given_up_end_neither_the_connection_nor_its_watch() {
     let server = Server::start().await;
@@ -103,15 +100,14 @@ async fn three_thousand_calls_that_were_given_up_end_neither_the_connection_nor_
         let call = |stream| call(stream, PUT, &put("a", "b"));
         streams.clone().flat_map(call).chain(streams.flat_map(reset)).collect::<Vec<u8>>()
     };
-    // All of it is there before the member has its turn: it shares this thread.
+    // All of it arrives before the server runs, since it shares this thread.
     raw.send_beside(calls(3, 3_000), Duration::from_millis(500)).await;
     server.put("k", "v").await;
     soon(raw.until(|seen| seen.bytes[&1] > created)).await;
     assert_eq!(raw.seen.goaway, None);
 }
 
-/// A hundred thousand calls that are reset at once (CVE-2023-44487): the one who does it is served as slowly as it takes,
-/// and others beside it.
+/// 100,000 calls reset at once (CVE-2023-44487): the attacker is slowed down, other clients are served.
 #[tokio::test]
 async fn rapid_resets_do_not_keep_others_away() {
     let server = Server::start().await;
@@ -136,7 +132,6 @@ async fn rapid_resets_do_not_keep_others_away() {
     flooding.abort();
 }
 
-/// Whoever takes nothing of what it is sent is not read from either.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_not_read_from() {
     let values = InFlight { connection_bytes: 1 << 20, ..InFlight::values() };
@@ -180,15 +175,15 @@ async fn half_sent_requests_are_bounded_and_others_are_served() {
     let mut one = Raw::connect(server.address, 1 << 30).await;
     let mut other = Raw::connect(server.address, 1 << 30).await;
     one.send(&half).await;
-    // Three fit into the connection's megabyte; who is one too many is told, and its bytes are gone.
+    // Three fit into the connection's 1 MiB; the others are refused, and their bytes freed.
     soon(one.until(|seen| seen.ended.len() == 5)).await;
     assert!(is_told(&one.seen), "{:?}", one.seen.ended);
     let held = metric(&server, "quorate_in_flight_bytes{kind=\"requests\"}").await;
     assert!((800_000..1 << 20).contains(&held), "{held}");
-    // Small ones go on, and those that are whole.
+    // Small requests and complete ones are served.
     server.put("small", "v").await;
     server.put("large", &"v".repeat(300 << 10)).await;
-    // When others need the room, those that do not move lose theirs.
+    // When others need the room, stalled requests lose theirs.
     other.send(&half).await;
     soon(one.until(|seen| seen.ended.len() == 8)).await;
     soon(other.until(|seen| seen.ended.len() >= 5)).await;
@@ -235,7 +230,6 @@ async fn half_sent_json_is_bounded() {
     server.put("k", "v").await;
 }
 
-/// Lists that nobody reads.
 #[tokio::test]
 async fn unread_lists_are_bounded_and_give_way_to_those_that_are_read() {
     let answers = InFlight { total_bytes: 1 << 20, stall: Duration::from_millis(200), ..InFlight::default() };
@@ -250,16 +244,16 @@ async fn unread_lists_are_bounded_and_give_way_to_those_that_are_read() {
     }
     sleep(Duration::from_millis(150)).await;
     let held = metric(&server, "quorate_in_flight_bytes{kind=\"answers\"}").await;
-    // One, and those that began beside it.
+    // One list, and those that started at the same time.
     assert!((900_000..4 << 20).contains(&held), "{held}");
-    // Small ones never wait, and a list waits for those that stand still, not for ever.
+    // Small reads never wait; a list waits for stalled ones, but not for ever.
     server.put("k", "v").await;
     for number in 0..3 {
         let list = timeout(PATIENCE, server.kv().range(range("0", "9"))).await;
         let list = list.unwrap_or_else(|_| panic!("list {number} waits")).unwrap().into_inner();
         assert_eq!(list.kvs.len(), 289);
     }
-    // Who was in the way is told when it looks.
+    // The stalled ones have failed.
     for number in 0..10 {
         raw.send(&window(1 + 2 * number, 1 << 20)).await;
     }
@@ -269,7 +263,6 @@ async fn unread_lists_are_bounded_and_give_way_to_those_that_are_read() {
     assert!(metric(&server, "quorate_in_flight_refused_total{kind=\"answers\"}").await >= 1);
 }
 
-/// Small answers that nobody reads hold up whoever asked for them, and nobody else.
 #[tokio::test]
 async fn a_connection_that_reads_nothing_waits_for_itself() {
     let values = InFlight { connection_bytes: 1 << 20, ..InFlight::values() };
@@ -285,7 +278,7 @@ async fn a_connection_that_reads_nothing_waits_for_itself() {
     for _ in 0..10 {
         soon(server.kv().range(range("0", ""))).await.unwrap();
     }
-    // It reads, and all of them come.
+    // Once it reads, all of them arrive.
     for number in 0..200 {
         raw.send(&window(1 + 2 * number, 1 << 20)).await;
     }
@@ -294,7 +287,7 @@ async fn a_connection_that_reads_nothing_waits_for_itself() {
     assert_eq!(metric(&server, "quorate_in_flight_bytes{kind=\"values\"}").await, 0);
 }
 
-/// Nor are requests taken from it meanwhile: HTTP/2's windows hold them back.
+/// Its requests are not read either: HTTP/2's windows hold them back.
 #[tokio::test]
 async fn puts_of_a_connection_that_reads_nothing_are_not_taken_and_not_lost() {
     let values = InFlight { connection_bytes: 256 << 10, ..InFlight::values() };
@@ -307,7 +300,7 @@ async fn puts_of_a_connection_that_reads_nothing_are_not_taken_and_not_lost() {
     let look = Duration::from_millis(300);
     let _ = timeout(look, raw.until(|_| false)).await;
     let (before, taken) = (server.node.machine().view().revision(), raw.seen.window);
-    // Whole, and all that the windows let through.
+    // Complete, and as many as the windows allow.
     let large = put("large", &"v".repeat(120 << 10));
     for number in 20..50 {
         raw.send(&call(1 + 2 * number, PUT, &large)).await;
@@ -315,7 +308,7 @@ async fn puts_of_a_connection_that_reads_nothing_are_not_taken_and_not_lost() {
     let _ = timeout(look, raw.until(|_| false)).await;
     assert_eq!(server.node.machine().view().revision(), before, "they wait");
     assert_eq!(raw.seen.window, taken, "they are not taken");
-    // Others go on, and so does it when it reads.
+    // Other clients are served, and so is this one once it reads.
     server.put("other", &"v".repeat(120 << 10)).await;
     for number in 0..20 {
         raw.send(&window(1 + 2 * number, 1 << 20)).await;
@@ -329,7 +322,7 @@ async fn puts_of_a_connection_that_reads_nothing_are_not_taken_and_not_lost() {
     .await;
 }
 
-/// One connection whose lists nobody reads holds its own part, and who asks for something of medium size does not wait.
+/// A connection with unread lists holds only its own part; a medium read of another client does not wait.
 #[tokio::test]
 async fn unread_lists_of_one_connection_leave_room_to_all_others() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! An HTTP/2 client that does what no library would: frames made by hand.
+//! An HTTP/2 client that builds its own frames, as no library would.
 
 use super::super::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, RESET, SETTINGS,
@@ -18,10 +18,10 @@ use tokio::{
     },
 };
 
-/// The longest frame, in bytes, that HTTP/2 allows where nothing was agreed upon.
+/// HTTP/2's default maximum frame size, in bytes.
 const FRAME_BYTES_MAX: usize = 16 << 10;
 
-/// The head of a gRPC call.
+/// The HEADERS frame of a gRPC call.
 pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
     let literal = |out: &mut Vec<u8>, text: &str| {
         out.push(u8::try_from(text.len()).unwrap());
@@ -36,12 +36,10 @@ pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
-/// Data of a stream, the last or not.
 pub(crate) fn data(stream: u32, bytes: &[u8], is_last: bool) -> Vec<u8> {
     frame(DATA, if is_last { END_STREAM } else { 0 }, stream, bytes)
 }
 
-/// A whole call of one message.
 pub(crate) fn call(stream: u32, path: &str, request: &impl prost::Message) -> Vec<u8> {
     let (mut frames, request) = (headers(stream, path), message(request));
     let mut pieces = request.chunks(FRAME_BYTES_MAX).peekable();
@@ -51,37 +49,31 @@ pub(crate) fn call(stream: u32, path: &str, request: &impl prost::Message) -> Ve
     frames
 }
 
-/// A message with gRPC's prefix.
 pub(crate) fn message(message: &impl prost::Message) -> Vec<u8> {
     framed(0, &message.encode_to_vec()).into()
 }
 
-/// The client changes its mind.
+/// A `RST_STREAM` frame with code CANCEL.
 pub(crate) fn reset(stream: u32) -> Vec<u8> {
     frame(RESET, 0, stream, &8u32.to_be_bytes())
 }
 
-/// More may be sent.
 pub(crate) fn window(stream: u32, bytes: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
 }
 
-/// What came back.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Bytes of each stream.
     pub(crate) bytes: HashMap<u32, usize>,
-    /// Streams that ended by headers (an answer without messages, or trailers), with the raw block of the last ones.
+    /// Streams that ended with headers (without messages) or trailers, and the raw block of those.
     pub(crate) ended: HashMap<u32, Vec<u8>>,
-    /// What the connection's window was opened by, in bytes: so much more of what was sent has been taken.
+    /// Bytes by which the connection's window was opened: the server has read that much more.
     pub(crate) window: u64,
-    /// Whether the server has said its settings.
     pub(crate) is_greeted: bool,
-    /// What the connection was ended with.
+    /// The debug data of a GOAWAY.
     pub(crate) goaway: Option<String>,
 }
 
-/// A connection.
 pub(crate) struct Raw {
     pub(crate) read: OwnedReadHalf,
     pub(crate) write: OwnedWriteHalf,
@@ -91,7 +83,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Connects; the server may send so much on each stream.
+    /// Connects; the server may send `stream_window` bytes on each stream.
     pub(crate) async fn connect(address: SocketAddr, stream_window: u32) -> Self {
         let stream = std::net::TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -106,12 +98,12 @@ impl Raw {
         hello.extend(window(0, 1 << 30));
         write.write_all(&hello).await.unwrap();
         let mut raw = Self { read, write, seen: Seen::default(), side };
-        // Its windows hold once its settings are acknowledged.
+        // Its windows apply once the settings are acknowledged.
         raw.until(|seen| seen.is_greeted).await;
         raw
     }
 
-    /// Sends while this thread, and with it the server, stands still for a while.
+    /// Sends while this thread, and so the server, is paused.
     pub(crate) async fn send_beside(&self, frames: Vec<u8>, still: Duration) {
         let mut side = self.side.try_clone().unwrap();
         let writer = std::thread::spawn(move || {
@@ -122,7 +114,7 @@ impl Raw {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                         std::thread::sleep(Duration::from_millis(1));
                     }
-                    Err(_) => return, // the server has hung up
+                    Err(_) => return, // the server has closed the connection
                 }
             }
         });
@@ -137,7 +129,7 @@ impl Raw {
         self.write.write_all(frames).await.unwrap();
     }
 
-    /// Reads one frame; false when the connection has ended.
+    /// Reads one frame; false if the connection has ended.
     pub(crate) async fn frame(&mut self) -> bool {
         let Some(Frame { kind, flags, stream, payload }) = Frame::read(&mut self.read).await else {
             return false;
@@ -160,7 +152,6 @@ impl Raw {
         true
     }
 
-    /// Reads until something is so.
     pub(crate) async fn until(&mut self, is_so: impl Fn(&Seen) -> bool) {
         while !is_so(&self.seen) {
             assert!(self.frame().await, "the connection ended: {:?}", self.seen.goaway);

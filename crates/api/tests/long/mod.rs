@@ -1,5 +1,4 @@
-//! Answers that are sent as they are read: they say what they would say if they were made whole, hold little, and hold up
-//! nobody.
+//! Responses read while they are sent: equal to complete ones, little memory, and no delay for others.
 
 use super::{
     frames::RANGE,
@@ -18,7 +17,7 @@ mod unread;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Everything beyond a few bytes is long, and sent in pieces of a few rows.
+/// Limits that make everything above a few bytes long, in pieces of a few rows.
 pub(crate) fn long() -> Limits {
     let work = WorkLimits {
         inline: Cost { rows: 0, bytes: 0 },
@@ -31,7 +30,7 @@ pub(crate) fn long() -> Limits {
     Limits { work, answers, ..Limits::default() }
 }
 
-/// Keys that were put once or more, some of them deleted and put again.
+/// Keys put once or more, some of them deleted and put again.
 async fn fill(server: &Server) {
     for i in 0..60 {
         server.put(&format!("k{i:02}"), &"v".repeat(i * 7 % 101)).await;
@@ -136,7 +135,7 @@ async fn long_lists_that_nobody_takes_hold_little_and_no_compaction_up() {
     }
     sleep(Duration::from_millis(500)).await;
     let held = server.metric("quorate_in_flight_bytes{kind=\"answers\"}").await;
-    // A value ahead and one in the slot of each, and for those that came while there was much room what was read first.
+    // For each a piece ahead and one in the slot; the first also hold rows that were read while there was much room.
     assert!((16 << 18..(32 << 20) + 16 * (4 << 18)).contains(&held), "{held}");
     assert_eq!(server.metric("quorate_work_running{lane=\"long\"}").await, 0, "nobody reads on");
     let revision = server.put("k00063", "later").await.header.unwrap().revision;
@@ -150,7 +149,7 @@ async fn long_lists_that_nobody_takes_hold_little_and_no_compaction_up() {
     let whole = 64 << 18;
     assert!(raw.seen.bytes.values().all(|bytes| *bytes < whole), "the revision is compacted");
     assert_eq!(server.metric("quorate_in_flight_bytes{kind=\"answers\"}").await, 0);
-    // Who takes it gets it.
+    // A client that reads gets all of it.
     assert_eq!(server.kv().range(range("k", "l")).await.unwrap().into_inner().kvs.len(), 64);
 }
 

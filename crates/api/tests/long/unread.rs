@@ -1,9 +1,9 @@
-//! What transactions, puts and deletes answer whose rows are read after they were applied.
+//! Responses of writes whose rows are read after the entry was applied.
 
 use super::{super::frames::TXN, *};
 use machine::Limits as MachineLimits;
 
-/// Applied at once is nothing but the write.
+/// Applying an entry reads no rows for its response.
 async fn reads_later() -> Server {
     let none = Cost { rows: 0, bytes: 0 };
     let limits = MachineLimits { entry_reads: none, group_reads: none, ..MachineLimits::default() };
@@ -18,7 +18,7 @@ fn ops(requests: impl IntoIterator<Item = Op>) -> Vec<pb::RequestOp> {
     requests.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect()
 }
 
-/// Reads between writes that they see, or must not see, and a transaction inside.
+/// Reads around writes that they must see or must not see, also in a nested transaction.
 fn around(reads: &[pb::RangeRequest], number: usize) -> pb::TxnRequest {
     let delete = |key: &'static str, range_end: &'static str| {
         let (key, range_end) = (key.into(), range_end.into());
@@ -70,7 +70,7 @@ async fn what_is_read_after_a_write_is_what_would_have_been_read_within_it() {
     assert_eq!(later.metric("quorate_in_flight_bytes{kind=\"answers\"}").await, 0);
 }
 
-/// Twenty transactions of a few bytes that answer 32 MiB each, of which nobody reads a byte.
+/// Twenty small transactions with responses of 32 MiB that nobody reads.
 #[tokio::test]
 async fn unread_answers_of_writes_hold_little_and_no_compaction_up_and_end_by_name() {
     let limits = Limits { view_hold_max: Duration::from_millis(200), ..Limits::default() };

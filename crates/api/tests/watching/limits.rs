@@ -1,4 +1,4 @@
-//! What watching may take of the runtime's thread and of compaction, made small.
+//! The limits of `WatchLimits`, set small.
 
 use super::*;
 use api::WatchLimits;
@@ -8,7 +8,7 @@ async fn server(watching: WatchLimits) -> Server {
     Server::with(0, Limits { watching, ..Limits::default() }).await
 }
 
-/// Puts of one revision.
+/// A transaction of puts, and so one revision.
 fn puts(keys: std::ops::Range<usize>, value: &str) -> pb::TxnRequest {
     let put = |at| pb::request_op::Request::RequestPut(put(&format!("k{at}"), value));
     let success = keys.map(|at| pb::RequestOp { request: Some(put(at)) }).collect();
@@ -28,11 +28,12 @@ async fn a_group_beyond_what_is_published_at_once_is_read_as_history() {
     watcher.silence().await;
 }
 
-/// With no time at all, compaction goes before who keeps up: that one is told what is left.
+/// With a limit of zero, compaction does not wait, and a synced watcher is cancelled.
 #[tokio::test]
 async fn compaction_waits_for_who_keeps_up_only_so_long() {
     let server =
-        server(WatchLimits { untold_kept: Duration::ZERO, turn_steps: 1, ..WatchLimits::default() }).await;
+        server(WatchLimits { undelivered_kept: Duration::ZERO, turn_steps: 1, ..WatchLimits::default() })
+            .await;
     let mut watcher = much_and_its_compaction(&server).await;
     let mut told = 0;
     let end = loop {
@@ -46,7 +47,7 @@ async fn compaction_waits_for_who_keeps_up_only_so_long() {
     assert_eq!(end.compact_revision, MUCH.1);
 }
 
-/// Its answers fill its window and the connection's buffer, and then some few; what it asks beyond is not even read.
+/// Responses fill the stream's window and the connection's buffer; then requests are not read.
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answers_is_not_read_from() {
     const WINDOW_BYTES: u32 = 65_535;

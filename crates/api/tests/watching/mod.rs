@@ -19,13 +19,12 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::Streaming;
 
-/// How long a response that must come may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long nothing is waited for, where nothing must come.
+/// How long to watch for responses that must not come.
 const SILENCE: Duration = Duration::from_millis(150);
 
-/// Requests that a test sends without waiting, in messages.
+/// Requests that a test may queue, in messages.
 const REQUESTS_MAX: usize = 20_000;
 
 struct Watcher {
@@ -54,7 +53,6 @@ impl Watcher {
         Self { requests, responses }
     }
 
-    /// A stream with one watcher.
     async fn on(server: &Server, create: WatchCreateRequest) -> Self {
         let mut watcher = Self::open(server).await;
         watcher.create(create);
@@ -88,7 +86,7 @@ impl Watcher {
         }
     }
 
-    /// Events until there are so many, as `key=value@revision`, `-key@revision` for a delete.
+    /// `count` events, as `key=value@revision`, or `-key@revision` for a delete.
     async fn events(&mut self, count: usize) -> Vec<String> {
         let mut seen = Vec::new();
         while seen.len() < count {
@@ -131,7 +129,6 @@ async fn compact(server: &Server, revision: i64) {
     server.kv().compact(pb::CompactionRequest { revision, physical: true }).await.unwrap();
 }
 
-/// One number of the metrics page.
 async fn metric(server: &Server, name: &str) -> i64 {
     let page = server.http("GET /metrics").await;
     let line = page.lines().find(|line| line.split(' ').next() == Some(name));
@@ -168,11 +165,11 @@ async fn a_watcher_is_told_what_happens_to_its_keys() {
     assert!(
         canceled.canceled && !canceled.created && canceled.watch_id == 0 && canceled.cancel_reason.is_empty()
     );
-    watcher.cancel(0); // gone already
-    watcher.cancel(77); // never was
+    watcher.cancel(0); // already cancelled
+    watcher.cancel(77); // never existed
     server.put("k", "3").await;
     watcher.silence().await;
-    drop(watcher.requests); // the client has no more to ask; it may go on to listen
+    drop(watcher.requests); // no more requests; the client may still listen
     assert!(timeout(SILENCE, watcher.responses.message()).await.is_err());
 }
 
@@ -233,7 +230,7 @@ async fn ranges_and_filters_choose_what_is_told() {
     let mut watchers = Vec::new();
     for (create, expected) in cases {
         watchers.push((Watcher::on(&server, create.clone()).await, expected.clone()));
-        // The same from the past: nothing has happened yet, and all of it will be history to a later one.
+        // The same from a past revision: before any event now, history when read later.
         watchers
             .push((Watcher::on(&server, WatchCreateRequest { start_revision: 2, ..create }).await, expected));
     }
@@ -288,7 +285,7 @@ async fn a_compacted_start_ends_the_watcher_and_says_what_is_left() {
     let told = watcher.next().await;
     assert_eq!((told.canceled, told.created, told.compact_revision, told.watch_id), (true, false, 4, 0));
     assert_eq!((told.header.unwrap().revision, &told.cancel_reason[..]), (0, ""));
-    // Its ID is taken until the client cancels it.
+    // Its ID stays taken until the client cancels it.
     watcher.create(WatchCreateRequest { watch_id: 7, ..key("k") });
     watcher.create(WatchCreateRequest { watch_id: 7, ..from("k", 2) });
     assert!(!watcher.next().await.canceled);
@@ -296,16 +293,16 @@ async fn a_compacted_start_ends_the_watcher_and_says_what_is_left() {
     watcher.cancel(0);
     assert!(watcher.next().await.canceled);
     let mut at_it = Watcher::on(&server, WatchCreateRequest { prev_kv: true, ..from("k", 4) }).await;
-    assert_eq!(at_it.events(2).await, ["k=3@4", "k=4@5 was 3"]); // what was before 4 is gone
+    assert_eq!(at_it.events(2).await, ["k=3@4", "k=4@5 was 3"]); // older values are compacted
 }
 
 #[tokio::test]
 async fn progress_is_told_when_it_is_asked_for_and_in_intervals() {
-    let interval = Duration::from_millis(1); // as in etcd, 100 ms are the least
+    let interval = Duration::from_millis(1); // raised to 100 ms, as in etcd
     let limits = Limits { watch_progress_interval: interval, ..Limits::default() };
     let server = Server::with(0, limits).await;
     let mut watcher = Watcher::open(&server).await;
-    watcher.ask_for_progress(); // nobody watches: nothing to tell
+    watcher.ask_for_progress(); // no watcher: no response
     watcher.silence().await;
     watcher.create(key("k"));
     assert!(watcher.next().await.created);
@@ -373,7 +370,7 @@ async fn a_client_that_does_not_read_costs_a_bounded_queue_and_delays_nobody() {
     assert_eq!(metric(&server, "etcd_debugging_mvcc_slow_watcher_total").await, 1);
     let pending = metric(&server, "etcd_debugging_mvcc_pending_events_total").await;
     assert!((1..40).contains(&pending), "{pending} events of 10 KB wait");
-    // What it missed is read from the history, and then from memory.
+    // The missed events come from the history, then from the ring.
     let mut revisions = Vec::new();
     while revisions.len() < VALUES {
         revisions
@@ -389,7 +386,7 @@ async fn a_slow_watcher_learns_that_its_history_was_compacted() {
     let mut slow = Watcher::on(&server, key("k")).await;
     let value = "x".repeat(100_000);
     for _ in 0..100 {
-        server.put("k", &value).await; // 10 MB: more than the newest events that are kept
+        server.put("k", &value).await; // 10 MB: more than the ring holds
     }
     compact(&server, 100).await;
     server.put("k", "last").await;
@@ -453,7 +450,7 @@ async fn a_group_of_more_events_than_are_matched_at_once_is_told_all_the_same() 
 
 #[tokio::test]
 async fn a_group_of_more_bytes_than_are_kept_is_told_though_nothing_follows_it() {
-    // A delete's row is its key: 2,200 of them are more than the tap keeps.
+    // A delete's row is its key: 2,200 of them exceed the tap.
     const KEYS: usize = 2_200;
     let server = Server::start().await;
     let name = |at: usize| format!("{at:04}{}", "k".repeat(4_000));
@@ -470,10 +467,10 @@ async fn a_group_of_more_bytes_than_are_kept_is_told_though_nothing_follows_it()
     assert_eq!(watcher.next().await.events.len(), KEYS);
 }
 
-/// The first revision of [`much_and_its_compaction`], and its last.
+/// First and last revision of [`much_and_its_compaction`].
 const MUCH: (i64, i64) = (3, 52);
 
-/// Too many events to be told at once, and all of them compacted before anybody could look.
+/// More events than are delivered at once, all compacted before the first delivery.
 async fn much_and_its_compaction(server: &Server) -> Watcher {
     server.put("0", "v").await;
     let watcher = Watcher::on(server, everything()).await;
@@ -481,21 +478,20 @@ async fn much_and_its_compaction(server: &Server) -> Watcher {
         let puts = (0..100).map(|sub| pb::RequestOp {
             request: Some(pb::request_op::Request::RequestPut(put(&format!("k{sub}"), &at.to_string()))),
         });
-        let txn = pb::TxnRequest { success: puts.collect(), ..Default::default() };
-        pb::InternalRaftRequest { txn: Some(txn), ..Default::default() }
+        pb::TxnRequest { success: puts.collect(), ..Default::default() }
     };
     let compaction = pb::CompactionRequest { revision: MUCH.1, physical: false };
-    let compaction = pb::InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
-    // All of it is on its way before anybody else has a turn: it is applied in one group.
-    let asked: Vec<_> =
-        (0..50).map(request).chain([compaction]).map(|request| server.node.propose(request, None)).collect();
+    // Proposed before any other task runs, so they are applied in one group.
+    let asked: Vec<_> = (0..50).map(request).map(|request| server.node.propose(request, None)).collect();
+    let compacted = server.node.propose(compaction, None);
     for answer in asked {
         answer.await.unwrap();
     }
+    compacted.await.unwrap();
     watcher
 }
 
-/// Who kept up is told all the same, and compaction comes to its end.
+/// A synced watcher still receives all events, and compaction completes.
 #[tokio::test]
 async fn a_watcher_that_keeps_up_is_not_canceled_by_a_compaction_to_the_head() {
     let server = Server::start().await;

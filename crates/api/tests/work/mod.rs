@@ -1,10 +1,10 @@
-//! Where a client's work runs: what the thread that serves everybody reads, whatever is asked for; and what becomes of
-//! work whose client leaves or does not read.
+//! Where a client's work runs: how much the runtime's thread may read, and what happens to work when its client
+//! disconnects or does not read.
 
 use super::*;
 use api::{Cost, Snapshots, WorkLimits};
 use bytes::Bytes;
-use engine::{Batch, Family, Fault, Moment, Visit};
+use engine::{Batch, Family, Fault, Snapshot, Visit};
 use proto::{
     etcdserverpb::{
         lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op::Request as Op,
@@ -22,13 +22,13 @@ use std::{
     time::Instant,
 };
 
-/// An engine that notes what is read on the thread that made it, which serves everybody; and that can hold readers up.
+/// An engine that counts reads on the thread that created it, the runtime's, and that can block other readers.
 struct Spy {
     rows: MemoryEngine,
     serving: ThreadId,
     read: AtomicU64,
     read_bytes: AtomicU64,
-    /// Whether readers on other threads wait, and how many do.
+    /// Whether readers on other threads are blocked.
     gate: Mutex<bool>,
     opened: Condvar,
     held: AtomicI64,
@@ -56,7 +56,7 @@ impl Spy {
         }
     }
 
-    /// Rows and bytes read on the serving thread since this was asked last.
+    /// Rows and bytes read on the runtime's thread since the last call.
     fn take(&self) -> (u64, u64) {
         (self.read.swap(0, SeqCst), self.read_bytes.swap(0, SeqCst))
     }
@@ -87,10 +87,6 @@ impl Engine for Spy {
         Ok(row)
     }
 
-    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        keys.iter().map(|key| self.get(family, key)).collect()
-    }
-
     fn scan(
         &self,
         family: Family,
@@ -105,7 +101,7 @@ impl Engine for Spy {
         })
     }
 
-    fn moment(self: Arc<Self>) -> Box<Moment> {
+    fn snapshot(self: Arc<Self>) -> Box<Snapshot> {
         unreachable!("nobody asks for a snapshot here")
     }
 
@@ -122,7 +118,7 @@ impl Engine for Spy {
     }
 }
 
-/// Some rows and kilobytes more than a request may read there.
+/// Bounds for reads on the runtime's thread: the defaults of `WorkLimits::inline`.
 const ROWS_MAX: u64 = 512;
 const BYTES_MAX: u64 = 64 << 10;
 
@@ -140,7 +136,6 @@ impl Server {
         }
     }
 
-    /// A series of `/metrics`.
     pub(crate) async fn metric(&self, series: &str) -> i64 {
         let page = self.http("GET /metrics").await;
         let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -170,7 +165,7 @@ async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) {
 async fn no_read_however_it_is_asked_for_reads_much_on_the_thread_that_serves_everybody() {
     let spy = Spy::new();
     let server = Server::on(Arc::clone(&spy) as _, 0, Limits::default()).await;
-    // Each key is there, gone, and there again: what it was takes a way through its history.
+    // Each key is put, deleted and put again, so that old revisions need a walk through its history.
     server.fill("k", 2_000, 10).await;
     let old = server.node.machine().view().revision();
     let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
@@ -274,7 +269,7 @@ async fn answers_that_the_log_gives_are_read_and_encoded_elsewhere_where_they_ar
     server.put("one", &"v".repeat(1 << 20)).await;
     let again = pb::PutRequest { prev_kv: true, ..put("one", "w") };
     assert_eq!(kv.put(again).await.unwrap().into_inner().prev_kv.unwrap().value.len(), 1 << 20);
-    // What was overwritten or deleted is read a row at a time: two thousand are more than short.
+    // Previous values are read row by row, so two thousand of them exceed the short lane.
     assert_eq!(server.turns().await, turns + 3);
 }
 
@@ -359,7 +354,7 @@ async fn what_is_short_does_not_wait_for_long_lists() {
         })
         .collect();
     until(async || spy.held.load(SeqCst) == 2).await;
-    // Too much for the thread that serves everybody, and it scans nothing that the gate would hold.
+    // Beyond the inline budget, and without a scan that the gate would block.
     let keys_only = pb::RangeRequest { keys_only: true, limit: 3_000, ..range("k", "l") };
     let answer = tokio::time::timeout(Duration::from_secs(5), server.kv().range(keys_only)).await;
     assert_eq!(answer.expect("in time").unwrap().into_inner().kvs.len(), 3_000);
@@ -382,7 +377,6 @@ async fn a_leader_of_everything_is_found_without_reading_everything() {
     assert_eq!((spy.take(), server.turns().await), ((0, 0), turns + 1), "the keys are walked elsewhere");
 }
 
-/// What this process has in memory, in bytes.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
@@ -409,7 +403,7 @@ async fn a_storm_of_locks_takes_memory_by_their_number_and_is_passed_on_in_order
     until(async || server.metric(watchers).await == LOCKS - 1).await;
     let per_lock = resident().saturating_sub(before) / LOCKS.unsigned_abs();
     assert!(per_lock < 64 << 10, "{per_lock} bytes a lock");
-    // One delete wakes one.
+    // One delete wakes one waiter.
     for _ in 0..20 {
         until(async || calls.iter().any(JoinHandle::is_finished)).await;
         let at = calls.iter().position(JoinHandle::is_finished).unwrap();
@@ -418,7 +412,7 @@ async fn a_storm_of_locks_takes_memory_by_their_number_and_is_passed_on_in_order
         server.kv().delete_range(delete).await.unwrap();
         assert!(calls.iter().filter(|call| call.is_finished()).count() <= 1);
     }
-    // Who leaves leaves no key.
+    // Disconnected clients leave no keys.
     for call in calls {
         call.abort();
     }
@@ -432,7 +426,7 @@ async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
     let maintenance = MaintenanceClient::new(server.channel.clone());
     let mut slow = Vec::new();
     for _ in 0..10 {
-        // A connection each: one's window would hold up the others.
+        // A connection each, since they would share one connection's window.
         let channel =
             Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
         let mut client = MaintenanceClient::new(channel);
@@ -443,7 +437,7 @@ async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
     let whole = tokio::time::timeout(Duration::from_secs(20), take(maintenance)).await;
     let bytes = whole.expect("it has its turn").len();
     assert!(bytes > 16 << 20 && bytes % 512 == 32, "{bytes}");
-    // Who was slow gets the rest, all the same.
+    // Slow clients still get the rest.
     for mut pieces in slow {
         let mut rest = 32 << 10;
         while let Some(piece) = pieces.message().await.unwrap() {
@@ -456,21 +450,21 @@ async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
 #[tokio::test]
 async fn a_snapshot_is_made_one_step_ahead_of_who_takes_it() {
     let server = Server::start().await;
-    // Less than is measured in one turn.
+    // Less than one turn measures.
     server.fill("k", 6, 1 << 19).await;
-    // A window of two pieces, of the eight that a step makes.
+    // A window of two pieces, of the eight in a step.
     let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
     let channel = endpoint.initial_stream_window_size(65_535).connect().await.unwrap();
     let mut maintenance = MaintenanceClient::new(channel);
     let before = server.snapshot_turns().await;
     let _untaken = maintenance.snapshot(pb::SnapshotRequest {}).await.unwrap();
-    // The moment, the measure, the step that is taken and the one ahead.
+    // Moment, measurement, the step being sent and the one ahead.
     until(async || server.snapshot_turns().await - before >= 4).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(server.snapshot_turns().await - before, 4, "no more than that waits for a client");
 }
 
-/// A server whose snapshots are measured a block at a time, here a row or two, and then written at once.
+/// A server that measures snapshots in steps of one block, here a row or two, and then writes them at once.
 async fn measuring_slowly(sent_max: usize) -> Server {
     let snapshots = Snapshots { sent_max, measured_bytes: 1, step_bytes: u64::MAX, ..Snapshots::default() };
     let server = Server::with(0, Limits { snapshots, ..Limits::default() }).await;
@@ -500,7 +494,7 @@ async fn all_who_ask_for_a_snapshot_while_one_is_measured_share_the_next() {
     for one in many {
         assert_eq!(one.await.unwrap().len() % 512, 32);
     }
-    // The first one's, and that of all the others.
+    // One measurement for the first, and one for all others.
     let together = server.snapshot_turns().await - before - alone;
     assert!(together < 3 * alone, "{together} turns for twenty, {alone} for one");
 }
@@ -514,7 +508,7 @@ async fn a_snapshot_that_shares_its_moment_has_all_that_was_acknowledged_before_
         let (text, before) = (format!("acknowledged-{number}"), server.snapshot_turns().await);
         server.put("acknowledged", &text).await;
         taken.push((text, tokio::spawn(take(maintenance.clone()))));
-        // So that some measure is on its way, and the next one waits.
+        // So that one measurement is running and the next one waits.
         until(async || server.snapshot_turns().await > before + 20).await;
     }
     for (text, bytes) in taken {
@@ -536,7 +530,7 @@ async fn who_stops_waiting_for_a_snapshot_leaves_it_to_those_who_share_it() {
             one.abort();
         }
     }
-    // Nor is anything left behind of it when all of them go.
+    // Nothing is left behind if all of them disconnect.
     let asked: Vec<_> = (0..20).map(|_| tokio::spawn(take(maintenance.clone()))).collect();
     for one in asked {
         one.abort();
@@ -600,7 +594,7 @@ async fn a_list_that_nobody_takes_holds_no_compaction_up_and_goes_on_until_one_h
     };
     let (mut patient, mut unlucky) = (begin().await, begin().await);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // What is written meanwhile is not in it.
+    // Later writes are not in it.
     server.put("k00063", "later").await;
     let mut keys = 0;
     while let Some(piece) = patient.message().await.unwrap() {

@@ -1,108 +1,71 @@
-//! The commands and their flags: etcdctl's names, in its groups.
+//! The commands and their flags, with etcdctl's names and groups.
 
 mod tables;
 mod tree;
 
 use crate::flags::Flag;
-use crate::print::Downgrade;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 pub(crate) use tables::{GLOBAL, WATCH};
 pub(crate) use tree::{OPS, ROOT};
 
-/// What a command does.
+/// What a command does; `run` has a function for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// `get`.
     Get,
-    /// `put`.
     Put,
-    /// `del`.
     Del,
-    /// `txn`.
     Txn,
-    /// `compaction`.
     Compaction,
-    /// `endpoint health`.
     EndpointHealth,
-    /// `endpoint status`.
     EndpointStatus,
-    /// `endpoint hashkv`.
     EndpointHashKv,
-    /// `member add`.
     MemberAdd,
-    /// `member list`.
     MemberList,
-    /// `member promote`.
     MemberPromote,
-    /// `member remove`.
     MemberRemove,
-    /// `member update`.
     MemberUpdate,
-    /// `watch`.
     Watch,
-    /// `lease grant`.
     LeaseGrant,
-    /// `lease revoke`.
     LeaseRevoke,
-    /// `lease timetolive`.
     LeaseTimeToLive,
-    /// `lease list`.
     LeaseList,
-    /// `lease keep-alive`.
     LeaseKeepAlive,
-    /// `lock`.
     Lock,
-    /// `elect`.
     Elect,
-    /// `alarm list`.
     AlarmList,
-    /// `alarm disarm`.
     AlarmDisarm,
-    /// `defrag`.
     Defrag,
-    /// `move-leader`.
     MoveLeader,
-    /// `downgrade validate`, `enable`, `cancel`.
-    Downgrade(Downgrade),
-    /// `snapshot restore`.
+    Downgrade(DowngradeAction),
     SnapshotRestore,
-    /// `snapshot save`.
     SnapshotSave,
-    /// `snapshot status`.
     SnapshotStatus,
-    /// `check perf`.
     CheckPerf,
-    /// `check datascale`.
     CheckDatascale,
-    /// `make-mirror`.
     MakeMirror,
-    /// `version`.
     Version,
-    /// `options`.
     Options,
-    /// `help`.
     Help,
-    /// What etcdctl has and this program has not.
-    NotThere,
+    /// A command of etcdctl's that this program does not have yet.
+    Unsupported,
 }
 
-/// A command of the tree.
 #[derive(Debug)]
 pub(crate) struct Command {
-    /// Its word.
+    /// The word that calls it.
     pub(crate) name: &'static str,
-    /// What follows it, for people.
+    /// Its arguments, for the help.
     pub(crate) arguments: &'static str,
-    /// One line.
+    /// One line of help.
     pub(crate) about: &'static str,
-    /// More lines, or none.
+    /// More help, or nothing.
     pub(crate) details: &'static str,
-    /// Where the root's help lists it.
+    /// Its group in the root's help; nothing for a subcommand.
     pub(crate) group: &'static str,
-    /// Flags of its own; a command with commands hands them down.
+    /// Its own flags; its subcommands have them too.
     pub(crate) flags: &'static [Flag],
-    /// Its commands.
     pub(crate) commands: &'static [Command],
-    /// What it does; `None` for one that only holds others.
+    /// `None` for one that only has subcommands.
     pub(crate) action: Option<Action>,
 }
 
@@ -121,27 +84,41 @@ const CONCURRENCY: &str = GROUPS[2];
 const AUTH: &str = GROUPS[3];
 const UTILITY: &str = GROUPS[4];
 
-const fn command(
-    group: &'static str,
-    name: &'static str,
-    arguments: &'static str,
-    about: &'static str,
-    flags: &'static [Flag],
-    action: Action,
-) -> Command {
-    Command { name, arguments, about, details: "", group, flags, commands: &[], action: Some(action) }
+const fn command(name: &'static str, about: &'static str, action: Action) -> Command {
+    Command { arguments: "", action: Some(action), ..parent(name, about) }
 }
 
-const fn holder(
-    group: &'static str,
-    name: &'static str,
-    about: &'static str,
-    flags: &'static [Flag],
-    commands: &'static [Command],
-) -> Command {
-    Command { name, arguments: "<command>", about, details: "", group, flags, commands, action: None }
+const fn parent(name: &'static str, about: &'static str) -> Command {
+    Command {
+        name,
+        arguments: "<command>",
+        about,
+        details: "",
+        group: "",
+        flags: &[],
+        commands: &[],
+        action: None,
+    }
 }
 
-const fn not_there(group: &'static str, name: &'static str) -> Command {
-    command(group, name, "", "Not there yet", &[], Action::NotThere)
+impl Command {
+    const fn takes(self, arguments: &'static str) -> Self {
+        Self { arguments, ..self }
+    }
+
+    const fn details(self, details: &'static str) -> Self {
+        Self { details, ..self }
+    }
+
+    const fn group(self, group: &'static str) -> Self {
+        Self { group, ..self }
+    }
+
+    const fn flags(self, flags: &'static [Flag]) -> Self {
+        Self { flags, ..self }
+    }
+
+    const fn commands(self, commands: &'static [Command]) -> Self {
+        Self { commands, ..self }
+    }
 }

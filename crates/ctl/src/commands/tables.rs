@@ -2,16 +2,27 @@
 
 use crate::flags::{Flag, Kind};
 
-pub(super) const fn flag(name: &'static str, kind: Kind, default: &'static str, usage: &'static str) -> Flag {
+const fn flag(name: &'static str, kind: Kind, default: &'static str, usage: &'static str) -> Flag {
     Flag { name, short: None, kind, default, usage }
+}
+
+const fn text(name: &'static str, usage: &'static str) -> Flag {
+    flag(name, Kind::Text, "", usage)
+}
+
+/// A number that is 0 unless it is given.
+pub(super) const fn int(name: &'static str, usage: &'static str) -> Flag {
+    flag(name, Kind::Int, "0", usage)
 }
 
 const fn switch(name: &'static str, usage: &'static str) -> Flag {
     flag(name, Kind::Bool, "false", usage)
 }
 
-const fn short(flag: Flag, short: u8) -> Flag {
-    Flag { short: Some(short), ..flag }
+impl Flag {
+    const fn short(self, short: u8) -> Self {
+        Self { short: Some(short), ..self }
+    }
 }
 
 pub(crate) const CLUSTER_FLAG: Flag = switch("cluster", "use all endpoints from the cluster member list");
@@ -19,8 +30,8 @@ pub(crate) const CONSISTENCY: Flag =
     flag("consistency", Kind::Text, "l", "Linearizable(l) or Serializable(s)");
 
 pub(crate) const RESTORE: &[Flag] = &[
-    flag("bump-revision", Kind::Int, "0", "How much to increase the latest revision after restore"),
-    flag("data-dir", Kind::Text, "", "Path to the output data directory (default '${name}.etcd')"),
+    int("bump-revision", "How much to increase the latest revision after restore"),
+    text("data-dir", "Path to the output data directory (default '${name}.etcd')"),
     flag(
         "initial-advertise-peer-urls",
         Kind::Text,
@@ -45,19 +56,14 @@ pub(crate) const RESTORE: &[Flag] = &[
     ),
     flag("name", Kind::Text, "default", "Human-readable name for this member"),
     switch("skip-hash-check", "Ignore the snapshot's integrity hash value"),
-    flag("wal-dir", Kind::Text, "", "Path to the WAL directory (use --data-dir if none given)"),
+    text("wal-dir", "Path to the WAL directory (use --data-dir if none given)"),
 ];
 
-/// Flags that stand before or after every command.
+/// Flags that every command has.
 pub(crate) const GLOBAL: &[Flag] = &[
-    flag("auth-jwt-token", Kind::Text, "", "JWT token used for authentication (not there yet)"),
-    flag(
-        "cacert",
-        Kind::Text,
-        "",
-        "verify certificates of TLS-enabled secure servers using this CA bundle (not there yet)",
-    ),
-    flag("cert", Kind::Text, "", "identify secure client using this TLS certificate file (not there yet)"),
+    text("auth-jwt-token", "JWT token used for authentication (not there yet)"),
+    text("cacert", "verify certificates of TLS-enabled secure servers using this CA bundle (not there yet)"),
+    text("cert", "identify secure client using this TLS certificate file (not there yet)"),
     flag(
         "command-timeout",
         Kind::Duration,
@@ -66,21 +72,12 @@ pub(crate) const GLOBAL: &[Flag] = &[
     ),
     switch("debug", "show every flag's value, and every try, on stderr"),
     flag("dial-timeout", Kind::Duration, "2s", "dial timeout for client connections"),
-    short(
-        flag(
-            "discovery-srv",
-            Kind::Text,
-            "",
-            "domain name to query for SRV records describing cluster endpoints (not there yet)",
-        ),
-        b'd',
-    ),
-    flag(
-        "discovery-srv-name",
-        Kind::Text,
-        "",
-        "service name to query when using DNS discovery (not there yet)",
-    ),
+    text(
+        "discovery-srv",
+        "domain name to query for SRV records describing cluster endpoints (not there yet)",
+    )
+    .short(b'd'),
+    text("discovery-srv-name", "service name to query when using DNS discovery (not there yet)"),
     flag("endpoints", Kind::List, "127.0.0.1:2379", "gRPC endpoints"),
     switch("hex", "print byte strings as hex encoded strings"),
     flag(
@@ -93,38 +90,30 @@ pub(crate) const GLOBAL: &[Flag] = &[
     flag("insecure-transport", Kind::Bool, "true", "disable transport security for client connections"),
     flag("keepalive-time", Kind::Duration, "2s", "keepalive time for client connections"),
     flag("keepalive-timeout", Kind::Duration, "6s", "keepalive timeout for client connections"),
-    flag("key", Kind::Text, "", "identify secure client using this TLS key file (not there yet)"),
-    flag("max-recv-bytes", Kind::Int, "0", "client-side response receive limit in bytes (0 = none)"),
-    flag("max-request-bytes", Kind::Int, "0", "client-side request send limit in bytes (0 = 2 MiB)"),
-    flag("password", Kind::Text, "", "password for authentication (not there yet)"),
-    flag("user", Kind::Text, "", "username[:password] for authentication (not there yet)"),
-    short(
-        flag(
-            "write-out",
-            Kind::Text,
-            "simple",
-            "set the output format (fields, json, protobuf, simple, table)",
-        ),
-        b'w',
-    ),
+    text("key", "identify secure client using this TLS key file (not there yet)"),
+    int("max-recv-bytes", "client-side response receive limit in bytes (0 = none)"),
+    int("max-request-bytes", "client-side request send limit in bytes (0 = 2 MiB)"),
+    text("password", "password for authentication (not there yet)"),
+    text("user", "username[:password] for authentication (not there yet)"),
+    flag("write-out", Kind::Text, "simple", "set the output format (fields, json, protobuf, simple, table)")
+        .short(b'w'),
 ];
 
-/// Flags of `get`.
 pub(crate) const GET: &[Flag] = &[
     CONSISTENCY,
     switch("count-only", "Get only the count"),
     switch("from-key", "Get keys that are greater than or equal to the given key using byte compare"),
     switch("keys-only", "Get only the keys"),
-    flag("limit", Kind::Int, "0", "Maximum number of results"),
-    flag("max-create-rev", Kind::Int, "0", "Maximum create revision"),
-    flag("max-mod-rev", Kind::Int, "0", "Maximum modification revision"),
-    flag("min-create-rev", Kind::Int, "0", "Minimum create revision"),
-    flag("min-mod-rev", Kind::Int, "0", "Minimum modification revision"),
-    flag("order", Kind::Text, "", "Order of results; ASCEND or DESCEND (ASCEND by default)"),
+    int("limit", "Maximum number of results"),
+    int("max-create-rev", "Maximum create revision"),
+    int("max-mod-rev", "Maximum modification revision"),
+    int("min-create-rev", "Minimum create revision"),
+    int("min-mod-rev", "Minimum modification revision"),
+    text("order", "Order of results; ASCEND or DESCEND (ASCEND by default)"),
     switch("prefix", "Get keys with matching prefix"),
     switch("print-value-only", "Only write values when using the \"simple\" output format"),
-    flag("rev", Kind::Int, "0", "Specify the kv revision"),
-    flag("sort-by", Kind::Text, "", "Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION"),
+    int("rev", "Specify the kv revision"),
+    text("sort-by", "Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION"),
     switch("stream", "Use the RangeStream RPC"),
 ];
 
@@ -142,33 +131,32 @@ pub(crate) const DEL: &[Flag] = &[
     switch("range", "delete range of keys"),
 ];
 
-pub(crate) const TXN: &[Flag] =
-    &[short(switch("interactive", "Input transaction in interactive mode"), b'i')];
+pub(crate) const TXN: &[Flag] = &[switch("interactive", "Input transaction in interactive mode").short(b'i')];
 
 pub(crate) const COMPACTION: &[Flag] =
     &[switch("physical", "'true' to wait for compaction to physically remove all old revisions")];
 
-/// Flags of `watch`, and of the lines that `watch -i` reads.
+/// Flags of `watch`, and of each line of `watch -i`.
 pub(crate) const WATCH: &[Flag] = &[
-    short(switch("interactive", "Interactive mode"), b'i'),
+    switch("interactive", "Interactive mode").short(b'i'),
     switch("prefix", "Watch on a prefix if prefix is set"),
     switch("prev-kv", "get the previous key-value pair before the event happens"),
     switch("progress-notify", "get periodic watch progress notification from server"),
-    flag("rev", Kind::Int, "0", "Revision to start watching"),
+    int("rev", "Revision to start watching"),
 ];
 
 pub(crate) const LEASE_KEEP_ALIVE: &[Flag] =
     &[switch("once", "Resets the keep-alive time to its original value and exits immediately")];
 pub(crate) const LEASE_TIME_TO_LIVE: &[Flag] = &[switch("keys", "Get keys attached to this lease")];
-pub(crate) const ELECT: &[Flag] = &[short(switch("listen", "observation mode"), b'l')];
+pub(crate) const ELECT: &[Flag] = &[switch("listen", "observation mode").short(b'l')];
 pub(crate) const LOCK: &[Flag] = &[flag("ttl", Kind::Int, "10", "timeout for session, in seconds")];
 
 pub(crate) const MEMBER_ADD: &[Flag] = &[
     switch("learner", "indicates if the new member is raft learner"),
-    flag("peer-urls", Kind::Text, "", "comma separated peer URLs for the new member"),
+    text("peer-urls", "comma separated peer URLs for the new member"),
 ];
 pub(crate) const MEMBER_UPDATE: &[Flag] =
-    &[flag("peer-urls", Kind::Text, "", "comma separated peer URLs for the updated member")];
+    &[text("peer-urls", "comma separated peer URLs for the updated member")];
 
 pub(crate) const AUTO_COMPACT: Flag =
     switch("auto-compact", "Compact storage with last revision after test is finished");
@@ -190,28 +178,22 @@ pub(crate) const CHECK_DATASCALE: &[Flag] = &[
 ];
 
 pub(crate) const MAKE_MIRROR: &[Flag] = &[
-    flag(
+    text(
         "dest-cacert",
-        Kind::Text,
-        "",
         "Verify certificates of TLS enabled secure servers using this CA bundle (not there yet)",
     ),
-    flag(
+    text(
         "dest-cert",
-        Kind::Text,
-        "",
         "Identify secure client using this TLS certificate file for the destination cluster (not there yet)",
     ),
     flag("dest-insecure-transport", Kind::Bool, "true", "Disable transport security for client connections"),
-    flag("dest-key", Kind::Text, "", "Identify secure client using this TLS key file (not there yet)"),
-    flag("dest-password", Kind::Text, "", "Destination password for authentication (not there yet)"),
-    flag(
+    text("dest-key", "Identify secure client using this TLS key file (not there yet)"),
+    text("dest-password", "Destination password for authentication (not there yet)"),
+    text(
         "dest-prefix",
-        Kind::Text,
-        "",
         "destination prefix to mirror a prefix to a different prefix in the destination cluster",
     ),
-    flag("dest-user", Kind::Text, "", "Destination username[:password] for authentication (not there yet)"),
+    text("dest-user", "Destination username[:password] for authentication (not there yet)"),
     flag(
         "max-txn-ops",
         Kind::Uint,
@@ -219,6 +201,6 @@ pub(crate) const MAKE_MIRROR: &[Flag] = &[
         "Maximum number of operations permitted in a transaction during syncing updates",
     ),
     switch("no-dest-prefix", "mirror key-values to the root of the destination cluster"),
-    flag("prefix", Kind::Text, "", "Key-value prefix to mirror"),
-    flag("rev", Kind::Int, "0", "Specify the kv revision to start to mirror"),
+    text("prefix", "Key-value prefix to mirror"),
+    int("rev", "Specify the kv revision to start to mirror"),
 ];

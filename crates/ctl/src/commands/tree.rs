@@ -3,27 +3,17 @@
 use super::tables::{
     CHECK_DATASCALE, CHECK_PERF, CLUSTER_FLAG, COMPACTION, CONSISTENCY, DEL, ELECT, GET, GLOBAL,
     LEASE_KEEP_ALIVE, LEASE_TIME_TO_LIVE, LOCK, MAKE_MIRROR, MEMBER_ADD, MEMBER_UPDATE, PUT, RESTORE, TXN,
-    WATCH, flag,
+    WATCH, int,
 };
-use super::{AUTH, Action, CLUSTER, CONCURRENCY, Command, KV, UTILITY, command, holder, not_there};
-use crate::flags::Kind;
-use crate::print::Downgrade;
+use super::{AUTH, Action, CLUSTER, CONCURRENCY, Command, KV, UTILITY, command, parent};
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 
-/// The requests that a transaction's lines may hold.
-pub(crate) static OPS: Command = Command {
-    name: "",
-    arguments: "",
-    about: "",
-    details: "",
-    group: "",
-    flags: &[],
-    commands: &[
-        command(KV, "del", "", "", DEL, Action::Del),
-        command(KV, "get", "", "", GET, Action::Get),
-        command(KV, "put", "", "", PUT, Action::Put),
-    ],
-    action: None,
-};
+/// The requests in the lines of a transaction.
+pub(crate) static OPS: Command = parent("", "").commands(&[
+    command("del", "", Action::Del).flags(DEL),
+    command("get", "", Action::Get).flags(GET),
+    command("put", "", Action::Put).flags(PUT),
+]);
 
 const PUT_DETAILS: &str = "\
 A value that begins with '-' is taken for a flag, unless it stands after '--':
@@ -57,345 +47,167 @@ ETCD_WATCH_VALUE in its environment. Keys may also stand in ETCDCTL_WATCH_KEY an
 line of standard input is a watch, or the word progress.
 ";
 
-/// etcdctl's commands.
-pub(crate) static ROOT: Command = Command {
-    name: "",
-    arguments: "[command]",
-    about: "A command line client for quorate and etcd: etcdctl's commands, flags, output and exit codes.",
-    details: "",
-    group: "",
-    flags: GLOBAL,
-    action: None,
-    commands: &[
-        ALARM,
-        not_there(AUTH, "auth"),
-        CHECK,
-        command(
-            KV,
-            "compaction",
-            "[options] <revision>",
-            "Compacts the event history",
-            COMPACTION,
-            Action::Compaction,
-        ),
-        not_there(UTILITY, "completion"),
-        command(
-            CLUSTER,
-            "defrag",
-            "[options]",
-            "Defragments the storage of the members with given endpoints",
-            &[CLUSTER_FLAG],
-            Action::Defrag,
-        ),
-        command(
-            KV,
-            "del",
-            "[options] <key> [range_end]",
-            "Removes the specified key or range of keys [key, range_end)",
-            DEL,
-            Action::Del,
-        ),
-        DOWNGRADE,
-        command(
-            CONCURRENCY,
-            "elect",
-            "[options] <election-name> [proposal]",
-            "Observes and participates in leader election",
-            ELECT,
-            Action::Elect,
-        ),
-        ENDPOINT,
-        command(
-            KV,
-            "get",
-            "[options] <key> [range_end]",
-            "Gets the key or a range of keys",
-            GET,
-            Action::Get,
-        ),
-        command(UTILITY, "help", "[command]", "Help about any command", &[], Action::Help),
-        LEASE,
-        command(
-            CONCURRENCY,
-            "lock",
-            "[options] <lockname> [exec-command arg1 arg2 ...]",
-            "Acquires a named lock",
-            LOCK,
-            Action::Lock,
-        ),
-        command(
-            UTILITY,
-            "make-mirror",
-            "[options] <destination>",
-            "Makes a mirror at the destination cluster",
-            MAKE_MIRROR,
-            Action::MakeMirror,
-        ),
-        MEMBER,
-        command(
-            CLUSTER,
-            "move-leader",
-            "<transferee-member-id>",
-            "Transfers leadership to another member",
-            &[],
-            Action::MoveLeader,
-        ),
-        command(UTILITY, "options", "", "Show the global command-line flags", &[], Action::Options),
-        Command {
-            details: PUT_DETAILS,
-            ..command(
-                KV,
-                "put",
-                "[options] <key> <value>",
-                "Puts the given key into the store",
-                PUT,
-                Action::Put,
-            )
-        },
-        not_there(AUTH, "role"),
-        SNAPSHOT,
-        Command {
-            details: TXN_DETAILS,
-            ..command(
-                KV,
-                "txn",
-                "[options]",
-                "Processes all the requests in one transaction",
-                TXN,
-                Action::Txn,
-            )
-        },
-        not_there(AUTH, "user"),
-        command(
-            UTILITY,
-            "version",
-            "",
-            "Prints the version of etcdctl whose place this takes",
-            &[],
-            Action::Version,
-        ),
-        Command {
-            details: WATCH_DETAILS,
-            ..command(
-                KV,
-                "watch",
-                "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",
-                "Watches events stream on keys or prefixes",
-                WATCH,
-                Action::Watch,
-            )
-        },
-    ],
-};
+const ABOUT: &str =
+    "A command line client for quorate and etcd: etcdctl's commands, flags, output and exit codes.";
 
-const ALARM: Command = holder(
-    CLUSTER,
-    "alarm",
-    "Alarm related commands",
-    &[],
-    &[
-        command(CLUSTER, "disarm", "", "Disarms all alarms", &[], Action::AlarmDisarm),
-        command(CLUSTER, "list", "", "Lists all alarms", &[], Action::AlarmList),
-    ],
-);
+pub(crate) static ROOT: Command = parent("", ABOUT).takes("[command]").flags(GLOBAL).commands(&[
+    ALARM,
+    command("auth", "Not there yet", Action::Unsupported).group(AUTH),
+    CHECK,
+    command("compaction", "Compacts the event history", Action::Compaction)
+        .takes("[options] <revision>")
+        .group(KV)
+        .flags(COMPACTION),
+    command("completion", "Not there yet", Action::Unsupported).group(UTILITY),
+    command("defrag", "Defragments the storage of the members with given endpoints", Action::Defrag)
+        .takes("[options]")
+        .group(CLUSTER)
+        .flags(&[CLUSTER_FLAG]),
+    command("del", "Removes the specified key or range of keys [key, range_end)", Action::Del)
+        .takes("[options] <key> [range_end]")
+        .group(KV)
+        .flags(DEL),
+    DOWNGRADE,
+    command("elect", "Observes and participates in leader election", Action::Elect)
+        .takes("[options] <election-name> [proposal]")
+        .group(CONCURRENCY)
+        .flags(ELECT),
+    ENDPOINT,
+    command("get", "Gets the key or a range of keys", Action::Get)
+        .takes("[options] <key> [range_end]")
+        .group(KV)
+        .flags(GET),
+    command("help", "Help about any command", Action::Help).takes("[command]").group(UTILITY),
+    LEASE,
+    command("lock", "Acquires a named lock", Action::Lock)
+        .takes("[options] <lockname> [exec-command arg1 arg2 ...]")
+        .group(CONCURRENCY)
+        .flags(LOCK),
+    command("make-mirror", "Makes a mirror at the destination cluster", Action::MakeMirror)
+        .takes("[options] <destination>")
+        .group(UTILITY)
+        .flags(MAKE_MIRROR),
+    MEMBER,
+    command("move-leader", "Transfers leadership to another member", Action::MoveLeader)
+        .takes("<transferee-member-id>")
+        .group(CLUSTER),
+    command("options", "Show the global command-line flags", Action::Options).group(UTILITY),
+    command("put", "Puts the given key into the store", Action::Put)
+        .takes("[options] <key> <value>")
+        .group(KV)
+        .flags(PUT)
+        .details(PUT_DETAILS),
+    command("role", "Not there yet", Action::Unsupported).group(AUTH),
+    SNAPSHOT,
+    command("txn", "Processes all the requests in one transaction", Action::Txn)
+        .takes("[options]")
+        .group(KV)
+        .flags(TXN)
+        .details(TXN_DETAILS),
+    command("user", "Not there yet", Action::Unsupported).group(AUTH),
+    command("version", "Prints the version of etcdctl whose place this takes", Action::Version)
+        .group(UTILITY),
+    command("watch", "Watches events stream on keys or prefixes", Action::Watch)
+        .takes("[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]")
+        .group(KV)
+        .flags(WATCH)
+        .details(WATCH_DETAILS),
+]);
 
-const CHECK: Command = holder(
-    UTILITY,
-    "check",
-    "Checks properties of the cluster",
-    &[],
-    &[
-        command(
-            UTILITY,
-            "datascale",
-            "[options]",
-            "Check the memory usage of holding data for different workloads on a given server endpoint",
-            CHECK_DATASCALE,
-            Action::CheckDatascale,
-        ),
-        command(
-            UTILITY,
-            "perf",
-            "[options]",
-            "Check the performance of the cluster",
-            CHECK_PERF,
-            Action::CheckPerf,
-        ),
-    ],
-);
+const ALARM: Command = parent("alarm", "Alarm related commands").group(CLUSTER).commands(&[
+    command("disarm", "Disarms all alarms", Action::AlarmDisarm),
+    command("list", "Lists all alarms", Action::AlarmList),
+]);
 
-const DOWNGRADE: Command = holder(
-    CLUSTER,
-    "downgrade",
-    "Downgrade related commands",
-    &[],
-    &[
-        command(
-            CLUSTER,
-            "cancel",
-            "",
-            "Cancel the ongoing downgrade action to cluster",
-            &[],
-            Action::Downgrade(Downgrade::Cancel),
-        ),
-        command(
-            CLUSTER,
-            "enable",
-            "<TARGET_VERSION>",
-            "Start a downgrade action to cluster",
-            &[],
-            Action::Downgrade(Downgrade::Enable),
-        ),
-        command(
-            CLUSTER,
-            "validate",
-            "<TARGET_VERSION>",
-            "Validate downgrade capability before starting downgrade",
-            &[],
-            Action::Downgrade(Downgrade::Validate),
-        ),
-    ],
-);
+const CHECK: Command = parent("check", "Checks properties of the cluster").group(UTILITY).commands(&[
+    command(
+        "datascale",
+        "Check the memory usage of holding data for different workloads on a given server endpoint",
+        Action::CheckDatascale,
+    )
+    .takes("[options]")
+    .flags(CHECK_DATASCALE),
+    command("perf", "Check the performance of the cluster", Action::CheckPerf)
+        .takes("[options]")
+        .flags(CHECK_PERF),
+]);
 
-const ENDPOINT: Command = holder(
-    CLUSTER,
-    "endpoint",
-    "Endpoint related commands",
-    &[CLUSTER_FLAG],
-    &[
+const DOWNGRADE: Command = parent("downgrade", "Downgrade related commands").group(CLUSTER).commands(&[
+    command(
+        "cancel",
+        "Cancel the ongoing downgrade action to cluster",
+        Action::Downgrade(DowngradeAction::Cancel),
+    ),
+    command("enable", "Start a downgrade action to cluster", Action::Downgrade(DowngradeAction::Enable))
+        .takes("<TARGET_VERSION>"),
+    command(
+        "validate",
+        "Validate downgrade capability before starting downgrade",
+        Action::Downgrade(DowngradeAction::Validate),
+    )
+    .takes("<TARGET_VERSION>"),
+]);
+
+const ENDPOINT: Command =
+    parent("endpoint", "Endpoint related commands").group(CLUSTER).flags(&[CLUSTER_FLAG]).commands(&[
         command(
-            CLUSTER,
             "hashkv",
-            "[options]",
             "Prints the KV history hash for each endpoint in --endpoints",
-            &[flag("rev", Kind::Int, "0", "maximum revision to hash (default: latest revision)")],
             Action::EndpointHashKv,
-        ),
+        )
+        .takes("[options]")
+        .flags(&[int("rev", "maximum revision to hash (default: latest revision)")]),
         command(
-            CLUSTER,
             "health",
-            "[options]",
             "Checks the healthiness of endpoints specified in `--endpoints` flag",
-            &[],
             Action::EndpointHealth,
-        ),
+        )
+        .takes("[options]"),
         command(
-            CLUSTER,
             "status",
-            "[options]",
             "Prints out the status of endpoints specified in `--endpoints` flag",
-            &[],
             Action::EndpointStatus,
-        ),
-    ],
-);
+        )
+        .takes("[options]"),
+    ]);
 
-const LEASE: Command = holder(
-    KV,
-    "lease",
-    "Lease related commands",
-    &[],
-    &[
-        command(KV, "grant", "<ttl>", "Creates leases", &[], Action::LeaseGrant),
-        command(
-            KV,
-            "keep-alive",
-            "[options] <leaseID>",
-            "Keeps leases alive (renew)",
-            LEASE_KEEP_ALIVE,
-            Action::LeaseKeepAlive,
-        ),
-        command(KV, "list", "", "List all active leases", &[], Action::LeaseList),
-        command(KV, "revoke", "<leaseID>", "Revokes leases", &[], Action::LeaseRevoke),
-        command(
-            KV,
-            "timetolive",
-            "<leaseID> [options]",
-            "Get lease information",
-            LEASE_TIME_TO_LIVE,
-            Action::LeaseTimeToLive,
-        ),
-    ],
-);
+const LEASE: Command = parent("lease", "Lease related commands").group(KV).commands(&[
+    command("grant", "Creates leases", Action::LeaseGrant).takes("<ttl>"),
+    command("keep-alive", "Keeps leases alive (renew)", Action::LeaseKeepAlive)
+        .takes("[options] <leaseID>")
+        .flags(LEASE_KEEP_ALIVE),
+    command("list", "List all active leases", Action::LeaseList),
+    command("revoke", "Revokes leases", Action::LeaseRevoke).takes("<leaseID>"),
+    command("timetolive", "Get lease information", Action::LeaseTimeToLive)
+        .takes("<leaseID> [options]")
+        .flags(LEASE_TIME_TO_LIVE),
+]);
 
-const MEMBER: Command = holder(
-    CLUSTER,
-    "member",
-    "Membership related commands",
-    &[],
-    &[
-        command(
-            CLUSTER,
-            "add",
-            "<memberName> [options]",
-            "Adds a member into the cluster",
-            MEMBER_ADD,
-            Action::MemberAdd,
-        ),
-        command(
-            CLUSTER,
-            "list",
-            "[options]",
-            "Lists all members in the cluster",
-            &[CONSISTENCY],
-            Action::MemberList,
-        ),
-        command(
-            CLUSTER,
-            "promote",
-            "<memberID>",
-            "Promotes a non-voting member in the cluster",
-            &[],
-            Action::MemberPromote,
-        ),
-        command(
-            CLUSTER,
-            "remove",
-            "<memberID>",
-            "Removes a member from the cluster",
-            &[],
-            Action::MemberRemove,
-        ),
-        command(
-            CLUSTER,
-            "update",
-            "<memberID> [options]",
-            "Updates a member in the cluster",
-            MEMBER_UPDATE,
-            Action::MemberUpdate,
-        ),
-    ],
-);
+const MEMBER: Command = parent("member", "Membership related commands").group(CLUSTER).commands(&[
+    command("add", "Adds a member into the cluster", Action::MemberAdd)
+        .takes("<memberName> [options]")
+        .flags(MEMBER_ADD),
+    command("list", "Lists all members in the cluster", Action::MemberList)
+        .takes("[options]")
+        .flags(&[CONSISTENCY]),
+    command("promote", "Promotes a non-voting member in the cluster", Action::MemberPromote)
+        .takes("<memberID>"),
+    command("remove", "Removes a member from the cluster", Action::MemberRemove).takes("<memberID>"),
+    command("update", "Updates a member in the cluster", Action::MemberUpdate)
+        .takes("<memberID> [options]")
+        .flags(MEMBER_UPDATE),
+]);
 
-const SNAPSHOT: Command = holder(
-    CLUSTER,
-    "snapshot",
-    "Manages snapshots of a member's state",
-    &[],
-    &[
+const SNAPSHOT: Command =
+    parent("snapshot", "Manages snapshots of a member's state").group(CLUSTER).commands(&[
+        command("restore", "Makes a new member's data directory of a snapshot", Action::SnapshotRestore)
+            .takes("<filename> --data-dir {output dir} [options]")
+            .flags(RESTORE),
+        command("save", "Stores a member's state in a file", Action::SnapshotSave).takes("<filename>"),
         command(
-            CLUSTER,
-            "restore",
-            "<filename> --data-dir {output dir} [options]",
-            "Makes a new member's data directory of a snapshot",
-            RESTORE,
-            Action::SnapshotRestore,
-        ),
-        command(
-            CLUSTER,
-            "save",
-            "<filename>",
-            "Stores a member's state in a file",
-            &[],
-            Action::SnapshotSave,
-        ),
-        command(
-            CLUSTER,
             "status",
-            "<filename>",
             "Prints hash, revision, total keys, total size and version of a snapshot",
-            &[],
             Action::SnapshotStatus,
-        ),
-    ],
-);
+        )
+        .takes("<filename>"),
+    ]);

@@ -1,8 +1,7 @@
-//! `--write-out=fields`: a line a field, keys and values quoted as Go quotes them.
+//! `--write-out=fields`: one field per line, keys and values quoted as in Go.
 
 use super::{Answer, Unsupported};
-use crate::text::quote::quote;
-use crate::watches::is_delete;
+use gotext::quote::quote;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::mvccpb::KeyValue;
@@ -14,7 +13,6 @@ struct Fields<'a> {
     hex: bool,
 }
 
-/// Writes an answer.
 pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) -> Result<(), Unsupported> {
     let mut fields = Fields { out, hex };
     match answer {
@@ -23,11 +21,11 @@ pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) -> Result
         Answer::Del(answer) => fields.del(answer),
         Answer::Txn(answer) => fields.txn(answer),
         Answer::Watch(answer) => fields.watch(answer),
-        Answer::Grant(answer) => fields.life(answer.header.as_ref(), answer.id, answer.ttl),
-        Answer::KeepAlive(answer) => fields.life(answer.header.as_ref(), answer.id, answer.ttl),
+        Answer::Grant(answer) => fields.lease_and_ttl(answer.header.as_ref(), answer.id, answer.ttl),
+        Answer::KeepAlive(answer) => fields.lease_and_ttl(answer.header.as_ref(), answer.id, answer.ttl),
         Answer::Revoke(_, answer) => fields.header(answer.header.as_ref()),
         Answer::TimeToLive(answer, _) => {
-            fields.life(answer.header.as_ref(), answer.id, answer.ttl);
+            fields.lease_and_ttl(answer.header.as_ref(), answer.id, answer.ttl);
             fields.field("GrantedTTL", answer.granted_ttl);
             answer.keys.iter().for_each(|key| fields.quoted("Key", key));
         }
@@ -86,7 +84,7 @@ impl Fields<'_> {
         self.out.push(b'\n');
     }
 
-    /// A member's or a cluster's ID.
+    /// The ID of a member or a cluster.
     fn id(&mut self, name: &str, id: u64) {
         if self.hex {
             self.field(name, format_args!("{id:x}"));
@@ -163,7 +161,7 @@ impl Fields<'_> {
     fn watch(&mut self, answer: &pb::WatchResponse) {
         self.header(answer.header.as_ref());
         for event in &answer.events {
-            self.field("Type", if is_delete(event) { "DELETE" } else { "PUT" });
+            self.field("Type", event.r#type().as_str_name());
             if let Some(kv) = &event.prev_kv {
                 self.pair("Prev", kv);
             }
@@ -171,8 +169,8 @@ impl Fields<'_> {
         }
     }
 
-    /// What grants, renewals and questions about a lease begin with.
-    fn life(&mut self, header: Option<&pb::ResponseHeader>, id: i64, ttl: i64) {
+    /// The fields that all answers about one lease begin with.
+    fn lease_and_ttl(&mut self, header: Option<&pb::ResponseHeader>, id: i64, ttl: i64) {
         self.header(header);
         self.lease("ID", id);
         self.field("TTL", ttl);

@@ -6,7 +6,7 @@ use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::mvccpb::KeyValue;
 
-/// Writes an answer and a line end.
+/// Writes an answer and a line feed.
 pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) {
     let mut text = String::new();
     match answer {
@@ -49,17 +49,11 @@ pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) {
             }
             members(o, hex, &answer.members);
         }),
-        Answer::MemberRemove(_, answer) => {
-            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
-        }
-        Answer::MemberUpdate(_, answer) => {
-            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
-        }
-        Answer::MemberPromote(_, answer) => {
-            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
-        }
-        Answer::MemberList(answer) => {
-            object(&mut text, |o| cluster(o, hex, answer.header.as_ref(), &answer.members));
+        Answer::MemberRemove(_, pb::MemberRemoveResponse { header, members })
+        | Answer::MemberUpdate(_, pb::MemberUpdateResponse { header, members })
+        | Answer::MemberPromote(_, pb::MemberPromoteResponse { header, members })
+        | Answer::MemberList(pb::MemberListResponse { header, members }) => {
+            object(&mut text, |o| cluster(o, hex, header.as_ref(), members));
         }
         Answer::Health(all) => list_or_null(&mut text, all, health),
         Answer::Status(all) => list_or_null(&mut text, all, |o, (endpoint, answer)| {
@@ -80,7 +74,7 @@ pub(super) fn write(out: &mut Vec<u8>, hex: bool, answer: &Answer<'_>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Go's nil slice is `null`.
+/// Go writes a nil slice as `null`.
 fn list_or_null<T>(out: &mut String, items: &[T], each: impl Fn(&mut Object<'_>, &T)) {
     if items.is_empty() {
         out.push_str("null");
@@ -188,7 +182,7 @@ fn cluster(o: &mut Object<'_>, hex: bool, head: Option<&pb::ResponseHeader>, all
     members(o, hex, all);
 }
 
-/// A header whose fields stand among the answer's own.
+/// The header's fields, embedded in the answer.
 fn embedded(o: &mut Object<'_>, header: Option<&pb::ResponseHeader>) {
     if let Some(header) = header {
         header_fields(o, false, header);
@@ -220,7 +214,7 @@ fn alarms(o: &mut Object<'_>, answer: &pb::AlarmResponse) {
     });
 }
 
-/// clientv3's own type: its fields have Go's names, and none is left out.
+/// clientv3's own type: its fields have their Go names, and zero values are not left out.
 fn watch(o: &mut Object<'_>, answer: &pb::WatchResponse) {
     match &answer.header {
         Some(header) => object(o.field("Header"), |o| header_fields(o, false, header)),

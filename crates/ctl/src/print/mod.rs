@@ -1,4 +1,4 @@
-//! Answers on stdout, in one of etcdctl's formats.
+//! Prints answers on stdout in one of etcdctl's formats.
 
 mod fields;
 mod json;
@@ -11,9 +11,10 @@ use crate::failure::{BAD_FEATURE, Failure};
 use crate::flags::Flags;
 use crate::text::table;
 use proto::etcdserverpb as pb;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use std::io::{ErrorKind, Write as _};
 
-/// Everything that is printed the same way by every format's rules.
+/// An answer that each format prints by its own rules.
 #[derive(Debug)]
 pub(crate) enum Answer<'a> {
     Get(&'a pb::RangeResponse),
@@ -24,7 +25,7 @@ pub(crate) enum Answer<'a> {
     Grant(&'a pb::LeaseGrantResponse),
     Revoke(i64, &'a pb::LeaseRevokeResponse),
     KeepAlive(&'a pb::LeaseKeepAliveResponse),
-    /// With or without the keys that were asked for.
+    /// The flag: whether keys were asked for.
     TimeToLive(&'a pb::LeaseTimeToLiveResponse, bool),
     Leases(&'a pb::LeaseLeasesResponse),
     MemberAdd(&'a pb::MemberAddResponse),
@@ -38,34 +39,24 @@ pub(crate) enum Answer<'a> {
         to: u64,
         answer: &'a pb::MoveLeaderResponse,
     },
-    Downgrade(Downgrade, &'a pb::DowngradeResponse),
+    Downgrade(DowngradeAction, &'a pb::DowngradeResponse),
     Health(&'a [Health]),
     Status(&'a [(String, pb::StatusResponse)]),
     HashKv(&'a [(String, pb::HashKvResponse)]),
 }
 
-/// What `downgrade` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Downgrade {
-    Validate,
-    Enable,
-    Cancel,
-}
-
 /// What `endpoint health` found at one endpoint.
 #[derive(Debug)]
 pub(crate) struct Health {
-    /// The endpoint as given.
     pub(crate) endpoint: String,
-    /// Whether it committed a read, and no alarm is raised.
+    /// Whether a linearizable read succeeded and no alarm is raised.
     pub(crate) healthy: bool,
-    /// How long that took.
+    /// How long the read took, as Go shows a duration.
     pub(crate) took: String,
-    /// Why it is not healthy; empty if it is.
+    /// Empty if it is healthy.
     pub(crate) error: String,
 }
 
-/// `--write-out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Simple,
@@ -87,28 +78,25 @@ impl Format {
     }
 }
 
-/// Prints answers.
 #[derive(Debug)]
 pub(crate) struct Printer {
-    /// How.
     pub(crate) format: Format,
-    /// Bytes as `\x…`, IDs in hexadecimal.
+    /// `--hex`: bytes as `\x…`, IDs in hexadecimal.
     pub(crate) hex: bool,
-    /// `simple` leaves keys out.
+    /// `--print-value-only`: `simple` leaves keys out.
     pub(crate) value_only: bool,
 }
 
-/// etcdctl has no such answer in this format.
+/// etcdctl does not print such an answer in this format.
 #[derive(Debug)]
 pub(crate) enum Unsupported {
-    /// As it says of most.
+    /// Most answers: the format is not supported.
     Format,
-    /// As it says of messages of its client library, which are no protobuf.
+    /// A type of its client library that is not protobuf.
     Message(&'static str),
 }
 
 impl Printer {
-    /// From `--write-out` and `--hex`.
     pub(crate) fn new(flags: &Flags) -> Result<Self, Failure> {
         let format = match flags.bytes("write-out") {
             b"simple" => Format::Simple,
@@ -121,7 +109,6 @@ impl Printer {
         Ok(Self { format, hex: flags.is("hex"), value_only: false })
     }
 
-    /// Prints one answer.
     pub(crate) fn print(&self, answer: &Answer<'_>) -> Result<(), Failure> {
         let mut out = Vec::new();
         let written = match self.format {
@@ -162,12 +149,12 @@ fn write_table(out: &mut Vec<u8>, answer: &Answer<'_>) -> Result<(), Unsupported
     Ok(())
 }
 
-/// An alarm's name, or its number if it has none here.
+/// An alarm's name, or its number if the name is unknown.
 fn alarm_name(alarm: i32) -> String {
     pb::AlarmType::try_from(alarm).map_or_else(|_| alarm.to_string(), |known| known.as_str_name().to_owned())
 }
 
-/// Writes to stdout at once. A reader who has gone away ends the program without a word.
+/// Writes to stdout and flushes. A closed pipe ends the program silently.
 pub(crate) fn stdout(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -176,12 +163,12 @@ pub(crate) fn stdout(bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// One line on stdout.
+/// Writes a line to stdout.
 pub(crate) fn say(line: impl std::fmt::Display) -> Result<(), Failure> {
     stdout(format!("{line}\n").as_bytes())
 }
 
-/// One line on stderr, where nothing can be done about a failure.
+/// Writes a line to stderr; a failure is ignored.
 pub(crate) fn warn(line: impl std::fmt::Display) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -1,13 +1,13 @@
-//! Progress bars on stderr, where somebody looks at a terminal; nothing anywhere else.
+//! Progress bars on stderr, if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Bytes of so many.
+/// A bar that counts bytes.
 pub(crate) fn bytes() -> ProgressBar {
     bar("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
 }
 
-/// Steps of so many.
+/// A bar that counts up to `count` steps.
 pub(crate) fn steps(count: u64) -> ProgressBar {
     let bar = bar("{bar:40} {pos}/{len} {percent}% {elapsed}");
     bar.set_length(count);
@@ -16,6 +16,6 @@ pub(crate) fn steps(count: u64) -> ProgressBar {
 
 fn bar(template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("a template of ours");
-    // It is drawn to stderr, and only to a terminal.
+    // Drawn to stderr, and only to a terminal.
     ProgressBar::new(0).with_style(style)
 }

@@ -1,10 +1,9 @@
-//! `--write-out=protobuf`: the answer's own bytes, with nothing around them.
+//! `--write-out=protobuf`: the encoded message and nothing else.
 
 use super::{Answer, Unsupported};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 
-/// Writes an answer.
 pub(super) fn write(out: &mut Vec<u8>, answer: &Answer<'_>) -> Result<(), Unsupported> {
     match answer {
         Answer::Get(answer) => out.extend(answer.encode_to_vec()),
@@ -19,7 +18,7 @@ pub(super) fn write(out: &mut Vec<u8>, answer: &Answer<'_>) -> Result<(), Unsupp
         Answer::Alarm(answer) => out.extend(answer.encode_to_vec()),
         Answer::MoveLeader { answer, .. } => out.extend(answer.encode_to_vec()),
         Answer::Downgrade(_, answer) => out.extend(answer.encode_to_vec()),
-        // In these, only the header is a message.
+        // clientv3 has own types for these, with a protobuf header.
         Answer::Grant(answer) => header(out, answer.header.as_ref()),
         Answer::KeepAlive(answer) => header(out, answer.header.as_ref()),
         Answer::TimeToLive(answer, _) => header(out, answer.header.as_ref()),
@@ -35,7 +34,7 @@ fn header(out: &mut Vec<u8>, header: Option<&pb::ResponseHeader>) {
     out.extend(header.map(prost::Message::encode_to_vec).unwrap_or_default());
 }
 
-/// etcdctl passes on neither the watch's number nor the reason of its end.
+/// Without the watch ID and the cancel reason, which etcdctl leaves out.
 fn watched(answer: &pb::WatchResponse) -> pb::WatchResponse {
     pb::WatchResponse {
         header: answer.header,

@@ -1,13 +1,12 @@
-//! `--write-out=simple`: for people and for pipes.
+//! `--write-out=simple`, the default format.
 
-use super::{Answer, Downgrade, Printer, tables, warn};
-use crate::watches::is_delete;
+use super::{Answer, Printer, tables, warn};
 use proto::etcdserverpb as pb;
+use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::response_op::Response as Op;
 use proto::mvccpb::KeyValue;
 use std::io::Write as _;
 
-/// Writes an answer.
 pub(super) fn write(out: &mut Vec<u8>, printer: &Printer, answer: &Answer<'_>) {
     match answer {
         Answer::Get(answer) => get(out, printer, answer),
@@ -33,9 +32,9 @@ pub(super) fn write(out: &mut Vec<u8>, printer: &Printer, answer: &Answer<'_>) {
         }
         Answer::Downgrade(what, answer) => {
             let what = match what {
-                Downgrade::Validate => "validate",
-                Downgrade::Enable => "enable",
-                Downgrade::Cancel => "cancel",
+                DowngradeAction::Validate => "validate",
+                DowngradeAction::Enable => "enable",
+                DowngradeAction::Cancel => "cancel",
             };
             line(out, format_args!("Downgrade {what} success, cluster version {}", answer.version));
         }
@@ -77,7 +76,7 @@ fn member(out: &mut Vec<u8>, id: u64, what: &str, header: Option<&pb::ResponseHe
     line(out, format_args!("Member {id:16x} {what} cluster {cluster:16x}"));
 }
 
-/// `memberID:1 alarm:NOSPACE`: protobuf's text.
+/// In protobuf's text format: `memberID:1 alarm:NOSPACE`.
 fn alarm_member(out: &mut Vec<u8>, alarm: &pb::AlarmMember) {
     let mut fields = Vec::new();
     if alarm.member_id != 0 {
@@ -106,7 +105,7 @@ fn time_to_live(out: &mut Vec<u8>, answer: &pb::LeaseTimeToLiveResponse, keys: b
 
 fn watch(out: &mut Vec<u8>, printer: &Printer, answer: &pb::WatchResponse) {
     for event in &answer.events {
-        line(out, if is_delete(event) { "DELETE" } else { "PUT" });
+        line(out, event.r#type().as_str_name());
         for kv in event.prev_kv.iter().chain(&event.kv) {
             pair(out, printer, kv);
         }
@@ -119,7 +118,7 @@ fn rows(out: &mut Vec<u8>, rows: &[Vec<String>]) {
     }
 }
 
-/// A key and its value, a line each.
+/// Writes a key and its value, a line each.
 fn pair(out: &mut Vec<u8>, printer: &Printer, kv: &KeyValue) {
     let parts: &[&[u8]] = if printer.value_only { &[&kv.value] } else { &[&kv.key, &kv.value] };
     for part in parts {

@@ -1,15 +1,15 @@
-//! `check perf|datascale`: whether a cluster is quick enough, and how much memory data costs it.
+//! `check perf|datascale`: measures write throughput, and the memory that data takes.
 
-use super::{Session, cluster, kv};
+use super::{Session, cluster};
 use crate::address::Address;
 use crate::client::Client;
 use crate::failure::{BAD_FEATURE, ERROR, Failure, INVALID_INPUT};
 use crate::flags::Flags;
 use crate::line::Invocation;
 use crate::print::{progress, say, warn};
-use crate::text::quote::quote;
 use crate::text::words::end_of_prefix;
 use futures::future::join_all;
+use gotext::quote::quote;
 use proto::etcdserverpb as pb;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,24 +18,24 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long `check perf` writes.
 const PERF_TIME: Duration = Duration::from_mins(1);
-/// For clearing up afterwards.
+/// The timeout of each request that cleans up.
 const CLEANUP_TIME: Duration = Duration::from_secs(30);
-/// The length of keys and values.
+/// Lengths of keys and values, in bytes.
 const PERF_KEY_BYTES: usize = 256;
 const PERF_VALUE_BYTES: usize = 1024;
 const DATASCALE_KEY_BYTES: usize = 512;
 const DATASCALE_VALUE_BYTES: usize = 512;
-/// What passes: the share of the wanted throughput, the slowest request and the spread, in seconds.
+/// What passes: the share of the load's throughput, the slowest request and the standard deviation, in seconds.
 const THROUGHPUT_MIN: f64 = 0.9;
 const SLOWEST_MAX: f64 = 0.5;
 const STDDEV_MAX: f64 = 0.1;
 
 const MEMORY_METRIC: &str = "process_resident_memory_bytes";
 
-/// What a load is.
+/// The size of a `--load`.
 #[derive(Debug, Clone, Copy)]
 struct Load {
-    /// Requests a second, or in all.
+    /// `perf`: requests per second. `datascale`: requests in total.
     limit: u32,
     clients: usize,
 }
@@ -66,10 +66,10 @@ const DATASCALE: [Load; 4] = [
     Load { limit: 3_000_000, clients: 1_000 },
 ];
 
-/// What the writers saw.
+/// The results of all requests.
 #[derive(Debug, Default)]
-struct Seen {
-    /// Seconds of each request that went well.
+struct Results {
+    /// The duration of each successful request, in seconds.
     seconds: Vec<f64>,
     errors: BTreeMap<String, u64>,
 }
@@ -81,7 +81,7 @@ struct Figures {
     stddev: f64,
 }
 
-impl Seen {
+impl Results {
     #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
     fn figures(&self, total: Duration) -> Figures {
         let count = self.seconds.len() as f64;
@@ -95,14 +95,14 @@ impl Seen {
     }
 }
 
-/// The verdict, a line each, and whether it is good.
+/// The lines to print, and whether the check passes.
 #[allow(clippy::cast_possible_truncation, reason = "as etcdctl rounds")]
-fn verdict(seen: &Seen, figures: &Figures, limit: u32) -> (Vec<String>, bool) {
+fn verdict(results: &Results, figures: &Figures, limit: u32) -> (Vec<String>, bool) {
     let mut lines = Vec::new();
-    let mut pass = seen.errors.is_empty();
+    let mut pass = results.errors.is_empty();
     if !pass {
         lines.push("FAIL: too many errors".to_owned());
-        lines.extend(seen.errors.iter().map(|(error, count)| format!("FAIL: ERROR({error}) -> {count}")));
+        lines.extend(results.errors.iter().map(|(error, count)| format!("FAIL: ERROR({error}) -> {count}")));
     }
     let rate = figures.rate as i64 + 1;
     let mut judge = |good: bool, well: String, badly: String| {
@@ -129,7 +129,7 @@ fn verdict(seen: &Seen, figures: &Figures, limit: u32) -> (Vec<String>, bool) {
     (lines, pass)
 }
 
-/// As many clients as the load has, each with a connection of its own; refuses where keys are in the way.
+/// The clients of a load, each with its own connection. Fails if the prefix has keys.
 async fn clients(session: &Session, load: Load, prefix: &[u8], shown: &str) -> Result<Vec<Client>, Failure> {
     let clients: Vec<Client> = (0..load.clients).map(|_| session.client()).collect::<Result<_, _>>()?;
     let any = pb::RangeRequest {
@@ -138,7 +138,7 @@ async fn clients(session: &Session, load: Load, prefix: &[u8], shown: &str) -> R
         limit: 1,
         ..Default::default()
     };
-    if !kv::range(&clients[0], None, any).await?.kvs.is_empty() {
+    if !clients[0].range(None, any).await?.kvs.is_empty() {
         let prefix = quote(prefix);
         return Err(Failure::new(
             INVALID_INPUT,
@@ -148,23 +148,28 @@ async fn clients(session: &Session, load: Load, prefix: &[u8], shown: &str) -> R
     Ok(clients)
 }
 
-/// One Put of a key that nobody wrote before.
-async fn put(client: &Client, prefix: &[u8], key_bytes: usize, value_bytes: usize, seen: &RefCell<Seen>) {
+/// Puts a new random key and records the result.
+async fn put(
+    client: &Client,
+    prefix: &[u8],
+    key_bytes: usize,
+    value_bytes: usize,
+    results: &RefCell<Results>,
+) {
     let mut key = prefix.to_vec();
     key.extend(rand::random::<u64>().to_be_bytes());
     key.resize(prefix.len() + key_bytes, 0);
     let request =
         pb::PutRequest { key: key.into(), value: vec![0; value_bytes].into(), ..Default::default() };
     let begun = Instant::now();
-    let done = kv::put_one(client, None, request).await;
-    let mut seen = seen.borrow_mut();
+    let done = client.put(None, request).await;
+    let mut results = results.borrow_mut();
     match done {
-        Ok(_) => seen.seconds.push(begun.elapsed().as_secs_f64()),
-        Err(error) => *seen.errors.entry(error.text).or_default() += 1,
+        Ok(_) => results.seconds.push(begun.elapsed().as_secs_f64()),
+        Err(error) => *results.errors.entry(error.text).or_default() += 1,
     }
 }
 
-/// `check perf`.
 pub(crate) async fn perf(invocation: Invocation) -> Result<(), Failure> {
     let load = load(&invocation.flags, PERF)?;
     let session = Session::open(invocation)?;
@@ -173,26 +178,32 @@ pub(crate) async fn perf(invocation: Invocation) -> Result<(), Failure> {
     let clients = clients(&session, load, &prefix, &shown).await?;
 
     let begun = Instant::now();
-    let seen = RefCell::new(Seen::default());
+    let results = RefCell::new(Results::default());
     tokio::select! {
-        () = write_at_rate(&clients, load, &prefix, &seen, begun + PERF_TIME) => {}
+        () = write_at_rate(&clients, load, &prefix, &results, begun + PERF_TIME) => {}
         () = show_time(begun) => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    let seen = seen.into_inner();
-    let figures = seen.figures(begun.elapsed());
+    let results = results.into_inner();
+    let figures = results.figures(begun.elapsed());
     let flags = &session.invocation.flags;
     clean_up(&clients[0], &prefix, flags.is("auto-compact")).await?;
     if flags.is("auto-defrag") {
         defragment_all(&session).await?;
     }
-    let (lines, pass) = verdict(&seen, &figures, load.limit);
+    let (lines, pass) = verdict(&results, &figures, load.limit);
     say(lines.join("\n"))?;
     if pass { Ok(()) } else { Err(Failure::silent(ERROR)) }
 }
 
-/// Every client takes the next slot of a steady row, and is late rather than hasty when all are busy.
-async fn write_at_rate(clients: &[Client], load: Load, prefix: &[u8], seen: &RefCell<Seen>, end: Instant) {
+/// Sends requests at a steady rate. When all clients are busy the rate falls; it does not catch up.
+async fn write_at_rate(
+    clients: &[Client],
+    load: Load,
+    prefix: &[u8],
+    results: &RefCell<Results>,
+    end: Instant,
+) {
     let pause = Duration::from_secs(1) / load.limit;
     let next = Cell::new(Instant::now());
     join_all(clients.iter().map(async |client| {
@@ -203,13 +214,13 @@ async fn write_at_rate(clients: &[Client], load: Load, prefix: &[u8], seen: &Ref
             }
             next.set(slot + pause);
             sleep_until(slot).await;
-            put(client, prefix, PERF_KEY_BYTES, PERF_VALUE_BYTES, seen).await;
+            put(client, prefix, PERF_KEY_BYTES, PERF_VALUE_BYTES, results).await;
         }
     }))
     .await;
 }
 
-/// Draws the seconds that are over; never ends by itself.
+/// Shows the time that has passed; never returns.
 async fn show_time(begun: Instant) {
     let bar = progress::steps(PERF_TIME.as_secs());
     while begun.elapsed() < PERF_TIME {
@@ -226,13 +237,13 @@ async fn clean_up(client: &Client, prefix: &[u8], compacts: bool) -> Result<(), 
         range_end: end_of_prefix(prefix).into(),
         prev_kv: false,
     };
-    match kv::delete_range(client, Some(Instant::now() + CLEANUP_TIME), request).await {
+    match client.delete_range(Some(Instant::now() + CLEANUP_TIME), request).await {
         Err(error) => say(format_args!("FAIL: Cleanup failed during key deletion: ERROR({error})")),
         Ok(answer) if compacts => {
             let revision = answer.header.map_or(0, |header| header.revision);
             say(format_args!("Compacting with revision {revision}"))?;
             let request = pb::CompactionRequest { revision, physical: true };
-            kv::compact(client, Some(Instant::now() + CLEANUP_TIME), request).await?;
+            client.compact(Some(Instant::now() + CLEANUP_TIME), request).await?;
             say(format_args!("Compacted with revision {revision}"))
         }
         Ok(_) => Ok(()),
@@ -243,14 +254,13 @@ async fn defragment_all(session: &Session) -> Result<(), Failure> {
     for endpoint in &session.settings.endpoints {
         let shown = quote(endpoint.as_bytes());
         say(format_args!("Defragmenting {shown}"))?;
-        let client = Client::of(&session.settings, endpoint)?;
+        let client = Client::for_endpoint(&session.settings, endpoint)?;
         cluster::defragment(&client, Some(Instant::now() + CLEANUP_TIME)).await?;
         say(format_args!("Defragmented {shown}"))?;
     }
     Ok(())
 }
 
-/// `check datascale`.
 pub(crate) async fn datascale(invocation: Invocation) -> Result<(), Failure> {
     let load = load(&invocation.flags, DATASCALE)?;
     let session = Session::open(invocation)?;
@@ -265,13 +275,13 @@ pub(crate) async fn datascale(invocation: Invocation) -> Result<(), Failure> {
         DATASCALE_KEY_BYTES + DATASCALE_VALUE_BYTES,
         load.clients
     ))?;
-    let seen = RefCell::new(Seen::default());
+    let results = RefCell::new(Results::default());
     let left = Cell::new(load.limit);
     let bar = progress::steps(load.limit.into());
     join_all(clients.iter().map(async |client| {
         while let Some(rest) = left.get().checked_sub(1) {
             left.set(rest);
-            put(client, &prefix, DATASCALE_KEY_BYTES, DATASCALE_VALUE_BYTES, &seen).await;
+            put(client, &prefix, DATASCALE_KEY_BYTES, DATASCALE_VALUE_BYTES, &results).await;
             bar.inc(1);
         }
     }))
@@ -282,10 +292,10 @@ pub(crate) async fn datascale(invocation: Invocation) -> Result<(), Failure> {
     if flags.is("auto-defrag") {
         defragment_all(&session).await?;
     }
-    let seen = seen.into_inner();
-    if !seen.errors.is_empty() {
+    let results = results.into_inner();
+    if !results.errors.is_empty() {
         say("FAIL: too many errors")?;
-        for (error, count) in &seen.errors {
+        for (error, count) in &results.errors {
             say(format_args!("FAIL: ERROR({error}) -> {count}"))?;
         }
         return Err(Failure::silent(ERROR));
@@ -294,7 +304,7 @@ pub(crate) async fn datascale(invocation: Invocation) -> Result<(), Failure> {
     say(format_args!("PASS: Approximate system memory used : {used:.2} MB."))
 }
 
-/// The first endpoint's resident bytes, as its metrics say.
+/// The resident memory of the first endpoint, in bytes, from its metrics.
 async fn memory(session: &Session, when: &str) -> Result<f64, Failure> {
     let address = Address::read(&session.settings.endpoints[0])?;
     let read = tokio::time::timeout(session.settings.command_timeout, address.http_get("/metrics")).await;
@@ -315,21 +325,21 @@ async fn memory(session: &Session, when: &str) -> Result<f64, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Figures, Seen, verdict};
+    use super::{Figures, Results, verdict};
     use std::time::Duration;
 
     #[test]
     fn figures_of_a_row() {
-        let seen = Seen { seconds: vec![0.1, 0.3], ..Seen::default() };
-        let Figures { rate, slowest, stddev } = seen.figures(Duration::from_secs(4));
+        let results = Results { seconds: vec![0.1, 0.3], ..Results::default() };
+        let Figures { rate, slowest, stddev } = results.figures(Duration::from_secs(4));
         assert!((rate - 0.5).abs() < 1e-9 && (slowest - 0.3).abs() < 1e-9 && (stddev - 0.1).abs() < 1e-9);
-        assert!(Seen::default().figures(Duration::from_secs(1)).slowest.abs() < 1e-9);
+        assert!(Results::default().figures(Duration::from_secs(1)).slowest.abs() < 1e-9);
     }
 
     #[test]
     fn verdicts_are_etcdctls() {
         let good = Figures { rate: 149.5, slowest: 0.012, stddev: 0.001 };
-        let (lines, pass) = verdict(&Seen::default(), &good, 150);
+        let (lines, pass) = verdict(&Results::default(), &good, 150);
         let expected = [
             "PASS: Throughput is 150 writes/s",
             "PASS: Slowest request took 0.012000s",
@@ -338,8 +348,8 @@ mod tests {
         ];
         assert_eq!((&lines[..], pass), (&expected.map(str::to_owned)[..], true));
         let bad = Figures { rate: 10.0, slowest: 0.6, stddev: 0.2 };
-        let seen = Seen { errors: [("x".to_owned(), 3)].into(), ..Seen::default() };
-        let (lines, pass) = verdict(&seen, &bad, 150);
+        let results = Results { errors: [("x".to_owned(), 3)].into(), ..Results::default() };
+        let (lines, pass) = verdict(&results, &bad, 150);
         let expected = [
             "FAIL: too many errors",
             "FAIL: ERROR(x) -> 3",

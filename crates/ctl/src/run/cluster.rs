@@ -1,46 +1,42 @@
-//! `alarm`, `defrag`, `move-leader`, `downgrade`.
+//! The commands `alarm`, `defrag`, `move-leader` and `downgrade`.
 
 use super::{Session, endpoint};
 use crate::client::{Client, Kind, RequestError};
 use crate::failure::{ERROR, Failure};
 use crate::line::Invocation;
-use crate::print::{Answer, Downgrade, say, warn};
-use crate::text::{duration, number};
+use crate::print::{Answer, say, warn};
+use gotext::{duration, number};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tokio::time::Instant;
 
-/// One request about alarms.
 pub(crate) async fn alarm(
     client: &Client,
     deadline: Option<Instant>,
     request: pb::AlarmRequest,
 ) -> Result<pb::AlarmResponse, RequestError> {
-    // clientv3 repeats questions, and no orders.
+    // clientv3 retries the list only.
     let kind = if request.action == i32::from(AlarmAction::Get) { Kind::Read } else { Kind::Write };
     client.call(deadline, kind, request, async |c, q| MaintenanceClient::new(c).alarm(q).await).await
 }
 
-/// `alarm list`.
 pub(crate) async fn alarm_list(invocation: Invocation) -> Result<(), Failure> {
     if !invocation.args.is_empty() {
         return Err(Failure::args("alarm list command accepts no arguments"));
     }
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let answer = alarm(&client, Some(client.deadline()), pb::AlarmRequest::default()).await?;
     session.printer.print(&Answer::Alarm(&answer))
 }
 
-/// `alarm disarm`: every alarm that is raised, one by one.
+/// Disarms every alarm that is raised, one by one.
 pub(crate) async fn alarm_disarm(invocation: Invocation) -> Result<(), Failure> {
     if !invocation.args.is_empty() {
         return Err(Failure::args("alarm disarm command accepts no arguments"));
     }
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let deadline = Some(client.deadline());
     let raised = alarm(&client, deadline, pb::AlarmRequest::default()).await?;
     let mut disarmed = pb::AlarmResponse::default();
@@ -55,7 +51,6 @@ pub(crate) async fn alarm_disarm(invocation: Invocation) -> Result<(), Failure> 
     session.printer.print(&Answer::Alarm(&disarmed))
 }
 
-/// Defragments one endpoint.
 pub(crate) async fn defragment(client: &Client, deadline: Option<Instant>) -> Result<(), RequestError> {
     let request = pb::DefragmentRequest {};
     let sent = client
@@ -63,12 +58,11 @@ pub(crate) async fn defragment(client: &Client, deadline: Option<Instant>) -> Re
     sent.await.map(|_| ())
 }
 
-/// `defrag`.
 pub(crate) async fn defrag(invocation: Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let mut failed = false;
     for endpoint in endpoint::endpoints(&session).await? {
-        let client = Client::of(&session.settings, &endpoint)?;
+        let client = Client::for_endpoint(&session.settings, &endpoint)?;
         let begun = Instant::now();
         let done = defragment(&client, Some(client.deadline())).await;
         let took = duration::show(begun.elapsed());
@@ -84,7 +78,7 @@ pub(crate) async fn defrag(invocation: Invocation) -> Result<(), Failure> {
     if failed { Err(Failure::silent(ERROR)) } else { Ok(()) }
 }
 
-/// `move-leader`: the leader is looked for among the endpoints, because only it can hand over.
+/// Looks for the leader among the endpoints, because only the leader can transfer leadership.
 pub(crate) async fn move_leader(invocation: Invocation) -> Result<(), Failure> {
     let [target] = &invocation.args[..] else {
         return Err(Failure::args("move-leader command needs 1 argument"));
@@ -93,7 +87,7 @@ pub(crate) async fn move_leader(invocation: Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let deadline = Some(session.client()?.deadline());
     for endpoint in &session.settings.endpoints {
-        let client = Client::of(&session.settings, endpoint)?;
+        let client = Client::for_endpoint(&session.settings, endpoint)?;
         let status = endpoint::status_of(&client, deadline).await?;
         if status.header.is_none_or(|header| header.member_id != status.leader) {
             continue;
@@ -112,27 +106,16 @@ pub(crate) async fn move_leader(invocation: Invocation) -> Result<(), Failure> {
     Err(Failure::args(format!("no leader endpoint given at [{endpoints}]")))
 }
 
-/// `downgrade validate|enable|cancel`.
-pub(crate) async fn downgrade(invocation: Invocation, what: Downgrade) -> Result<(), Failure> {
-    let version = match (&invocation.args[..], what) {
-        (_, Downgrade::Cancel) => String::new(),
+pub(crate) async fn downgrade(invocation: Invocation, action: DowngradeAction) -> Result<(), Failure> {
+    let version = match (&invocation.args[..], action) {
+        (_, DowngradeAction::Cancel) => String::new(),
         ([], _) => return Err(Failure::args("TARGET_VERSION not provided")),
         ([version], _) if version.is_empty() => return Err(Failure::args("target version not provided")),
         ([version], _) => String::from_utf8_lossy(version).into_owned(),
         _ => return Err(Failure::args("too many arguments")),
     };
-    let action = match what {
-        Downgrade::Validate => DowngradeAction::Validate,
-        Downgrade::Enable => DowngradeAction::Enable,
-        Downgrade::Cancel => DowngradeAction::Cancel,
-    };
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let request = pb::DowngradeRequest { action: action.into(), version };
-    let answer = client
-        .call(Some(client.deadline()), Kind::Write, request, async |c, q| {
-            MaintenanceClient::new(c).downgrade(q).await
-        })
-        .await?;
-    session.printer.print(&Answer::Downgrade(what, &answer))
+    let answer = client.write(request, async |c, q| MaintenanceClient::new(c).downgrade(q).await).await?;
+    session.printer.print(&Answer::Downgrade(action, &answer))
 }

@@ -1,18 +1,18 @@
-//! `endpoint health|status|hashkv`: each endpoint is asked by itself.
+//! `endpoint health|status|hashkv`: asks each endpoint by itself.
 
-use super::{Session, kv, member};
+use super::{Session, member};
 use crate::client::{Client, Kind};
 use crate::failure::Failure;
 use crate::line::Invocation;
 use crate::print::{Answer, Health, warn};
-use crate::text::duration;
 use futures::future::join_all;
+use gotext::duration;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// The endpoints of `--endpoints`, or with `--cluster` those that the members advertise.
+/// The endpoints of `--endpoints`, or with `--cluster` the client URLs of all members.
 pub(crate) async fn endpoints(session: &Session) -> Result<Vec<String>, Failure> {
     if !session.invocation.flags.is("cluster") {
         return Ok(session.settings.endpoints.clone());
@@ -28,12 +28,13 @@ pub(crate) async fn endpoints(session: &Session) -> Result<Vec<String>, Failure>
     Ok(list.members.into_iter().flat_map(|member| member.client_ur_ls).collect())
 }
 
-/// `endpoint health`.
 pub(crate) async fn health(invocation: Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let endpoints = endpoints(&session).await?;
-    let clients: Vec<_> =
-        endpoints.iter().map(|endpoint| Client::of(&session.settings, endpoint)).collect::<Result<_, _>>()?;
+    let clients: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| Client::for_endpoint(&session.settings, endpoint))
+        .collect::<Result<_, _>>()?;
     let found =
         join_all(endpoints.iter().zip(&clients).map(|(endpoint, client)| examine(endpoint, client))).await;
     session.printer.print(&Answer::Health(&found))?;
@@ -43,14 +44,14 @@ pub(crate) async fn health(invocation: Invocation) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A linearizable read, then the alarms.
+/// Does a linearizable read, then lists the alarms.
 async fn examine(endpoint: &str, client: &Client) -> Health {
     let begun = Instant::now();
     let deadline = Some(client.deadline());
     let any = pb::RangeRequest { key: "health".into(), ..Default::default() };
-    let read = kv::range(client, deadline, any).await;
+    let read = client.range(deadline, any).await;
     let took = duration::show(begun.elapsed());
-    // Who may not read the key was told so by a quorum.
+    // A refusal for lack of permission proves a quorum too.
     let error = match read {
         Err(error) if error.code != Code::PermissionDenied => match error.why {
             Some(why) => format!("{} ({why})", error.text),
@@ -75,7 +76,6 @@ async fn alarms(client: &Client, deadline: Option<Instant>) -> String {
     if text.is_empty() { text } else { format!("Active Alarm(s): {text}") }
 }
 
-/// One endpoint's status.
 pub(crate) async fn status_of(
     client: &Client,
     deadline: Option<Instant>,
@@ -87,13 +87,12 @@ pub(crate) async fn status_of(
         .await
 }
 
-/// `endpoint status`.
 pub(crate) async fn status(invocation: Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let mut found = Vec::new();
     let mut failed = false;
     for endpoint in endpoints(&session).await? {
-        let client = Client::of(&session.settings, &endpoint)?;
+        let client = Client::for_endpoint(&session.settings, &endpoint)?;
         match status_of(&client, Some(client.deadline())).await {
             Ok(answer) => found.push((endpoint, answer)),
             Err(error) => {
@@ -107,14 +106,13 @@ pub(crate) async fn status(invocation: Invocation) -> Result<(), Failure> {
     if failed { Err(Failure::silent(crate::failure::ERROR)) } else { Ok(()) }
 }
 
-/// `endpoint hashkv`.
 pub(crate) async fn hash_kv(invocation: Invocation) -> Result<(), Failure> {
     let session = Session::open(invocation)?;
     let revision = session.invocation.flags.int("rev");
     let mut found = Vec::new();
     let mut failed = None;
     for endpoint in endpoints(&session).await? {
-        let client = Client::of(&session.settings, &endpoint)?;
+        let client = Client::for_endpoint(&session.settings, &endpoint)?;
         let request = pb::HashKvRequest { revision };
         let answer = client
             .call(Some(client.deadline()), Kind::Read, request, async |c, q| {

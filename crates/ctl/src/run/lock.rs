@@ -1,18 +1,19 @@
-//! `lock` and `elect`: for as long as the program runs, or as the program that it runs.
+//! `lock` and `elect`: held until this program, or the one that it runs, ends.
 
-use super::{Ended, Session, execute, kv};
+use super::{Ended, Session, execute};
 use crate::client::{Client, RequestError};
 use crate::concurrency::{self, Place, first_created};
 use crate::failure::Failure;
 use crate::line::Invocation;
 use crate::print::{Answer, Printer};
-use crate::watches::{Seen, Watches, is_delete};
+use crate::watches::{Update, Watches};
 use proto::etcdserverpb as pb;
+use proto::mvccpb::event::EventType;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A session's seconds unless told otherwise, as clientv3 has it.
+/// The default TTL of a session in seconds, as in clientv3.
 const SESSION_TTL: i64 = 60;
 
 /// Completes on SIGINT or SIGTERM.
@@ -25,7 +26,7 @@ async fn signalled() {
     }
 }
 
-/// Does `work` while the lease is renewed; the work goes on when the lease is gone.
+/// Does `work` while renewing the lease. The work goes on when the lease is gone.
 async fn renewing<T>(client: &Client, lease: i64, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
@@ -42,10 +43,9 @@ async fn expired(client: &Client, lease: i64) {
 }
 
 fn canceled() -> RequestError {
-    RequestError::said("context canceled".to_owned())
+    RequestError::local("context canceled".to_owned())
 }
 
-/// `lock`.
 pub(crate) async fn lock(invocation: Invocation) -> Result<(), Failure> {
     let Some((name, command)) = invocation.args.split_first() else {
         return Err(Failure::args("lock takes a lock name argument and an optional command to execute"));
@@ -55,15 +55,14 @@ pub(crate) async fn lock(invocation: Invocation) -> Result<(), Failure> {
         ..=0 => SESSION_TTL,
         ttl => ttl,
     };
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let lease = concurrency::grant(&client, None, ttl).await?.id;
     let (place, revision) = tokio::select! {
         locked = renewing(&client, lease, acquire(&client, &name, lease)) => locked?,
         () = signalled() => return Err(canceled().into()),
     };
     if !command.is_empty() {
-        let run = guarded(&client, &place, revision, &command);
+        let run = run_command(&client, &place, revision, &command);
         return renewing(&client, lease, run).await;
     }
     let held = place.read(&client).await?;
@@ -77,7 +76,7 @@ pub(crate) async fn lock(invocation: Invocation) -> Result<(), Failure> {
     }
 }
 
-/// Waits for the lock. A signal on the way gives the place in the queue up again.
+/// Waits for the lock. A signal meanwhile gives up the place in the queue.
 async fn acquire(client: &Client, name: &[u8], lease: i64) -> Result<(Place, i64), RequestError> {
     let (place, is_first) = Place::take(client, name, b"", lease).await?;
     if is_first {
@@ -94,20 +93,25 @@ async fn acquire(client: &Client, name: &[u8], lease: i64) -> Result<(Place, i64
     }
     let held = place.read(client).await?;
     if held.kvs.is_empty() {
-        return Err(RequestError::said("mutex: session is expired".to_owned()));
+        return Err(RequestError::local("mutex: session is expired".to_owned()));
     }
     Ok((place, held.header.map_or(0, |header| header.revision)))
 }
 
-/// Runs a program while the lock is held; its exit code is ours.
-async fn guarded(client: &Client, place: &Place, revision: i64, command: &[Vec<u8>]) -> Result<(), Failure> {
+/// Runs a program while the lock is held. Its exit code becomes ours.
+async fn run_command(
+    client: &Client,
+    place: &Place,
+    revision: i64,
+    command: &[Vec<u8>],
+) -> Result<(), Failure> {
     let mut process = std::process::Command::new(OsStr::from_bytes(&command[0]));
     process.args(command[1..].iter().map(|word| OsStr::from_bytes(word)));
     for (name, value) in [
         ("ETCD_LOCK_KEY", OsString::from_vec(place.key.clone())),
         ("ETCD_LOCK_REV", revision.to_string().into()),
     ] {
-        // What the user has set goes before.
+        // A variable that the user has set is kept.
         if std::env::var_os(name).is_none() {
             process.env(name, value);
         }
@@ -120,7 +124,6 @@ async fn guarded(client: &Client, place: &Place, revision: i64, command: &[Vec<u
     }
 }
 
-/// `elect`.
 pub(crate) async fn elect(invocation: Invocation) -> Result<(), Failure> {
     let listen = invocation.flags.is("listen");
     let (name, proposal) = match &invocation.args[..] {
@@ -140,8 +143,7 @@ pub(crate) async fn elect(invocation: Invocation) -> Result<(), Failure> {
             ));
         }
     };
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let lease = concurrency::grant(&client, None, SESSION_TTL).await?.id;
     match proposal {
         Some(proposal) => campaign(&session.printer, &client, lease, &name, &proposal).await,
@@ -154,7 +156,7 @@ pub(crate) async fn elect(invocation: Invocation) -> Result<(), Failure> {
     }
 }
 
-/// etcdctl looks at its global flags before it looks at these arguments.
+/// Checks the global flags, which etcdctl does before it checks these arguments.
 fn open_first(invocation: Invocation) -> Result<(), Failure> {
     Session::open(invocation).map(|_| ())
 }
@@ -189,7 +191,7 @@ async fn observe(printer: &Printer, client: &Client, name: &[u8]) -> Result<(), 
     let lost = || Failure::error("elect: observer lost");
     let prefix = [name, b"/"].concat();
     loop {
-        let mut leader = kv::range(client, None, first_created(&prefix)).await.map_err(|_| lost())?;
+        let mut leader = client.range(None, first_created(&prefix)).await.map_err(|_| lost())?;
         let mut watches = Watches::new(client, false);
         if leader.kvs.is_empty() {
             let revision = leader.header.map_or(0, |header| header.revision);
@@ -202,10 +204,10 @@ async fn observe(printer: &Printer, client: &Client, name: &[u8]) -> Result<(), 
         watches.add(pb::WatchCreateRequest { key, start_revision: revision + 1, ..Default::default() }).await;
         let mut is_over = false;
         while !is_over {
-            for (_, seen) in watches.next().await {
-                let Seen::Answer(answer) = seen else { return Err(lost()) };
+            for (_, update) in watches.next().await {
+                let Update::Answer(answer) = update else { return Err(lost()) };
                 for event in answer.events {
-                    if is_delete(&event) {
+                    if event.r#type() == EventType::Delete {
                         is_over = true;
                         break;
                     }
@@ -221,7 +223,7 @@ async fn observe(printer: &Printer, client: &Client, name: &[u8]) -> Result<(), 
     }
 }
 
-/// The first put under a prefix from a revision on; `None` when the watch is lost.
+/// Waits for the first put under a prefix from a revision on; `None` if the watch is lost.
 async fn first_put(client: &Client, prefix: &[u8], revision: i64) -> Option<pb::RangeResponse> {
     let mut watches = Watches::new(client, false);
     let create = pb::WatchCreateRequest {
@@ -232,9 +234,9 @@ async fn first_put(client: &Client, prefix: &[u8], revision: i64) -> Option<pb::
     };
     watches.add(create).await;
     loop {
-        for (_, seen) in watches.next().await {
-            let Seen::Answer(answer) = seen else { return None };
-            let put = answer.events.into_iter().find(|event| !is_delete(event));
+        for (_, update) in watches.next().await {
+            let Update::Answer(answer) = update else { return None };
+            let put = answer.events.into_iter().find(|event| event.r#type() == EventType::Put);
             if let Some(kv) = put.and_then(|event| event.kv) {
                 let header =
                     answer.header.map(|header| pb::ResponseHeader { revision: kv.mod_revision, ..header });

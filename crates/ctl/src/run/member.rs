@@ -1,11 +1,12 @@
-//! `member list|add|remove|update|promote`.
+//! The commands `member list|add|remove|update|promote`.
 
 use super::{Session, ops};
 use crate::client::{Client, Kind, RequestError};
 use crate::failure::Failure;
 use crate::line::Invocation;
 use crate::print::{Answer, Format, say};
-use crate::text::{number, quote::quote};
+use gotext::number;
+use gotext::quote::quote;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::cluster_client::ClusterClient;
 
@@ -19,7 +20,6 @@ pub(crate) async fn members(
     client.call(deadline, Kind::Read, request, async |c, q| ClusterClient::new(c).member_list(q).await).await
 }
 
-/// `member list`.
 pub(crate) async fn list(invocation: Invocation) -> Result<(), Failure> {
     let serializable = ops::is_serializable(&invocation.flags)?;
     let session = Session::open(invocation)?;
@@ -58,7 +58,6 @@ fn checked(urls: &[String]) -> Result<Vec<String>, Failure> {
     Ok(urls.to_vec())
 }
 
-/// `member add`.
 pub(crate) async fn add(invocation: Invocation) -> Result<(), Failure> {
     let name = match &invocation.args[..] {
         [] => return Err(Failure::args("member name not provided")),
@@ -76,14 +75,9 @@ pub(crate) async fn add(invocation: Invocation) -> Result<(), Failure> {
     };
     let urls = peer_urls(&invocation)?;
     let is_learner = invocation.flags.is("learner");
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let request = pb::MemberAddRequest { peer_ur_ls: checked(&urls)?, is_learner };
-    let answer = client
-        .call(Some(client.deadline()), Kind::Write, request, async |c, q| {
-            ClusterClient::new(c).member_add(q).await
-        })
-        .await?;
+    let answer = client.write(request, async |c, q| ClusterClient::new(c).member_add(q).await).await?;
     session.printer.print(&Answer::MemberAdd(&answer))?;
     if session.printer.format == Format::Simple { say(configuration(&name, &urls, &answer)) } else { Ok(()) }
 }
@@ -104,45 +98,27 @@ fn configuration(name: &str, urls: &[String], answer: &pb::MemberAddResponse) ->
     )
 }
 
-/// `member remove`.
 pub(crate) async fn remove(invocation: Invocation) -> Result<(), Failure> {
     let id = id(&invocation.args)?;
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let request = pb::MemberRemoveRequest { id };
-    let answer = client
-        .call(Some(client.deadline()), Kind::Write, request, async |c, q| {
-            ClusterClient::new(c).member_remove(q).await
-        })
-        .await?;
+    let answer = client.write(request, async |c, q| ClusterClient::new(c).member_remove(q).await).await?;
     session.printer.print(&Answer::MemberRemove(id, &answer))
 }
 
-/// `member update`.
 pub(crate) async fn update(invocation: Invocation) -> Result<(), Failure> {
     let id = id(&invocation.args)?;
     let urls = peer_urls(&invocation)?;
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let request = pb::MemberUpdateRequest { id, peer_ur_ls: checked(&urls)? };
-    let answer = client
-        .call(Some(client.deadline()), Kind::Write, request, async |c, q| {
-            ClusterClient::new(c).member_update(q).await
-        })
-        .await?;
+    let answer = client.write(request, async |c, q| ClusterClient::new(c).member_update(q).await).await?;
     session.printer.print(&Answer::MemberUpdate(id, &answer))
 }
 
-/// `member promote`.
 pub(crate) async fn promote(invocation: Invocation) -> Result<(), Failure> {
     let id = id(&invocation.args)?;
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let request = pb::MemberPromoteRequest { id };
-    let answer = client
-        .call(Some(client.deadline()), Kind::Write, request, async |c, q| {
-            ClusterClient::new(c).member_promote(q).await
-        })
-        .await?;
+    let answer = client.write(request, async |c, q| ClusterClient::new(c).member_promote(q).await).await?;
     session.printer.print(&Answer::MemberPromote(id, &answer))
 }

@@ -1,6 +1,6 @@
-//! `make-mirror`: every key under a prefix to another cluster, and every change from then on.
+//! `make-mirror`: copies every key under a prefix to another cluster, then every later change.
 
-use super::{Session, kv};
+use super::Session;
 use crate::client::{Client, RequestError};
 use crate::failure::Failure;
 use crate::flags::Flags;
@@ -8,29 +8,29 @@ use crate::line::Invocation;
 use crate::print::say;
 use crate::settings::Settings;
 use crate::text::words::end_of_prefix;
-use crate::watches::{Seen, Watches, is_delete};
+use crate::watches::{Update, Watches};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::request_op::Request as Op;
+use proto::mvccpb::event::EventType;
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Keys of one list, as clientv3's syncer has it.
+/// Keys per list request, as in clientv3's syncer.
 const LIST_KEYS: i64 = 1000;
-/// Between two counts on stdout.
+/// How often the number of copied keys is printed.
 const REPORT: Duration = Duration::from_secs(30);
 
 struct Mirror {
     source: Client,
     destination: Client,
     prefix: Vec<u8>,
-    /// What stands in its place at the destination.
+    /// Replaces `prefix` at the destination.
     new_prefix: Vec<u8>,
-    /// Operations of one transaction.
+    /// Operations per transaction, at most.
     ops_max: usize,
     total: Cell<u64>,
 }
 
-/// `make-mirror`.
 pub(crate) async fn run(invocation: Invocation) -> Result<(), Failure> {
     let [destination] = &invocation.args[..] else {
         return Err(Failure::args("make-mirror takes one destination argument"));
@@ -46,7 +46,7 @@ pub(crate) async fn run(invocation: Invocation) -> Result<(), Failure> {
         return Err(Failure::args(text));
     }
     let start = (flags.int("rev") - 1).max(0);
-    // With a revision to start from, etcdctl leaves an empty prefix empty.
+    // With `--rev`, etcdctl does not default to the source prefix.
     let keeps_prefix = start == 0 && !has_none && other.is_empty();
     let new_prefix = if keeps_prefix { prefix.clone() } else { other };
     let mirror = Mirror {
@@ -95,11 +95,11 @@ impl Mirror {
         };
         watches.add(create).await;
         loop {
-            for (_, seen) in watches.next().await {
-                match seen {
-                    Seen::Answer(answer) => self.copy_events(answer).await?,
-                    Seen::Lost(_, why) => return Err(Failure::error(why)),
-                    Seen::Ended => return Err(Failure::error("the watch was ended by the server")),
+            for (_, update) in watches.next().await {
+                match update {
+                    Update::Answer(answer) => self.copy_events(answer).await?,
+                    Update::Lost(_, why) => return Err(Failure::error(why)),
+                    Update::Ended => return Err(Failure::error("the watch was ended by the server")),
                 }
             }
         }
@@ -121,7 +121,7 @@ impl Mirror {
         self.total.set(self.total.get() + 1);
     }
 
-    /// Copies what is there at one revision, and returns it.
+    /// Copies all keys at one revision, and returns the revision.
     async fn copy_all(&self) -> Result<i64, Failure> {
         let (mut key, range_end) = self.range();
         let mut revision = 0;
@@ -133,7 +133,7 @@ impl Mirror {
                 revision,
                 ..Default::default()
             };
-            let answer = kv::range(&self.source, None, list).await?;
+            let answer = self.source.range(None, list).await?;
             if revision == 0 {
                 revision = answer.header.map_or(0, |header| header.revision);
             }
@@ -143,7 +143,7 @@ impl Mirror {
                     value: kv.value.clone(),
                     ..Default::default()
                 };
-                kv::put_one(&self.destination, None, put).await?;
+                self.destination.put(None, put).await?;
                 self.count();
             }
             match answer.kvs.last() {
@@ -153,12 +153,12 @@ impl Mirror {
         }
     }
 
-    /// Copies events, a transaction a revision unless that is too long for one.
+    /// Copies events: one transaction per revision, split after `ops_max` operations.
     async fn copy_events(&self, answer: pb::WatchResponse) -> Result<(), RequestError> {
         let mut ops = Vec::new();
         let mut revision = 0;
         for event in answer.events {
-            let deletes = is_delete(&event);
+            let deletes = event.r#type() == EventType::Delete;
             let Some(kv) = event.kv else { continue };
             if (revision != 0 && kv.mod_revision > revision) || ops.len() == self.ops_max {
                 self.commit(std::mem::take(&mut ops)).await?;
@@ -178,6 +178,6 @@ impl Mirror {
 
     async fn commit(&self, success: Vec<pb::RequestOp>) -> Result<(), RequestError> {
         let request = pb::TxnRequest { success, ..Default::default() };
-        kv::txn(&self.destination, None, request).await.map(|_| ())
+        self.destination.txn(None, request).await.map(|_| ())
     }
 }

@@ -1,9 +1,9 @@
-//! What the commands do.
+//! The commands: each file has a group of them.
 
 mod check;
 mod cluster;
 mod endpoint;
-pub(crate) mod kv;
+mod kv;
 mod lease;
 mod lock;
 mod member;
@@ -16,28 +16,25 @@ mod watch;
 
 use crate::client::Client;
 use crate::commands::Action;
-use crate::failure::Failure;
+use crate::failure::{Failure, cause};
 use crate::line::{Invocation, title};
 use crate::print::{Printer, warn};
 use crate::settings::{self, Settings};
-use crate::text::quote::quote;
+use gotext::quote::quote;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 
-/// A command whose flags and environment were read.
+/// A command with its settings, ready to send requests.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// Its flags and arguments.
     pub(crate) invocation: Invocation,
-    /// How to reach servers.
     pub(crate) settings: Settings,
-    /// How to print.
     pub(crate) printer: Printer,
 }
 
 impl Session {
-    /// Reads environment and global flags. Commands look at their arguments before that, as etcdctl does.
+    /// Reads the environment and the global flags. Commands check their arguments before, as in etcdctl.
     pub(crate) fn open(mut invocation: Invocation) -> Result<Self, Failure> {
         let variables = std::env::vars_os();
         let watches = invocation.action == Action::Watch;
@@ -54,22 +51,28 @@ impl Session {
         Ok(Self { invocation, settings, printer })
     }
 
-    /// A client of all endpoints.
+    /// Opens a session, and the client of its endpoints.
+    pub(crate) fn connect(invocation: Invocation) -> Result<(Self, Client), Failure> {
+        let session = Self::open(invocation)?;
+        let client = session.client()?;
+        Ok((session, client))
+    }
+
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         Client::new(&self.settings)
     }
 }
 
-/// How a program that we ran ended badly.
+/// A program that was run and failed.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its exit code, or 255 after a signal.
+    /// Its exit code; 255 after a signal.
     pub(crate) code: u8,
-    /// In Go's words.
+    /// Go's text for it, such as `exit status 1`.
     pub(crate) text: String,
 }
 
-/// Runs a program to its end, while everything else goes on.
+/// Runs a program to its end, without blocking the runtime.
 pub(crate) async fn execute(mut process: std::process::Command) -> Result<(), Ended> {
     let program = process.get_program().to_owned();
     let failed = |text| Ended { code: crate::failure::ERROR, text };
@@ -83,7 +86,7 @@ pub(crate) async fn execute(mut process: std::process::Command) -> Result<(), En
         }
         Ok(Err(error)) => {
             let program = program.to_string_lossy();
-            return Err(failed(format!("fork/exec {program}: {}", errno(&error))));
+            return Err(failed(format!("fork/exec {program}: {}", cause(&error))));
         }
         Err(error) => return Err(failed(error.to_string())),
     };
@@ -113,13 +116,7 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
-/// The system's words for an error, as Go has them.
-pub(crate) fn errno(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
-}
-
-/// Does what was asked for.
+/// Runs a command that needs a server.
 pub(crate) async fn run(program: &str, invocation: Invocation) -> Result<(), Failure> {
     match invocation.action {
         Action::Get => kv::get(invocation).await,
@@ -147,12 +144,12 @@ pub(crate) async fn run(program: &str, invocation: Invocation) -> Result<(), Fai
         Action::AlarmDisarm => cluster::alarm_disarm(invocation).await,
         Action::Defrag => cluster::defrag(invocation).await,
         Action::MoveLeader => cluster::move_leader(invocation).await,
-        Action::Downgrade(what) => cluster::downgrade(invocation, what).await,
+        Action::Downgrade(action) => cluster::downgrade(invocation, action).await,
         Action::SnapshotSave => snapshot::save(invocation).await,
         Action::CheckPerf => check::perf(invocation).await,
         Action::CheckDatascale => check::datascale(invocation).await,
         Action::MakeMirror => mirror::run(invocation).await,
-        Action::NotThere
+        Action::Unsupported
         | Action::Version
         | Action::Options
         | Action::Help

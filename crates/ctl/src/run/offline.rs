@@ -1,4 +1,4 @@
-//! `snapshot status` and `snapshot restore`: on files, without a server. Names, texts and output are etcdutl's.
+//! `snapshot status` and `snapshot restore`: work on files, without a server, like etcdutl.
 
 use crate::failure::{BAD_ARGS, ERROR, Failure};
 use crate::line::Invocation;
@@ -9,22 +9,20 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// `snapshot status <filename>`.
 pub(crate) fn status(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
     let file = only_file(invocation, "status")?;
     let printer = Printer::new(&invocation.flags)?;
-    let status = drawn(|progress| offline.status(file, progress))?;
+    let status = with_progress(|progress| offline.status(file, progress))?;
     stdout(render(printer.format, &status).as_bytes())
 }
 
-/// `snapshot restore <filename>`.
 pub(crate) fn restore(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
     let file = only_file(invocation, "restore")?;
     let flags = &invocation.flags;
     let bump = u64::try_from(flags.int("bump-revision"))
         .map_err(|_| Failure::error("--bump-revision must not be negative"))?;
     if (bump > 0) != flags.is("mark-compacted") {
-        // etcdutl calls its own flag by another name here.
+        // The text names the wrong flag in etcdutl too.
         return Err(Failure::new(BAD_ARGS, "--mark-compacted required if --revision-bump > 0"));
     }
     let path = |name| Some(flags.bytes(name)).filter(|dir| !dir.is_empty()).map(OsStr::from_bytes);
@@ -39,11 +37,11 @@ pub(crate) fn restore(invocation: &Invocation, offline: &dyn Offline) -> Result<
         skip_hash_check: flags.is("skip-hash-check"),
         bump_revision: bump,
     };
-    drawn(|progress| offline.restore(&restore, progress))
+    with_progress(|progress| offline.restore(&restore, progress))
 }
 
-/// Does something while a bar shows how far it has come.
-fn drawn<T>(work: impl FnOnce(&mut Progress<'_>) -> Result<T, String>) -> Result<T, Failure> {
+/// Does `work` behind a progress bar.
+fn with_progress<T>(work: impl FnOnce(&mut Progress<'_>) -> Result<T, String>) -> Result<T, Failure> {
     let bar = progress::bytes();
     let done = work(&mut |done, total| {
         bar.set_length(total);
@@ -84,7 +82,7 @@ fn render(format: Format, status: &Status) -> String {
                 "\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {total_keys}\n\"Size\" : {total_bytes}\n\"Version\" : {version}"
             );
         }
-        // etcdutl prints JSON for protobuf, for this is no message of the API.
+        // As in etcdutl: the status is not a message of the API.
         Format::Json | Format::Protobuf => json::object(&mut out, |object| {
             object.plain("hash", status.hash);
             object.plain("revision", status.revision);

@@ -1,18 +1,20 @@
-//! Requests made of flags and arguments: for `get`, `put` and `del`, and for the lines of a transaction.
+//! Builds the requests of `get`, `put` and `del`, also for the lines of a transaction.
 
 use crate::failure::{BAD_FEATURE, Failure};
 use crate::flags::Flags;
 use crate::print::warn;
-use crate::text::{number, quote::quote, words::end_of_prefix};
+use crate::text::words::end_of_prefix;
+use gotext::number;
+use gotext::quote::quote;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use std::io::Read as _;
 use std::time::Duration;
 
-/// How long a range may still be saved from deletion.
+/// How long the user may interrupt the deletion of a range.
 const REGRET: Duration = Duration::from_secs(2);
 
-/// A list's `--consistency`: whether it is serializable.
+/// Whether `--consistency` asks for a serializable read.
 pub(crate) fn is_serializable(flags: &Flags) -> Result<bool, Failure> {
     match flags.bytes("consistency") {
         b"s" => Ok(true),
@@ -21,7 +23,6 @@ pub(crate) fn is_serializable(flags: &Flags) -> Result<bool, Failure> {
     }
 }
 
-/// `get`.
 pub(crate) fn get(flags: &Flags, args: &[Vec<u8>]) -> Result<pb::RangeRequest, Failure> {
     let Some(key) = args.first() else {
         return Err(Failure::args(
@@ -73,7 +74,7 @@ fn prefix_or_from_key(flags: &Flags) -> Result<(bool, bool), Failure> {
     Ok(both)
 }
 
-/// Key and range end of a request.
+/// The key and range end of a request.
 fn range(
     key: &[u8],
     end: Option<&Vec<u8>>,
@@ -85,7 +86,7 @@ fn range(
             "too many arguments, only accept one argument when `--prefix` or `--from-key` is set",
         )),
         Some(end) => Ok((key.to_vec(), end.clone())),
-        // The empty key begins every key.
+        // The empty key is a prefix of every key.
         None if (prefix || from_key) && key.is_empty() => Ok((vec![0], vec![0])),
         None if prefix => Ok((key.to_vec(), end_of_prefix(key))),
         None if from_key => Ok((key.to_vec(), vec![0])),
@@ -108,12 +109,12 @@ fn sorting(flags: &Flags) -> Result<(SortTarget, SortOrder), Failure> {
         "VERSION" => SortTarget::Version,
         _ => return Err(Failure::new(BAD_FEATURE, format!("bad sort target {}", flags.text("sort-by")))),
     };
-    // Servers list in this order anyhow, and may stop early when they need not sort.
+    // This is the default order, in which a server need not sort and may stop early.
     let in_key_order = (target, order) == (SortTarget::Key, SortOrder::Ascend);
     Ok((target, if in_key_order { SortOrder::None } else { order }))
 }
 
-/// `put`. A value that is not among the arguments is read from stdin.
+/// Reads the value from stdin if it is not among the arguments.
 pub(crate) fn put(flags: &Flags, args: &[Vec<u8>]) -> Result<pb::PutRequest, Failure> {
     let few = || Failure::args("put command needs 1 argument and input from stdin or 2 arguments");
     let key = args.first().ok_or_else(few)?;
@@ -144,7 +145,7 @@ pub(crate) fn put(flags: &Flags, args: &[Vec<u8>]) -> Result<pb::PutRequest, Fai
     })
 }
 
-/// `del`. A range that `--range` does not vouch for waits for second thoughts.
+/// Waits [`REGRET`] before the deletion of a range, unless `--range` is given.
 pub(crate) async fn del(flags: &Flags, args: &[Vec<u8>]) -> Result<pb::DeleteRangeRequest, Failure> {
     let ([key] | [key, _]) = args else {
         return Err(Failure::args(

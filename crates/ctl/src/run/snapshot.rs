@@ -1,8 +1,8 @@
-//! `snapshot save`: a member's state in a file, which is there whole or not at all.
+//! `snapshot save`: writes a member's state to a file, whole or not at all.
 
-use super::{Session, errno};
+use super::Session;
 use crate::client::{Client, RequestError};
-use crate::failure::{Failure, INTERRUPTED};
+use crate::failure::{Failure, INTERRUPTED, cause};
 use crate::line::Invocation;
 use crate::print::{progress, say};
 use proto::etcdserverpb as pb;
@@ -15,12 +15,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use tokio::time::{Instant, timeout_at};
 
-/// The smallest sector: snapshots are padded to it, so that what follows it is the checksum.
+/// Snapshots are padded to sectors of this size; the checksum follows.
 const SECTOR_BYTES: u64 = 512;
-/// SHA-256.
+/// The length of a SHA-256 hash.
 const CHECKSUM_BYTES: usize = 32;
 
-/// `snapshot save`.
 pub(crate) async fn save(invocation: Invocation) -> Result<(), Failure> {
     let [path] = &invocation.args[..] else {
         return Err(Failure::args("snapshot save expects one argument <filename>"));
@@ -36,7 +35,7 @@ pub(crate) async fn save(invocation: Invocation) -> Result<(), Failure> {
         return Err(Failure::new(INTERRUPTED, text));
     }
     let client = session.client()?;
-    // It takes as long as it takes, unless somebody says how long.
+    // No timeout unless the user gives one.
     let deadline = session.invocation.flags.changed("command-timeout").then(|| client.deadline());
     let mut part = path.clone().into_os_string();
     part.push(".part");
@@ -49,7 +48,7 @@ pub(crate) async fn save(invocation: Invocation) -> Result<(), Failure> {
         None => fetch(&client, None, &part, &path).await,
     };
     if saved.is_err() {
-        // There may be none.
+        // The file may not exist.
         let _ = fs::remove_file(&part);
     }
     let version = saved.map_err(|why| Failure::new(INTERRUPTED, why))?;
@@ -57,7 +56,7 @@ pub(crate) async fn save(invocation: Invocation) -> Result<(), Failure> {
     if version.is_empty() { Ok(()) } else { say(format_args!("Server version {version}")) }
 }
 
-/// Fetches into `part`, checks it and gives it its name. Returns the server's storage version.
+/// Fetches into `part`, verifies it and renames it to `path`. Returns the server's storage version.
 async fn fetch(
     client: &Client,
     deadline: Option<Instant>,
@@ -66,7 +65,7 @@ async fn fetch(
 ) -> Result<String, String> {
     let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(part);
     let mut file = opened
-        .map_err(|error| format!("could not open {0} (open {0}: {1})", part.display(), errno(&error)))?;
+        .map_err(|error| format!("could not open {0} (open {0}: {1})", part.display(), cause(&error)))?;
     let channel = client.channel(deadline).await.map_err(|error| error.to_string())?;
     let said = |status: tonic::Status| RequestError::status(&status).to_string();
     let mut service = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
@@ -91,9 +90,9 @@ async fn fetch(
     drop(file);
     fs::rename(part, path).map_err(|error| {
         let (part, path) = (part.display(), path.display());
-        format!("could not rename {part} to {path} (rename {part} {path}: {})", errno(&error))
+        format!("could not rename {part} to {path} (rename {part} {path}: {})", cause(&error))
     })?;
-    // The name, too, has to survive a power cut.
+    // Makes the rename durable.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)
         .and_then(|folder| folder.sync_all())
@@ -105,7 +104,7 @@ fn write(file: &mut File, bytes: &[u8]) -> Result<(), String> {
     file.write_all(bytes).map_err(|error| format!("could not write snapshot: {error}"))
 }
 
-/// The hash of everything but the last 32 bytes so far, which may be the checksum.
+/// Hashes everything but the last 32 bytes, which may be the checksum.
 #[derive(Default)]
 struct Checked {
     hash: Sha256,

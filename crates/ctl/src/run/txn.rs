@@ -1,25 +1,24 @@
-//! `txn`: comparisons and requests from stdin, a line each, in three parts that end with an empty line.
+//! `txn`: reads comparisons and requests from stdin, one per line, in three parts that each end with an empty line.
 
-use super::{Session, kv, ops};
+use super::{Session, ops};
 use crate::commands::{Action, OPS};
 use crate::failure::{BAD_ARGS, Failure, INVALID_INPUT};
 use crate::line::{self, Invocation, Line};
 use crate::print::{Answer, say};
-use crate::text::quote::{quote, scan_quoted};
-use crate::text::{number, words};
+use crate::text::words;
+use gotext::number;
+use gotext::quote::{quote, scan_quoted};
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::request_op::Request as Op;
 use std::io::BufRead;
 
-/// `txn`.
 pub(crate) async fn run(invocation: Invocation) -> Result<(), Failure> {
     if !invocation.args.is_empty() {
         return Err(Failure::args("txn command does not accept argument"));
     }
     let interactive = invocation.flags.is("interactive");
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let prompt = |text: &str| if interactive { say(text) } else { Ok(()) };
 
     prompt("compares:")?;
@@ -32,8 +31,8 @@ pub(crate) async fn run(invocation: Invocation) -> Result<(), Failure> {
     prompt("failure requests (get, put, del):")?;
     let failure = read_ops().await?;
 
-    // Whoever types takes longer than any timeout: etcdctl gives a transaction none, and nor do we.
-    let answer = kv::txn(&client, None, pb::TxnRequest { compare, success, failure }).await?;
+    // No timeout, as in etcdctl.
+    let answer = client.txn(None, pb::TxnRequest { compare, success, failure }).await?;
     session.printer.print(&Answer::Txn(&answer))
 }
 
@@ -45,7 +44,7 @@ async fn read_ops() -> Result<Vec<pb::RequestOp>, Failure> {
     Ok(ops)
 }
 
-/// The next line without the blanks around it; `None` where a part ends.
+/// The next line, trimmed; `None` at the end of a part.
 fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failure> {
     let mut line = Vec::new();
     let read = input.read_until(b'\n', &mut line);
@@ -60,7 +59,7 @@ fn invalid(text: impl std::fmt::Display) -> Failure {
     Failure::new(INVALID_INPUT, text)
 }
 
-/// One request: a command line without the program.
+/// Parses a request: a command line without the program.
 async fn request(line: &[u8]) -> Result<pb::RequestOp, Failure> {
     let shown = String::from_utf8_lossy(line);
     let words = words::split_line(line)?;
@@ -73,7 +72,7 @@ async fn request(line: &[u8]) -> Result<pb::RequestOp, Failure> {
     };
     let op = match action {
         Action::Get => Op::RequestRange(ops::get(&flags, &args)?),
-        // Stdin holds the transaction itself, so that there is no value to be had from it.
+        // The value cannot come from stdin, which holds the transaction.
         Action::Put if args.len() == 1 && !flags.is("ignore-value") => {
             let text = "put command needs 1 argument and input from stdin or 2 arguments";
             return Err(Failure::new(BAD_ARGS, text));
@@ -85,7 +84,7 @@ async fn request(line: &[u8]) -> Result<pb::RequestOp, Failure> {
     Ok(pb::RequestOp { request: Some(op) })
 }
 
-/// `mod("key") > "0"`.
+/// Parses a comparison such as `mod("key") > "0"`.
 fn comparison(line: &[u8]) -> Result<pb::Compare, Failure> {
     let shown = String::from_utf8_lossy(line);
     let Some(open) = line.iter().position(|b| *b == b'(') else {
@@ -113,7 +112,7 @@ fn comparison(line: &[u8]) -> Result<pb::Compare, Failure> {
         "c" | "create" => (CompareTarget::Create, TargetUnion::CreateRevision(number(10)?)),
         "m" | "mod" => (CompareTarget::Mod, TargetUnion::ModRevision(number(10)?)),
         "val" | "value" => (CompareTarget::Value, TargetUnion::Value(value.clone().into())),
-        // etcdctl panics here; a lease is written in hexadecimal wherever it takes one.
+        // etcdctl panics here. Lease IDs are hexadecimal, as in its other commands.
         "lease" => (CompareTarget::Lease, TargetUnion::Lease(number(16)?)),
         _ => return Err(invalid(format!("malformed comparison: {shown} (unknown target {target})"))),
     };
@@ -126,7 +125,7 @@ fn comparison(line: &[u8]) -> Result<pb::Compare, Failure> {
     })
 }
 
-/// Go's `Sscanf(text, "%q) %s %q")`: fills what it can; `None` unless that was everything.
+/// Go's `Sscanf(text, "%q) %s %q")`: fills what it can; `None` if a part is missing.
 fn scan(text: &[u8], key: &mut Vec<u8>, operator: &mut String, value: &mut Vec<u8>) -> Option<()> {
     let rest;
     (*key, rest) = scan_quoted(text)?;

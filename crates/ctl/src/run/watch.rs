@@ -1,27 +1,26 @@
-//! `watch`: events as they come, and a program run for each of them.
+//! `watch`: prints events, and runs a program for each.
 
 use super::Session;
-use crate::client::Client;
 use crate::commands::WATCH;
 use crate::failure::{BAD_ARGS, ERROR, Failure, INTERRUPTED, INVALID_INPUT};
 use crate::flags::{Flags, Parsed};
 use crate::line::Invocation;
 use crate::print::{Answer, Printer, say, stdout, warn};
-use crate::text::quote::quote;
 use crate::text::words::{end_of_prefix, split_line};
-use crate::watches::{Seen, Watches, is_delete, is_progress};
+use crate::watches::{Update, Watches, is_progress};
+use gotext::quote::quote;
 use proto::etcdserverpb as pb;
 use proto::mvccpb::Event;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use tokio::sync::mpsc;
 
-/// Lines read ahead of the watches that they ask for.
+/// Lines of stdin that are read ahead.
 const LINES_MAX: usize = 64;
 
 const BAD_NUMBER: &str = "bad number of arguments";
 
-/// Key and range end from the environment.
+/// The key and range end from the environment.
 struct Environment {
     key: Vec<u8>,
     range_end: Vec<u8>,
@@ -40,14 +39,13 @@ impl Environment {
     }
 }
 
-/// A watch, and what to run for each of its events.
+/// A watch, and the program to run for each event.
 #[derive(Debug)]
 struct Plan {
     create: pb::WatchCreateRequest,
     command: Vec<Vec<u8>>,
 }
 
-/// `watch`.
 pub(crate) async fn run(invocation: Invocation) -> Result<(), Failure> {
     let environment = Environment::read()?;
     if invocation.flags.is("interactive") {
@@ -55,20 +53,19 @@ pub(crate) async fn run(invocation: Invocation) -> Result<(), Failure> {
     }
     let (args, dashes) = (invocation.args.clone(), invocation.before_dashes);
     let (words, command) = arguments(&args, dashes, &environment)?;
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let plan = Plan { create: create(&session.invocation.flags, &words)?, command };
     let mut watches = Watches::new(&client, true);
     watches.add(plan.create.clone()).await;
     while !watches.is_over() {
-        for (_, seen) in watches.next().await {
-            show(&session.printer, &plan, seen).await?;
+        for (_, update) in watches.next().await {
+            show(&session.printer, &plan, update).await?;
         }
     }
     Err(Failure::new(INTERRUPTED, "watch is canceled by the server"))
 }
 
-/// Keys, and the command after `--`.
+/// Splits the arguments into keys and the command after `--`.
 #[allow(clippy::type_complexity, reason = "two lists of words")]
 fn arguments(
     args: &[Vec<u8>],
@@ -114,15 +111,15 @@ fn create(flags: &Flags, words: &[Vec<u8>]) -> Result<pb::WatchCreateRequest, Fa
     })
 }
 
-/// Prints what was seen, and runs the command for each event.
-async fn show(printer: &Printer, plan: &Plan, seen: Seen) -> Result<(), Failure> {
-    let answer = match seen {
-        Seen::Answer(answer) => answer,
-        Seen::Lost(answer, why) => {
+/// Prints an answer, and runs the command for each event.
+async fn show(printer: &Printer, plan: &Plan, update: Update) -> Result<(), Failure> {
+    let answer = match update {
+        Update::Answer(answer) => answer,
+        Update::Lost(answer, why) => {
             warn(format_args!("watch was canceled ({why})"));
             answer
         }
-        Seen::Ended => return Ok(()),
+        Update::Ended => return Ok(()),
     };
     if is_progress(&answer) {
         say(format_args!("progress notify: {}", answer.header.map_or(0, |header| header.revision)))?;
@@ -137,13 +134,12 @@ async fn show(printer: &Printer, plan: &Plan, seen: Seen) -> Result<(), Failure>
 }
 
 async fn execute(command: &[Vec<u8>], revision: i64, event: &Event) -> Result<(), Failure> {
-    let kind = if is_delete(event) { "DELETE" } else { "PUT" };
     let kv = event.kv.clone().unwrap_or_default();
     let mut process = std::process::Command::new(OsStr::from_bytes(&command[0]));
     process
         .args(command[1..].iter().map(|word| OsStr::from_bytes(word)))
         .env("ETCD_WATCH_REVISION", revision.to_string())
-        .env("ETCD_WATCH_EVENT_TYPE", quote(kind.as_bytes()))
+        .env("ETCD_WATCH_EVENT_TYPE", quote(event.r#type().as_str_name().as_bytes()))
         .env("ETCD_WATCH_KEY", quote(&kv.key))
         .env("ETCD_WATCH_VALUE", quote(&kv.value));
     let why = match super::execute(process).await {
@@ -155,12 +151,11 @@ async fn execute(command: &[Vec<u8>], revision: i64, event: &Event) -> Result<()
     Err(Failure::silent(ERROR))
 }
 
-/// Lines from stdin, each a watch or a request for progress.
+/// Reads lines from stdin: each is a watch or a progress request.
 async fn interactive(invocation: Invocation, environment: &Environment) -> Result<(), Failure> {
-    let session = Session::open(invocation)?;
-    let client = session.client()?;
+    let (session, client) = Session::connect(invocation)?;
     let (sender, mut lines) = mpsc::channel(LINES_MAX);
-    // It ends with the program: nothing else can wake a thread that reads a terminal.
+    // Ends with the program: nothing can wake a thread that reads a terminal.
     std::thread::spawn(move || {
         for line in std::io::stdin().lines() {
             if sender.blocking_send(line).is_err() {
@@ -172,13 +167,13 @@ async fn interactive(invocation: Invocation, environment: &Environment) -> Resul
     loop {
         tokio::select! {
             line = lines.recv() => match line {
-                Some(Ok(line)) => table.line(&client, &line, environment).await?,
+                Some(Ok(line)) => table.line(&line, environment).await?,
                 Some(Err(error)) => return Err(unreadable(&error)),
                 None => return Err(unreadable(&"EOF")),
             },
             all = table.watches.next(), if !table.watches.is_over() => {
-                for (index, seen) in all {
-                    show(&session.printer, &table.plans[index], seen).await?;
+                for (index, update) in all {
+                    show(&session.printer, &table.plans[index], update).await?;
                 }
             }
         }
@@ -195,7 +190,7 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    async fn line(&mut self, _client: &Client, line: &str, environment: &Environment) -> Result<(), Failure> {
+    async fn line(&mut self, line: &str, environment: &Environment) -> Result<(), Failure> {
         let words = split_line(line.as_bytes())?;
         match words.first().map(Vec::as_slice) {
             None => warn(format_args!("Invalid command: {line} (watch and progress supported)")),
@@ -234,7 +229,7 @@ impl Table<'_> {
                 warn(format_args!("Invalid command {line} ({why})"));
             }
         }
-        // What was printed so far is there before the next line is read.
+        // Flush before the next line is read.
         stdout(b"")
     }
 }

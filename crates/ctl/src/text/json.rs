@@ -1,25 +1,23 @@
-//! JSON as Go's `encoding/json` writes it: fields in their order, zero values left out where the type says so, bytes
-//! in base64, and `<`, `>`, `&` escaped.
+//! JSON as Go's `encoding/json` writes it: fields in the order of the type, zero values omitted where the type says so,
+//! bytes in base64, and `<`, `>`, `&` escaped.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt::Write as _;
 
-/// An object being written. `or_omit` methods leave zero values out, as `omitempty` does.
+/// An object that is being written. The `or_omit` methods omit zero values, as `omitempty` does.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
     out: &'a mut String,
     empty: bool,
 }
 
-/// Writes one object.
 pub(crate) fn object(out: &mut String, fill: impl FnOnce(&mut Object<'_>)) {
     out.push('{');
     fill(&mut Object { out, empty: true });
     out.push('}');
 }
 
-/// Writes a list.
 pub(crate) fn list<T>(
     out: &mut String,
     items: impl IntoIterator<Item = T>,
@@ -36,7 +34,7 @@ pub(crate) fn list<T>(
 }
 
 impl Object<'_> {
-    /// A field of any kind: its name is written, its value is the caller's work.
+    /// Writes a field's name; the caller writes its value to the result.
     pub(crate) fn field(&mut self, name: &str) -> &mut String {
         if !self.empty {
             self.out.push(',');
@@ -47,12 +45,11 @@ impl Object<'_> {
         self.out
     }
 
-    /// A number, a boolean, or anything that is its own JSON.
+    /// A number, a boolean, or other text that is JSON.
     pub(crate) fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
         write!(self.field(name), "{value}").expect("a String takes everything");
     }
 
-    /// A number, unless it is zero.
     pub(crate) fn number_or_omit(&mut self, name: &str, value: impl Into<i128>) {
         let value = value.into();
         if value != 0 {
@@ -60,33 +57,28 @@ impl Object<'_> {
         }
     }
 
-    /// `true`, or nothing.
     pub(crate) fn true_or_omit(&mut self, name: &str, value: bool) {
         if value {
             self.plain(name, true);
         }
     }
 
-    /// A string.
     pub(crate) fn string(&mut self, name: &str, value: &str) {
         string(self.field(name), value);
     }
 
-    /// A string, unless it is empty.
     pub(crate) fn string_or_omit(&mut self, name: &str, value: &str) {
         if !value.is_empty() {
             self.string(name, value);
         }
     }
 
-    /// Strings, unless there are none.
     pub(crate) fn strings_or_omit(&mut self, name: &str, values: &[String]) {
         if !values.is_empty() {
             list(self.field(name), values, |out, value| string(out, value));
         }
     }
 
-    /// Bytes, unless there are none.
     pub(crate) fn bytes_or_omit(&mut self, name: &str, value: &[u8]) {
         if !value.is_empty() {
             bytes(self.field(name), value);
@@ -94,14 +86,13 @@ impl Object<'_> {
     }
 }
 
-/// Bytes in base64.
 pub(crate) fn bytes(out: &mut String, value: &[u8]) {
     out.push('"');
     STANDARD.encode_string(value, out);
     out.push('"');
 }
 
-/// A string with Go's escapes.
+/// Writes a string with Go's escapes.
 pub(crate) fn string(out: &mut String, value: &str) {
     out.push('"');
     for c in value.chars() {

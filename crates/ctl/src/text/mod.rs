@@ -1,8 +1,5 @@
-//! Text as Go's standard library writes and reads it, for that is what etcdctl's users see and type.
+//! The text formats of etcdctl: Go's JSON, tables, sizes and quoted words.
 
-pub(crate) mod duration;
 pub(crate) mod json;
-pub(crate) mod number;
-pub(crate) mod quote;
 pub(crate) mod table;
 pub(crate) mod words;

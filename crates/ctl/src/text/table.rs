@@ -1,8 +1,8 @@
-//! Boxed tables as etcdctl draws them: headings centred, cells to the right.
+//! Tables as etcdctl draws them: headings centred, cells right-aligned.
 
 use std::fmt::Write as _;
 
-/// Draws a table. Every row has as many cells as there are headings.
+/// Draws a table. Each row must have one cell per heading.
 pub(crate) fn draw(out: &mut String, headings: &[&str], rows: &[Vec<String>]) {
     let mut widths: Vec<usize> = headings.iter().map(|text| width(text)).collect();
     for row in rows {

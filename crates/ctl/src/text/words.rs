@@ -1,9 +1,9 @@
-//! Small things: sizes for people, prefixes, and a command line cut into words.
+//! Sizes, prefixes, and splitting a line into words.
 
-use super::quote::scan_quoted;
 use crate::failure::{Failure, INVALID_INPUT};
+use gotext::quote::scan_quoted;
 
-/// `20 kB`, `2.1 GB`: powers of 1000, one decimal below ten.
+/// A size such as `20 kB` or `2.1 GB`: powers of 1000, one decimal below ten.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: &[&str] = &["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     if count < 10 {
@@ -19,7 +19,7 @@ pub(crate) fn bytes(count: u64) -> String {
     if value < 10.0 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
 }
 
-/// The end of the range of all keys that begin with `prefix`; `\0`, all keys from there on, if nothing ends it.
+/// The end of the range of keys with this prefix; `\0`, the end of all keys, if every byte is 0xff.
 pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -31,7 +31,7 @@ pub(crate) fn end_of_prefix(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-/// Cuts a line into words: `"Go string"`, `'as it is'`, or anything up to a blank.
+/// Splits a line into words: `"Go string"`, `'raw text'`, or anything up to white space.
 pub(crate) fn split_line(line: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
     let mut words = Vec::new();
     let mut at = 0;

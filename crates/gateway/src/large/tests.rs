@@ -1,7 +1,7 @@
-//! Messages of every kind, cut in every way: what is shown is what the library shows of the whole.
+//! Messages of every kind in pieces of any size: the JSON is what the library writes for the whole message.
 
 use super::*;
-use crate::routes::routes;
+use crate::{routes::routes, status::INTERNAL};
 use proptest::prelude::*;
 use prost::Message;
 use prost_reflect::MessageDescriptor;
@@ -14,7 +14,7 @@ fn whole(message: &MessageDescriptor, bytes: &Bytes) -> Result<String, Status> {
     Ok(String::from_utf8(out).expect("JSON is UTF-8"))
 }
 
-/// Shown in pieces that are as long as `cuts` says, over and over.
+/// Converts a message in pieces of the lengths in `cuts`, repeated.
 fn in_pieces(
     message: &MessageDescriptor,
     bytes: &Bytes,
@@ -105,7 +105,7 @@ fn txns() -> impl Strategy<Value = pb::TxnResponse> {
     })
 }
 
-/// Lists of scalars, enums, texts, a bool behind them: what the lists of keys have not.
+/// Lists of scalars, enums and strings, which a range response does not have.
 fn others() -> impl Strategy<Value = (pb::LeaseTimeToLiveResponse, pb::StatusResponse, pb::WatchResponse)> {
     let events = prop::collection::vec((0i32..3, prop::option::of(key_values())), 0..4);
     let texts = prop::collection::vec("\\PC{0,9}", 0..4);
@@ -140,7 +140,7 @@ proptest! {
         check("/v3/watch", &others.2, part, &cuts);
     }
 
-    /// What is shown at all is what the library shows.
+    /// If a message is converted, the JSON is that of the library.
     #[test]
     fn any_bytes_are_shown_right_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..48), cuts in cuts()) {
         let bytes = Bytes::from(bytes);
@@ -151,7 +151,7 @@ proptest! {
         }
     }
 
-    /// A message whose bytes are changed, left out and doubled: nearer to the truth than any bytes.
+    /// A message with bytes changed, removed and doubled: more like a valid message than random bytes.
     #[test]
     fn a_damaged_message_is_shown_right_or_refused(
         txn in txns(),
@@ -217,7 +217,7 @@ fn what_would_need_the_whole_message_is_refused() {
     refused("/v3/kv/txn", &deep.encode_to_vec(), "too deep");
 }
 
-/// A message that is cut off anywhere does not end, and what was shown of it is no JSON.
+/// A message that is cut off anywhere fails, and its output is not valid JSON.
 #[test]
 fn a_message_that_breaks_off_has_no_end() {
     let kvs =
@@ -261,13 +261,13 @@ fn answers_have_nothing_that_cannot_be_shown() {
     assert!(seen.contains("etcdserverpb.TxnResponse") && seen.len() > 50, "{}", seen.len());
 }
 
-/// Shows a message in pieces of 256 KiB; how much the writer held, and wrote at once, at most.
+/// Converts a message in pieces of 256 KiB. Returns the most that the writer held, and wrote at once.
 fn most_held(path: &str, answer: &impl Message) -> (usize, usize) {
     let mut rest = Bytes::from(answer.encode_to_vec());
     let mut writer = Writer::new(routes()[path].output(), rest.len(), PART);
     let (mut held, mut written) = (0, 0);
     while !rest.is_empty() {
-        // What is pushed is of its own: a slice of the whole would hide what is held by it.
+        // Copied: a slice of the whole would hide the memory that it holds.
         let piece = Bytes::copy_from_slice(&rest.split_to(rest.len().min(PIECE)));
         let mut out = Vec::new();
         writer.push(piece, &mut out).expect("an answer");
@@ -293,7 +293,7 @@ fn the_writer_holds_a_part_or_a_value() {
         pb::TxnResponse { responses: vec![op(Response::ResponseTxn(inner))], ..Default::default() }
     };
     for value in [1_000, 1 << 20] {
-        // A field's head comes on top.
+        // Plus the head of a field.
         let most = PART.max(value) + HEAD_BYTES_MAX;
         let (path, answer) = ("/v3/kv/range", list(value));
         let (held, written) = most_held(path, &answer);

@@ -1,4 +1,4 @@
-//! Long answers of a gRPC side that counts how far it was asked.
+//! Long answers, with a gRPC side that counts the frames that were asked for.
 
 use crate::{Answer, Gateway, WorkLimits, large, tests::post};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -78,7 +78,7 @@ impl Body for Side {
     }
 }
 
-/// A list of values of so many bytes, `count` of them.
+/// A list of `count` values of this many bytes.
 fn list(value: usize, count: usize) -> Bytes {
     let kv = mvccpb::KeyValue { key: "key".into(), value: vec![7; value].into(), ..Default::default() };
     pb::RangeResponse { kvs: vec![kv; count], count: 7, ..Default::default() }.encode_to_vec().into()
@@ -112,7 +112,7 @@ async fn ask(limits: WorkLimits, side: Side) -> Response<Answer<Side>> {
     gateway.serve(post("/v3/kv/range", "{}"), |_| async { Response::new(side) }).await
 }
 
-/// The body, and whether it came to its end.
+/// The body, and whether it ended without an error.
 async fn read(mut body: Answer<Side>) -> (Vec<u8>, bool) {
     let mut read = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -162,7 +162,7 @@ async fn the_grpc_side_is_asked_no_faster_than_the_client_reads() {
     assert_eq!(asked.load(Relaxed), pieces);
 }
 
-/// What comes in one frame is still shown a piece at a time.
+/// One large frame is still converted piece by piece.
 #[tokio::test]
 async fn a_large_frame_is_shown_in_pieces() {
     let limits = WorkLimits { piece_bytes: 1_000, ..WorkLimits::default() };
@@ -197,7 +197,7 @@ async fn an_answer_that_fails_half_way_breaks_off() {
     let message = list(1_000, 2_000);
     let frames = cut(framed(&message), PIECE);
     assert!(frames.len() > 4);
-    // Nothing is over before the gRPC side says so: the whole message is there in the last two cases.
+    // The body ends only after the status: in the last two cases the message is complete.
     let half = || frames[..frames.len() / 2].to_vec();
     let cases = [
         (half(), End::Silent),
@@ -218,7 +218,7 @@ async fn an_answer_that_fails_half_way_breaks_off() {
     }
 }
 
-/// The same for what cannot be shown, though it came whole.
+/// The same for a complete message that cannot be converted.
 #[tokio::test]
 async fn an_answer_that_cannot_be_shown_breaks_off() {
     let good = list(1_000, 2_000);
@@ -286,7 +286,7 @@ async fn a_client_may_read_longer_than_it_waits() {
     assert!(read == whole(&message));
 }
 
-/// Whether the answer is there while others have the turns at long work.
+/// Whether the answer comes while other work has all long turns.
 async fn is_made_without_a_turn(message: &Bytes, frame: usize) -> bool {
     let limits = WorkLimits { inline_bytes: 1_000, short_bytes: 2_000, ..WorkLimits::default() };
     let gateway = Gateway::new(2 << 20, limits);
@@ -299,7 +299,7 @@ async fn is_made_without_a_turn(message: &Bytes, frame: usize) -> bool {
     made
 }
 
-/// Small pieces of a large value are no work until the last of them: then the whole value is.
+/// Small pieces of a large value need no turn, except for the last, which converts the value.
 #[tokio::test(start_paused = true)]
 async fn what_is_more_than_a_little_waits_for_its_turn() {
     assert!(is_made_without_a_turn(&list(100, 300), 500).await);
@@ -307,7 +307,7 @@ async fn what_is_more_than_a_little_waits_for_its_turn() {
     assert!(!is_made_without_a_turn(&list(1_500, 2), 100).await);
 }
 
-/// Pieces of a long answer, however short they are, are nothing that a short one waits for, nor the other way round.
+/// A short answer does not wait for pieces of a long one, even short pieces, nor the reverse.
 #[tokio::test]
 async fn long_answers_and_short_ones_have_turns_of_their_own() {
     let gateway = Gateway::new(2 << 20, WorkLimits::default());
@@ -324,7 +324,7 @@ async fn long_answers_and_short_ones_have_turns_of_their_own() {
     assert!(ask(list(1_000, 80)).await);
 }
 
-/// A client that does not read keeps no turn.
+/// A client that does not read holds no turn.
 #[tokio::test]
 async fn an_answer_that_nobody_reads_has_no_turn() {
     let gateway = Gateway::new(2 << 20, WorkLimits::default());

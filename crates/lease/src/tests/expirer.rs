@@ -1,21 +1,20 @@
-//! The clockwork, by scripts: a line a step, with the time before it.
+//! Scripted tests of the expirer: one step a line, each with its time.
 
 use super::*;
-use crate::Info;
+use crate::{CHECKPOINT_FIRST, Info};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 pub(super) const PACE: Pace =
     Pace { extension: Duration::from_secs(1), confirmed_for: Duration::from_millis(750) };
 
-/// No revoke is in the log.
 static NONE: LazyLock<HashSet<LeaseId>> = LazyLock::new(HashSet::new);
 
 /// Runs `seconds command -> expected` lines:
 ///
-/// `lead TERM [ID:TTL[/REMAINDER]]…`, `demote`, `undecide`, `allow`, `forbid`, `grant ID TTL`, `revoked ID`, `logged ID REMAINDER`,
-/// `confirm [SECONDS]` (began then), `renew ID`, `lost ID`, `left ID`, `look`, `tick [ID]…` (what is handed out, and what is waited
-/// for, while the revokes of these are in the log).
+/// `lead TERM [ID:TTL[/REMAINDER]]…`, `demote`, `undecide`, `allow`, `forbid`, `grant ID TTL`, `revoked ID`, `logged
+/// ID REMAINDER`, `confirm [SECONDS]` (when it began), `renew ID`, `lost ID`, `left ID`, `look`, `tick [ID]…` (prints
+/// what is handed out and waited for, while the revokes of these IDs are in the log).
 fn check(script: &str) {
     let start = Instant::now();
     let mut expirer = Expirer::new(PACE);
@@ -71,10 +70,13 @@ fn step(expirer: &mut Expirer, start: Instant, at: f64, words: &[&str]) -> Strin
         "look" => expirer.tick(now),
         "tick" => {
             expirer.tick(now);
-            let going: HashSet<LeaseId> = (1..words.len()).map(number).collect();
-            let revokes = expirer.take_revokes(now, &going);
-            let checkpoints: Vec<_> =
-                expirer.take_checkpoints(now, &going).into_iter().map(|c| (c.id, c.remaining_ttl)).collect();
+            let revoking: HashSet<LeaseId> = (1..words.len()).map(number).collect();
+            let revokes = expirer.take_revokes(now, &revoking);
+            let checkpoints: Vec<_> = expirer
+                .take_checkpoints(now, &revoking)
+                .into_iter()
+                .map(|c| (c.id, c.remaining_ttl))
+                .collect();
             let asks = if expirer.wants_confirmation() { " confirm?" } else { "" };
             return format!("revoke {revokes:?} log {checkpoints:?}{asks}");
         }
@@ -280,7 +282,7 @@ fn nothing_is_logged_behind_a_revoke_for_it_would_meet_a_lease_with_the_same_id(
     );
 }
 
-/// Leases end although leaders change all the time: what is left is logged before a client that is alive would be late.
+/// Leases end although leaders keep changing: the remaining TTL is logged before a living client could be late.
 #[test]
 fn a_lease_ends_however_often_leaders_change() {
     let (mut now, mut table) = (Instant::now(), Info { id: 7, ttl: 10, remaining_ttl: 0 });
@@ -293,7 +295,7 @@ fn a_lease_ends_however_often_leaders_change() {
             expirer.confirm(term, now);
             expirer.tick(now);
             if expirer.take_revokes(now, &NONE) == [7] {
-                // Five seconds a term: the longest it could have lasted is the sum of what the terms added.
+                // Five seconds a term: the longest lifetime is the sum of the terms' extensions.
                 assert!((3..=6).contains(&term), "gone in term {term}");
                 return;
             }

@@ -1,4 +1,4 @@
-//! The clockwork against a naive model, whatever happens in whatever order.
+//! The expirer against a naive model, under random events.
 
 use super::tests::PACE;
 use super::*;
@@ -19,9 +19,8 @@ enum Step {
     Apply,
     ApplyOne,
     Log,
-    /// A checkpoint that raft does not take.
     Refused,
-    /// Who waited for a clearing gives up; it stays in the log.
+    /// The waiter for a clearing gives up; its entry stays in the log.
     Lost(LeaseId),
 }
 
@@ -43,13 +42,13 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The naive model: what the table holds, what clients were promised, and when leadership was confirmed.
+/// The naive model: the table, the promises to clients, and when leadership was confirmed.
 #[derive(Default)]
 struct Naive {
     table: BTreeMap<LeaseId, Info>,
     promised: BTreeMap<LeaseId, Instant>,
     confirmed: Option<Instant>,
-    /// Entries on their way to the table, in order; of the term that is over, none. With whether they are the expirer's.
+    /// Entries logged but not applied, in order, and whether the expirer asked for them. Cleared when a term ends.
     log: VecDeque<(Change, bool)>,
     clearing: BTreeSet<LeaseId>,
 }
@@ -66,7 +65,7 @@ impl Naive {
         }
     }
 
-    fn going(&self) -> HashSet<LeaseId> {
+    fn revoking(&self) -> HashSet<LeaseId> {
         let revoked = |(change, _): &(Change, bool)| match *change {
             Change::Revoked { id } => Some(id),
             _ => None,
@@ -104,8 +103,8 @@ impl Naive {
 }
 
 proptest! {
-    /// Whatever happens: no lease is revoked before what was promised, nor without a confirmation after its end; what a
-    /// new leader gives covers what the one before promised; and in the end all of them go.
+    /// No lease is revoked before its promised end or without a confirmation after it; a new leader's deadlines cover
+    /// its predecessor's promises; in the end all leases are gone.
     #[test]
     fn no_lease_ends_early_and_every_lease_ends(steps in prop::collection::vec(steps(), 1..120)) {
         let (mut now, mut term, mut leads) = (Instant::now(), 0, false);
@@ -156,7 +155,7 @@ proptest! {
                 }
                 Step::Take => {
                     expirer.tick(now);
-                    for id in expirer.take_revokes(now, &naive.going()) {
+                    for id in expirer.take_revokes(now, &naive.revoking()) {
                         let promised = naive.promised[&id];
                         prop_assert!(promised <= now, "{} is revoked early", id);
                         prop_assert!(naive.confirmed.is_some_and(|began| began >= promised));
@@ -166,7 +165,7 @@ proptest! {
                 Step::Apply => naive.apply(&mut expirer, now),
                 Step::ApplyOne => naive.apply_one(&mut expirer, now),
                 Step::Refused => {
-                    let checkpoints = expirer.take_checkpoints(now, &naive.going());
+                    let checkpoints = expirer.take_checkpoints(now, &naive.revoking());
                     expirer.not_logged(term, &checkpoints);
                 }
                 Step::Lost(id) => {
@@ -175,7 +174,7 @@ proptest! {
                     }
                 }
                 Step::Log => {
-                    for Checkpoint { id, remaining_ttl } in expirer.take_checkpoints(now, &naive.going()) {
+                    for Checkpoint { id, remaining_ttl } in expirer.take_checkpoints(now, &naive.revoking()) {
                         prop_assert!(!naive.clearing.contains(&id), "a checkpoint overtakes a clearing");
                         naive.log.push_back((Change::Checkpointed { id, remaining_ttl }, true));
                     }
@@ -189,7 +188,7 @@ proptest! {
             now += Duration::from_secs(1);
             expirer.confirm(term + 1, now);
             expirer.tick(now);
-            let revokes = expirer.take_revokes(now, &naive.going());
+            let revokes = expirer.take_revokes(now, &naive.revoking());
             naive.log.extend(revokes.into_iter().map(|id| (Change::Revoked { id }, true)));
             naive.apply(&mut expirer, now);
         }

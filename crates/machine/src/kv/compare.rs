@@ -1,4 +1,4 @@
-//! A transaction's conditions. After etcd's `applyCompare` and `compareKV`.
+//! Conditions of transactions. After etcd's `applyCompare` and `compareKV`.
 
 use super::space::Space;
 use crate::Stop;
@@ -6,12 +6,12 @@ use mvcc::{KeyMeta, Query};
 use proto::etcdserverpb::Compare;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use std::cmp::Ordering;
+use std::ops::ControlFlow;
 use types::KeyRange;
 
-/// Values of a range are compared so many bytes at a time: it may hold more than there is memory.
+/// Bytes of values of a range compared at a time: the range may not fit in memory.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Whether all conditions hold now.
 pub(super) fn all_hold<S: Space>(space: &S, compares: &[Compare]) -> Result<bool, Stop> {
     for compare in compares {
         if !holds(space, compare)? {
@@ -21,8 +21,7 @@ pub(super) fn all_hold<S: Space>(space: &S, compares: &[Compare]) -> Result<bool
     Ok(true)
 }
 
-/// Whether the condition holds for every key of its range. Where there is no key, a value compares false whatever is
-/// asked, and everything else compares as zero.
+/// Whether it holds for every key of its range. Without a key, a value compares false, anything else as zero.
 fn holds<S: Space>(space: &S, compare: &Compare) -> Result<bool, Stop> {
     let by_value = compare.target == CompareTarget::Value as i32;
     if compare.range_end.is_empty() && !by_value {
@@ -31,7 +30,13 @@ fn holds<S: Space>(space: &S, compare: &Compare) -> Result<bool, Stop> {
     }
     let range = KeyRange::from_wire(compare.key.clone(), compare.range_end.clone());
     if !by_value {
-        return Ok(space.all_hold(&range, &mut |meta| meta_holds(compare, meta))?);
+        let (mut has_keys, mut all) = (false, true);
+        space.metas(&range, &mut |_, meta| {
+            has_keys = true;
+            all = meta_holds(compare, Some(&meta));
+            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        return Ok(if has_keys { all } else { meta_holds(compare, None) });
     }
     let asked = match &compare.target_union {
         Some(TargetUnion::Value(value)) => &value[..],
@@ -52,27 +57,21 @@ fn holds<S: Space>(space: &S, compare: &Compare) -> Result<bool, Stop> {
     }
 }
 
-/// A number that was asked for under another target's name reads as zero, as in etcd.
+/// As in etcd, an operand given for another target reads as zero.
 fn meta_holds(compare: &Compare, meta: Option<&KeyMeta>) -> bool {
-    let union = compare.target_union.as_ref();
+    // With a value of another kind, as in etcd, 0 is asked for.
+    macro_rules! compared {
+        ($field:ident, $kind:ident) => {{
+            let asked = if let Some(TargetUnion::$kind(asked)) = compare.target_union { asked } else { 0 };
+            meta.map_or(0, |meta| meta.$field).cmp(&asked)
+        }};
+    }
     let ordering = match CompareTarget::try_from(compare.target) {
-        Ok(CompareTarget::Version) => {
-            let asked = if let Some(TargetUnion::Version(asked)) = union { *asked } else { 0 };
-            meta.map_or(0, |meta| meta.version).cmp(&asked)
-        }
-        Ok(CompareTarget::Create) => {
-            let asked = if let Some(TargetUnion::CreateRevision(asked)) = union { *asked } else { 0 };
-            meta.map_or(0, |meta| meta.create_revision).cmp(&asked)
-        }
-        Ok(CompareTarget::Mod) => {
-            let asked = if let Some(TargetUnion::ModRevision(asked)) = union { *asked } else { 0 };
-            meta.map_or(0, |meta| meta.mod_revision).cmp(&asked)
-        }
-        Ok(CompareTarget::Lease) => {
-            let asked = if let Some(TargetUnion::Lease(asked)) = union { *asked } else { 0 };
-            meta.map_or(0, |meta| meta.lease).cmp(&asked)
-        }
-        // Unknown targets leave etcd's result at zero; values are compared by the caller.
+        Ok(CompareTarget::Version) => compared!(version, Version),
+        Ok(CompareTarget::Create) => compared!(create_revision, CreateRevision),
+        Ok(CompareTarget::Mod) => compared!(mod_revision, ModRevision),
+        Ok(CompareTarget::Lease) => compared!(lease, Lease),
+        // An unknown target leaves etcd's result at zero; the caller compares values.
         Ok(CompareTarget::Value) | Err(_) => Ordering::Equal,
     };
     result_holds(compare, ordering)
@@ -84,6 +83,6 @@ fn result_holds(compare: &Compare, ordering: Ordering) -> bool {
         Ok(CompareResult::NotEqual) => ordering.is_ne(),
         Ok(CompareResult::Greater) => ordering.is_gt(),
         Ok(CompareResult::Less) => ordering.is_lt(),
-        Err(_) => true, // as etcd
+        Err(_) => true, // as in etcd
     }
 }

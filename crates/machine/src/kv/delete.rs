@@ -1,4 +1,4 @@
-//! Deletes. After etcd's `txn/delete.go`.
+//! `DeleteRange`. After etcd's `txn/delete.go`.
 
 use super::space::{Reads, Space};
 use super::{header, wire};
@@ -8,7 +8,7 @@ use mvcc::Query;
 use proto::etcdserverpb::{DeleteRangeRequest, DeleteRangeResponse};
 use types::KeyRange;
 
-/// Deletes. The revision moves only if there was something to delete.
+/// Deletes a range of keys. The revision grows only if there are any.
 pub(crate) fn delete_range<S: Space>(
     space: &mut S,
     request: &DeleteRangeRequest,
@@ -24,7 +24,7 @@ pub(crate) fn delete_range<S: Space>(
     Ok(DeleteRangeResponse { header: header(space.revision()), deleted, prev_kvs })
 }
 
-/// Deletes one key, if it is there: a revoked lease's keys go one by one, as in etcd.
+/// Deletes one key if it exists. As in etcd, a revoked lease's keys are deleted one by one.
 pub(crate) fn delete_key<S: Space>(space: &mut S, key: Bytes) -> Result<(), Stop> {
     space.delete(&KeyRange::point(key)).map(drop)
 }

@@ -1,102 +1,37 @@
-//! Which keys the operations of a transaction, followed in order, have taken away.
+//! Tracks which keys the operations of a transaction have deleted so far.
 
 use proto::etcdserverpb::DeleteRangeRequest;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
+use types::{KeyRanges, Upper};
 
-/// Where a deleted interval ends; in the order of how far it reaches from one start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End<'a> {
-    /// Before this key.
-    Before(&'a [u8]),
-    /// With this key.
-    At(&'a [u8]),
-    /// After every key.
-    Never,
-}
-
-impl End<'_> {
-    fn covers(self, key: &[u8]) -> bool {
-        match self {
-            Self::Before(end) => key < end,
-            Self::At(end) => key <= end,
-            Self::Never => true,
-        }
-    }
-
-    fn max(self, other: Self) -> Self {
-        let rank = |end| match end {
-            Self::Before(key) => (false, key, false),
-            Self::At(key) => (false, key, true),
-            Self::Never => (true, &[][..], false),
-        };
-        if rank(self) >= rank(other) { self } else { other }
-    }
-}
-
-/// Keys deleted and not put again since. Costs nothing before the first delete, and O(log n) an operation after it.
+/// Keys deleted and not put again. Free before the first delete, then O(log n) an operation.
 #[derive(Default)]
 pub(super) struct Deleted<'a> {
-    /// Disjoint intervals by their first key.
-    intervals: BTreeMap<&'a [u8], End<'a>>,
-    /// Keys inside the intervals that were put afterwards.
+    deleted: KeyRanges<'a>,
     put_again: BTreeSet<&'a [u8]>,
 }
 
 impl<'a> Deleted<'a> {
     pub(super) fn holds(&self, key: &[u8]) -> bool {
-        self.covers(key) && !self.put_again.contains(key)
+        self.deleted.contains(key) && !self.put_again.contains(key)
     }
 
     pub(super) fn put(&mut self, key: &'a [u8]) {
-        if self.covers(key) {
+        if self.deleted.contains(key) {
             self.put_again.insert(key);
         }
     }
 
-    /// The wire's form of a range means what [`types::KeyRange::from_wire`] says.
     pub(super) fn delete(&mut self, request: &'a DeleteRangeRequest) {
-        let start = &request.key[..];
-        let end = match &request.range_end[..] {
-            [] => End::At(start),
-            [0] => End::Never,
-            end => End::Before(end),
-        };
-        if !end.covers(start) {
-            return; // empty
-        }
+        let (start, end) = (&request.key[..], Upper::from_wire(&request.key, &request.range_end));
         while let Some(&key) =
             self.put_again.range::<[u8], _>((Bound::Included(start), Bound::Unbounded)).next()
             && end.covers(key)
         {
             self.put_again.remove(key);
         }
-        self.join(start, end);
-    }
-
-    fn covers(&self, key: &[u8]) -> bool {
-        let up_to_it = (Bound::Unbounded, Bound::Included(key));
-        self.intervals.range::<[u8], _>(up_to_it).next_back().is_some_and(|(_, end)| end.covers(key))
-    }
-
-    /// Adds an interval and swallows those that it meets: each is swallowed once.
-    fn join(&mut self, start: &'a [u8], mut end: End<'a>) {
-        let mut first = start;
-        let before = self.intervals.range::<[u8], _>((Bound::Unbounded, Bound::Included(start))).next_back();
-        if let Some((&its_start, &its_end)) = before
-            && its_end.covers(start)
-        {
-            first = its_start;
-            end = end.max(its_end);
-        }
-        let after = (Bound::Excluded(first), Bound::Unbounded);
-        while let Some((&next, &its_end)) = self.intervals.range::<[u8], _>(after).next()
-            && end.covers(next)
-        {
-            end = end.max(its_end);
-            self.intervals.remove(next);
-        }
-        self.intervals.insert(first, end);
+        self.deleted.insert(start, end);
     }
 }
 

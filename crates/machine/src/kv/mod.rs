@@ -1,7 +1,7 @@
 //! # The key-value semantics
 //!
-//! What a put, a delete, a range and a transaction mean, once, for entries of the log and for reads alike. The rules are
-//! those of etcd's `server/etcdserver/txn`; where they look odd, the odd thing is etcd's and named so.
+//! What a put, delete, range and transaction mean, for log entries and reads alike, by etcd's `server/etcdserver/txn`.
+//! Oddities are etcd's, and marked as such.
 //!
 //! ```text
 //! apply ─▶ Writing (one mvcc transaction + leases) ─┐
@@ -12,29 +12,31 @@
 mod compare;
 mod delete;
 mod deleted;
+mod later;
 mod put;
 mod range;
 mod space;
 mod txn;
 
+pub use later::Later;
 pub use txn::{is_read_only, is_serializable};
 
 pub(crate) use delete::{delete_key, delete_range};
 pub(crate) use put::put;
 pub(crate) use range::{outline as outline_range, range};
-pub(crate) use space::{Leases, Reading, Reads, Writing, attach_keys};
+pub(crate) use space::{LeaseTable, Reading, Reads, Writing, attach_keys};
 pub(crate) use txn::{txn, unread as unread_txn};
 
 use proto::etcdserverpb::ResponseHeader;
 use proto::mvccpb;
 
-/// A header that says the revision; the API fills in the rest.
+/// A header with the revision; the API adds the rest.
 #[expect(clippy::unnecessary_wraps, reason = "the wire's headers are optional")]
 pub(crate) fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..ResponseHeader::default() })
 }
 
-/// A key and its value in the wire's type.
+/// A key and its value in the wire type.
 pub fn wire(kv: mvcc::KeyValue) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
         key: kv.key,

@@ -7,7 +7,6 @@ use mvcc::Query;
 use proto::etcdserverpb::{PutRequest, PutResponse};
 use types::KeyRange;
 
-/// Checks and writes. Refused before anything is written.
 pub(crate) fn put<S: Space>(
     space: &mut S,
     request: &PutRequest,
@@ -17,7 +16,7 @@ pub(crate) fn put<S: Space>(
     put_checked(space, request, reads)
 }
 
-/// Before a transaction: etcd's `checkPut`, against the state before it.
+/// Checks a put against the state before its transaction: etcd's `checkPut`.
 pub(super) fn check<S: Space>(space: &S, request: &PutRequest) -> Result<(), Stop> {
     check_lease(space, request)?;
     if request.ignore_value || request.ignore_lease {
@@ -27,13 +26,12 @@ pub(super) fn check<S: Space>(space: &S, request: &PutRequest) -> Result<(), Sto
     Ok(())
 }
 
-/// Inside a transaction, whose checks are done.
 pub(super) fn put_checked<S: Space>(
     space: &mut S,
     request: &PutRequest,
     reads: &mut Reads,
 ) -> Result<PutResponse, Stop> {
-    // The checks before the write, or before the transaction, have found the key.
+    // The checks before the write, or before the transaction, found the key.
     const GONE: Stop = Stop::Fault(Fault::Broken("a put that keeps what was there was not checked"));
     let query = || Query::of(KeyRange::point(request.key.clone()));
     let prev_kv = if request.prev_kv { reads.rows(space, query())?.kvs.pop() } else { None };

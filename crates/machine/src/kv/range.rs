@@ -1,4 +1,4 @@
-//! Range: parsed into mvcc's query, answered in the wire's types. After etcd's `txn/range.go`.
+//! Range: parsed into mvcc's query, answered in wire types. After etcd's `txn/range.go`.
 
 use super::space::{Reading, Reads, Space};
 use super::{header, wire};
@@ -8,7 +8,7 @@ use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use proto::etcdserverpb::{RangeRequest, RangeResponse};
 use types::KeyRange;
 
-/// Answers a range. The header says the current revision, whatever revision was asked for.
+/// Answers a range. The header holds the current revision, whatever revision was asked for.
 pub(crate) fn range<S: Space>(
     space: &S,
     request: &RangeRequest,
@@ -19,7 +19,7 @@ pub(crate) fn range<S: Space>(
     Ok(RangeResponse { header: header(space.revision()), kvs, more: answer.more, count: answer.count })
 }
 
-/// What [`range`] will answer: its first rows, up to the one that brings them to `first_bytes`, and where the others are.
+/// Outlines the answer of [`range`].
 pub(crate) fn outline(
     reading: &Reading<'_>,
     request: &RangeRequest,
@@ -28,8 +28,7 @@ pub(crate) fn outline(
     Ok(reading.outline(&query(request), first_bytes)?)
 }
 
-/// Before a transaction: etcd's `checkRange`. Odd: a negative revision means "now" in a range, yet is refused here once
-/// there was a compaction.
+/// etcd's `checkRange`. Odd: a negative revision means "now" in a range, but is refused here after a compaction.
 pub(super) fn check<S: Space>(space: &S, request: &RangeRequest) -> Result<(), Stop> {
     match request.revision {
         0 => Ok(()),
@@ -57,8 +56,7 @@ pub(super) fn query(request: &RangeRequest) -> Query {
     }
 }
 
-/// Key order is the index's own; another target without an order means ascending. Numbers beyond the enums are refused
-/// by the API and read as zero here.
+/// Another target without an order means ascending. The API refuses numbers outside the enums; here they are zero.
 fn sort(request: &RangeRequest) -> Option<(SortBy, Order)> {
     let by = match request.sort_target() {
         SortTarget::Key => SortBy::Key,

@@ -1,6 +1,7 @@
-//! Where the key-value rules run: on a transaction that writes, or on one View that only reads.
+//! The key space that the key-value rules run on: a transaction that writes, or a view that is only read.
 
-use crate::{Fault, Later, Stop};
+use super::Later;
+use crate::{Fault, Stop};
 use bytes::Bytes;
 use lease::Table;
 use mvcc::{Answer, Cost, Effort, KeyMeta, Outline, Query, ReadError, View};
@@ -9,51 +10,44 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use types::{KeyRange, LeaseId};
 
-/// Keys that are taken off their leases at a time: below a millisecond.
+/// Keys detached from their leases under one lock: below a millisecond.
 const DETACHED: usize = 1_024;
 
-/// What the rules need of the key space.
+/// Called with a key and its metadata; `Break` ends the visit.
+pub(crate) type VisitMeta<'a> = dyn FnMut(&[u8], KeyMeta) -> ControlFlow<()> + 'a;
+
 pub(crate) trait Space {
-    /// What a header says now: one more than before as soon as something was written.
+    /// The revision for a header: one more once something was written.
     fn revision(&self) -> i64;
-    /// The newest compacted revision; -1 before any compaction.
+    /// The newest compacted revision; −1 before any compaction.
     fn compact_revision(&self) -> i64;
     fn range(&self, query: &Query) -> Result<Answer, ReadError>;
-    /// The same for an answer, which may be made later.
+    /// Answers a query for the response; may defer the read.
     fn read(&self, query: &Query) -> Result<Read, ReadError>;
-    /// The newest version of a key, without its value.
     fn meta(&self, key: &[u8]) -> Result<Option<KeyMeta>, ReadError>;
-    /// Whether a condition holds for every key of a range; `None` stands for "no key there".
-    fn all_hold(
-        &self,
-        range: &KeyRange,
-        holds: &mut dyn FnMut(Option<&KeyMeta>) -> bool,
-    ) -> Result<bool, ReadError>;
+    /// Visits the metadata of the keys of a range.
+    fn metas(&self, range: &KeyRange, visit: &mut VisitMeta<'_>) -> Result<(), ReadError>;
     fn lease_exists(&self, id: LeaseId) -> bool;
-    /// Writes a key and moves it to the lease. The store keeps copies: the buffer that key and value came in goes free.
+    /// Writes a key, copied so that its buffer is not kept alive, and attaches it to the lease.
     fn put(&mut self, key: &Bytes, value: Bytes, lease: LeaseId) -> Result<(), Stop>;
-    /// Deletes keys and takes them off their leases; says how many there were.
+    /// Deletes keys and detaches them from their leases; returns their number.
     fn delete(&mut self, range: &KeyRange) -> Result<i64, Stop>;
 }
 
-/// What a read for an answer came to.
 pub(crate) enum Read {
     Now(Answer),
-    /// It costs more than it may now; what it asks about is this.
+    /// Deferred, because it exceeds the budget: read it from this view.
     Later(Arc<View>),
 }
 
-/// The reads of one entry for its answer.
 #[derive(Default)]
 pub(crate) struct Reads {
-    /// Operations before the one that is done now.
     pub(super) op: usize,
-    /// What was left for later.
     pub(crate) later: Vec<Later>,
 }
 
 impl Reads {
-    /// The rows that a query finds; none where they are read later.
+    /// The rows that a query finds; empty if the read is deferred.
     pub(super) fn rows<S: Space>(&mut self, space: &S, query: Query) -> Result<Answer, ReadError> {
         Ok(match space.read(&query)? {
             Read::Now(answer) => answer,
@@ -65,16 +59,16 @@ impl Reads {
     }
 }
 
-/// The lease table, written by the machine and looked at by readers. Held for one operation at a time.
+/// The lease table: written by the machine, read by readers. Lock it for one operation at a time.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(RwLock<Table>);
+pub(crate) struct LeaseTable(RwLock<Table>);
 
-impl Leases {
+impl LeaseTable {
     pub(crate) fn new(table: Table) -> Self {
         Self(RwLock::new(table))
     }
 
-    // A poisoned lock means a panic between two whole operations of the table: it is as good as before.
+    // Only a panic between two complete operations can poison the lock; the table is intact.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,13 +78,12 @@ impl Leases {
     }
 }
 
-/// Hangs the stored keys on their leases again, at start: a key's own record names its lease. A record that names an
-/// unknown lease is passed over, as etcd does.
+/// Attaches the stored keys to their leases at start, as their records name them; unknown ones are ignored, as in etcd.
 pub(crate) fn attach_keys(store: &mut mvcc::Store, leases: &mut Table) {
     if leases.is_empty() {
         return;
     }
-    let mut group = store.begin(); // dropped uncommitted: nothing is written
+    let mut group = store.begin(); // dropped uncommitted: writes nothing
     group.txn().metas(&KeyRange::all(), &mut |key, meta| {
         if meta.lease != 0 {
             let _ = leases.attach(meta.lease, Bytes::copy_from_slice(key));
@@ -99,30 +92,29 @@ pub(crate) fn attach_keys(store: &mut mvcc::Store, leases: &mut Table) {
     });
 }
 
-/// One transaction of the log.
 pub(crate) struct Writing<'a, 'g> {
     txn: mvcc::Txn<'a, 'g>,
     compact_revision: i64,
-    leases: &'a Leases,
-    /// What reads for the answer may cost; nothing = nobody waits for it.
+    leases: &'a LeaseTable,
+    /// The budget for reads of the response; `None` = nobody waits for it here.
     effort: Option<Effort<'static>>,
-    /// What is left for later since the last write.
-    moment: RefCell<Option<Arc<View>>>,
+    /// The view for reads deferred since the last write.
+    deferred_view: RefCell<Option<Arc<View>>>,
 }
 
 impl<'a, 'g> Writing<'a, 'g> {
-    pub(crate) fn begin(group: &'a mut mvcc::Group<'g>, leases: &'a Leases, reads: Option<Cost>) -> Self {
+    pub(crate) fn begin(group: &'a mut mvcc::Group<'g>, leases: &'a LeaseTable, reads: Option<Cost>) -> Self {
         let compact_revision = group.compact_revision();
         Self {
             txn: group.txn(),
             compact_revision,
             leases,
             effort: reads.map(Effort::within),
-            moment: RefCell::default(),
+            deferred_view: RefCell::default(),
         }
     }
 
-    /// Ends the transaction; says what its reads would have cost.
+    /// Ends the transaction; returns what its reads would have cost.
     pub(crate) fn end(self) -> Cost {
         self.txn.end();
         self.effort.map(|effort| effort.spent()).unwrap_or_default()
@@ -146,8 +138,8 @@ impl Space for Writing<'_, '_> {
         let Some(effort) = &self.effort else { return Ok(Read::Now(Answer::default())) };
         match self.txn.range_within(query, effort) {
             Err(ReadError::GivenUp(_)) => {
-                let mut moment = self.moment.borrow_mut();
-                Ok(Read::Later(Arc::clone(moment.get_or_insert_with(|| Arc::new(self.txn.view())))))
+                let mut deferred_view = self.deferred_view.borrow_mut();
+                Ok(Read::Later(Arc::clone(deferred_view.get_or_insert_with(|| Arc::new(self.txn.view())))))
             }
             answer => answer.map(Read::Now),
         }
@@ -157,18 +149,9 @@ impl Space for Writing<'_, '_> {
         Ok(self.txn.meta(key))
     }
 
-    fn all_hold(
-        &self,
-        range: &KeyRange,
-        holds: &mut dyn FnMut(Option<&KeyMeta>) -> bool,
-    ) -> Result<bool, ReadError> {
-        let (mut found, mut all) = (false, true);
-        self.txn.metas(range, &mut |_, meta| {
-            found = true;
-            all = holds(Some(&meta));
-            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        Ok(if found { all } else { holds(None) })
+    fn metas(&self, range: &KeyRange, visit: &mut VisitMeta<'_>) -> Result<(), ReadError> {
+        self.txn.metas(range, visit);
+        Ok(())
     }
 
     fn lease_exists(&self, id: LeaseId) -> bool {
@@ -176,7 +159,7 @@ impl Space for Writing<'_, '_> {
     }
 
     fn put(&mut self, key: &Bytes, value: Bytes, lease: LeaseId) -> Result<(), Stop> {
-        self.moment.take();
+        self.deferred_view.take();
         let old = self.txn.put(key.clone(), value, lease)?.map_or(0, |meta| meta.lease);
         if old == lease {
             return Ok(());
@@ -195,9 +178,9 @@ impl Space for Writing<'_, '_> {
     }
 
     fn delete(&mut self, range: &KeyRange) -> Result<i64, Stop> {
-        self.moment.take();
+        self.deferred_view.take();
         let deleted = self.txn.delete(range)?;
-        // Readers wait for the table: not for all of a long delete.
+        // Readers must not wait for the table during a long delete.
         for some in deleted.chunks(DETACHED) {
             if some.iter().any(|(_, meta)| meta.lease != 0) {
                 let mut leases = self.leases.write();
@@ -210,7 +193,7 @@ impl Space for Writing<'_, '_> {
     }
 }
 
-/// One View. Writing to it is a fault: the API proposes what writes.
+/// One view. Writing is a fault: the API must propose writes.
 pub(crate) struct Reading<'a> {
     pub(crate) view: &'a View,
     pub(crate) effort: &'a Effort<'a>,
@@ -219,7 +202,6 @@ pub(crate) struct Reading<'a> {
 pub(super) const NOT_A_READ: Stop = Stop::Fault(Fault::Broken("a write was taken for a read-only request"));
 
 impl Reading<'_> {
-    /// What a query's answer will hold.
     pub(crate) fn outline(&self, query: &Query, first_bytes: usize) -> Result<Outline, ReadError> {
         self.view.bounded(self.effort).outline(query, first_bytes)
     }
@@ -246,22 +228,12 @@ impl Space for Reading<'_> {
         self.view.bounded(self.effort).meta(key)
     }
 
-    fn all_hold(
-        &self,
-        range: &KeyRange,
-        holds: &mut dyn FnMut(Option<&KeyMeta>) -> bool,
-    ) -> Result<bool, ReadError> {
-        let (mut found, mut all) = (false, true);
-        self.view.bounded(self.effort).metas(range, &mut |_, meta| {
-            found = true;
-            all = holds(Some(&meta));
-            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        Ok(if found { all } else { holds(None) })
+    fn metas(&self, range: &KeyRange, visit: &mut VisitMeta<'_>) -> Result<(), ReadError> {
+        self.view.bounded(self.effort).metas(range, visit)
     }
 
     fn lease_exists(&self, _: LeaseId) -> bool {
-        true // only puts ask, and they are refused below
+        true // only puts ask, and those fail below
     }
 
     fn put(&mut self, _: &Bytes, _: Bytes, _: LeaseId) -> Result<(), Stop> {

@@ -1,37 +1,33 @@
 //! Transactions. After etcd's `txn/txn.go`, in its three steps:
-//!
-//! 1. compare: all conditions, nested ones too, against the state before the transaction, give the path of branches;
-//! 2. check: every operation on that path, against the same state; one refusal refuses the whole transaction. So does,
-//!    after all of etcd's checks, a put that is to keep the value or the lease of a key that an operation before it
-//!    deletes: etcd accepts it, and its members end in the third step, again after every restart;
-//! 3. execute: in order; ranges see the writes before them; all writes share one revision.
+//! 1. compare: all conditions, also nested ones, against the state before; the result is the path of branches;
+//! 2. check: every operation on that path, against the same state; one refusal refuses the whole transaction. Unlike
+//!    etcd, a put that keeps the value or lease of a key that an earlier operation deletes is refused too: etcd
+//!    accepts it, and its members panic in the third step, again after every restart;
+//! 3. execute: in order; ranges see earlier writes; all writes share one revision.
 
 use super::deleted::Deleted;
 use super::space::{NOT_A_READ, Reading, Reads, Space};
-use super::{compare, delete_range, header, put, range};
-use crate::{Fault, Later, Refusal, Stop, Unread};
+use super::{Later, compare, delete_range, header, put, range};
+use crate::{Fault, Refusal, Stop};
 use mvcc::{Effort, View};
 use proto::etcdserverpb::request_op::Request;
 use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::{RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
 use std::sync::Arc;
 
-/// Whether a transaction may be answered without the log: only ranges, on both branches. A nested transaction counts as
-/// a write (etcd's `IsTxnReadonly`).
+/// Whether a transaction may bypass the log: only ranges, not nested, on both branches (etcd's `IsTxnReadonly`).
 pub fn is_read_only(txn: &TxnRequest) -> bool {
     let read = |op: &RequestOp| matches!(op.request, Some(Request::RequestRange(_)));
     txn.success.iter().chain(&txn.failure).all(read)
 }
 
-/// Whether a read-only transaction may be answered from any member's state (etcd's `IsTxnSerializable`); an empty one
-/// may.
+/// Whether any member's state may answer a read-only transaction (etcd's `IsTxnSerializable`); an empty one: yes.
 pub fn is_serializable(txn: &TxnRequest) -> bool {
     let serializable =
         |op: &RequestOp| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable);
     txn.success.iter().chain(&txn.failure).all(serializable)
 }
 
-/// Runs a transaction.
 pub(crate) fn txn<S: Space>(
     space: &mut S,
     request: &TxnRequest,
@@ -43,8 +39,12 @@ pub(crate) fn txn<S: Space>(
     Ok(response)
 }
 
-/// The answer of a transaction that only reads, without its rows, and what is to be read for them.
-pub(crate) fn unread(view: &Arc<View>, effort: &Effort<'_>, request: &TxnRequest) -> Result<Unread, Stop> {
+/// The answer of a read-only transaction without its rows, and the reads that find them.
+pub(crate) fn unread(
+    view: &Arc<View>,
+    effort: &Effort<'_>,
+    request: &TxnRequest,
+) -> Result<(TxnResponse, Vec<Later>), Stop> {
     let reading = Reading { view, effort };
     let succeeded = next(&mut decide(&reading, request)?.iter())?;
     let ops = branch(request, succeeded);
@@ -55,11 +55,10 @@ pub(crate) fn unread(view: &Arc<View>, effort: &Effort<'_>, request: &TxnRequest
     let reads = ops.iter().enumerate().map(read).collect::<Result<_, _>>()?;
     let range = RangeResponse { header: header(view.revision()), ..RangeResponse::default() };
     let responses = vec![ResponseOp { response: Some(Response::ResponseRange(range)) }; ops.len()];
-    let answer = TxnResponse { header: header(view.revision()), succeeded, responses };
-    Ok(Unread { answer: crate::Response::Txn(answer), reads })
+    Ok((TxnResponse { header: header(view.revision()), succeeded, responses }, reads))
 }
 
-/// The first two steps: which branches are taken, and that nothing on them is refused.
+/// The first two steps: chooses the branches, and checks their operations.
 fn decide<S: Space>(space: &S, request: &TxnRequest) -> Result<Vec<bool>, Stop> {
     let mut path = Vec::with_capacity(1);
     choose(space, request, &mut path)?;
@@ -70,7 +69,7 @@ fn decide<S: Space>(space: &S, request: &TxnRequest) -> Result<Vec<bool>, Stop> 
 
 type Path<'p> = std::slice::Iter<'p, bool>;
 
-/// The branches taken, in the order in which transactions are met.
+/// The branches taken, in the order in which transactions are reached.
 fn choose<S: Space>(space: &S, txn: &TxnRequest, path: &mut Vec<bool>) -> Result<(), Stop> {
     let succeeded = compare::all_hold(space, &txn.compare)?;
     path.push(succeeded);
@@ -95,8 +94,7 @@ fn check<S: Space>(space: &S, txn: &TxnRequest, path: &mut Path<'_>) -> Result<(
     Ok(())
 }
 
-/// Follows the writes of the path in order. [`check`] has found every key that a put keeps something of in the state
-/// before the transaction, so a key is missing only where the last operation on it deleted it.
+/// Refuses puts that keep something of a key deleted earlier on the path: [`check`] has seen it in the state before.
 fn check_kept<'t>(txn: &'t TxnRequest, path: &mut Path<'_>, deleted: &mut Deleted<'t>) -> Result<(), Stop> {
     let succeeded = next(path)?;
     for op in branch(txn, succeeded) {
@@ -145,7 +143,7 @@ fn execute<S: Space>(
         reads.op += 1;
         responses.push(ResponseOp { response });
     }
-    // Odd: only the outermost header says a revision in etcd; nested ones are there and empty.
+    // Odd: in etcd only the outermost header has a revision; nested ones are present and empty.
     Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
 }
 

@@ -1,4 +1,4 @@
-//! Members, versions, alarms, quota.
+//! Scenarios of members, versions, alarms and quota.
 
 use super::script::{check, check_with, settings};
 use crate::Settings;
@@ -158,7 +158,7 @@ fn a_corrupt_cluster_does_nothing_but_alarms_and_members() {
 
 #[test]
 fn a_put_beyond_the_quota_takes_effect_and_asks_for_the_alarm() {
-    // 20,480 bytes stand in an empty store.
+    // An empty store counts as 20,480 bytes.
     let settings = Settings { quota_bytes: 20_480 + 256 + 3, ..settings() };
     check_with(
         settings,

@@ -1,4 +1,4 @@
-//! The same log, cut differently or replayed after a crash, leaves the same state.
+//! The same log, grouped differently or replayed after a crash, must produce the same state.
 
 use super::render::{outcome, state};
 use super::script::{Bench, entry, log, only, rows, settings};
@@ -15,12 +15,12 @@ fn word(words: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
 
 const KEYS: &[&str] = &["a", "b", "c", "d"];
 
-/// What a client may write for a revision, a limit or a lease: mostly sensible.
+/// Revisions, limits and lease IDs: mostly sensible ones.
 fn number() -> impl Strategy<Value = i64> {
     prop_oneof![8 => 0..60i64, 1 => -2..0i64, 1 => prop::sample::select(vec![i64::MIN, i64::MAX])]
 }
 
-/// An operation of a transaction, right or wrong, with transactions inside.
+/// Operations of a transaction, valid or not, some nested.
 fn op() -> impl Strategy<Value = String> {
     let key = || word(KEYS);
     let with =
@@ -39,7 +39,7 @@ fn op() -> impl Strategy<Value = String> {
     })
 }
 
-/// Commands that no member faults on, whatever came before.
+/// Commands that never cause a fault, whatever came before.
 fn command() -> impl Strategy<Value = String> {
     let key = || word(KEYS);
     let lease = || word(&["", "lease=1", "lease=2", "ignore_lease", "prev", "ignore_value"]);
@@ -68,7 +68,7 @@ fn command() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A log that begins with this member, so that there is always a voter.
+/// A log that starts with this member, so that there is always a voter.
 fn any_log() -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(command(), 1..60).prop_map(|mut commands| {
         commands.insert(0, "add 1 http://a".to_owned());
@@ -76,7 +76,6 @@ fn any_log() -> impl Strategy<Value = Vec<Entry>> {
     })
 }
 
-/// Applies the log in groups of these sizes, over and over.
 fn apply_in_groups(bench: &mut Bench, entries: &[Entry], sizes: &[usize]) {
     let (mut rest, mut sizes) = (entries, sizes.iter().cycle());
     while !rest.is_empty() {
@@ -87,7 +86,6 @@ fn apply_in_groups(bench: &mut Bench, entries: &[Entry], sizes: &[usize]) {
     }
 }
 
-/// Everything that is observable of a bench, with the physical compaction done.
 fn settled(mut bench: Bench) -> (String, Vec<String>) {
     while bench.machine.idle().expect("memory does not fail") {}
     (state(&bench.machine), rows(&*bench.engine))
@@ -132,7 +130,7 @@ proptest! {
                 outcomes.extend(bench.machine.apply(&rest[done..size]).expect("applies"));
             }
             later.extend(outcomes);
-            // Compaction waits for what is not read yet.
+            // Compaction waits for unfinished reads.
             while bench.machine.idle().expect("memory does not fail") {}
             rest = &rest[size..];
         }
@@ -171,7 +169,7 @@ proptest! {
         let mut bench = Bench::new(settings());
         apply_in_groups(&mut bench, &before, &[4]);
         let txn = entry(before.len() as u64 + 1, &format!("txn then {} else end", ops.join(" ; ")));
-        // All but the applied index, in the first line.
+        // Everything but the applied index, which is the first line.
         let state = |bench: &Bench| state(&bench.machine).split_once('\n').expect("lines").1.to_owned();
         let before = state(&bench);
         let outcomes = bench.machine.apply(&[txn]).expect("applies");
@@ -248,7 +246,7 @@ fn what_touches_much_is_a_group_of_its_own_and_ends_it() {
     let first = log(&commands);
     bench.machine.apply(&first).expect("applies");
     for (number, command) in (first.len() as u64 + 1..).zip(short.into_iter().chain(long)) {
-        // The one behind it waits for the next group.
+        // The second entry must wait for the next group.
         let entries = [entry(number, command), entry(number + 1, "del few00 few15")];
         let one = std::slice::from_ref(&entries[0]);
         let done = bench.machine.apply_short(one).expect("applies").1;

@@ -1,4 +1,4 @@
-//! Put, delete, range, compaction.
+//! Scenarios of put, delete, range and compaction.
 
 use super::check;
 
@@ -119,8 +119,8 @@ fn what_no_etcd_member_can_apply_is_a_fault_that_names_the_entry() {
     );
 }
 
-/// etcd sends `auth status` through the log: asked of an etcd member, it must not end one of ours. Without users and
-/// roles the rest has no effect in etcd either.
+/// etcd logs `auth status`: such an entry from an etcd member must not stop ours. Without users and roles the other
+/// requests have no effect in etcd either.
 #[test]
 fn questions_to_an_auth_store_that_is_empty_change_nothing() {
     check(

@@ -1,4 +1,4 @@
-//! Leases and what hangs on them.
+//! Scenarios of leases and their keys.
 
 use super::check;
 

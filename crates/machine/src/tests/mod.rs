@@ -1,4 +1,4 @@
-//! Scenarios: scripts of log entries and reads, a line each, with what must come out.
+//! Scenarios: scripts of log entries and reads, one a line, with their expected results.
 
 mod confs;
 mod groups;

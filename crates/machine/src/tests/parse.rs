@@ -1,4 +1,5 @@
-//! The script's language. Keys and values are bare words; `*` as a range's end means "every key from here on".
+//! The language of the scripts. Keys and values are plain words; `*` as the end of a range means "every key from
+//! here".
 //!
 //! ```text
 //! put KEY VALUE [lease=N] [prev] [ignore_value] [ignore_lease]      del KEY [END] [prev]
@@ -43,7 +44,7 @@ impl<'c> Tokens<'c> {
         self.words.next_if_eq(&word).is_some()
     }
 
-    /// A word that ends neither the operation nor the branch.
+    /// The next word, unless it ends the operation or the branch.
     fn more(&mut self) -> Option<&'c str> {
         self.words.next_if(|word| ![";", "else", "end"].contains(word))
     }
@@ -53,7 +54,7 @@ fn number<N: FromStr>(word: &str) -> N {
     word.parse().unwrap_or_else(|_| panic!("{word} is no number"))
 }
 
-/// The number of a name: its place in the list.
+/// The number of a name: its position in the list.
 fn place(names: &[&str], name: &str) -> i32 {
     let place =
         names.iter().position(|known| *known == name).unwrap_or_else(|| panic!("unknown name {name}"));
@@ -209,7 +210,7 @@ pub(super) fn range(tokens: &mut Tokens<'_>) -> pb::RangeRequest {
     range
 }
 
-/// After the word `txn`, up to and with its `end`.
+/// Parses what follows the word `txn`, up to and including its `end`.
 pub(super) fn txn(tokens: &mut Tokens<'_>) -> pb::TxnRequest {
     let mut txn = pb::TxnRequest::default();
     if tokens.take("if") {

@@ -67,7 +67,6 @@ fn kvs(list: &[KeyValue]) -> String {
     spaced(list.iter().map(kv))
 }
 
-/// Each word with a space before it.
 fn spaced(words: impl Iterator<Item = String>) -> String {
     words.fold(String::new(), |text, word| text + " " + &word)
 }
@@ -131,7 +130,6 @@ pub(super) fn leases(shared: &Shared) -> String {
     format!("leases{}", shared.leases().iter().map(each).collect::<String>())
 }
 
-/// Everything a reader can see.
 pub(super) fn state(machine: &Machine) -> String {
     let shared = machine.shared();
     let all = pb::RangeRequest { range_end: vec![0].into(), ..Default::default() };

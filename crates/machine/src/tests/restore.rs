@@ -1,7 +1,7 @@
-//! A new cluster on the rows of an old one.
+//! Restores: a new cluster on the rows of an old one.
 
 use super::script::{Bench, rows, settings};
-use crate::{Member, Summary, begin_anew};
+use crate::{Member, Summary, start_new_cluster};
 use engine::{Engine, Family};
 use mvcc::Extent;
 use std::ops::ControlFlow;
@@ -32,17 +32,16 @@ fn member(id: u64) -> Member {
     Member { id, name: format!("m{id}"), peer_urls: vec![format!("http://new-{id}")], ..Member::default() }
 }
 
-/// The old rows with a new cluster on them.
-fn anew(bump: Option<u64>) -> Bench {
+fn restored(bump: Option<u64>) -> Bench {
     let engine = old().engine;
-    begin_anew(&*engine, &[member(9), member(8)], (2, 2), bump).expect("memory does not fail");
-    // Durable when it returns.
+    start_new_cluster(&*engine, &[member(9), member(8)], (2, 2), bump).expect("memory does not fail");
+    // The restore is durable when it returns.
     Bench::on(engine.crash().into(), settings())
 }
 
 #[test]
 fn a_new_cluster_keeps_everything_but_the_members() {
-    let (mut old, mut new) = (old(), anew(None));
+    let (mut old, mut new) = (old(), restored(None));
     let members = new.run("members");
     assert!(
         members.starts_with(r#"[{"id":8,"peerURLs":["http://new-8"],"name":"m8"},{"id":9,"#),
@@ -58,7 +57,7 @@ fn a_new_cluster_keeps_everything_but_the_members() {
 
 #[test]
 fn a_bumped_cluster_goes_on_later_and_has_no_past() {
-    let mut new = anew(Some(1_000));
+    let mut new = restored(Some(1_000));
     assert_eq!(new.run("get a"), "rev=1005 count=1 a=2@c2m4v2L7");
     assert_eq!(new.run("get a rev=1004"), "refused: etcdserver: mvcc: required revision has been compacted");
     assert_eq!(new.run("get a rev=1005"), "rev=1005 count=1 a=2@c2m4v2L7");
@@ -76,7 +75,7 @@ fn revisions_end() {
     let engine = old().engine;
     let before = rows(&*engine);
     for by in [u64::MAX, i64::MAX as u64, i64::MAX as u64 - 5] {
-        let error = begin_anew(&*engine, &[member(9)], (1, 2), Some(by)).expect_err("too far");
+        let error = start_new_cluster(&*engine, &[member(9)], (1, 2), Some(by)).expect_err("too far");
         assert!(error.to_string().starts_with("revision 5 cannot be raised by"), "{error}");
     }
     assert_eq!(rows(&*engine), before, "nothing is written then");

@@ -1,5 +1,5 @@
-//! Runs a script: `command -> expected`, a line each. A command is one entry of the log (see `parse`) or a look at the
-//! state (`get`, `read`, `members`, `leases`, `alarms`, `restart`).
+//! Runs a script: `command -> expected`, one a line. A command is one log entry (see `parse`) or a look at the state
+//! (`get`, `read`, `members`, `leases`, `alarms`, `restart`).
 
 use super::parse::{self, Tokens};
 use super::render;
@@ -9,16 +9,15 @@ use mvcc::Cost;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use types::{Entry, MemberId};
+use types::Entry;
 
-/// Ours in every test; request IDs made here begin with it.
+/// The member under test; its request IDs start with it.
 pub(super) const MEMBER: u64 = 1;
 
 pub(super) fn settings() -> Settings {
-    Settings { quota_bytes: -1, ..Settings::new(MemberId(MEMBER), 2) }
+    Settings { quota_bytes: -1, ..Settings::new(MEMBER, 2) }
 }
 
-/// A machine on an engine, and the next entry's index.
 pub(super) struct Bench {
     pub(super) engine: Arc<MemoryEngine>,
     pub(super) machine: Machine,
@@ -35,7 +34,6 @@ impl Bench {
         Self { engine, machine, settings }
     }
 
-    /// As after a restart without a crash.
     pub(super) fn restart(&mut self) {
         *self = Self::on(Arc::clone(&self.engine), self.settings);
     }
@@ -78,18 +76,15 @@ impl Bench {
     }
 }
 
-/// The entry that a command stands for.
 pub(super) fn entry(index: u64, command: &str) -> Entry {
     let (kind, data) = parse::entry(index, command);
     Entry { term: 1, index, kind, data }
 }
 
-/// A log of commands, from index 1.
 pub(super) fn log<S: AsRef<str>>(commands: &[S]) -> Vec<Entry> {
     (1..).zip(commands).map(|(index, command)| entry(index, command.as_ref())).collect()
 }
 
-/// Every row of the engine, for comparisons.
 pub(super) fn rows(engine: &dyn Engine) -> Vec<String> {
     let mut rows = Vec::new();
     for family in Family::ALL {
@@ -102,13 +97,12 @@ pub(super) fn rows(engine: &dyn Engine) -> Vec<String> {
     rows
 }
 
-/// The least that there is: everything is read later, and whatever touches a key is a group of its own.
+/// The smallest limits: all reads are deferred, and every entry that touches a key is a group of its own.
 pub(super) const LEAST: Limits = {
     let none = Cost { rows: 0, bytes: 0 };
     Limits { entry_reads: none, group_reads: none, group_keys: 0 }
 };
 
-/// The script's lines must say what they say.
 pub(super) fn check(script: &str) {
     check_with(settings(), script);
 }
@@ -127,13 +121,13 @@ fn check_once(settings: Settings, script: &str) {
         writeln!(actual, "{command} -> {}", bench.run(command)).expect("strings grow");
     }
     assert!(expected == actual, "expected:\n{expected}\nactual:\n{actual}");
-    // What the script left behind must be there after a restart as well.
+    // The resulting state must survive a restart.
     let before = render::state(&bench.machine);
     bench.restart();
     assert_eq!(before, render::state(&bench.machine), "after a restart");
 }
 
-/// The script's lines; one that ends with a backslash goes on in the next.
+/// The script's lines; a trailing backslash joins a line with the next.
 fn lines(script: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -149,7 +143,6 @@ fn lines(script: &str) -> Vec<String> {
     lines
 }
 
-/// The one outcome's answer, for tests that look closer.
 pub(super) fn only(outcomes: &[Outcome]) -> &Outcome {
     assert_eq!(outcomes.len(), 1);
     &outcomes[0]

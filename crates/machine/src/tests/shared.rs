@@ -1,4 +1,4 @@
-//! What readers see, and when.
+//! What readers see, and when they see it.
 
 use super::script::{Bench, log, settings};
 use crate::{Settings, kv, put_cost};

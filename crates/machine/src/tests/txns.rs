@@ -1,4 +1,4 @@
-//! Transactions.
+//! Scenarios of compares and nested transactions.
 
 use super::check;
 use super::script::{Bench, settings};
@@ -55,7 +55,7 @@ fn a_compare_of_a_range_must_hold_for_every_key() {
     );
 }
 
-/// Three values are more than are compared in one go.
+/// Three values exceed what is compared in one piece.
 #[test]
 fn a_compare_of_many_bytes_must_hold_for_every_key_too() {
     let v = "v".repeat(600_000);
@@ -97,7 +97,7 @@ fn one_refusal_refuses_the_whole_transaction() {
     }
 }
 
-/// etcd 3.7.3 accepts these and its members panic in executing them.
+/// etcd 3.7.3 accepts these, and its members panic while executing them.
 #[test]
 fn a_put_cannot_keep_what_the_transaction_deletes_before_it() {
     let refused = [
@@ -133,7 +133,7 @@ fn a_put_keeps_what_no_operation_of_the_branches_taken_deletes_before_it() {
         "del j * ; put k 1 ; put k ignore_value",
         "txn if version:k=9 then del k else end ; put k ignore_value",
         "del l * ; txn then else del k end ; txn then put k ignore_value else end",
-        // The second condition is on the state before the transaction: nothing is put.
+        // The second condition is evaluated before the transaction: nothing is put.
         "put j 1 ; txn if version:j=1 then del j * ; put k ignore_value else put k ignore_value end",
     ];
     for ops in accepted {
@@ -187,10 +187,10 @@ fn a_read_that_writes_is_a_fault() {
     check("read then put a 1 else end -> fault: broken invariant: a write was taken for a read-only request");
 }
 
-/// etcd nests them as deep as its budget of operations allows; prost alone reads 50 levels.
+/// etcd nests as deep as the operations limit allows; prost alone decodes 50 levels.
 #[test]
 fn transactions_are_applied_as_deep_as_they_are_decoded() {
-    // Half of the stack that the consensus thread has.
+    // Half of the consensus thread's stack.
     let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(|| {
         let mut bench = Bench::new(settings());
         let deepest = proto::deep::LEVELS_MAX;

@@ -1,13 +1,9 @@
-//! Ascending keys without what they have in common: neighbours in the key space mostly differ in their last bytes.
-//!
-//! What is left of a leaf's keys is a few cache lines, where a search through whole keys would wait for one after the
-//! other.
+//! Ascending keys without their common prefix: the suffixes fill a few cache lines, so comparing rarely misses them.
 
 use super::pack::Pack;
 use std::ops::Range;
 
-/// Ascending keys. Item 0 of the pack is a prefix of all of them, though not always the longest; the others are what
-/// follows it. Without keys the pack may be empty.
+/// Ascending keys. Item 0 of the pack (empty without keys) is a common prefix, if not the longest; then the suffixes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     pack: Pack,
@@ -18,19 +14,17 @@ impl Keys {
         self.pack.len().saturating_sub(1)
     }
 
-    /// The length of what is kept of the keys.
     pub(crate) fn byte_len(&self) -> usize {
         self.pack.byte_len()
     }
 
-    /// What [`Keys::byte_len`] would be with one key more.
+    /// What [`Keys::byte_len`] would be with this key added.
     pub(crate) fn byte_len_with(&self, key: &[u8]) -> usize {
         let (prefix, keys) = (self.prefix(), self.len());
         let common = if keys == 0 { 0 } else { common_len(prefix, key) };
         self.byte_len() + keys * (prefix.len() - common) + key.len()
     }
 
-    /// What the keys hold in memory, in bytes.
     pub(crate) fn heap_len(&self) -> usize {
         self.pack.heap_len()
     }
@@ -39,7 +33,6 @@ impl Keys {
         if self.pack.len() == 0 { &[] } else { self.pack.get(0) }
     }
 
-    /// What follows the prefix.
     pub(crate) fn suffix(&self, at: usize) -> &[u8] {
         self.pack.get(at + 1)
     }
@@ -52,7 +45,7 @@ impl Keys {
         (0..self.len()).map(|at| self.get(at))
     }
 
-    /// Where the key is, or where it belongs.
+    /// The position of the key (`Ok`), or where to insert it (`Err`).
     pub(crate) fn search(&self, wanted: &[u8]) -> Result<usize, usize> {
         let prefix = self.prefix();
         match wanted.strip_prefix(prefix) {
@@ -87,19 +80,18 @@ impl Keys {
         self.pack.remove(at + 1);
     }
 
-    /// Keeps the first `at` keys and returns the others.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let right = Self::of(&[(self, at..self.len())]);
         *self = Self::of(&[(self, 0..at)]);
         right
     }
 
-    /// Adds keys above all of these.
+    /// Appends keys that are all greater than these.
     pub(crate) fn append(&mut self, other: &Self) {
         *self = Self::of(&[(self, 0..self.len()), (other, 0..other.len())]);
     }
 
-    /// The keys of all parts, in order, with the longest prefix.
+    /// The keys of all parts, in order, with the longest common prefix.
     fn of(parts: &[(&Self, Range<usize>)]) -> Self {
         let mut filled = parts.iter().filter(|(_, range)| !range.is_empty());
         let Some((first, from)) = filled.next() else { return Self::default() };
@@ -108,7 +100,7 @@ impl Keys {
         Self::gathered(parts, common)
     }
 
-    /// The keys of all parts, in order, of which the first bytes are common.
+    /// The keys of all parts, in order, given the length of their common prefix.
     fn gathered(parts: &[(&Self, Range<usize>)], common: usize) -> Self {
         let (mut ends, mut strings) = (Vec::new(), Vec::new());
         for (keys, range) in parts {
@@ -128,7 +120,6 @@ impl Keys {
     }
 }
 
-/// How many first bytes are the same.
 pub(super) fn common_len(left: &[u8], right: &[u8]) -> usize {
     left.iter().zip(right).take_while(|(a, b)| a == b).count()
 }

@@ -4,14 +4,12 @@
 //! Index (root) ─▶ Inner {separators, children with live counts} ─▶ … ─▶ Leaf {keys, records}
 //! ```
 //!
-//! A clone is one reference; writing to it copies the nodes on the way to the key, unless nobody shares them. Counts of
-//! live keys stand beside every child, so that ranges are counted in O(log keys). A node's keys, without what they have
-//! in common ([`keys`]), and records are packed end to end ([`pack`]): about 30 bytes a key where names are alike.
+//! A clone is one reference; writing to it copies the nodes on the path to the key, unless nobody shares them. Each
+//! child is stored with its count of live keys, so ranges are counted in O(log keys). A node's keys, without their
+//! common prefix, and its records are packed end to end: about 30 bytes a key with similar names.
 //!
-//! Invariants: keys are ascending over the leaves; all leaves are equally deep; `live` is what the leaves below say; no
-//! node is empty but a lone root leaf.
-//!
-//! It knows of a record only whether it lives ([`crate::record::is_live`]).
+//! Invariants: keys ascend over the leaves; all leaves have the same depth; `live` matches the leaves below; no node is
+//! empty except a lone root leaf. Of a record it knows only whether the key is alive ([`crate::record::is_live`]).
 
 mod keys;
 mod pack;
@@ -28,10 +26,8 @@ use tree::{Builder, Child, Inner, Leaf, Node, Update, span};
 pub(crate) use tree::{Make, Visit};
 use types::{KeyRange, RangeEnd};
 
-/// Takes a key and its record.
 pub(crate) type Push<'a> = dyn FnMut(&[u8], &[u8]) + 'a;
 
-/// An ordered map from key to record.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
     root: Arc<Node>,
@@ -40,7 +36,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Builds the index from `feed`, which calls its argument with keys in ascending order.
+    /// Builds the index from `feed`, which must pass keys in ascending order.
     pub(crate) fn build<E>(
         shape: Shape,
         feed: impl FnOnce(&mut Push<'_>) -> Result<(), E>,
@@ -55,7 +51,7 @@ impl Index {
         self.root.get(key)
     }
 
-    /// Puts the record that `make` makes of the key's record: one search for both. It is left in `record`.
+    /// Replaces the key's record with what `make` makes of it, in one search. The new record is left in `record`.
     pub(crate) fn update<'a>(&mut self, key: &'a [u8], record: &'a mut Vec<u8>, make: &'a mut Make<'a>) {
         let change = tree::put(&mut self.root, &mut Update { key, make, record, shape: self.shape });
         self.keys += u64::from(change.new_key);
@@ -84,7 +80,6 @@ impl Index {
         }
     }
 
-    /// How many keys of the range live.
     pub(crate) fn count(&self, range: &KeyRange) -> u64 {
         match &range.end {
             RangeEnd::Point => u64::from(self.get(&range.start).is_some_and(record::is_live)),
@@ -94,7 +89,7 @@ impl Index {
         }
     }
 
-    /// Visits the range's keys, dead ones too, in order, from `from` on where that is above the range's start.
+    /// Visits the range's keys in order, dead ones included, from `from` on if that is above the range's start.
     pub(crate) fn visit(&self, range: &KeyRange, from: &[u8], visit: &mut Visit<'_>) {
         if range.is_point() {
             if let Some(record) = self.get(&range.start).filter(|_| from <= &range.start[..]) {
@@ -109,17 +104,16 @@ impl Index {
         }
     }
 
-    /// How many keys there are, dead ones included.
+    /// The number of keys, dead ones included.
     pub(crate) fn len(&self) -> u64 {
         self.keys
     }
 
-    /// What the index takes in memory, in bytes (allocators' own overhead not counted).
+    /// Memory of the index, bytes, without allocator overhead.
     pub(crate) fn heap_len(&self) -> usize {
         heap_len(&self.root)
     }
 
-    /// Every broken invariant, in words.
     pub(crate) fn check(&self, report: &mut Vec<String>) {
         let mut walk = Walk { report, shape: self.shape, depths: Vec::new(), keys: 0, last: None };
         walk.node(&self.root, 0, true);

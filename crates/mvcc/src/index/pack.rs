@@ -1,24 +1,18 @@
-//! Byte strings laid end to end: what the nodes of the index are made of.
-//!
-//! A node's keys or records are one allocation, not one a key: small, and copied with one `memcpy`.
+//! Byte strings stored end to end, of which the index's nodes are made: small, and copied with one `memcpy`.
 
-/// An ordered list of byte strings. Holds at most 4 GiB; the tree splits its nodes long before.
-///
-/// One allocation, because a walk down the tree pays for the memory pages it touches: first where each string ends
-/// (counted from the first string's start), then the strings.
+/// An ordered list of byte strings, at most 4 GiB: the end of each (relative to the first's start), then the strings.
+/// One allocation, because a walk down the tree pays for each memory page it touches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pack {
     data: Vec<u8>,
     count: usize,
 }
 
-/// Room left when a buffer grows, as a part of its length: doubling would waste a third of the index's memory.
+/// Spare room when a buffer grows, as a fraction of its length: doubling would waste a third of the index's memory.
 const SLACK_DIVISOR: usize = 16;
-/// Bytes of an end.
 const END: usize = size_of::<u32>();
 
 impl Pack {
-    /// The strings that end at these places.
     pub(crate) fn of(ends: &[usize], strings: &[u8]) -> Self {
         let mut data = Vec::with_capacity(ends.len() * END + strings.len());
         data.extend(ends.iter().flat_map(|&end| offset(end).to_le_bytes()));
@@ -30,12 +24,10 @@ impl Pack {
         self.count
     }
 
-    /// The length of all strings together.
     pub(crate) fn byte_len(&self) -> usize {
         self.data.len() - self.count * END
     }
 
-    /// What the pack holds in memory, in bytes.
     pub(crate) fn heap_len(&self) -> usize {
         self.data.capacity()
     }
@@ -49,7 +41,7 @@ impl Pack {
         (0..self.len()).map(|at| self.get(at))
     }
 
-    /// Where the string is from `low` on, or where it belongs; the strings from there on must be ascending.
+    /// The position of the string, searched from `low` on, or where to insert it; the strings from there on ascend.
     pub(crate) fn search(&self, mut low: usize, wanted: &[u8]) -> Result<usize, usize> {
         let (ends, strings) = self.data.split_at(self.count * END);
         let (ends, _) = ends.as_chunks::<END>();
@@ -101,7 +93,6 @@ impl Pack {
         self.count -= 1;
     }
 
-    /// Keeps the first `at` strings and returns the others.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let (left, right) = (self.part(0, at), self.part(at, self.count));
         *self = left;
@@ -119,7 +110,6 @@ impl Pack {
         *self = Self { data, count: self.count + other.count };
     }
 
-    /// A copy of the strings from one place up to another.
     fn part(&self, from: usize, to: usize) -> Self {
         let (base, start) = (self.count * END, self.start(from));
         let strings = &self.data[base + start..base + self.start(to)];
@@ -142,7 +132,6 @@ impl Pack {
         self.data[at * END..(at + 1) * END].copy_from_slice(&offset(end).to_le_bytes());
     }
 
-    /// Moves the ends from `at` on by as much as it takes from `old` to `new`.
     fn move_ends(&mut self, at: usize, old: usize, new: usize) {
         let (old, new) = (offset(old), offset(new));
         let (ends, _) = self.data[at * END..self.count * END].as_chunks_mut::<END>();
@@ -151,7 +140,6 @@ impl Pack {
         }
     }
 
-    /// Makes the buffer longer by `more` bytes.
     fn grow(&mut self, more: usize) {
         let total = self.data.len() + more;
         if total > self.data.capacity() {

@@ -53,7 +53,7 @@ fn empty(shape: Shape) -> Index {
     Index::build(shape, |_| Ok::<_, ()>(())).expect("cannot fail")
 }
 
-/// From the smallest to the default.
+/// Node sizes from the smallest to the default.
 fn shapes() -> impl Strategy<Value = Shape> {
     let leaf_bytes = prop_oneof![Just(1), 16usize..200, Just(16 << 10)];
     (4usize..=48, leaf_bytes, 4usize..=16).prop_map(|(leaf_keys, leaf_bytes, children)| Shape {
@@ -89,7 +89,7 @@ proptest! {
             }
         }
         check(&index, &model, &spans);
-        // A clone is untouched by what came after.
+        // Later changes must not touch a clone.
         for (index, model) in &kept {
             check(index, model, &spans);
         }

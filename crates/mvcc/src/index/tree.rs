@@ -1,4 +1,4 @@
-//! The tree: nodes, and the way from the root to a key.
+//! The tree's nodes: search, insertion, removal, splitting and merging.
 
 use super::keys::{Keys, common_len};
 use super::pack::Pack;
@@ -14,14 +14,14 @@ pub(super) enum Node {
     Inner(Inner),
 }
 
-/// Keys, ascending, and a record for each. The keys are shared between versions of the leaf that differ in records.
+/// Ascending keys and a record for each. Versions of the leaf that differ only in records share the keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leaf {
     pub(super) keys: Arc<Keys>,
     pub(super) records: Pack,
 }
 
-/// Children in key order: all keys of child i are below separator i, and at or above separator i − 1.
+/// Children in key order: the keys of child i are below separator i and not below separator i − 1.
 #[derive(Clone, Debug)]
 pub(super) struct Inner {
     pub(super) separators: Arc<Keys>,
@@ -31,20 +31,18 @@ pub(super) struct Inner {
 #[derive(Clone, Debug)]
 pub(super) struct Child {
     pub(super) node: Arc<Node>,
-    /// How many live keys are below.
     pub(super) live: u64,
 }
 
-/// Keys `from` the first (inclusive) to the second (exclusive; `None` = no end).
+/// The keys from the first (inclusive) to the second (exclusive; `None` = no end).
 pub(super) type Span<'a> = (&'a [u8], Option<&'a [u8]>);
 
-/// Called with each key and its record; breaks to end the walk.
+/// Called with each key and its record; `Break` ends the walk.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// Given the key's record, if there is one, appends the one that takes its place.
+/// Given the key's old record, if any, appends the new one.
 pub(crate) type Make<'a> = dyn FnMut(Option<&[u8]>, &mut Vec<u8>) + 'a;
 
-/// What is to be put: the record is made once the key is found.
 pub(super) struct Update<'a> {
     pub(super) key: &'a [u8],
     pub(super) make: &'a mut Make<'a>,
@@ -60,13 +58,11 @@ impl Update<'_> {
     }
 }
 
-/// A node that had to give up its right half.
 pub(super) struct Split {
     pub(super) separator: Vec<u8>,
     pub(super) right: Child,
 }
 
-/// What a put changed.
 #[derive(Default)]
 pub(super) struct Change {
     pub(super) live: i64,
@@ -81,7 +77,7 @@ pub(super) fn put(node: &mut Arc<Node>, update: &mut Update<'_>) -> Change {
     }
 }
 
-/// Removes the key; returns its record's liveness when it was there.
+/// Removes the key; returns whether it was alive, or `None` if it was absent.
 pub(super) fn remove(node: &mut Arc<Node>, key: &[u8], shape: &Shape) -> Option<bool> {
     match Arc::make_mut(node) {
         Node::Leaf(leaf) => leaf.remove(key),
@@ -97,7 +93,6 @@ impl Node {
         }
     }
 
-    /// How many live keys there are below `key`.
     pub(super) fn rank(&self, key: &[u8]) -> u64 {
         match self {
             Node::Leaf(leaf) => {
@@ -172,7 +167,7 @@ impl Leaf {
         }
     }
 
-    /// Splits in the middle, or, when the keys come in order, at the end: full leaves are what a load should leave.
+    /// Splits in the middle, or at the end if keys arrive in order, so that a bulk load leaves full leaves.
     fn split(&mut self, inserted: usize) -> Split {
         let length = self.keys.len();
         let at = if inserted + 1 == length { length - 1 } else { length / 2 };
@@ -235,13 +230,12 @@ impl Inner {
         if items == 0 {
             self.drop_child(at);
         } else if items <= self.full(at, shape) / 4 {
-            // Sparse: it is offered to its neighbour.
+            // A sparse child is merged with a neighbour if possible.
             self.merge(at, shape);
         }
         Some(lived)
     }
 
-    /// How many items a child may have.
     fn full(&self, at: usize, shape: &Shape) -> usize {
         match &*self.children[at].node {
             Node::Leaf(_) => shape.leaf_keys,
@@ -256,7 +250,7 @@ impl Inner {
         }
     }
 
-    /// Joins a sparse child with a neighbour when both fit into one node with room to spare.
+    /// Merges a sparse child with a neighbour if both fit into one node with room to spare.
     fn merge(&mut self, at: usize, shape: &Shape) {
         let left = if at + 1 < self.children.len() { at } else { at.saturating_sub(1) };
         let [first, second] = [left, left + 1].map(|at| self.children.get(at).map(|child| child.node.fill()));
@@ -285,12 +279,12 @@ impl Inner {
     }
 }
 
-/// The shortest byte string above `left` and not above `right`; `left < right`.
+/// The shortest byte string above `left` and not above `right`; requires `left < right`.
 pub(super) fn shortest_between<'a>(left: &[u8], right: &'a [u8]) -> &'a [u8] {
     &right[..=common_len(left, right)]
 }
 
-/// The span of a range; a point is handled by [`Node::get`].
+/// The span of a range; points are handled by [`Node::get`].
 pub(super) fn span(range: &KeyRange) -> Span<'_> {
     match &range.end {
         RangeEnd::Point | RangeEnd::Open => (&range.start, None),
@@ -298,11 +292,11 @@ pub(super) fn span(range: &KeyRange) -> Span<'_> {
     }
 }
 
-/// Builds a tree from keys that come in order, with full leaves and no copying.
+/// Builds a tree from ascending keys, with full leaves and no copying.
 pub(super) struct Builder {
     shape: Shape,
     leaf: Leaf,
-    /// Per level, from the leaves up: children not yet put under a parent, each with the separator before it.
+    /// By level, from the leaves up: children without a parent yet, each with the separator before it.
     levels: Vec<Vec<(Vec<u8>, Child)>>,
     last: Vec<u8>,
     pub(super) keys: u64,
@@ -313,7 +307,6 @@ impl Builder {
         Self { shape, leaf: Leaf::default(), levels: Vec::new(), last: Vec::new(), keys: 0 }
     }
 
-    /// Adds a key above all others.
     pub(super) fn push(&mut self, key: &[u8], record: &[u8]) {
         let bytes = self.leaf.keys.byte_len_with(key);
         let Shape { leaf_keys, leaf_bytes, .. } = self.shape;

@@ -1,4 +1,4 @@
-//! The store against a naive model: random histories of transactions, compactions, crashes and readers that stay.
+//! The store against a naive model: random transactions, compactions, crashes and long-held views.
 
 mod naive;
 
@@ -14,17 +14,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use types::{KeyRange, RangeEnd, Revision};
 
-/// One write of a transaction.
 #[derive(Clone, Debug)]
 enum Write {
     Put { key: Bytes, value: Bytes, lease: i64 },
     Delete(KeyRange),
 }
 
-/// One step of a history. Revisions and limits are scaled to what there is when the step runs.
+/// One step of a history. Revisions and limits are scaled to the state when the step runs.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A group: transactions, each followed by a query, and maybe a compaction in the middle.
+    /// A group of transactions, each followed by a query, and perhaps a compaction in the middle.
     Group {
         txns: Vec<(Vec<Write>, Query)>,
         compact: Option<u8>,
@@ -32,13 +31,11 @@ enum Step {
     Compaction {
         budget: usize,
     },
-    /// Hold the newest View from now on.
     Hold,
     DropViews,
     Flush,
     Reopen,
     Crash,
-    /// Compare answers.
     Ask {
         queries: Vec<Query>,
         hash: u8,
@@ -97,7 +94,7 @@ fn queries() -> impl Strategy<Value = Query> {
     )
 }
 
-/// Limits that such a history reaches, and the default.
+/// Limits small enough to be reached, and the defaults.
 fn options() -> impl Strategy<Value = Options> {
     let small = (1usize..20, 1usize..100, 4usize..10, 4usize..6).prop_map(
         |(page_keys, page_bytes, leaf_keys, children)| {
@@ -123,7 +120,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A percentage of the way from a little before the compaction to a little past the revision.
+/// This percentage of the way from just before the compaction to just past the revision.
 fn scaled(percent: i64, model: &Naive) -> i64 {
     if percent <= 0 {
         return percent;
@@ -141,7 +138,7 @@ fn check_answer(given: Result<Answer, ReadError>, expected: Result<Answer, Refus
     }
 }
 
-/// A read with a budget is the same read, or given up having counted more than the budget.
+/// A read within a budget gives the same answer, or is given up having counted more than the budget.
 fn check_bounded(view: &View, query: &Query, rows: u64) {
     let budget = Cost { rows, bytes: 4 * rows };
     let effort = Effort::within(budget);
@@ -155,7 +152,7 @@ fn check_bounded(view: &View, query: &Query, rows: u64) {
     }
 }
 
-/// Pieces that end after so many bytes, or keys, merge into the answer without such an end.
+/// Pieces limited by bytes or keys must add up to the unlimited answer.
 fn check_pieces(view: &View, query: &Query, max_bytes: usize) {
     let is_plain = Query { limit: 0, revision: 0, keys_only: false, count_only: false, ..query.clone() }
         == Query::of(query.range.clone());
@@ -174,7 +171,7 @@ fn check_pieces(view: &View, query: &Query, max_bytes: usize) {
     assert_eq!(merged, whole.kvs, "{query:?}");
 }
 
-/// An outline, and its rows read a piece at a time, are the answer: also where the reading goes on in a newer View.
+/// An outline and its rows, read in pieces, must equal the answer, even if read from a newer view.
 fn check_outline(view: &View, newest: &View, query: &Query, max_bytes: usize) {
     let query = Query { max_bytes: 0, uncounted: false, ..query.clone() };
     let effort = Effort::within(Cost::MAX);
@@ -246,7 +243,7 @@ fn check_events(view: &View, model: &Naive, from: i64) {
         ControlFlow::Continue(())
     });
     read.expect("not before the compaction");
-    // At the compacted revision itself some may be gone; what is there must have happened.
+    // At the compacted revision itself some changes may be gone; those left must have happened.
     let complete = |events: Vec<(Revision, bool, Bytes)>| -> Vec<_> {
         events.into_iter().filter(|(at, ..)| at.main > model.compact).collect()
     };
@@ -260,7 +257,6 @@ struct World {
     options: Options,
     store: Store,
     model: Naive,
-    /// The model when the engine was last flushed.
     durable: Naive,
     held: Vec<(Arc<View>, Naive)>,
 }

@@ -1,11 +1,11 @@
-//! The key space as plainly as it can be written: a list of everything that happened.
+//! The key space as plainly as possible: a list of everything that happened.
 
 use bytes::Bytes;
 use mvcc::{Answer, HashKv, KeyMeta, KeyValue, Order, Query, SortBy};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{KeyRange, Revision};
 
-/// One change: `None` = the key was deleted.
+/// One change; `None` = the key was deleted.
 type Change = (Revision, Bytes, Option<KeyValue>);
 
 #[derive(Clone)]
@@ -15,7 +15,7 @@ pub(crate) struct Naive {
     changes: Vec<Change>,
     /// What etcd's backend would hold, compacted at once.
     rows: BTreeMap<Revision, (Bytes, Option<KeyValue>)>,
-    /// The hashes of compactions that the store has yet to do, and of the newest that it has done.
+    /// Hashes of compactions that the store has still to do, and of its newest finished ones.
     pub(crate) queued: VecDeque<HashKv>,
     pub(crate) stored: VecDeque<HashKv>,
 }
@@ -33,7 +33,6 @@ impl Default for Naive {
     }
 }
 
-/// Why a read is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     Compacted,
@@ -41,7 +40,6 @@ pub(crate) enum Refused {
 }
 
 impl Naive {
-    /// The keys that live at a revision.
     pub(crate) fn at(&self, revision: i64) -> BTreeMap<Bytes, KeyValue> {
         let mut state = BTreeMap::new();
         for (at, key, kv) in self.changes.iter().filter(|(at, ..)| at.main <= revision) {
@@ -117,7 +115,7 @@ impl Naive {
         }
     }
 
-    /// The store was opened again: what it had in memory is gone.
+    /// The store was reopened: its state in memory is gone.
     pub(crate) fn reopened(&mut self) {
         self.queued.clear();
         self.stored.clear();
@@ -132,7 +130,7 @@ impl Naive {
         newest.into_values().collect()
     }
 
-    /// `HashKV` as the contract words it; and a key that was deleted and put again at this very revision does not live then
+    /// `HashKV` by the rules in `hash.rs`. A key deleted and put again at this very revision is not alive then
     /// (etcd's `keyIndex.keep` stops at the first generation that ends at or after it).
     pub(crate) fn hash_kv(&self, revision: i64) -> HashKv {
         if let Some(stored) = self.stored.iter().find(|hash| hash.hash_revision == revision) {
@@ -150,7 +148,7 @@ impl Naive {
         HashKv { hash, compact_revision: self.compact, hash_revision: revision }
     }
 
-    /// etcd's `kvHasher`.
+    /// etcd's `kvHasher`: the checksum of the rows to keep.
     fn hash(&self, compact: i64, revision: i64, keep: &BTreeSet<Revision>) -> u32 {
         let mut bytes = b"key".to_vec();
         for (at, (key, kv)) in &self.rows {
@@ -170,7 +168,6 @@ impl Naive {
         crc32c::crc32c(&bytes)
     }
 
-    /// What etcd's backend would hold once compaction is done, in bytes.
     pub(crate) fn bytes(&self) -> i64 {
         let row = |(key, kv): &(Bytes, Option<KeyValue>)| match kv {
             Some(kv) => 17 + 16 + kv.encoded_len(),
@@ -179,7 +176,7 @@ impl Naive {
         20 * 1024 + self.rows.values().map(row).sum::<usize>() as i64
     }
 
-    /// The changes between two main revisions, inclusive: point, whether a put, key.
+    /// The changes between two main revisions, inclusive: revision, whether a put, key.
     pub(crate) fn events(&self, from: i64, to: i64) -> Vec<(Revision, bool, Bytes)> {
         let between = self.changes.iter().filter(|(at, ..)| (from..=to).contains(&at.main));
         between.map(|(at, key, kv)| (*at, kv.is_some(), key.clone())).collect()

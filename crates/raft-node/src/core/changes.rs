@@ -1,9 +1,7 @@
-//! Changes of members.
-//!
-//! etcd numbers them: add 0, remove 1, update 2, add learner 3; for raft-rs 2 is to add a learner, and it cannot decode 3, and its
-//! leader decodes what is proposed to it. So on the leader a change passes around raft-rs's `step`: it is decoded here
-//! by prost, checked as raft-rs would, and appended; the log's bytes stay etcd's. When it is applied, raft-rs is told in
-//! its own numbers. An update, or a change that the machine refused, never reaches it.
+//! Membership changes. etcd's numbers are add 0, remove 1, update 2, add learner 3. In raft-rs 2 adds a learner and 3
+//! cannot be decoded, but its leader decodes what is proposed. So a leader bypasses raft-rs's `step`: the change is
+//! decoded here with prost, checked as raft-rs would, and appended; the log's bytes stay etcd's. When it is applied,
+//! raft-rs receives it in its own numbers. Updates and refused changes never reach it.
 
 use super::{Core, Effects, Proposal};
 use crate::convert::raft_entry;
@@ -13,10 +11,11 @@ use machine::{ConfChangeKind, Effect, Outcome};
 use prost::Message as _;
 use proto::raftpb;
 use raft::eraftpb;
+use std::sync::Arc;
 use types::EntryKind;
 
 impl Core {
-    /// On the leader: puts a change into the log, or lets it wait until the one before it is applied.
+    /// On the leader: appends a change to the log, or returns it until the previous one is applied.
     pub(super) fn propose_change(&mut self, proposal: Proposal) {
         let Some(change) = decode(&proposal.data) else {
             slog::warn!(self.logger, "dropped a change of members that cannot be read"; "bytes" => proposal.data.len());
@@ -33,9 +32,8 @@ impl Core {
             return refuse(&mut self.effects, &proposal, ProposeError::NotEnoughMembers);
         }
         if removes_me {
-            // A leader that applies its own removal panics in raft-rs as soon as anything persists, and of two members
-            // the other could not decide alone without knowing that it is committed. So the change waits, and is
-            // forwarded to the new leader. After each check of the quorum, nobody has been heard of for a moment.
+            // raft-rs panics in a leader that applied its own removal, and of two members, the other could not be
+            // elected. So the change is forwarded to a new leader. Just after a quorum check no member is active.
             if let Some(other) = self.best_transferee() {
                 slog::info!(self.logger, "handing leadership over before this member is removed";
                     "to" => format!("{other:x}"));
@@ -55,7 +53,6 @@ impl Core {
         }
     }
 
-    /// Tells raft of a change that the machine has accepted.
     pub(super) fn apply_change(&mut self, outcome: &Outcome) -> Result<(), NodeFault> {
         let Effect::Conf { change, accepted: true, .. } = &outcome.effect else {
             return Ok(());
@@ -67,21 +64,21 @@ impl Core {
             ConfChangeKind::Update => return Ok(()),
         };
         if kind == eraftpb::ConfChangeType::RemoveNode && change.node == self.node.raft.id {
-            // From here on raft-rs must not be called: see the contract, point 7.
+            // raft-rs must not be called any more: see the contract, point 7.
             self.removed = true;
             return Ok(());
         }
         let mut translated = eraftpb::ConfChange::default();
         translated.set_change_type(kind);
         translated.node_id = change.node;
-        self.node.apply_conf_change(&translated).map_err(|error| {
-            NodeFault::Raft(format!("change of members at index {}: {error}", outcome.index))
-        })?;
-        Ok(())
+        match self.node.apply_conf_change(&translated) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(NodeFault::Change { index: outcome.index, source: Arc::new(error) }),
+        }
     }
 }
 
-/// A change as etcd writes it; `None` for what etcd's members would panic on.
+/// Decodes a change as etcd does; `None` for what etcd's members would panic on.
 fn decode(data: &Bytes) -> Option<raftpb::ConfChange> {
     machine::check(EntryKind::ConfChange, data).ok()?;
     raftpb::ConfChange::decode(&data[..]).ok()

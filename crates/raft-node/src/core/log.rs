@@ -1,11 +1,9 @@
-//! The raft log as raft-rs reads it: the write-ahead log, with its newest entries in memory.
+//! The raft log as raft-rs reads it: the write-ahead log, with its newest entries cached in memory.
 //!
 //! ```text
 //!        first                    cached from        last
-//!   wal:  |--------------------------|================|      cache: the newest entries, bounded
+//!   wal:  |--------------------------|================|      cache: empty, or ends at the last index, as the log does
 //! ```
-//!
-//! Invariant: the cache is empty, or a contiguous run that ends at the log's last index and equals it.
 
 use crate::convert::{log_entry_ref, raft_entry};
 use crate::limits::Limits;
@@ -16,33 +14,33 @@ use std::collections::{BTreeMap, VecDeque};
 use types::{ConfState, Entry, HardState, Index, Term};
 use wal::{Disk, Wal, WalError};
 
-/// What the node needs of a log on disk.
+/// The operations that the node needs of a log on disk.
 pub trait Log: Send {
-    /// Writes entries and the hard state, in one write. Entries may overwrite a suffix.
+    /// Writes entries and the hard state in one write. Entries may replace a suffix.
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError>;
-    /// Makes what was written durable; does nothing when nothing needs it.
+    /// Makes written data durable; no effect if nothing needs it.
     fn sync(&mut self) -> Result<(), WalError>;
-    /// Makes durable all that was written, the commit index too: at an orderly end.
+    /// Makes everything written durable, including the commit index: for an orderly end.
     fn sync_all(&mut self) -> Result<(), WalError> {
         self.sync()
     }
-    /// The first index held.
+    /// The first index in the log.
     fn first_index(&self) -> Index;
-    /// The last index held; `first_index() - 1` of an empty log.
+    /// The last index in the log; `first_index() - 1` if it is empty.
     fn last_index(&self) -> Index;
-    /// The term of an entry, also of the one before the first.
+    /// The term of an entry, or of the one before the first.
     fn term(&self, index: Index) -> Option<Term>;
-    /// Entries `[low, high)`: at least one, then as many as `max_bytes` allows.
+    /// The entries `[low, high)`: at least one, then as many as `max_bytes` allows.
     fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, WalError>;
-    /// What was written last.
+    /// The hard state written last.
     fn hard_state(&self) -> HardState;
-    /// Entries before this index are not needed any more.
+    /// Releases entries before this index, which are no longer needed.
     fn release(&mut self, index: Index) -> Result<(), WalError>;
-    /// Whether [`Log::sync`] would do something.
+    /// Whether [`Log::sync`] would sync anything.
     fn must_sync(&self) -> bool {
         true
     }
-    /// Bytes written since it was opened, where it counts them.
+    /// Bytes written since it was opened, if it counts them.
     fn written_bytes(&self) -> u64 {
         0
     }
@@ -87,25 +85,26 @@ where
     }
 }
 
-/// The log and its cache.
 pub(crate) struct LogStore {
     log: Box<dyn Log>,
     cache: VecDeque<eraftpb::Entry>,
     cache_bytes: usize,
     cache_bytes_max: usize,
     start: RaftState,
-    /// Bytes of payload written since the start: what flushes are counted in.
+    /// Payload bytes written since the start: flushes are scheduled by them.
     written_bytes: u64,
-    /// Members that need what the log no longer has, and where it began when that was told. raft-rs asks with `&self`.
+    /// Members that need released entries, each with the log's start when it was reported. raft-rs asks with `&self`.
     lagging: RefCell<BTreeMap<u64, Index>>,
+    /// A failed read. raft-rs is given nothing, since it would panic or take a member for lagging: check this first.
+    fault: RefCell<Option<WalError>>,
     lagging_max: usize,
-    /// Bytes read at a time where the entries' payload is let go at once.
+    /// Bytes read at a time when payloads are dropped at once.
     page_bytes: u64,
     logger: slog::Logger,
 }
 
 impl LogStore {
-    /// `hard_state` and `conf` are what raft starts from; the hard state's commit may have been raised.
+    /// raft starts from `hard_state` and `conf`; the hard state's commit may have been raised.
     pub(super) fn new(
         log: Box<dyn Log>,
         hard_state: HardState,
@@ -126,7 +125,8 @@ impl LogStore {
             start: RaftState::new(hs, cs),
             written_bytes: 0,
             lagging: RefCell::default(),
-            lagging_max: limits.lagging_told.max(1),
+            fault: RefCell::default(),
+            lagging_max: limits.lagging_reported.max(1),
             page_bytes: limits.group_bytes,
             logger,
         }
@@ -140,11 +140,15 @@ impl LogStore {
         &mut *self.log
     }
 
+    /// Returns the first failed read since the last call, as an error.
+    pub(super) fn take_fault(&self) -> Result<(), WalError> {
+        self.fault.borrow_mut().take().map_or(Ok(()), Err)
+    }
+
     pub(super) fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    /// Writes, without a sync.
     pub(super) fn append(
         &mut self,
         entries: Vec<eraftpb::Entry>,
@@ -181,22 +185,25 @@ impl LogStore {
         });
     }
 
-    fn page(&self, low: Index, high: Index, max_bytes: u64) -> raft::Result<Vec<eraftpb::Entry>> {
+    fn page(&self, low: Index, high: Index, max_bytes: u64) -> Vec<eraftpb::Entry> {
         if let Some(entries) = self.cached(low, high, max_bytes) {
-            return Ok(entries);
+            return entries;
         }
         let entries = self.log.entries(low, high, max_bytes);
-        let entries = entries.map_err(|error| raft::Error::Store(StorageError::Other(Box::new(error))))?;
-        Ok(entries.into_iter().map(|e| raft_entry(e.kind, e.term, e.index, e.data)).collect())
+        let entries = entries.unwrap_or_else(|error| {
+            self.fault.borrow_mut().get_or_insert(error);
+            Vec::new()
+        });
+        entries.into_iter().map(|e| raft_entry(e.kind, e.term, e.index, e.data)).collect()
     }
 
-    /// All entries `[low, high)`, normal ones without their payload. raft-rs asks without a bound only to count changes of
-    /// members among what is not applied, before an election: a member that is far behind would hold all of it in memory.
-    fn kinds(&self, low: Index, high: Index) -> raft::Result<Vec<eraftpb::Entry>> {
+    /// The entries `[low, high)`, normal ones without payload, for which a lagging member might need its whole log in
+    /// memory: raft-rs asks without a limit only to count unapplied membership changes before an election.
+    fn kinds(&self, low: Index, high: Index) -> Vec<eraftpb::Entry> {
         let mut all: Vec<eraftpb::Entry> = Vec::new();
         let mut next = low;
         while next < high {
-            let page = self.page(next, high, self.page_bytes)?;
+            let page = self.page(next, high, self.page_bytes);
             let Some(last) = page.last() else { break };
             next = last.index + 1;
             all.extend(page.into_iter().map(|mut entry| {
@@ -206,7 +213,7 @@ impl LogStore {
                 entry
             }));
         }
-        Ok(all)
+        all
     }
 
     fn cached(&self, low: Index, high: Index, max_bytes: u64) -> Option<Vec<eraftpb::Entry>> {
@@ -226,7 +233,6 @@ impl LogStore {
     }
 }
 
-/// What an entry weighs: its payload and its own fields.
 fn cost(entry: &eraftpb::Entry) -> usize {
     entry.data.len() + size_of::<eraftpb::Entry>()
 }
@@ -246,10 +252,10 @@ impl Storage for LogStore {
         if low < self.log.first_index() {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        match max_size.into() {
+        Ok(match max_size.into() {
             Some(max_bytes) => self.page(low, high, max_bytes),
             None => self.kinds(low, high),
-        }
+        })
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -273,8 +279,8 @@ impl Storage for LogStore {
         Ok(self.log.last_index())
     }
 
-    /// There are no snapshots between members yet: the log is kept for those who lag instead. raft-rs asks again with
-    /// every heartbeat's answer; one line says whom that leaves behind.
+    /// There are no snapshots between members yet: the log is kept for lagging ones. raft-rs asks again with every
+    /// heartbeat response; one log line names the member left behind.
     fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
         let first = self.log.first_index();
         let mut lagging = self.lagging.borrow_mut();
@@ -298,7 +304,6 @@ mod tests {
     use types::EntryKind;
     use wal::MemDisk;
 
-    /// Counts the payload that is read at a time.
     struct Paged(Wal<MemDisk>, Arc<AtomicUsize>);
 
     impl Log for Paged {
@@ -357,7 +362,7 @@ mod tests {
     #[test]
     fn members_that_were_told_of_as_lagging_do_not_fill_the_memory() {
         let log = Wal::create(MemDisk::new(), b"whose").unwrap();
-        let limits = Limits { lagging_told: 3, ..Limits::default() };
+        let limits = Limits { lagging_reported: 3, ..Limits::default() };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let store =
             LogStore::new(Box::new(log), HardState::default(), &ConfState::default(), &limits, logger);

@@ -1,177 +1,160 @@
-//! The pure core: raft-rs, its log and the bookkeeping around them, as a function of inputs and the time given.
-//!
-//! The driver runs it on a thread with a real disk; tests and the simulator run the same code with a faulty one. It has
-//! no clock, no randomness of its own but raft's election timeout ([`Core::fix_election_timeout`]), no thread and no
-//! socket. See [`Core`] for the contract of whoever drives it.
+//! The pure core: raft-rs, its log and bookkeeping, as a function of inputs and the time given. It has no clock, thread
+//! or socket, and no randomness except raft's election timeout ([`Core::fix_election_timeout`]).
 
 mod changes;
-mod going;
 mod guard;
 mod log;
+mod pending_revokes;
 mod propose;
 mod reads;
-mod standing;
+mod state;
 
 pub use log::Log;
+pub use propose::Proposal;
 pub use reads::ReadsDone;
+pub use state::{Leadership, PeerProgress};
 
 use crate::convert::{Checked, log_entry, outgoing};
 use crate::limits::Limits;
-use crate::{Leadership, NodeFault, ProposeError, RequestIds, StartError};
-use bytes::Bytes;
-use going::Going;
+use crate::{NodeFault, ProposeError, RequestIds, StartError};
 use log::LogStore;
 use machine::Outcome;
+use pending_revokes::PendingRevokes;
 use proto::raftpb;
 use raft::eraftpb::MessageType;
 use raft::{Config, GetEntriesContext, RawNode, ReadOnlyOption, SnapshotStatus, StateRole, Storage as _};
 use reads::{Reads, SeenReads};
 use std::time::{Duration, Instant};
-use types::{ConfState, Entry, EntryKind, HardState, Index, Term};
+use types::mutant::{Mutant, is};
+use types::{ConfState, Entry, HardState, Index, Term};
 
-/// How a core is made.
+/// Configuration of a core.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// This member.
+pub struct CoreSettings {
+    /// The ID of this member.
     pub member: u64,
     /// Ticks without a leader before an election.
     pub election_ticks: usize,
-    /// Ask before disturbing a leader.
+    /// Whether to hold a pre-vote before an election.
     pub pre_vote: bool,
     /// How long a round of reads waits for its answer.
     pub request_timeout: Duration,
-    /// Milliseconds since 1970 at the start: makes read contexts of this life unlike those of earlier ones.
+    /// Milliseconds since 1970 at the start: makes read contexts unique across restarts.
     pub unix_millis: u64,
     /// The machine's applied index.
     pub applied: Index,
     /// The members at the applied index.
     pub conf: ConfState,
-    /// What is bounded, and by how much.
+    /// The node's limits, with their defaults.
     pub limits: Limits,
 }
 
-/// An entry to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proposal {
-    /// Whose waiter the entry completes; 0 for a peer's, whose ID is inside the data.
-    pub id: u64,
-    /// What `data` is.
-    pub kind: EntryKind,
-    /// The entry's payload.
-    pub data: Bytes,
-    /// While it has not reached raft by then, it is dropped.
-    pub deadline: Instant,
-    /// How many members have sent it on its way here; 0 = it is of this member.
-    pub hops: u8,
-}
-
-/// What was dropped of what peers sent.
+/// What was dropped of peers' messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// A message that does not fit this member's log, term or role.
     Message,
-    /// A read's context that came before.
+    /// A read context that was seen before.
     Read,
-    /// A proposal that went from member to member too often.
+    /// A proposal that was forwarded too often.
     Proposal,
 }
 
-/// Everything that can happen to a core.
+/// An input of the core.
 #[derive(Debug)]
 pub enum Input {
     /// A tick of the clock passed.
     Tick,
-    /// A peer said something.
+    /// A message came from a peer.
     Message(Checked),
-    /// Entries for the log. Only while [`Core::takes_proposals`]; what cannot be taken comes back in the effects.
+    /// Entries to propose, while [`Core::takes_proposals`]; those that cannot be accepted are in the effects.
     Propose(Vec<Proposal>),
-    /// Entries that this member logs as the leader of the term, or that nobody does: where it is not, they are refused.
+    /// Entries that only the leader of this term may log: on any other member they are refused.
     ProposeInTerm(Term, Vec<Proposal>),
-    /// Somebody wants to read what is newest; the token comes back in [`Effects::reads`].
+    /// A linearizable read; the token comes back in [`Effects::reads`].
     Read(u64),
-    /// Messages to this member do not arrive.
+    /// Messages to this member are not delivered.
     Unreachable(u64),
     /// A snapshot was sent to this member, or failed.
     SnapshotDone {
-        /// The member.
+        /// The receiving member's ID.
         member: u64,
-        /// Whether it arrived.
+        /// Whether it was delivered.
         ok: bool,
     },
-    /// Hand leadership to this member.
+    /// Transfer leadership to this member.
     Transfer(u64),
-    /// Do not wait for the election timeout.
+    /// Start an election without waiting for the timeout.
     Campaign,
 }
 
-/// What an input or an apply led to, besides work for disk and network.
+/// The results of an input or an apply, besides work for disk and network.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Proposals that cannot be taken now; they wait and come again.
+    /// Proposals that cannot be accepted now: propose them again.
     pub returned: Vec<Proposal>,
-    /// Proposals that end without being logged.
+    /// Proposals that ended without being logged.
     pub refused: Vec<(u64, ProposeError)>,
-    /// Reads that ended.
+    /// Reads that were served or failed.
     pub reads: Vec<ReadsDone>,
-    /// Who leads now, when that changed.
+    /// The new leadership, if it changed.
     pub leadership: Option<Leadership>,
-    /// What was dropped, one by one.
+    /// The dropped messages, one by one.
     pub dropped: Vec<Dropped>,
 }
 
-/// What must be written, with the messages that need not wait for it.
+/// Data to write, and the messages that need not wait for it.
 #[derive(Debug)]
 pub struct Work {
-    /// To be sent at once: a leader replicates before its own sync.
+    /// Send at once: a leader replicates before its own sync.
     pub messages: Vec<raftpb::Message>,
-    /// To be sent with [`Persisted::messages`]: they speak for a term or a vote that is not on disk yet.
+    /// Sent with [`Persisted::messages`], because they depend on a term or vote that is not on disk yet.
     held: Vec<raftpb::Message>,
     ready: raft::Ready,
 }
 
-/// What may be done once the work was written and synced.
+/// What may be done after the work was written and synced.
 #[derive(Debug, Default)]
 pub struct Persisted {
-    /// To be sent now: promises that hold.
+    /// Send now: they promise what is durable.
     pub messages: Vec<raftpb::Message>,
-    /// To be applied now, in order.
+    /// Apply now, in order.
     pub committed: Vec<Entry>,
 }
 
-/// One member's raft. The driver's contract:
+/// One member's raft. To drive it:
 ///
-/// 1. Call [`Core::step`] for each input, with the time of now; any number of them before the next point.
-/// 2. Then, while [`Core::work`] gives any: send [`Work::messages`], and hand the work to [`Core::persist`], which writes
-///    and syncs it.
-/// 3. After it, send [`Persisted::messages`] and apply [`Persisted::committed`], whole and in order, in one or more groups: at
-///    once, or later ([`Core::committed`] has the entries still), while points 1 to 3 go on.
+/// 1. Call [`Core::step`] for each input, with the current time; any number of them before point 2.
+/// 2. Then, while [`Core::work`] returns any: send [`Work::messages`], and pass the work to [`Core::persist`].
+/// 3. Afterwards send [`Persisted::messages`] and apply [`Persisted::committed`], all and in order, in one or more
+///    groups: at once, or later (read them with [`Core::committed`]) while points 1 to 3 go on.
 /// 4. After each group call [`Core::applied`] with its last index and outcomes.
 /// 5. After points 1 and 4 take [`Core::effects`], and act on them.
-/// 6. With nothing left to do call [`Core::settle`], then sleep until an input, the next tick or [`Core::wake_at`],
-///    whichever comes first; at the last call [`Core::wake`], and go on with point 2.
-/// 7. When [`Core::is_removed`], stop: send what was handed out, and call nothing any more.
-/// 8. A [`NodeFault`] is final: drop the core, end the process.
+/// 6. When nothing is left call [`Core::settle`], then sleep until an input, the next tick or [`Core::wake_at`],
+///    whichever comes first; after the last call [`Core::wake`] and continue with point 2.
+/// 7. When [`Core::is_removed`], stop: send the messages already returned, and call nothing any more.
+/// 8. A [`NodeFault`] is final: drop the core and end the process.
 pub struct Core {
     node: RawNode<LogStore>,
     reads: Reads,
     seen: SeenReads,
-    going: Going,
+    pending_revokes: PendingRevokes,
     leadership: Leadership,
     effects: Effects,
-    /// What the log was last told of the commit index.
+    /// The commit index in the hard state last written to the log.
     written_commit: Index,
     /// An entry without data was committed: the first of a leader's term.
     term_began: bool,
     removed: bool,
-    /// The time of the last call that told it.
+    /// The time passed in by the last call that had one.
     now: Option<Instant>,
     limits: Limits,
     logger: slog::Logger,
 }
 
 impl Core {
-    /// A member that has applied up to `settings.applied` and has this log.
-    pub fn new(settings: &Settings, log: Box<dyn Log>, logger: slog::Logger) -> Result<Self, StartError> {
+    /// A core of a member that has this log and has applied up to `settings.applied`.
+    pub fn new(settings: &CoreSettings, log: Box<dyn Log>, logger: slog::Logger) -> Result<Self, StartError> {
         let applied = settings.applied;
         let (first, last) = (log.first_index(), log.last_index());
         if last < applied {
@@ -182,7 +165,7 @@ impl Core {
         }
         let mut hard_state = log.hard_state();
         let written_commit = hard_state.commit;
-        // The commit index is written late (without a sync of its own), and raft-rs panics below the applied index.
+        // The log may lack the newest commit index (not synced by itself), but raft-rs panics if applied is above it.
         hard_state.commit = hard_state.commit.max(applied).min(last);
         let limits = settings.limits.clone();
         let config = Config {
@@ -211,7 +194,7 @@ impl Core {
             node,
             reads: Reads::new(ids, settings.request_timeout, &limits),
             seen: SeenReads::new(&limits),
-            going: Going::default(),
+            pending_revokes: PendingRevokes::default(),
             leadership,
             effects: Effects::default(),
             written_commit,
@@ -223,7 +206,7 @@ impl Core {
         })
     }
 
-    /// Takes one input.
+    /// Processes one of the inputs.
     pub fn step(&mut self, now: Instant, input: Input) {
         if self.removed {
             return;
@@ -233,6 +216,10 @@ impl Core {
             Input::Message(message) => self.step_message(message),
             Input::Propose(proposals) => self.propose(now, proposals),
             Input::ProposeInTerm(term, proposals) => self.propose_in_term(term, proposals),
+            Input::Read(token) if is(Mutant::ReadWithoutRound) => {
+                let applied = self.node.raft.raft_log.applied;
+                self.reads.confirmed_at(applied, token);
+            }
             Input::Read(token) => self.reads.ask(token),
             Input::Unreachable(member) => self.node.report_unreachable(member),
             Input::SnapshotDone { member, ok } => {
@@ -246,52 +233,60 @@ impl Core {
         self.run_reads(now);
     }
 
-    /// The work that has come up, if any.
-    pub fn work(&mut self) -> Option<Work> {
+    /// The work that raft has produced, if any.
+    pub fn work(&mut self) -> Result<Option<Work>, NodeFault> {
         if self.removed {
-            return None;
+            return Ok(None);
         }
-        // A round that ended makes room for the reads that came meanwhile: they do not wait for the next input.
+        // The end of a round lets waiting reads start the next one, without another input.
         if let Some(now) = self.now {
             self.run_reads(now);
         }
-        if !self.node.has_ready() {
-            return None;
-        }
-        let mut ready = self.node.ready();
+        let ready = self.node.has_ready().then(|| self.node.ready());
+        self.check_log()?;
+        let Some(mut ready) = ready else { return Ok(None) };
         for state in ready.take_read_states() {
             self.reads.confirm(&state.request_ctx, state.index);
         }
-        let messages: Vec<_> = ready.take_messages().into_iter().filter_map(outgoing).collect();
-        // raft-rs takes it that whoever leads has its own vote on disk. The only voter of a cluster elects itself in one
-        // step: what its learners got in a term that a crash forgets, the same term would say otherwise again.
+        let mut messages: Vec<_> = ready.take_messages().into_iter().filter_map(outgoing).collect();
+        if is(Mutant::SendBeforeWrite) {
+            messages.extend(ready.take_persisted_messages().into_iter().filter_map(outgoing));
+        }
+        // raft-rs assumes a leader's own vote on disk. A sole voter elects itself in one step: if a crash lost that
+        // term, its learners might see the same term with other entries.
         let written = self.log().hard_state();
-        let promises = ready.hs().is_some_and(|hs| (hs.term, hs.vote) != (written.term, written.vote));
+        let promises = !is(Mutant::SendBeforeOwnTerm)
+            && ready.hs().is_some_and(|hs| (hs.term, hs.vote) != (written.term, written.vote));
         let (messages, held) = if promises { (Vec::new(), messages) } else { (messages, Vec::new()) };
-        Some(Work { messages, held, ready })
+        Ok(Some(Work { messages, held, ready }))
     }
 
     /// Writes and syncs the work.
     pub fn persist(&mut self, work: Work) -> Result<Persisted, NodeFault> {
         let mut ready = work.ready;
         if !ready.snapshot().is_empty() {
-            return Err(NodeFault::Raft("a snapshot from a peer passed the checks".to_owned()));
+            return Err(NodeFault::Snapshot);
         }
         let must_sync = ready.must_sync();
         let entries = ready.take_entries();
-        // A commit index alone is not worth a write of its own: it goes with the next entries, or when things settle.
+        // A commit index alone is not worth a write: it is written with the next entries, or by `settle`.
         let hard_state = if must_sync {
             let hs = ready.hs().map(|hs| HardState { term: hs.term, vote: hs.vote, commit: hs.commit });
-            hs.or_else(|| self.hard_state_if_new())
+            hs.or_else(|| self.hard_state_if_new()).filter(|_| !is(Mutant::ForgetVote))
         } else {
             None
         };
         let store = self.node.mut_store();
         if hard_state.is_some() || !entries.is_empty() {
-            store.append(entries, hard_state.as_ref()).map_err(|error| log_fault(&error))?;
+            store.append(entries, hard_state.as_ref())?;
         }
-        if must_sync {
-            store.log_mut().sync().map_err(|error| log_fault(&error))?;
+        if must_sync && !is(Mutant::SkipSync) {
+            let log = store.log_mut();
+            let mut synced = log.sync();
+            if is(Mutant::SyncAgain) && synced.is_err() {
+                synced = log.sync();
+            }
+            synced?;
         }
         if let Some(hard_state) = hard_state {
             self.written_commit = hard_state.commit;
@@ -302,6 +297,7 @@ impl Core {
         let mut light = self.node.advance_append(ready);
         messages.append(&mut light.take_messages());
         committed.append(&mut light.take_committed_entries());
+        self.check_log()?;
         self.term_began |= committed.iter().any(|entry| entry.data.is_empty());
         Ok(Persisted {
             messages: held.into_iter().chain(messages.into_iter().filter_map(outgoing)).collect(),
@@ -309,19 +305,18 @@ impl Core {
         })
     }
 
-    /// Entries of [`Persisted::committed`] behind `after`, up to `last` or to [`Limits::group_bytes`]; at least one where there
-    /// are any.
+    /// Committed entries after `after`, up to `last` or [`Limits::group_bytes`]; at least one if there are any.
     pub fn committed(&self, after: Index, last: Index) -> Result<Vec<Entry>, NodeFault> {
         if after >= last {
             return Ok(Vec::new());
         }
         let context = GetEntriesContext::empty(false);
         let entries = self.node.store().entries(after + 1, last + 1, self.limits.group_bytes, context);
-        let entries = entries.map_err(|error| NodeFault::Log(error.to_string()))?;
-        Ok(entries.into_iter().map(log_entry).collect())
+        self.check_log()?;
+        Ok(entries?.into_iter().map(log_entry).collect())
     }
 
-    /// The machine has applied up to `index`, with these outcomes.
+    /// Reports that the machine has applied up to `index`, with these outcomes.
     pub fn applied(&mut self, now: Instant, index: Index, outcomes: &[Outcome]) -> Result<(), NodeFault> {
         if self.removed {
             return Ok(());
@@ -342,28 +337,28 @@ impl Core {
         Ok(())
     }
 
-    /// What came of it.
+    /// Takes the effects since the last call.
     pub fn effects(&mut self) -> Effects {
-        // A read confirmed at an index that is applied already has nothing left to wait for.
+        // A read confirmed at an applied index can be served at once.
         self.reads.applied(self.node.raft.raft_log.applied, &mut self.effects.reads);
         std::mem::take(&mut self.effects)
     }
 
-    /// Writes down the commit index, without a sync, if that has not been done with some entries.
+    /// Writes the commit index, without a sync, unless some entries carried it.
     pub fn settle(&mut self) -> Result<(), NodeFault> {
         if let Some(hard_state) = self.hard_state_if_new() {
-            self.node.mut_store().append(Vec::new(), Some(&hard_state)).map_err(|error| log_fault(&error))?;
+            self.node.mut_store().append(Vec::new(), Some(&hard_state))?;
             self.written_commit = hard_state.commit;
         }
         Ok(())
     }
 
-    /// Makes all that was written durable, the commit index too; for the end.
+    /// Makes everything written durable, including the commit index: for an orderly end.
     pub fn sync_all(&mut self) -> Result<(), NodeFault> {
-        self.node.mut_store().log_mut().sync_all().map_err(|error| log_fault(&error))
+        Ok(self.node.mut_store().log_mut().sync_all()?)
     }
 
-    /// Sees to reads that are due: another attempt, or the end of their patience.
+    /// Retries or expires reads that are due.
     pub fn wake(&mut self, now: Instant) {
         if !self.removed {
             self.run_reads(now);
@@ -375,24 +370,29 @@ impl Core {
         self.reads.wake_at()
     }
 
-    /// The log, for reading.
+    /// The log, for reading only.
     pub fn log(&self) -> &dyn Log {
         self.node.store().log()
     }
 
-    /// Entries before this index are not needed: neither for replay nor for members that lag.
+    /// Releases entries before this index: they are needed neither for replay nor for lagging members.
     pub fn release(&mut self, index: Index) -> Result<(), NodeFault> {
-        self.node.mut_store().log_mut().release(index).map_err(|error| log_fault(&error))
+        Ok(self.node.mut_store().log_mut().release(index)?)
     }
 
-    /// Bytes of payload written since the start.
+    /// Payload bytes written since the start.
     pub fn written_bytes(&self) -> u64 {
         self.node.store().written_bytes()
     }
 
-    /// Makes the next election reproducible; `ticks` in [`election_ticks`, 2 × `election_ticks`).
+    /// Sets the next election timeout, for reproducible runs; `ticks` in [`election_ticks`, 2 × `election_ticks`).
     pub fn fix_election_timeout(&mut self, ticks: usize) {
         self.node.raft.set_randomized_election_timeout(ticks);
+    }
+
+    /// Returns an error if raft-rs tried to read what could not be read.
+    fn check_log(&self) -> Result<(), NodeFault> {
+        Ok(self.node.store().take_fault()?)
     }
 
     fn campaign(&mut self) {
@@ -414,13 +414,13 @@ impl Core {
         if is_read && raft.state == StateRole::Leader {
             let (term, context) = (raft.term, message.entries[0].data.clone());
             let is_member = |id| raft.prs().get(id).is_some();
-            if !self.seen.is_new(term, message.from, &context, is_member) {
+            if !self.seen.is_new(term, message.from, &context, is_member) && !is(Mutant::TakeReadTwice) {
                 self.effects.dropped.push(Dropped::Read);
                 return;
             }
         }
         if let Err(error) = self.node.step(message) {
-            // Responses of strangers, mostly members just removed: raft-rs ignores them, as etcd does.
+            // Responses of strangers, mostly just removed members: raft-rs ignores them, as etcd does.
             slog::debug!(self.logger, "raft ignored a peer's message"; "error" => %error);
         }
     }
@@ -452,14 +452,12 @@ impl Core {
 
     fn hard_state_if_new(&self) -> Option<HardState> {
         let hs = self.node.raft.hard_state();
-        (hs.commit > self.written_commit).then_some(HardState {
-            term: hs.term,
-            vote: hs.vote,
-            commit: hs.commit,
-        })
+        let known = HardState { term: hs.term, vote: hs.vote, commit: hs.commit };
+        let known = if is(Mutant::ForgetVote) {
+            HardState { commit: hs.commit, ..self.log().hard_state() }
+        } else {
+            known
+        };
+        (hs.commit > self.written_commit).then_some(known)
     }
-}
-
-fn log_fault(error: &wal::WalError) -> NodeFault {
-    NodeFault::Log(error.to_string())
 }

@@ -1,21 +1,61 @@
-//! The way of a proposal into a log: this member's where it leads, the leader's where it follows.
+//! Proposals: into this member's log if it leads, otherwise forwarded to the leader. All waiting ones become one
+//! `MsgProp` of many entries: one step of raft, one message per follower.
 //!
-//! Everything that waits becomes one `MsgProp` of many entries: one step of raft, and one message a follower.
-//!
-//! A proposal that a peer forwarded is handed on where this member does not lead (any more), but only a few times, and its
-//! time is not renewed: members that take each other for the leader would send it round for ever.
+//! A peer's proposal is forwarded again, but only a few times and within its original deadline: members that take each
+//! other for the leader would pass it on forever.
 
-use super::{Core, Dropped, Proposal};
+use super::{Core, Dropped};
 use crate::ProposeError;
-use crate::convert::{hop_mark, raft_entry};
+use crate::convert::{forward_context, raft_entry};
+use crate::room::Permit;
 use bytes::Bytes;
+use machine::Command;
 use raft::StateRole;
 use raft::eraftpb::{self, MessageType};
 use std::time::Instant;
 use types::{EntryKind, Term};
 
+/// A proposal: an entry that is to enter the log.
+#[derive(Debug)]
+pub struct Proposal {
+    /// The waiter's request ID; 0 for a peer's entry, whose ID is inside the data.
+    pub id: u64,
+    /// The kind of entry.
+    pub kind: EntryKind,
+    /// The payload of the entry.
+    pub data: Bytes,
+    /// Dropped if it has not reached raft by then.
+    pub deadline: Instant,
+    /// How often it was sent between members; 0 = this member's own.
+    pub hops: u8,
+    /// The queue space it holds until it is logged or dropped.
+    pub permit: Option<Permit>,
+}
+
+impl Proposal {
+    /// A proposal of this member.
+    pub fn new(id: u64, kind: EntryKind, data: Bytes, deadline: Instant) -> Self {
+        Self { id, kind, data, deadline, hops: 0, permit: None }
+    }
+
+    /// A proposal forwarded by a member.
+    pub fn forwarded(kind: EntryKind, data: Bytes, deadline: Instant, hops: u8) -> Self {
+        Self { hops, ..Self::new(0, kind, data, deadline) }
+    }
+
+    /// A copy, as if another member had forwarded it.
+    pub(crate) fn again(&self) -> Self {
+        Self::forwarded(self.kind, self.data.clone(), self.deadline, self.hops)
+    }
+
+    /// An entry of this member's that asks for this.
+    pub fn of_command(command: &Command, id: u64, deadline: Instant) -> Self {
+        Self::new(id, EntryKind::Normal, command.encode(id), deadline)
+    }
+}
+
 impl Core {
-    /// Puts proposals into the log, or on the way to the leader's. What cannot be taken now comes back.
+    /// Logs proposals, or forwards them to the leader. Those that cannot be accepted now are returned.
     pub(super) fn propose(&mut self, now: Instant, proposals: Vec<Proposal>) {
         if !self.takes_proposals() {
             self.effects.returned.extend(proposals);
@@ -28,7 +68,7 @@ impl Core {
         }
     }
 
-    /// Puts entries into the log if this member leads the term; they never leave it otherwise.
+    /// Logs entries if this member leads the term; otherwise refuses them, and never forwards them.
     pub(super) fn propose_in_term(&mut self, term: Term, proposals: Vec<Proposal>) {
         let raft = &self.node.raft;
         let is_mine = raft.state == StateRole::Leader && raft.term == term && self.takes_proposals();
@@ -50,7 +90,7 @@ impl Core {
         self.append(run, Bytes::new());
     }
 
-    /// One `MsgProp` with many entries: to the leader's own raft, or by it to the leader.
+    /// Appends one `MsgProp` with many entries: to the leader's own raft, or as a message to the leader.
     fn append(&mut self, run: Vec<Proposal>, mark: Bytes) {
         let returned = self.log_or_return(run, mark);
         self.effects.returned.extend(returned);
@@ -78,7 +118,7 @@ impl Core {
                 continue;
             }
             let is_full = bytes >= self.limits.message_bytes || run.len() >= self.limits.peer_entries.max(1);
-            if run.last().is_some_and(|last| is_full || road(last) != road(&proposal)) {
+            if run.last().is_some_and(|last| is_full || route(last) != route(&proposal)) {
                 self.forward_run(now, std::mem::take(&mut run));
                 bytes = 0;
             }
@@ -88,17 +128,16 @@ impl Core {
         self.forward_run(now, run);
     }
 
-    /// Entries that came by the same road go in one message, and the road with them.
     fn forward_run(&mut self, now: Instant, run: Vec<Proposal>) {
         let peers = run.first().filter(|proposal| proposal.hops > 0);
         let mark = peers.map_or_else(Bytes::new, |first| {
-            hop_mark(first.hops, first.deadline.saturating_duration_since(now))
+            forward_context(first.hops, first.deadline.saturating_duration_since(now))
         });
         self.append(run, mark);
     }
 }
 
-/// What a message says of the way of its entries. Of this member's own it says nothing.
-fn road(proposal: &Proposal) -> Option<(u8, Instant)> {
+/// A proposal's forwarding history; `None` for this member's own.
+fn route(proposal: &Proposal) -> Option<(u8, Instant)> {
     (proposal.hops > 0).then_some((proposal.hops, proposal.deadline))
 }

@@ -1,27 +1,28 @@
-//! Linearizable reads: rounds of ReadIndex, shared by all that wait.
+//! Linearizable reads: ReadIndex rounds, shared by all waiting reads.
 //!
 //! ```text
 //! waiting ─▶ round: context sent ─▶ confirmed at an index ─▶ applied: served
-//!              │ no answer in 500 ms, or first commit of the term: a fresh context
-//!              └ a new leader: "leader changed" · too long: "timed out"
+//!             │  └─ no answer in 500 ms, or first commit of the term: a new context
+//!             └─ a new leader: "leader changed" · too long: "timed out"
 //! ```
 //!
-//! raft-rs drops a ReadIndex silently without a leader or before the first commit of the term, hence the retries. A
-//! context that reaches the leader twice can release a newer read at an old index, hence: contexts are never used twice
-//! in the cluster, and the leader drops one it has seen ([`SeenReads`]).
+//! Without a leader, or before the first commit of the term, raft-rs drops a ReadIndex silently, hence the retries. A
+//! context that reaches the leader twice could serve a newer read at an old index; so contexts are unique in the
+//! cluster, and the leader drops those it has seen ([`SeenReads`]).
 
 use crate::limits::Limits;
 use crate::{ReadError, RequestIds};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 use types::Index;
+use types::mutant::{Mutant, is};
 
-/// Reads that ended, as the tokens they were asked with.
+/// Finished reads, by the tokens they were asked with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadsDone {
-    /// Whose.
+    /// The tokens of the reads.
     pub tokens: Vec<u64>,
-    /// How.
+    /// Whether they may be served.
     pub result: Result<(), ReadError>,
 }
 
@@ -33,7 +34,6 @@ struct Round {
     deadline: Instant,
 }
 
-/// All reads of this member that are under way.
 #[derive(Debug)]
 pub(crate) struct Reads {
     ids: RequestIds,
@@ -58,15 +58,22 @@ impl Reads {
         }
     }
 
+    pub(super) fn confirmed_at(&mut self, index: Index, token: u64) {
+        self.confirmed.push((index, vec![token]));
+    }
+
     pub(super) fn ask(&mut self, token: u64) {
         self.waiting.push(token);
     }
 
-    /// The context to send now, if one is due: of a new round, or of a new attempt.
+    /// The context to send now, if one is due: of a new round, or of a retry.
     pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
         match &mut self.round {
             Some(round) if now >= round.retry_at => {
-                let context = self.ids.next_id();
+                let context = match round.contexts.first() {
+                    Some(first) if is(Mutant::ReuseReadContext) => *first,
+                    _ => self.ids.next_id(),
+                };
                 if round.contexts.len() >= self.attempts_max {
                     round.contexts.remove(0);
                 }
@@ -89,12 +96,11 @@ impl Reads {
         }
     }
 
-    /// When [`Reads::due`] or [`Reads::expire`] has something next.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.round.as_ref().map(|round| round.retry_at.min(round.deadline))
     }
 
-    /// A read state came back. Unknown and late contexts are nobody's.
+    /// Handles a read state from raft. Unknown and outdated contexts are ignored.
     pub(super) fn confirm(&mut self, context: &[u8], index: Index) {
         let Ok(context) = context.try_into().map(u64::from_be_bytes) else {
             return;
@@ -104,37 +110,36 @@ impl Reads {
         }
     }
 
-    /// The first commit of a term was applied: a dropped ReadIndex would be answered now.
+    /// The first commit of a term was applied, so a ReadIndex is no longer dropped: retry now.
     pub(super) fn retry_now(&mut self, now: Instant) {
         if let Some(round) = &mut self.round {
             round.retry_at = now;
         }
     }
 
-    /// A new leader is known. The round under way ends, as etcd's does; reads that still wait start a round of their own.
+    /// Ends the current round, as etcd does, because there is a new leader; reads still waiting start a new round.
     pub(super) fn leader_changed(&mut self, done: &mut Vec<ReadsDone>) {
-        if let Some(round) = self.round.take() {
+        if let Some(round) = self.round.take_if(|_| !is(Mutant::KeepReadRound)) {
             done.push(ReadsDone { tokens: round.tokens, result: Err(ReadError::LeaderChanged) });
         }
     }
 
-    /// Ends a round that found no leader for too long.
     pub(super) fn expire(&mut self, now: Instant, done: &mut Vec<ReadsDone>) {
         if let Some(round) = self.round.take_if(|round| now >= round.deadline) {
             done.push(ReadsDone { tokens: round.tokens, result: Err(ReadError::Timeout) });
         }
     }
 
-    /// Serves what is confirmed at or before the applied index.
     pub(super) fn applied(&mut self, applied: Index, done: &mut Vec<ReadsDone>) {
-        for (_, tokens) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+        for (_, tokens) in
+            self.confirmed.extract_if(.., |(index, _)| *index <= applied || is(Mutant::ReadBeforeApply))
+        {
             done.push(ReadsDone { tokens, result: Ok(()) });
         }
     }
 }
 
-/// The contexts that a leader has taken from each member in this term, bounded: the oldest are forgotten first, and so is
-/// who is no member any more.
+/// The contexts that a leader accepted from each member in this term; the oldest, and former members, are forgotten.
 #[derive(Debug)]
 pub(crate) struct SeenReads {
     term: u64,
@@ -147,7 +152,6 @@ impl SeenReads {
         Self { term: 0, contexts_max: limits.seen_reads.max(1), peers: HashMap::new() }
     }
 
-    /// Whether the context, of a member, is new, and now known.
     pub(super) fn is_new(
         &mut self,
         term: u64,

@@ -1,11 +1,11 @@
-//! Each limit of the core, drawn so small that it is reached, and what happens then.
+//! Each limit of the core, set so small that it is reached.
 
 use crate::net::{ELECTION_TICKS, Net};
 use proto::raftpb::MessageType;
 use raft_node::Limits;
 use raft_node::core::Input;
 
-/// Entries of the messages of this kind from one member to another.
+/// The numbers of entries in messages of this kind from one member to another.
 fn sizes(net: &Net, kind: MessageType, from: u64, to: u64) -> Vec<usize> {
     let sent = net.sent.iter().filter(|m| m.r#type() == kind && m.from() == from && m.to() == to);
     sent.map(|message| message.entries.len()).filter(|entries| *entries > 0).collect()
@@ -48,7 +48,7 @@ fn what_is_forwarded_is_cut_into_messages_of_as_many_entries_as_a_peer_takes() {
     let now = net.now;
     let batch = net.node(2).waiting.drain(..).collect();
     net.node(2).core.step(now, Input::Propose(batch));
-    let work = net.node(2).core.work().unwrap();
+    let work = net.node(2).core.work().unwrap().unwrap();
     let messages = net.node(2).core.persist(work).unwrap().messages;
     let sizes: Vec<usize> = messages.iter().map(|message| message.entries.len()).collect();
     assert_eq!(sizes, [3, 3, 1]);
@@ -149,7 +149,7 @@ fn nothing_enters_the_log_while_too_much_is_not_applied() {
     let batch = net.node(1).waiting.drain(..).collect();
     let core = &mut net.node(1).core;
     core.step(now, Input::Propose(batch));
-    let work = core.work().unwrap();
+    let work = core.work().unwrap().unwrap();
     let committed = core.persist(work).unwrap().committed;
     assert_eq!((committed.len(), core.takes_proposals()), (2, false));
     let node = net.node(1);
@@ -158,7 +158,7 @@ fn nothing_enters_the_log_while_too_much_is_not_applied() {
     assert!(node.core.takes_proposals());
 }
 
-/// With every limit as small as can be, everything still goes on, a piece at a time.
+/// With the smallest limits everything still makes progress, a piece at a time.
 #[test]
 fn the_smallest_limits_let_one_piece_through() {
     let limits = Limits {
@@ -174,7 +174,7 @@ fn the_smallest_limits_let_one_piece_through() {
         seen_reads: 0,
         peer_reads: 0,
         read_attempts: 0,
-        lagging_told: 0,
+        lagging_reported: 0,
         forward_hops: 0,
         ..Limits::default()
     };
@@ -189,4 +189,18 @@ fn the_smallest_limits_let_one_piece_through() {
     net.ticks(3 * ELECTION_TICKS);
     assert!(have_all(&net, 12));
     assert!((1..=3).all(|node| net.nodes[&node].reads.iter().any(|read| read.result == Ok(()))));
+}
+
+/// Entries beyond the cache are read from the log: a disk that cannot be read ends the search, and the process.
+#[test]
+fn a_leader_whose_log_cannot_be_read_does_not_look_for_revokes_for_ever() {
+    let mut net = Net::led_with(3, 1, &Limits { cache_bytes: 1, ..Limits::default() });
+    net.isolate(1, true);
+    for key in ["a", "b", "c"] {
+        net.put(1, key);
+    }
+    net.settle();
+    let leader = net.node(1);
+    leader.disk.trouble(wal::Trouble::NoReads);
+    assert!(leader.core.pending_revokes().is_err());
 }

@@ -1,4 +1,4 @@
-//! Scenarios of a few members: elections, replication, forwarding, reads, changes of members, hazards of raft-rs.
+//! Scenarios of a few members: elections, replication, forwarding, reads, membership changes, hazards of raft-rs.
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
@@ -32,7 +32,7 @@ fn the_leader_sends_before_its_own_write_and_followers_after_theirs() {
     net.put(1, "k");
     let batch = net.node(1).waiting.drain(..).collect();
     net.step(1, Input::Propose(batch));
-    let work = net.node(1).core.work().unwrap();
+    let work = net.node(1).core.work().unwrap().unwrap();
     let appends: Vec<_> =
         work.messages.iter().filter(|m| m.r#type() == MessageType::MsgApp).cloned().collect();
     assert_eq!(appends.len(), 2, "one for each follower");
@@ -43,7 +43,7 @@ fn the_leader_sends_before_its_own_write_and_followers_after_theirs() {
     };
     let follower = net.node(appends[0].to());
     follower.core.step(now, Input::Message(append));
-    let work = follower.core.work().unwrap();
+    let work = follower.core.work().unwrap().unwrap();
     assert!(work.messages.is_empty(), "no acknowledgement before the write");
     let syncs = follower.disk.operations();
     let persisted = follower.core.persist(work).unwrap();
@@ -148,7 +148,7 @@ fn reads_under_way_end_when_a_new_leader_comes() {
     assert_eq!(net.nodes[&1].reads[0].result, Err(ReadError::LeaderChanged));
 }
 
-/// raft-rs drops a ReadIndex before the first commit of the term, without a word.
+/// raft-rs silently drops a ReadIndex before the first commit of the term.
 #[test]
 fn a_read_that_raft_dropped_is_asked_again_on_the_first_commit_of_the_term() {
     let mut net = Net::new(3);
@@ -182,7 +182,7 @@ fn a_read_without_a_leader_is_retried_with_fresh_contexts_every_half_second() {
     assert_eq!(net.nodes[&3].reads[0].result, Ok(()));
 }
 
-/// The clock alone sees to it: the simulator found a driver that span from here to the next tick.
+/// The clock alone must trigger it: the simulator once found a member that spun until the next tick.
 #[test]
 fn a_read_that_is_due_is_asked_again_without_a_tick_or_an_input() {
     let mut net = Net::led_by(3, 1);
@@ -198,7 +198,7 @@ fn a_read_that_is_due_is_asked_again_without_a_tick_or_an_input() {
     assert_eq!(net.nodes[&2].core.wake_at(), None);
 }
 
-/// The second coming of a context could release a newer read at an old index (etcd issue 20418).
+/// A repeated context could serve a newer read at an old index (etcd issue 20418).
 #[test]
 fn the_leader_takes_a_context_of_a_peer_once() {
     let mut net = Net::led_by(3, 1);
@@ -226,7 +226,7 @@ fn the_commit_index_is_raised_to_what_the_engine_has_applied() {
     let mut net = Net::led_by(3, 1);
     net.put(1, "k");
     net.settle();
-    // The driver never settled, so the newest commit index was not written; the engine has applied it all the same.
+    // The member never settled, so the newest commit index was not written, but the engine has applied it.
     let written = net.nodes[&2].core.log().hard_state().commit;
     let applied = net.nodes[&2].machine.applied().0;
     assert!(written <= applied);
@@ -251,7 +251,7 @@ fn a_log_that_ends_before_the_engine_is_refused() {
     assert!(result.is_err(), "the log lacks entries that were applied");
 }
 
-/// Each of these ends raft-rs 0.7.0 in a panic, or would make it answer wrongly.
+/// Each of these makes raft-rs 0.7.0 panic, or answer wrongly.
 #[test]
 fn what_no_correct_peer_sends_is_dropped() {
     let mut net = Net::led_by(3, 1);
@@ -314,14 +314,14 @@ fn a_member_that_was_away_catches_up_from_the_log() {
     assert!(net.has(3, "k0") && net.has(3, "k499"));
 }
 
-/// There are no snapshots between members yet: who lags behind the log's start is told of once, and harms nobody.
+/// There are no snapshots between members yet: a member behind the log's start is reported once, and harms nobody.
 #[test]
 fn a_member_behind_the_logs_start_is_told_of_once_and_the_others_go_on() {
     let mut net = Net::led_by(3, 1);
     net.put(1, "early");
     net.settle();
     net.isolate(3, true);
-    // Keys of 200 KiB fill a segment of the log by five.
+    // Five keys of 200 KiB fill a segment of the log.
     for i in 0..30 {
         net.put(1, &format!("{i}{}", "k".repeat(200 << 10)));
         net.settle();
@@ -356,7 +356,7 @@ fn entries_of_a_term_are_logged_by_its_leader_or_by_nobody() {
         assert!(!net.has(1, "k") && net.nodes[&node].waiting.is_empty());
     }
     assert!(net.sent.iter().all(|message| message.r#type() != MessageType::MsgProp));
-    // While leadership is handed over it is too late, too.
+    // During a leadership transfer they are refused, too.
     let entries = entry(&mut net, 1);
     net.cut.insert((1, 2));
     net.step(1, Input::Transfer(2));
@@ -372,8 +372,8 @@ fn entries_of_a_term_are_logged_by_its_leader_or_by_nobody() {
     assert!(net.has(1, "k") && net.has(2, "k"));
 }
 
-/// A leader sends before its own write, and its own log counts for the majority only after that: without the third member
-/// every entry here was counted by two, and one of them is the leader.
+/// A leader sends before its own write, and counts its own log for the majority only after it. Without the third
+/// member, every entry here counts on two, one of them the leader.
 #[test]
 fn what_a_leader_counts_of_its_own_log_survives_the_loss_of_power() {
     for seed in 0..20 {
@@ -396,7 +396,7 @@ fn what_a_leader_counts_of_its_own_log_survives_the_loss_of_power() {
     }
 }
 
-/// One entry more than the other has: it is not committed before this member's write is through.
+/// An entry that the other lacks is not committed before this member's write is done.
 #[test]
 fn the_leaders_own_entry_counts_after_its_write() {
     let mut net = Net::led_by(3, 1);
@@ -406,9 +406,9 @@ fn the_leaders_own_entry_counts_after_its_write() {
     let batch = net.node(1).waiting.drain(..).collect();
     net.step(1, Input::Propose(batch));
     let (before, _, _) = net.nodes[&1].core.indexes();
-    let work = net.node(1).core.work().unwrap();
+    let work = net.node(1).core.work().unwrap().unwrap();
     let append = work.messages.iter().find(|message| message.to() == 2).unwrap().clone();
-    // The other has it, and says so, before this member's disk does.
+    // The other has it, and acknowledges it, before this member's disk does.
     net.deliver(&append);
     let acknowledged = raftpb::Message {
         r#type: Some(MessageType::MsgAppResp.into()),

@@ -1,4 +1,4 @@
-//! Changes of members, by etcd's numbers.
+//! Membership changes, by etcd's numbers.
 
 use crate::net::{Net, Node, change, create_log, member};
 use engine::MemoryEngine;
@@ -26,7 +26,7 @@ fn conf(voters: &[u64], learners: &[u64]) -> ConfState {
     ConfState { voters: voters.to_vec(), learners: learners.to_vec() }
 }
 
-/// The steps of a cluster's life as etcd 3.7 logs them, with the members after each.
+/// The changes in a cluster's life as etcd 3.7 logs them, with the members after each.
 fn life() -> Vec<(raftpb::ConfChange, ConfState)> {
     vec![
         (change(ADD, 4, Some(urls(4, 4, ""))), conf(&[1, 2, 3, 4], &[])),
@@ -143,8 +143,8 @@ fn a_leader_that_is_to_be_removed_hands_leadership_over_first() {
     assert!(net.has(3, "k"));
 }
 
-/// After a check of the quorum nobody has been heard of for a moment: of two members, the other could never know that
-/// the removal is committed, and not be elected without it.
+/// Just after a quorum check no member counts as active. Of two members, the other could not know that the removal is
+/// committed, nor be elected without it.
 #[test]
 fn a_leader_that_hears_of_nobody_does_not_log_its_own_removal() {
     let mut net = Net::led_by(2, 1);
@@ -181,7 +181,7 @@ fn a_leader_that_applies_its_own_removal_stops_without_a_panic() {
     net.put(3, "k");
     net.ticks(5);
     assert!(net.has(1, "k") && net.has(3, "k"));
-    // Whatever still comes in is not looked at.
+    // Later inputs are ignored.
     net.step(2, Input::Campaign);
     net.step(2, Input::Tick);
 }
@@ -204,7 +204,7 @@ fn a_learner_gets_the_log_and_never_campaigns() {
     assert_eq!(net.nodes[&5].core.leadership().term, term);
 }
 
-/// What it sent in a term that a crash forgets, it would send otherwise in the same term after it.
+/// After a crash loses a term, the same term may have other messages.
 #[test]
 fn the_only_voter_tells_its_learners_nothing_of_a_term_that_is_not_on_disk() {
     let mut net = Net::led_by(1, 1);
@@ -215,7 +215,7 @@ fn the_only_voter_tells_its_learners_nothing_of_a_term_that_is_not_on_disk() {
     net.step(1, Input::Campaign);
     assert!(net.nodes[&1].core.leadership().is_leader);
     let core = &mut net.node(1).core;
-    let work = core.work().unwrap();
+    let work = core.work().unwrap().unwrap();
     assert_eq!((work.messages.len(), core.log().hard_state().term), (0, term));
     let persisted = core.persist(work).unwrap();
     assert_eq!(core.log().hard_state().term, term + 1);

@@ -1,26 +1,26 @@
-//! A network of cores in one thread, with a clock of its own: what is sent arrives when the test says so.
+//! A network of cores in one thread, with its own clock: messages are delivered when the test says so.
 
 use engine::MemoryEngine;
-use machine::{Machine, Member, Outcome, Settings as MachineSettings};
+use machine::{Command, Machine, Member, Outcome, Settings as MachineSettings};
 use prost::Message as _;
 use proto::raftpb::MessageType;
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::convert::{Forwarded, Incoming, incoming};
-use raft_node::core::{Core, Dropped, Input, Log, Proposal, ReadsDone, Settings};
+use raft_node::core::{Core, CoreSettings, Dropped, Input, Log, Proposal, ReadsDone};
 use raft_node::{Limits, ProposeError, bootstrap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use types::{Entry, EntryKind, HardState, Index, MemberId, Term};
+use types::{Entry, EntryKind, HardState, Index, Term};
 use wal::{MemDisk, Wal, WalError};
 
 pub(crate) const ELECTION_TICKS: usize = 10;
-/// Small segments: a test has many logs.
+/// Small segments, because a test has many logs.
 const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20, ..wal::Options::DEFAULT };
 const TICK: Duration = Duration::from_millis(100);
 
-/// What members log, message by message.
+/// The members' log lines, message by message.
 #[derive(Clone, Default)]
 pub(crate) struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -40,7 +40,6 @@ impl slog::Drain for Lines {
     }
 }
 
-/// A log that counts how often entries are read back from it.
 struct Counted {
     wal: Wal<MemDisk>,
     reads: Arc<AtomicUsize>,
@@ -86,7 +85,7 @@ pub(crate) struct Node {
     pub(crate) reads: Vec<ReadsDone>,
     pub(crate) refused: Vec<(u64, ProposeError)>,
     pub(crate) dropped: Vec<Dropped>,
-    /// Entries that were applied in one go.
+    /// The sizes of the groups that were applied.
     pub(crate) groups: Vec<usize>,
     log_reads: Arc<AtomicUsize>,
     limits: Limits,
@@ -100,9 +99,9 @@ impl Node {
         life: u64,
         limits: &Limits,
     ) -> Self {
-        let machine = Machine::open(engine.clone(), MachineSettings::new(MemberId(id), 2)).unwrap();
+        let machine = Machine::open(engine.clone(), MachineSettings::new(id, 2)).unwrap();
         let (wal, _) = Wal::open_with(disk.clone(), LOG).unwrap();
-        let settings = Settings {
+        let settings = CoreSettings {
             member: id,
             election_ticks: ELECTION_TICKS,
             pre_vote: true,
@@ -136,21 +135,14 @@ impl Node {
     }
 
     pub(crate) fn propose(&mut self, now: Instant, kind: EntryKind, id: u64, data: Vec<u8>) {
-        self.waiting.push_back(Proposal {
-            id,
-            kind,
-            data: data.into(),
-            deadline: now + Duration::from_secs(7),
-            hops: 0,
-        });
+        self.waiting.push_back(Proposal::new(id, kind, data.into(), now + Duration::from_secs(7)));
     }
 
-    /// How often entries were read back from the log.
     pub(crate) fn log_reads(&self) -> usize {
         self.log_reads.load(Ordering::Relaxed)
     }
 
-    /// The driver's loop, in short.
+    /// A member's turn, in short.
     fn run(&mut self, now: Instant) -> Vec<raftpb::Message> {
         let mut sent = Vec::new();
         if self.core.takes_proposals() && !self.waiting.is_empty() {
@@ -163,7 +155,7 @@ impl Node {
             self.refused.extend(effects.refused);
             self.reads.extend(effects.reads);
             self.dropped.extend(effects.dropped);
-            let Some(mut work) = self.core.work() else { break };
+            let Some(mut work) = self.core.work().unwrap() else { break };
             sent.append(&mut work.messages);
             let mut persisted = self.core.persist(work).unwrap();
             sent.append(&mut persisted.messages);
@@ -181,11 +173,9 @@ impl Node {
 pub(crate) struct Net {
     pub(crate) now: Instant,
     pub(crate) nodes: BTreeMap<u64, Node>,
-    /// Pairs (from, to) that lose everything.
+    /// Pairs (from, to) whose messages are all lost.
     pub(crate) cut: BTreeSet<(u64, u64)>,
-    /// The kind of message that is lost, if any.
     pub(crate) lose: Option<MessageType>,
-    /// Everything that was ever sent.
     pub(crate) sent: Vec<raftpb::Message>,
     limits: Limits,
     next_id: u64,
@@ -196,7 +186,6 @@ impl Net {
         Self::with(members, &Limits::default())
     }
 
-    /// Members with these limits.
     pub(crate) fn with(members: u64, limits: &Limits) -> Self {
         let list: Vec<Member> = (1..=members).map(member).collect();
         let nodes = (1..=members)
@@ -222,12 +211,11 @@ impl Net {
         net
     }
 
-    /// A network that has elected the member.
     pub(crate) fn led_by(members: u64, leader: u64) -> Self {
         Self::led_with(members, leader, &Limits::default())
     }
 
-    /// The same, of members with these limits.
+    /// A network of members with these limits, that has elected this leader.
     pub(crate) fn led_with(members: u64, leader: u64, limits: &Limits) -> Self {
         let mut net = Self::with(members, limits);
         net.campaign(leader);
@@ -254,7 +242,6 @@ impl Net {
         self.nodes.values().find(|node| node.core.leadership().is_leader).map_or(0, |node| node.id)
     }
 
-    /// Delivers until nothing moves.
     pub(crate) fn settle(&mut self) {
         loop {
             let now = self.now;
@@ -269,7 +256,7 @@ impl Net {
         }
     }
 
-    /// One message, over the wire's bytes.
+    /// Delivers one message, encoded as on the wire.
     pub(crate) fn deliver(&mut self, message: &raftpb::Message) {
         let (from, to, now) = (message.from(), message.to(), self.now);
         if self.cut.contains(&(from, to)) || self.lose == Some(message.r#type()) {
@@ -282,13 +269,8 @@ impl Net {
             Incoming::Proposals(Forwarded { hops, left, entries }) => {
                 let deadline = now + left.unwrap_or(Duration::from_secs(7));
                 let proposals = entries.into_iter();
-                node.waiting.extend(proposals.map(|(kind, data)| Proposal {
-                    id: 0,
-                    kind,
-                    data,
-                    deadline,
-                    hops,
-                }));
+                node.waiting
+                    .extend(proposals.map(|(kind, data)| Proposal::forwarded(kind, data, deadline, hops)));
             }
             Incoming::Snapshot { .. } => panic!("nobody sends snapshots"),
         }
@@ -309,7 +291,7 @@ impl Net {
         }
     }
 
-    /// Cuts a member off from everybody, or lets it back.
+    /// Cuts a member off from everybody, or reconnects it.
     pub(crate) fn isolate(&mut self, id: u64, cut: bool) {
         let others: Vec<u64> = self.nodes.keys().copied().filter(|other| *other != id).collect();
         for other in others {
@@ -323,16 +305,11 @@ impl Net {
         }
     }
 
-    /// Proposes a put at the member; gives its request ID.
     pub(crate) fn put(&mut self, at: u64, key: &str) -> u64 {
         let id = self.request_id();
         let now = self.now;
-        let request = pb::InternalRaftRequest {
-            header: Some(pb::RequestHeader { id, ..Default::default() }),
-            put: Some(pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() }),
-            ..Default::default()
-        };
-        self.node(at).propose(now, EntryKind::Normal, id, request.encode_to_vec());
+        let put = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
+        self.node(at).propose(now, EntryKind::Normal, id, Command::from(put).encode(id).into());
         id
     }
 
@@ -362,7 +339,6 @@ impl Net {
     }
 }
 
-/// An empty log of the member.
 pub(crate) fn create_log(disk: &MemDisk, id: u64) -> Wal<MemDisk> {
     Wal::create_with(disk.clone(), &bootstrap::metadata(id, 7), LOG).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What comes from nobody, from a member that is mistaken, or from one that means harm.
+//! Messages of strangers, of mistaken members, and of malicious ones.
 
 use crate::net::{ELECTION_TICKS, Net};
 use proto::raftpb::{self, MessageType};
@@ -26,7 +26,7 @@ fn count(net: &Net, kind: MessageType) -> usize {
     net.sent.iter().filter(|message| message.r#type() == kind).count()
 }
 
-/// They made the leader remember a set of contexts for every sender that a message named.
+/// Such reads once made the leader remember contexts for every sender named in a message.
 #[test]
 fn reads_of_strangers_are_neither_answered_nor_remembered() {
     let mut net = Net::led_by(3, 1);
@@ -62,7 +62,7 @@ fn a_leader_has_only_so_many_reads_of_peers_under_way() {
     assert_eq!(count(&net, MessageType::MsgReadIndexResp), 5);
 }
 
-/// Among members that each take another for the leader it would go round for ever; who asked asks again.
+/// It could circle forever among members that take each other for the leader; the asker asks again.
 #[test]
 fn a_read_is_not_handed_on() {
     let mut net = Net::led_by(3, 1);
@@ -74,7 +74,7 @@ fn a_read_is_not_handed_on() {
     assert_eq!(net.nodes[&3].reads[0].result, Ok(()));
 }
 
-/// With the last term there is, nobody could be elected any more.
+/// At the maximum term, no election could succeed any more.
 #[test]
 fn a_forged_term_does_not_stick() {
     let mut net = Net::led_by(3, 1);
@@ -92,7 +92,7 @@ fn a_forged_term_does_not_stick() {
                 MessageType::MsgPreVote,
                 MessageType::MsgTimeoutNow,
             ] {
-                // What a candidate says to whom leadership is handed: no lease of the leader protects from it.
+                // A candidate that was transferred leadership: check-quorum does not protect from it.
                 let context = (kind == MessageType::MsgVote).then(|| "CampaignTransfer".into());
                 net.deliver(&raftpb::Message { context, ..message(kind, from, 1, forged) });
             }
@@ -104,7 +104,7 @@ fn a_forged_term_does_not_stick() {
     }
     let now = net.nodes[&1].core.leadership();
     assert_eq!((now.term, now.is_leader), (term, true));
-    // What elections lead to is taken, from whomever: a member that was away hears of a leader that it does not know.
+    // A higher term is accepted from anybody: a returning member learns of a leader that it does not know.
     net.deliver(&message(MessageType::MsgHeartbeat, 2, 1, term + 1_000));
     net.settle();
     assert_eq!(net.nodes[&1].core.leadership().term, term + 1_000);
@@ -114,7 +114,7 @@ fn a_forged_term_does_not_stick() {
     assert!((1..=3).all(|node| net.has(node, "k")));
 }
 
-/// As etcd: answers are taken of members only.
+/// As in etcd: only members' responses count.
 #[test]
 fn answers_of_strangers_raise_no_term() {
     let mut net = Net::led_by(3, 1);
@@ -132,7 +132,7 @@ fn answers_of_strangers_raise_no_term() {
     assert_eq!(net.nodes[&1].core.leadership(), leadership);
 }
 
-/// The proposals that were sent, as (from, to, hops, milliseconds left).
+/// The proposals sent, as (from, to, hops, milliseconds left).
 fn proposals(net: &Net) -> Vec<(u64, u64, u8, u32)> {
     let sent = net.sent.iter().filter(|message| message.r#type() == MessageType::MsgProp);
     let mark = |context: &[u8]| match *context {
@@ -157,7 +157,8 @@ fn members_that_take_each_other_for_the_leader_do_not_send_a_proposal_round_for_
     assert_eq!((net.nodes[&1].core.leadership().leader, net.nodes[&2].core.leadership().leader), (2, 1));
     net.put(1, "k");
     net.settle();
-    // Its own member sends it without a mark; the others say how often it was sent, and its time runs from the first on.
+    // Its own member sends it without a context; the others say how often it was sent, and its time runs from the
+    // first forwarding.
     let sent = [(1, 2, 0, 0), (2, 1, 1, 7_000), (1, 2, 2, 7_000), (2, 1, 3, 7_000)];
     assert_eq!(proposals(&net), sent);
     assert_eq!((&net.nodes[&1].dropped[..], net.nodes[&1].waiting.len()), (&[Dropped::Proposal][..], 0));

@@ -1,7 +1,7 @@
-//! Nodes with their threads in one process: what one sends is delivered to the other's handle.
+//! Nodes with their threads in one process: what one sends is delivered to another's handle.
 
 use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, MemoryEngine, Moment, Visit};
+use engine::{Batch, Engine, Family, Fault, MemoryEngine, Snapshot, Visit};
 use machine::{Machine, Member, Membership, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Handle, Limits, NodeFault, Options, Outbound, bootstrap};
@@ -9,16 +9,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use types::MemberId;
 use wal::{MemDisk, Wal};
 
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
-/// The wires between them.
 #[derive(Default)]
 pub(crate) struct Switch {
     handles: Mutex<HashMap<u64, Handle>>,
-    /// Members that nothing reaches, nor anything of theirs.
     pub(crate) cut: Mutex<BTreeSet<u64>>,
     /// How many forwarded proposals are still to be lost.
     pub(crate) losses: Mutex<usize>,
@@ -31,7 +28,7 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
-    /// Between members that apply no more than so many keys at once, and take so long for a large batch.
+    /// A network of members that apply at most `group_keys` keys at once, and take `large_write` for a large batch.
     pub(crate) fn slow(group_keys: u64, large_write: Duration) -> Arc<Self> {
         let machine_limits = machine::Limits { group_keys, ..machine::Limits::default() };
         let slow = Mutex::new((1..=3).collect());
@@ -80,7 +77,6 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Ends it well; what its log lies on.
     pub(crate) async fn stop(self) -> MemDisk {
         self.handle.stop().await;
         self.thread.join().unwrap().unwrap();
@@ -88,7 +84,7 @@ impl Node {
     }
 }
 
-/// Starts so many members with these limits and logs of this layout.
+/// Starts this many members with these limits and log options.
 pub(crate) fn start(
     switch: &Arc<Switch>,
     members: u64,
@@ -109,7 +105,7 @@ pub(crate) fn start(
         wal.sync().unwrap();
         let memory = Arc::new(MemoryEngine::default());
         let engine: Arc<dyn Engine> = Arc::new(SlowEngine { id, memory, switch: Arc::clone(switch) });
-        let settings = Settings { limits: switch.machine_limits, ..Settings::new(MemberId(id), 2) };
+        let settings = Settings { limits: switch.machine_limits, ..Settings::new(id, 2) };
         let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
         let request_timeout = Duration::from_secs(5);
         let options = Options { tick: TICK, request_timeout, limits: limits.clone(), ..Options::new(id, 7) };
@@ -121,7 +117,7 @@ pub(crate) fn start(
     (1..=members).map(start).collect()
 }
 
-/// See [`Switch::slow`].
+/// The size of a large batch: see [`Switch::slow`].
 pub(crate) const LARGE: usize = 100;
 
 struct SlowEngine {
@@ -134,9 +130,6 @@ impl Engine for SlowEngine {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         self.memory.get(family, key)
     }
-    fn multi_get(&self, family: Family, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, Fault> {
-        self.memory.multi_get(family, keys)
-    }
     fn scan(
         &self,
         family: Family,
@@ -146,8 +139,8 @@ impl Engine for SlowEngine {
     ) -> Result<(), Fault> {
         self.memory.scan(family, from, to, visit)
     }
-    fn moment(self: Arc<Self>) -> Box<Moment> {
-        Arc::clone(&self.memory).moment()
+    fn snapshot(self: Arc<Self>) -> Box<Snapshot> {
+        Arc::clone(&self.memory).snapshot()
     }
     fn write(&self, batch: Batch) -> Result<(), Fault> {
         if batch.ops.len() > LARGE && self.switch.slow.lock().unwrap().contains(&self.id) {
@@ -163,15 +156,13 @@ impl Engine for SlowEngine {
     }
 }
 
-pub(crate) fn put(key: &str) -> pb::InternalRaftRequest {
-    let put = pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() };
-    pb::InternalRaftRequest { put: Some(put), ..Default::default() }
+pub(crate) fn put(key: &str) -> pb::PutRequest {
+    pb::PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() }
 }
 
 /// Of all keys that begin with a k.
-pub(crate) fn delete_all() -> pb::InternalRaftRequest {
-    let delete = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
-    pb::InternalRaftRequest { delete_range: Some(delete), ..Default::default() }
+pub(crate) fn delete_all() -> pb::DeleteRangeRequest {
+    pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }
 }
 
 pub(crate) fn has(handle: &Handle, key: &str) -> bool {

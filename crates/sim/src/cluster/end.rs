@@ -1,29 +1,31 @@
-//! How a run goes and ends: faults, then peace, then the last judgement.
+//! The course of a run: faults, then healing, then the final checks.
 
 use super::{Cluster, Event, Member};
 use crate::Micros;
+use crate::Violation;
 use crate::member::Life;
-use crate::oracle::{Violation, history_hash};
+use crate::oracle::history_hash;
 use crate::trace::trace;
 use machine::Membership;
+use std::sync::Arc;
 
-/// How long the faults go on, in microseconds of virtual time.
+/// How long faults go on, microseconds of virtual time.
 const CHAOS: Micros = 40_000_000;
-/// How long a cluster may take to agree once everything is healed: several elections, each with a few rounds.
+/// How long a healed cluster may take to agree, microseconds: several elections, each with a few rounds.
 const CONVERGE: Micros = 60_000_000;
-/// How long the longest lease may last once nobody renews it: its time, an election timeout, and a few rounds.
+/// How long the longest lease may last without renewals, microseconds: its TTL, an election timeout, a few rounds.
 const LAST_LEASE: Micros = 40_000_000;
 
 impl Cluster {
-    /// Faults, then peace, then the last judgement.
+    /// Runs faults, then heals the cluster, then checks the final state.
     pub(crate) fn run(&mut self) -> Result<(), Violation> {
         while self.now < CHAOS {
             self.step()?;
         }
         self.heal();
         self.converge()?;
-        // Nobody keeps a lease alive any more, and one member stays away: all of them end.
-        let absent = self.someone_goes();
+        // No lease is renewed any more, and one member stays away: all leases must end.
+        let absent = self.stop_one_member();
         let until = self.now + LAST_LEASE;
         while self.holds_leases() {
             if self.now > until {
@@ -38,7 +40,7 @@ impl Cluster {
             self.start(id)?;
         }
         self.converge()?;
-        self.judge()
+        self.final_checks()
     }
 
     fn converge(&mut self) -> Result<(), Violation> {
@@ -52,8 +54,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes a member away without whom the others can go on, if there is one.
-    fn someone_goes(&mut self) -> Option<u64> {
+    /// Stops one member that the others can do without, if there is one.
+    fn stop_one_member(&mut self) -> Option<u64> {
         let membership = self.membership()?;
         let voters = membership.members.len() - membership.learners();
         let ids: Vec<u64> = membership.members.keys().copied().collect();
@@ -69,6 +71,7 @@ impl Cluster {
     fn heal(&mut self) {
         trace!(self.trace, "everything is healed");
         self.chaos = false;
+        self.rules.hangs_per_mille = 0;
         self.network.mend_all();
         let ids: Vec<u64> = self.members.keys().copied().collect();
         for id in ids {
@@ -76,8 +79,8 @@ impl Cluster {
             member.paused_until = 0;
             member.disks.log.heal();
             if let Some(life) = &mut member.life {
-                life.crash_in = None;
-                life.disk_fails = false;
+                life.own.crash_in = None;
+                life.own.disk_fails = false;
                 self.plan_turn(id);
             } else {
                 self.schedule(self.now + 1, Event::Start(id));
@@ -85,7 +88,7 @@ impl Cluster {
         }
     }
 
-    /// Who of them has a place in the cluster, running or not.
+    /// The members that belong to the cluster, running or not.
     fn current<'a>(&'a self, membership: &'a Membership) -> impl Iterator<Item = &'a Member> {
         membership.members.keys().filter_map(|id| self.members.get(id))
     }
@@ -96,39 +99,39 @@ impl Cluster {
             self.current(&membership).map(|member| member.life.as_ref()).collect();
         let applied = self.oracle.last_index();
         lives.is_some_and(|lives| {
-            lives.iter().filter(|life| life.core.leadership().is_leader).count() == 1
-                && lives.iter().all(|life| life.is_quiet() && life.machine.applied().0 == applied)
+            lives.iter().filter(|life| life.core().leadership().is_leader).count() == 1
+                && lives.iter().all(|life| life.is_idle() && life.shared().applied_index() == applied)
         }) && !self.events.values().any(|event| matches!(event, Event::Answer(_)))
     }
 
     fn holds_leases(&self) -> bool {
         let Some(membership) = self.membership() else { return false };
         let mut lives = self.current(&membership).filter_map(|member| member.life.as_ref());
-        lives.any(|life| !life.machine.shared().leases().is_empty())
+        lives.any(|life| !life.shared().leases().is_empty())
     }
 
     fn how_far(&self) -> Violation {
         let seconds = CONVERGE / 1_000_000;
         let members = self.members.iter().map(|(id, member)| {
             let Some(life) = &member.life else { return format!("member {id} is down") };
-            let (first, indexes) = (life.core.log().first_index(), life.core.indexes());
-            let leads = life.core.leadership();
+            let (first, indexes) = (life.core().log().first_index(), life.core().indexes());
+            let leads = life.core().leadership();
             format!("member {id}: {leads:?}, (commit, applied, last) {indexes:?}, log from {first}")
         });
         let members: Vec<String> = members.collect();
         format!("no agreement {seconds} s after everything was healed: {}", members.join("; "))
     }
 
-    fn judge(&mut self) -> Result<(), Violation> {
-        self.watch_to_the_end()?;
+    fn final_checks(&mut self) -> Result<(), Violation> {
+        self.drain_watchers()?;
         let mut hashes = Vec::new();
         let membership = self.membership().ok_or("nobody is there at the end")?;
         for (id, member) in self.members.iter_mut().filter(|(id, _)| membership.members.contains_key(id)) {
             let life = member.life.as_mut().expect("every member has converged");
-            let shared = life.machine.shared();
-            self.oracle.all_is_there(*id, &shared)?;
+            let shared = Arc::clone(life.shared());
+            self.oracle.check_acknowledged(*id, &shared)?;
             let before = history_hash(&shared)?;
-            life.idle_to_the_end()?;
+            life.finish_background_work()?;
             let view = shared.view();
             let after = history_hash(&shared)?;
             let rows = view.hash().map_err(|error| format!("member {id}: {error}"))?;

@@ -1,28 +1,33 @@
 //! The cluster: members, network, clients and faults, one event after the other.
 
+mod admin;
+mod alarms;
 mod end;
+mod faults;
 mod first;
+mod watchers;
 
-use crate::admin::NOBODY;
-use crate::client::{Ask, Workload, and_then};
-use crate::faults::{Fault, Faults};
-use crate::member::{Answer, Around, Disks, End, Inbox, Life, REQUEST_TIMEOUT, Rules, Waiter, describe};
+use crate::client::{Ask, NOBODY, Workload, and_then};
+use crate::drawn::count_draw;
+use crate::member::{
+    Around, ClientAnswer, Disks, Inputs, Life, LifeEnd, REQUEST_TIMEOUT, Rules, Waiter, describe,
+};
 use crate::network::{Network, Way};
-use crate::oracle::{Oracle, Violation};
+use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
-use crate::watching::Watchers;
-use crate::{Micros, Report};
+use crate::{Micros, Report, Violation};
 use bytes::Bytes;
+use faults::{Fault, Faults};
 use prost::Message as _;
 use proto::raftpb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use watchers::Watchers;
 
-/// Events after which a run has gone astray: a hundred times the usual.
+/// The number of events after which a run has gone astray: a hundred times the usual.
 const EVENTS_MAX: u64 = 10_000_000;
 
-/// Something that happens at a time.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A member's turn, if its life and plan are still these.
@@ -36,23 +41,19 @@ pub(crate) enum Event {
         way: Way,
         message: Bytes,
     },
-    Answer(Answer),
-    /// A client asks the next thing.
+    Answer(ClientAnswer),
     Client(usize),
-    /// A client gives up.
     GiveUp {
         client: usize,
         number: u64,
     },
     Fault,
     Start(u64),
+    LosePower(u64),
     Resume(u64),
     Mend(Vec<(u64, u64)>),
-    /// A member flushes its engine.
-    Flush(u64),
-    /// Somebody changes the members.
     Admin,
-    /// A watcher looks what it was told.
+    Alarms,
     Watch(usize),
 }
 
@@ -62,14 +63,14 @@ pub(crate) struct Member {
     pub(crate) lives: u64,
     turn_at: Option<Micros>,
     pub(crate) paused_until: Micros,
-    /// It is or was in the cluster: its process may run.
+    /// It is or was in the cluster, so its process may run.
     pub(crate) joined: bool,
-    /// It has applied its own removal.
     removed: bool,
+    /// Its next start ends in a power loss soon after.
+    pub(crate) doomed: bool,
 }
 
 struct Client {
-    /// What it waits for.
     number: u64,
     waits: bool,
 }
@@ -91,6 +92,7 @@ pub(crate) struct Cluster {
     pub(crate) trace: Trace,
     pub(crate) steps: u64,
     pub(crate) chaos: bool,
+    pub(crate) promotes: bool,
 }
 
 impl Cluster {
@@ -137,14 +139,18 @@ impl Cluster {
                 Ok(())
             }
             Event::Start(member) => self.start(member),
-            Event::Flush(member) => {
-                self.inbox(member, |inbox| inbox.flush = true);
-                let pause = self.faults.flush_pause(&mut self.rng);
-                self.schedule(self.now + pause, Event::Flush(member));
+            Event::LosePower(member) => {
+                if self.chaos && self.member(member).life.is_some() {
+                    self.lose_power(member, "soon after its start");
+                }
                 Ok(())
             }
             Event::Admin => {
-                self.administer();
+                self.change_members();
+                Ok(())
+            }
+            Event::Alarms => {
+                self.check_alarms();
                 Ok(())
             }
             Event::Watch(watcher) => self.watch(watcher),
@@ -164,7 +170,7 @@ impl Cluster {
         let alive = self.network.arrives(from, to, way);
         match self.members.get_mut(&to).and_then(|member| member.life.as_mut()).filter(|_| alive) {
             Some(life) => {
-                life.inbox.messages.push(message);
+                life.own.inbox.messages.push(message);
                 self.plan_turn(to);
             }
             None => self.report_unreachable(from, to),
@@ -175,16 +181,16 @@ impl Cluster {
         if self.rng.one_in(2)
             && let Some(life) = self.member(from).life.as_mut()
         {
-            life.inbox.unreachable.push(to);
+            life.own.inbox.unreachable.push(to);
             self.plan_turn(from);
         }
     }
 
-    fn answer(&mut self, answer: &Answer) {
-        let Answer { client, number, request_id, revision } = *answer;
+    fn answer(&mut self, answer: &ClientAnswer) {
+        let ClientAnswer { client, number, request_id, revision } = *answer;
         if let Some(revision) = revision {
             if request_id == 0 {
-                self.oracle.told(revision);
+                self.oracle.observe_revision(revision);
             } else {
                 self.oracle.acknowledge(request_id, revision);
             }
@@ -216,8 +222,7 @@ impl Cluster {
         self.clients[client] = Client { number, waits: true };
         let read = match &ask {
             Ask::Write(_) | Ask::Change(_) | Ask::KeepAlive(_) => None,
-            Ask::Read(range) => Some((range.clone(), floor)),
-            Ask::Serializable(range) => Some((range.clone(), 0)),
+            Ask::Read(question) => Some((question.clone(), if question.linearizable { floor } else { 0 })),
         };
         if self.member(member).life.is_none() {
             return self.next_ask(client);
@@ -235,12 +240,12 @@ impl Cluster {
         self.members.get_mut(&id).expect("members are known from the start")
     }
 
-    /// Something waits for the member: its turn comes as soon as it is free.
+    /// Plans the member's turn, as soon as it is free, because it has inputs.
     pub(crate) fn plan_turn(&mut self, id: u64) {
         let now = self.now;
         let member = self.member(id);
         if let Some(life) = &member.life {
-            let at = now.max(life.clock).max(member.paused_until);
+            let at = now.max(life.own.clock).max(member.paused_until);
             self.plan_turn_at(id, at);
         }
     }
@@ -287,23 +292,23 @@ impl Cluster {
                 member.life = Some(life);
                 self.live(id, Life::begin)
             }
-            Err(End::Removed) => unreachable!("it has not applied anything yet"),
+            Err(LifeEnd::Removed) => unreachable!("it has not applied anything yet"),
             Err(end) => self.ended(id, end),
         }
     }
 
-    /// Lets a member do something, and the world take notice of it.
+    /// Runs a step of a member, and passes its results on.
     fn live(
         &mut self,
         id: u64,
-        act: impl FnOnce(&mut Life, &mut Around<'_>) -> Result<(), End>,
+        act: impl FnOnce(&mut Life, &mut Around<'_>) -> Result<(), LifeEnd>,
     ) -> Result<(), Violation> {
         let member = self.members.get_mut(&id).expect("members are known from the start");
         let Some(life) = &mut member.life else { return Ok(()) };
         let mut around = Around::new(self.now, &self.rules, &mut self.rng, &mut self.oracle, &mut self.trace);
         let end = act(life, &mut around);
         let Around { sent, answers, .. } = around;
-        let wake_at = life.wake_at(&self.rules);
+        let wake_at = life.wake_at();
         for (at, message) in sent {
             self.send(at, &message);
         }
@@ -319,16 +324,16 @@ impl Cluster {
         }
     }
 
-    fn ended(&mut self, id: u64, end: End) -> Result<(), Violation> {
+    fn ended(&mut self, id: u64, end: LifeEnd) -> Result<(), Violation> {
         match end {
-            End::Crash(place) => self.crash(id, place),
-            End::Removed => {
+            LifeEnd::Crash(place) => self.crash(id, place),
+            LifeEnd::Removed => {
                 trace!(self.trace, "member {id} ends: it was removed");
                 let member = self.member(id);
                 member.life = None;
                 member.removed = true;
             }
-            End::Violation(violation) => return Err(violation),
+            LifeEnd::Violation(violation) => return Err(violation),
         }
         Ok(())
     }
@@ -346,30 +351,59 @@ impl Cluster {
         }
     }
 
-    /// Power goes: what was not synced is lost in part, the engine is what it was at its last flush.
+    /// Ends the process; mostly it loses power too.
     pub(crate) fn crash(&mut self, id: u64, place: &str) {
-        self.faults.crashes += 1;
-        trace!(self.trace, "member {id} crashes {place}");
+        if std::mem::take(&mut self.member(id).doomed) {
+            count_draw("process killed and power lost soon after");
+            trace!(self.trace, "member {id} is killed {place}");
+            self.end_life(id);
+            self.member(id).disks.log.kill();
+            let again = self.now + 10_000;
+            self.schedule(again, Event::Start(id));
+            let lives = self.rng.between(100, 400_000);
+            self.schedule(again + lives, Event::LosePower(id));
+        } else if self.rng.one_in(3) {
+            count_draw("process killed");
+            trace!(self.trace, "member {id} is killed {place}");
+            self.end_life(id);
+            self.member(id).disks.log.kill();
+        } else {
+            self.lose_power(id, place);
+        }
+    }
+
+    /// Loses part of what was not synced.
+    pub(crate) fn lose_power(&mut self, id: u64, place: &str) {
+        count_draw("power lost");
+        trace!(self.trace, "member {id} loses power {place}");
+        self.end_life(id);
         let seed = self.rng.next();
+        self.member(id).disks.log.crash(seed);
+    }
+
+    /// Resets the engine to its last flush, or a little later.
+    fn end_life(&mut self, id: u64) {
+        self.faults.crashes += 1;
         let pause = self.rng.between(10_000, if self.chaos { self.faults.down_max } else { 10_000 });
+        let ahead = self.rng.one_in(2).then(|| self.rng.next());
         let member = self.member(id);
         member.life = None;
-        member.disks.log.crash(seed);
-        member.disks.engine = Arc::new(member.disks.engine.crash());
+        // The engine sometimes flushes by itself too.
+        let kept =
+            |batches| ahead.map_or(0, |dice| usize::try_from(dice).unwrap_or(usize::MAX) % (batches + 1));
+        member.disks.engine = Arc::new(member.disks.engine.crash_ahead(kept));
         self.schedule(self.now + pause, Event::Start(id));
     }
 
-    /// The members as whoever has applied most knows them.
     pub(crate) fn membership(&self) -> Option<Arc<machine::Membership>> {
         let lives = self.members.values().filter_map(|member| member.life.as_ref());
-        let newest = lives.max_by_key(|life| life.machine.applied().0)?;
-        Some(newest.machine.shared().membership())
+        let newest = lives.max_by_key(|life| life.shared().applied_index())?;
+        Some(newest.shared().membership())
     }
 
-    /// Lets a member's inbox be changed, if it lives.
-    pub(crate) fn inbox(&mut self, id: u64, change: impl FnOnce(&mut Inbox)) {
+    pub(crate) fn inbox(&mut self, id: u64, change: impl FnOnce(&mut Inputs)) {
         if let Some(life) = &mut self.member(id).life {
-            change(&mut life.inbox);
+            change(&mut life.own.inbox);
             self.plan_turn(id);
         }
     }
@@ -386,6 +420,7 @@ impl Cluster {
             events: self.watchers.events(),
             renewed: self.oracle.promises.renewed,
             expired: self.oracle.promises.expired,
+            drawn: crate::drawn::take(),
             trace_hash: self.trace.hash(),
         }
     }

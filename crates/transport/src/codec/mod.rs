@@ -1,4 +1,4 @@
-//! The two stream formats, pure: bytes in any pieces to messages, messages to bytes. All integers are big-endian.
+//! The two stream formats, pure. All integers are big-endian.
 //!
 //! ```text
 //! msgapp ("msgappv2")   00                                       link heartbeat
@@ -7,100 +7,74 @@
 //! message               u64 len  Message                         link heartbeat = a Message with only type = 8
 //! ```
 //!
-//! A msgapp connection has state on both ends, `(term, index)` from `(0, 0)`: form 01 leaves out sender, addressee, term
-//! and index, because they follow from the message before. So an encoder and a decoder live as long as one connection.
+//! A msgapp connection has state on both ends, `(term, index)` from `(0, 0)`: form 01 omits what follows from the
+//! message before. So an encoder and a decoder serve one connection each.
 //!
-//! Source: etcd `rafthttp/{msgappv2_codec,msg_codec,stream}.go`. Unlike etcd's decoder, which trusts lengths and panics
-//! on malformed payloads, everything here is bounded and an error.
+//! Source: etcd `rafthttp/{msgappv2_codec,msg_codec,stream}.go`. etcd's decoder trusts lengths and panics on malformed
+//! payloads; here lengths are bounded, and a malformed payload is an error.
 
-mod message;
 mod msgapp;
 
+use crate::limits::Limits;
 use bytes::{BufMut, BytesMut};
+use msgapp::{MsgAppDecoder, MsgAppEncoder};
 use proto::raftpb;
 
-pub use message::{MessageDecoder, MessageEncoder};
-pub use msgapp::{MsgAppDecoder, MsgAppEncoder};
+/// The link heartbeat of a message stream: a length of two, and a `Message` with only a type.
+const MESSAGE_HEARTBEAT: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 2, 8, 8];
 
-/// What a stream may carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Bytes of one message, or of one run of entries.
-    pub frame_bytes: u64,
-    /// Entries of one message.
-    pub entries: u64,
+pub(crate) struct Bounds {
+    pub(crate) frame_bytes: u64,
+    pub(crate) entries: u64,
 }
 
-impl Default for Bounds {
-    /// Those of [`crate::Limits`].
-    fn default() -> Self {
-        let limits = crate::Limits::default();
+impl Bounds {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self { frame_bytes: limits.frame_bytes, entries: limits.frame_entries }
     }
 }
 
-/// What a stream carries.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "moved once, and heartbeats are rare")]
-pub enum Frame {
-    /// The link is alive; not for raft.
+pub(crate) enum Frame {
     Heartbeat,
-    /// A raft message.
     Message(raftpb::Message),
 }
 
-/// Why a stream's bytes are refused. The connection must be dropped: its state is unknown.
+/// Why a stream cannot be decoded. The connection must be closed: its state is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// A msgapp frame of no known kind.
+pub(crate) enum DecodeError {
     #[error("failed to parse type {0} in msgappv2 stream")]
     UnknownTag(u8),
-    /// A length above its limit.
     #[error("{what} of {length} exceeds the limit of {limit}")]
-    TooLong {
-        /// What is too long.
-        what: &'static str,
-        /// The announced length.
-        length: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// Bytes that are not the protobuf message they should be.
+    TooLong { what: &'static str, length: u64, limit: u64 },
     #[error("malformed {what}: {cause}")]
-    Malformed {
-        /// What they should be.
-        what: &'static str,
-        /// The decoder's complaint.
-        cause: String,
-    },
-    /// Entries beyond the last index there is.
+    Malformed { what: &'static str, cause: String },
     #[error("entries run past the last index")]
     IndexOverflow,
 }
 
-/// The two kinds of stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// `MsgApp` and heartbeats, compressed by state.
+pub(crate) enum Kind {
+    /// `MsgApp`, without what follows from the message before.
     MsgApp,
-    /// All other messages.
     Message,
 }
 
 impl Kind {
-    /// Both, in the order of their lanes.
-    pub const ALL: [Self; 2] = [Self::MsgApp, Self::Message];
+    pub(crate) const ALL: [Self; 2] = [Self::MsgApp, Self::Message];
 
-    /// The word in the path `/raft/stream/<word>/<id>`.
-    pub const fn path(self) -> &'static str {
+    /// The `<kind>` in the path `/raft/stream/<kind>/<id>`.
+    pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::MsgApp => "msgapp",
             Self::Message => "message",
         }
     }
 
-    /// etcd's name in its logs.
-    pub const fn name(self) -> &'static str {
+    /// The name in etcd's logs.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::MsgApp => "stream MsgApp v2",
             Self::Message => "stream Message",
@@ -108,77 +82,69 @@ impl Kind {
     }
 }
 
-/// The encoder of one connection.
 #[derive(Debug)]
-pub enum Encoder {
-    /// Of a msgapp stream.
+pub(crate) enum Encoder {
     MsgApp(MsgAppEncoder),
-    /// Of a message stream.
-    Message(MessageEncoder),
+    Message,
 }
 
 impl Encoder {
-    /// An encoder for a connection that has carried nothing.
-    pub fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         match kind {
             Kind::MsgApp => Self::MsgApp(MsgAppEncoder::default()),
-            Kind::Message => Self::Message(MessageEncoder),
+            Kind::Message => Self::Message,
         }
     }
 
-    /// Appends one message.
-    pub fn encode(&mut self, message: &raftpb::Message, out: &mut BytesMut) {
+    pub(crate) fn encode(&mut self, message: &raftpb::Message, out: &mut BytesMut) {
         match self {
             Self::MsgApp(encoder) => encoder.encode(message, out),
-            Self::Message(encoder) => encoder.encode(message, out),
+            Self::Message => put_sized(message, out),
         }
     }
 
-    /// Appends a link heartbeat.
-    pub fn heartbeat(&mut self, out: &mut BytesMut) {
+    pub(crate) fn heartbeat(&mut self, out: &mut BytesMut) {
         match self {
             Self::MsgApp(_) => out.put_u8(msgapp::TAG_HEARTBEAT),
-            Self::Message(_) => out.put_slice(&message::HEARTBEAT),
+            Self::Message => out.put_slice(&MESSAGE_HEARTBEAT),
         }
     }
 }
 
-/// The decoder of one connection.
 #[derive(Debug)]
-pub enum Decoder {
-    /// Of a msgapp stream.
+pub(crate) enum Decoder {
     MsgApp(MsgAppDecoder),
-    /// Of a message stream.
-    Message(MessageDecoder),
+    Message(Bounds),
 }
 
 impl Decoder {
-    /// A decoder for a connection that has carried nothing, from member `remote` to member `local`.
-    pub fn new(kind: Kind, local: u64, remote: u64, bounds: Bounds) -> Self {
+    pub(crate) fn new(kind: Kind, local: u64, remote: u64, bounds: Bounds) -> Self {
         match kind {
             Kind::MsgApp => Self::MsgApp(MsgAppDecoder::new(local, remote, bounds)),
-            Kind::Message => Self::Message(MessageDecoder::new(bounds)),
+            Kind::Message => Self::Message(bounds),
         }
     }
 
-    /// Takes the next frame from the front of `input`; `None` when more bytes are needed. What was taken is gone from
-    /// `input`, which may hold less than a frame. The messages share `input`'s memory.
-    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+    /// Takes the next frame, sharing the memory of `input`; `None` if more bytes are needed (a part may be taken).
+    pub(crate) fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         match self {
             Self::MsgApp(decoder) => decoder.decode(input),
-            Self::Message(decoder) => decoder.decode(input),
+            Self::Message(bounds) => {
+                let taken = take_sized("message", bounds.frame_bytes, input)?;
+                let frame = |m| if is_link_heartbeat(&m) { Frame::Heartbeat } else { Frame::Message(m) };
+                Ok(taken.map(|(message, _)| frame(message)))
+            }
         }
     }
 }
 
-/// Is it the message that only says "the link is alive"? Raft never sends one without sender and addressee.
+/// Whether it is a link heartbeat: raft never sends a message without sender and recipient.
 pub(crate) fn is_link_heartbeat(message: &raftpb::Message) -> bool {
     message.r#type == Some(raftpb::MessageType::MsgHeartbeat.into())
         && message.from() == 0
         && message.to() == 0
 }
 
-/// Reads a big-endian u64 at the front without taking it.
 fn peek_u64(input: &[u8]) -> Option<u64> {
     input.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
 }
@@ -190,7 +156,7 @@ fn bounded(what: &'static str, length: u64, limit: u64) -> Result<usize, DecodeE
     }
 }
 
-/// Takes `u64 len, bytes` from the front and decodes the bytes; `None` when they are not all there.
+/// Takes `u64 len, bytes` from the front and decodes the bytes; `None` if they are incomplete.
 fn take_sized<M: prost::Message + Default>(
     what: &'static str,
     limit: u64,
@@ -207,7 +173,6 @@ fn take_sized<M: prost::Message + Default>(
     Ok(Some((message, length)))
 }
 
-/// Appends `u64 len, bytes`.
 fn put_sized<M: prost::Message>(message: &M, out: &mut BytesMut) {
     let length = message.encoded_len();
     out.reserve(8 + length);

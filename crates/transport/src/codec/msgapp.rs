@@ -1,4 +1,4 @@
-//! The msgapp stream, "msgappv2": appends that continue each other leave out what follows from the one before.
+//! The msgapp stream, "msgappv2": an append omits what follows from the append before.
 
 use super::{Bounds, DecodeError, Frame, bounded, is_link_heartbeat, peek_u64, put_sized, take_sized};
 use bytes::{Buf, BufMut, BytesMut};
@@ -8,10 +8,10 @@ pub(super) const TAG_HEARTBEAT: u8 = 0;
 const TAG_ENTRIES: u8 = 1;
 const TAG_MESSAGE: u8 = 2;
 
-/// Room for entries is made for at most so many at once, whatever a frame announces.
+/// Entries for which memory is reserved at once, whatever length a frame has.
 const ENTRIES_RESERVED_MAX: usize = 1024;
 
-/// What both ends remember: the term and index that the next message continues, if it continues.
+/// The state of both ends: the term and index at which the next append may continue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
     term: u64,
@@ -19,22 +19,20 @@ struct Position {
 }
 
 impl Position {
-    /// After a full message: its term, and its last entry or what it appends to.
+    /// After a full message: its term, and the index of its last entry.
     fn after(message: &raftpb::Message) -> Self {
         let index = message.entries.last().map_or(message.index(), raftpb::Entry::index);
         Self { term: message.term(), index }
     }
 }
 
-/// Writes a msgapp stream.
 #[derive(Debug, Default)]
-pub struct MsgAppEncoder {
+pub(crate) struct MsgAppEncoder {
     position: Position,
 }
 
 impl MsgAppEncoder {
-    /// Appends one `MsgApp`.
-    pub fn encode(&mut self, message: &raftpb::Message, out: &mut BytesMut) {
+    pub(super) fn encode(&mut self, message: &raftpb::Message, out: &mut BytesMut) {
         if is_link_heartbeat(message) {
             out.put_u8(TAG_HEARTBEAT);
         } else if self.continues(message) {
@@ -52,14 +50,13 @@ impl MsgAppEncoder {
         }
     }
 
-    /// etcd's test, on values only. The presence of other fields does not count: a `MsgApp` has none.
+    /// Whether a message continues the one before, by etcd's test.
     fn continues(&self, message: &raftpb::Message) -> bool {
         let Position { term, index } = self.position;
         index == message.index() && term == message.log_term() && message.log_term() == message.term()
     }
 }
 
-/// Entries of a frame that has not arrived in full.
 #[derive(Debug)]
 struct Run {
     left: u64,
@@ -67,25 +64,22 @@ struct Run {
     entries: Vec<raftpb::Entry>,
 }
 
-/// Reads a msgapp stream.
 #[derive(Debug)]
-pub struct MsgAppDecoder {
+pub(crate) struct MsgAppDecoder {
     local: u64,
     remote: u64,
     bounds: Bounds,
     position: Position,
-    /// Some after the head of a run of entries was taken and before its commit index was.
+    /// A frame of entries of which the head was read.
     run: Option<Run>,
 }
 
 impl MsgAppDecoder {
-    /// A decoder for a new connection from `remote` to `local`.
-    pub fn new(local: u64, remote: u64, bounds: Bounds) -> Self {
+    pub(super) fn new(local: u64, remote: u64, bounds: Bounds) -> Self {
         Self { local, remote, bounds, position: Position::default(), run: None }
     }
 
-    /// Takes the next frame from the front of `input`; `None` when more bytes are needed.
-    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+    pub(super) fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         if self.run.is_some() {
             return self.entries(input);
         }
@@ -142,7 +136,7 @@ impl MsgAppDecoder {
     }
 
     fn message(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
-        // The tag stays until the rest is there.
+        // Does not take the tag before the message is complete.
         let Some(length) = peek_u64(&input[1..]) else { return Ok(None) };
         let length = bounded("message", length, self.bounds.frame_bytes)?;
         if input.len() < 9 + length {

@@ -1,4 +1,4 @@
-//! Golden bytes, round trips through any cuts, and garbage.
+//! Golden bytes, round trips in pieces of any size, and garbage.
 
 use super::*;
 use proptest::{collection::vec, prelude::*};
@@ -21,10 +21,10 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect()
 }
 
-/// Feeds pieces of these sizes, over and over; panics never, stops at the first error.
+/// Decodes pieces of these sizes, repeated, up to the first error.
 fn decode(kind: Kind, bytes: &[u8], pieces: &[usize]) -> Result<(Vec<Frame>, usize), DecodeError> {
     let (mut decoder, mut input, mut frames) =
-        (Decoder::new(kind, LOCAL, REMOTE, Bounds::default()), BytesMut::new(), Vec::new());
+        (Decoder::new(kind, LOCAL, REMOTE, Bounds::new(&Limits::default())), BytesMut::new(), Vec::new());
     let (mut rest, mut sizes) = (bytes, pieces.iter().cycle());
     while !rest.is_empty() {
         let size = sizes.next().map_or(rest.len(), |n| (*n).clamp(1, rest.len()));

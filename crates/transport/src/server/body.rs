@@ -1,6 +1,4 @@
-//! Bodies of requests: bounded in bytes, in time, and all of them together.
-//!
-//! Whoever reaches the peer port may send one, as slowly as it likes, on as many connections as there are.
+//! Reads request bodies, bounded in bytes, in time, and all together: anybody who reaches the port can send one slowly.
 
 use std::{
     io,
@@ -15,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::context::Context;
 
-/// Bytes of a body that are in memory, counted as long as this lives.
+/// Bytes of a body in memory, counted until this is dropped.
 pub(super) struct Held<'c> {
     all: &'c AtomicUsize,
     bytes: usize,
@@ -26,7 +24,7 @@ impl<'c> Held<'c> {
         Self { all: &context.bodies, bytes: 0 }
     }
 
-    /// So many more. False where all bodies together have too many; they count until this goes all the same.
+    /// Counts more bytes. Returns false if all bodies together have too many.
     pub(super) fn add(&mut self, bytes: usize, bytes_max: usize) -> bool {
         self.bytes += bytes;
         self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= bytes_max
@@ -39,7 +37,6 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     #[error("request body too large")]
@@ -53,7 +50,6 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    /// The answer's status; `broken` is etcd's for a body that breaks off.
     pub(super) fn status(&self, broken: StatusCode) -> StatusCode {
         match self {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -70,7 +66,7 @@ impl From<Refused> for io::Error {
     }
 }
 
-/// Reads a body of up to so many bytes. They count among those of all bodies as long as what comes with them lives.
+/// Reads a body of up to this many bytes. They are counted until the [`Held`] is dropped.
 pub(super) async fn read(
     context: &Context,
     body: Incoming,
@@ -85,7 +81,7 @@ async fn collect(
     bytes_max: usize,
 ) -> Result<(Bytes, Held<'_>), Refused> {
     let mut held = Held::none(context);
-    // One frame, as of most requests, is not copied.
+    // A body of one frame, as of most requests, is not copied.
     let (mut first, mut read) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Refused::Broken(error.to_string()))?;

@@ -1,12 +1,11 @@
-//! Questions about leases that clients asked of another member: this one is to lead.
-//!
-//! Statuses and texts are etcd's (`server/lease/leasehttp/http.go`): 404 for "no such lease", 408 for "not applied yet", and
-//! 400 or 500 for "not the leader", upon which the other asks again.
+//! Lease requests that another member forwards to this one as the leader. Statuses and texts are etcd's
+//! (`server/lease/leasehttp/http.go`): 404 for an unknown lease, 408 if this member is behind, and 400 or 500 if it is
+//! not the leader, after which the other member retries.
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb};
@@ -14,26 +13,25 @@ use proto::{etcdserverpb as pb, leasepb};
 use super::{
     Answered,
     body::{self, Refused},
-    reply::{closing, error, not_allowed, ok_bytes},
+    reply::{closing, error, ok_bytes},
 };
-use crate::{LeaseRefusal, io::Busy, transport::Transport};
+use crate::{LeaseRefusal, io::Busy, peers::Peers};
 
-/// Keys of a lease in an answer that is encoded on the thread that serves everybody. Beyond, the peer that asks has one
-/// such question at a time gathered already.
+/// Keys of a lease up to which a response is encoded on the runtime's thread.
 const ENCODED_INLINE_MAX: usize = 1_024;
 
 const PROTOBUF: &str = "application/protobuf";
 
 pub(super) async fn keep_alive(
-    transport: &Transport,
+    peers: &Peers,
     busy: &Arc<AtomicUsize>,
     request: Request<Incoming>,
 ) -> Answered {
-    let question: pb::LeaseKeepAliveRequest = match read(transport, request).await {
+    let question: pb::LeaseKeepAliveRequest = match read(peers, request).await {
         Ok(question) => question,
         Err(refusal) => return refusal,
     };
-    let answer = transport.context().host().renew_lease(question.id);
+    let answer = peers.context().host().renew_lease(question.id);
     let _busy = Busy::new(busy);
     match answer.await {
         Ok(ttl) => {
@@ -45,19 +43,19 @@ pub(super) async fn keep_alive(
 }
 
 pub(super) async fn time_to_live(
-    transport: &Transport,
+    peers: &Peers,
     busy: &Arc<AtomicUsize>,
     request: Request<Incoming>,
 ) -> Answered {
-    let question: leasepb::LeaseInternalRequest = match read(transport, request).await {
+    let question: leasepb::LeaseInternalRequest = match read(peers, request).await {
         Ok(question) => question,
         Err(refusal) => return refusal,
     };
-    // etcd would crash without the question in the question.
+    // etcd would crash.
     let Some(question) = question.lease_time_to_live_request else {
         return error(StatusCode::BAD_REQUEST, "error unmarshalling request");
     };
-    let answer = transport.context().host().lease_time_to_live(question.id, question.keys);
+    let answer = peers.context().host().lease_time_to_live(question.id, question.keys);
     let _busy = Busy::new(busy);
     match answer.await {
         Ok(answer) => {
@@ -74,14 +72,8 @@ pub(super) async fn time_to_live(
     }
 }
 
-async fn read<M: Message + Default>(
-    transport: &Transport,
-    request: Request<Incoming>,
-) -> Result<M, Answered> {
-    if request.method() != Method::POST {
-        return Err(not_allowed(None));
-    }
-    let context = transport.context();
+async fn read<M: Message + Default>(peers: &Peers, request: Request<Incoming>) -> Result<M, Answered> {
+    let context = peers.context();
     let (body, _held) = match body::read(context, request.into_body(), context.limits.small_body_bytes).await
     {
         Ok(read) => read,

@@ -1,16 +1,16 @@
-//! The peer port's server: accepts, and routes each request to its handler. HTTP/1.1 only, as etcd.
+//! The server of the peer port: accepts connections and routes requests. HTTP/1.1 only, as in etcd.
 //!
 //! ```text
 //! POST /raft                              raft.rs     one message; 204
 //! GET  /raft/stream/{msgapp,message}/<id> raft.rs     200 and a body without end
-//! POST /raft/snapshot                     raft.rs     refused by name
-//! GET  /raft/probing                      plain.rs    are you there
+//! POST /raft/snapshot                     raft.rs     refused: not supported yet
+//! GET  /raft/probing                      plain.rs    a health check
 //! GET  /members, /version, /members/hashkv, /downgrade/enabled   plain.rs
 //! POST /members/promote/<id>                                     plain.rs    makes a learner a voter
-//! POST /leases, /leases/internal                                 leases.rs   questions that clients asked of another
+//! POST /leases, /leases/internal                                 leases.rs   lease requests, forwarded by another member
 //! ```
 //!
-//! Statuses, headers and texts are etcd's (`rafthttp/http.go`, `etcdhttp/peer.go`); what is refused by name answers 501.
+//! Statuses, headers and texts are etcd's (`rafthttp/http.go`, `etcdhttp/peer.go`).
 
 mod body;
 mod leases;
@@ -19,10 +19,7 @@ mod raft;
 mod reply;
 
 #[cfg(test)]
-pub(crate) use self::{
-    plain::{hash_json, rfc3339},
-    raft::stream_path,
-};
+pub(crate) use self::{plain::hash_json, raft::stream_path};
 
 use std::{
     collections::VecDeque,
@@ -36,7 +33,7 @@ use std::{
     },
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -44,92 +41,86 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use self::reply::Reply;
+use self::reply::{Reply, not_allowed};
 use crate::{
     io::{Busy, PeerIo},
-    transport::Transport,
+    peers::Peers,
 };
 
-/// The connections there are, the oldest first.
+/// The open connections, the oldest first.
 #[derive(Default)]
-struct Guests(VecDeque<Guest>);
+struct Connections(VecDeque<Connection>);
 
-struct Guest {
-    /// Streams and questions under way on it.
+struct Connection {
     busy: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
-impl Guests {
-    /// Makes room for one more. Whoever is not at work goes first: a connection without a request costs nothing to make,
-    /// and members must get in however many of those there are.
+impl Connections {
+    /// Makes room for one more: closes the oldest idle connection if there are too many, because anybody can open idle
+    /// ones. Returns false if none is idle.
     fn make_room(&mut self, connections_max: usize) -> bool {
         if self.0.len() < connections_max {
             return true;
         }
-        self.0.retain(|guest| !guest.task.is_finished());
+        self.0.retain(|connection| !connection.task.is_finished());
         if self.0.len() < connections_max {
             return true;
         }
-        let idle = self.0.iter().position(|guest| guest.busy.load(Ordering::Relaxed) == 0);
+        let idle = self.0.iter().position(|connection| connection.busy.load(Ordering::Relaxed) == 0);
         let gone = idle.and_then(|at| self.0.remove(at));
-        gone.inspect(|guest| guest.task.abort()).is_some()
+        gone.inspect(|connection| connection.task.abort()).is_some()
     }
 }
 
-pub(crate) async fn serve(
-    transport: Arc<Transport>,
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
-) {
-    let (mut connections, mut guests) = (JoinSet::new(), Guests::default());
-    let connections_max = transport.context().limits.connections.max(1);
+pub(crate) async fn serve(peers: Arc<Peers>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    let (mut connections, mut open) = (JoinSet::new(), Connections::default());
+    let connections_max = peers.context().limits.connections.max(1);
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) if guests.make_room(connections_max) => {
+                Ok((stream, from)) if open.make_room(connections_max) => {
                     let busy = Arc::new(AtomicUsize::new(0));
-                    let task = connections.spawn(connection(transport.clone(), stream, from.ip(), busy.clone()));
-                    guests.0.push_back(Guest { busy, task });
+                    let task = connections.spawn(connection(peers.clone(), stream, from.ip(), busy.clone()));
+                    open.0.push_back(Connection { busy, task });
                 }
                 Ok((_, from)) => {
                     let what = "refused a connection to the peer port: there are too many";
-                    transport.context().complain(&from.ip().to_string(), what, &connections_max.to_string());
+                    peers.context().log_fault(&from.ip().to_string(), what, &connections_max.to_string());
                 }
-                Err(e) => pause(&transport, &e).await,
+                Err(e) => pause(&peers, &e).await,
             }
         }
     }
-    // Dropping the set ends the connections; etcd's dialler redials, and finds nobody.
 }
 
-async fn pause(transport: &Transport, error: &io::Error) {
-    transport.context().complain("", "failed to accept a peer connection", &error.to_string());
-    tokio::time::sleep(transport.context().limits.accept_pause).await;
+async fn pause(peers: &Peers, error: &io::Error) {
+    peers.context().log_fault("", "failed to accept a peer connection", &error.to_string());
+    tokio::time::sleep(peers.context().limits.accept_pause).await;
 }
 
-async fn connection(transport: Arc<Transport>, stream: TcpStream, from: IpAddr, busy: Arc<AtomicUsize>) {
-    let _ = stream.set_nodelay(true); // an error here shows at the first read
-    let context = transport.context().clone();
+async fn connection(peers: Arc<Peers>, stream: TcpStream, from: IpAddr, busy: Arc<AtomicUsize>) {
+    let _ = stream.set_nodelay(true); // an error shows at the first read
+    let context = peers.context().clone();
     let limits = &context.limits;
     let io = TokioIo::new(PeerIo::new(stream, busy.clone(), limits.deadline));
-    // A head has the time that a read has: else a byte every few seconds would keep a connection for ever.
+    // Else a byte every few seconds would keep a connection open for ever.
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.deadline)
         .max_buf_size(limits.connection_bytes.max(CONNECTION_BYTES_MIN));
     let service = service_fn(move |request| {
-        let (transport, busy) = (transport.clone(), busy.clone());
-        async move { Ok::<_, Infallible>(route(&transport, &busy, request, from).await) }
+        let (peers, busy) = (peers.clone(), busy.clone());
+        async move { Ok::<_, Infallible>(route(&peers, &busy, request, from).await) }
     });
-    // How else a peer's connection ends is seen where it matters: by the stream's body, and by the sender.
+    // Other errors are handled by the stream's body, and by the sender.
     if let Err(error) = http.serve_connection(io, service).await
         && error.is_parse()
     {
-        context.complain(
+        context.log_fault(
             &from.to_string(),
             "a connection to the peer port spoke no HTTP",
             &error.to_string(),
@@ -137,36 +128,39 @@ async fn connection(transport: Arc<Transport>, stream: TcpStream, from: IpAddr, 
     }
 }
 
-/// hyper takes no smaller buffer.
+/// The smallest buffer that hyper accepts.
 const CONNECTION_BYTES_MIN: usize = 8 << 10;
 
 type Answered = Response<Reply>;
 
 async fn route(
-    transport: &Arc<Transport>,
+    peers: &Arc<Peers>,
     busy: &Arc<AtomicUsize>,
     request: Request<Incoming>,
     from: IpAddr,
 ) -> Answered {
-    let path = request.uri().path().to_owned();
-    match path.as_str() {
-        "/raft" => raft::message(transport, request, from).await,
-        "/raft/snapshot" => raft::snapshot(transport, request, from).await,
-        "/raft/probing" => plain::probing(),
-        "/members" => plain::members(transport, &request),
-        "/version" => plain::version(transport, &request),
-        "/members/hashkv" => plain::hash_kv(transport, busy, request).await,
-        "/downgrade/enabled" => plain::downgrade_enabled(transport, busy, &request).await,
-        "/leases" => leases::keep_alive(transport, busy, request).await,
-        "/leases/internal" => leases::time_to_live(transport, busy, request).await,
-        path => {
-            if path.starts_with("/raft/stream/") {
-                raft::stream(transport, Busy::new(busy), &request, from)
-            } else if let Some(id) = path.strip_prefix("/members/promote/") {
-                plain::promote(transport, busy, &request, id).await
-            } else {
-                reply::not_found()
-            }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    match (&method, path.as_str()) {
+        (&Method::POST, "/raft") => raft::message(peers, request, from).await,
+        (&Method::POST, "/raft/snapshot") => raft::snapshot(peers, request, from).await,
+        (_, "/raft/probing") => plain::probing(),
+        (&Method::GET, "/members") => plain::members(peers),
+        (&Method::GET, "/version") => plain::version(peers),
+        (&Method::GET, "/members/hashkv") => plain::hash_kv(peers, busy, request).await,
+        (&Method::GET, "/downgrade/enabled") => plain::downgrade_enabled(peers, busy).await,
+        (&Method::POST, "/leases") => leases::keep_alive(peers, busy, request).await,
+        (&Method::POST, "/leases/internal") => leases::time_to_live(peers, busy, request).await,
+        (&Method::GET, path) if path.starts_with("/raft/stream/") => {
+            raft::stream(peers, Busy::new(busy), &request, from)
         }
+        (_, "/raft" | "/raft/snapshot") => not_allowed(Some("POST")),
+        (_, "/members" | "/version" | "/members/hashkv" | "/downgrade/enabled") => not_allowed(Some("GET")),
+        (_, "/leases" | "/leases/internal") => not_allowed(None),
+        (_, path) => match path.strip_prefix("/members/promote/") {
+            Some(id) if method == Method::POST => plain::promote(peers, busy, id).await,
+            Some(_) => not_allowed(Some("POST")),
+            None if path.starts_with("/raft/stream/") => not_allowed(Some("GET")),
+            None => reply::not_found(),
+        },
     }
 }

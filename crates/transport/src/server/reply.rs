@@ -1,4 +1,4 @@
-//! Answers in the form of Go's `http.Error` and `http.NotFound`, and the one body type of the server.
+//! Responses as Go's `http.Error` and `http.NotFound` write them, and the body type of the server.
 
 use std::{
     convert::Infallible,
@@ -12,11 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::stream::StreamBody;
 
-/// A body of the server.
 pub(crate) enum Reply {
-    /// All of it, or nothing any more.
+    /// A complete body; `None` after it was sent.
     Whole(Option<Bytes>),
-    /// A raft stream.
     Stream(Box<StreamBody>),
 }
 
@@ -46,7 +44,6 @@ impl Body for Reply {
     }
 }
 
-/// A status without a body.
 pub(crate) fn empty(status: StatusCode) -> Response<Reply> {
     let mut response = Response::new(Reply::Whole(None));
     *response.status_mut() = status;
@@ -66,7 +63,7 @@ pub(crate) fn ok_bytes(content_type: &'static str, body: Bytes) -> Response<Repl
     response
 }
 
-/// Go's `http.Error`: the text and a line feed.
+/// As Go's `http.Error`: the text and a line feed.
 pub(crate) fn error(status: StatusCode, text: &str) -> Response<Reply> {
     let mut response = ok("text/plain; charset=utf-8", format!("{text}\n"));
     *response.status_mut() = status;
@@ -74,12 +71,12 @@ pub(crate) fn error(status: StatusCode, text: &str) -> Response<Reply> {
     response
 }
 
-/// Go's `http.NotFound`.
+/// As Go's `http.NotFound` answers.
 pub(crate) fn not_found() -> Response<Reply> {
     error(StatusCode::NOT_FOUND, "404 page not found")
 }
 
-/// 405; most of etcd's handlers say what they allow.
+/// 405. Most of etcd's handlers send the allowed method.
 pub(crate) fn not_allowed(allow: Option<&'static str>) -> Response<Reply> {
     let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     if let Some(allow) = allow {
@@ -88,13 +85,12 @@ pub(crate) fn not_allowed(allow: Option<&'static str>) -> Response<Reply> {
     response
 }
 
-/// The rest of the body was not read, so the connection cannot be used again.
+/// Closes the connection after the response: the rest of the body was not read.
 pub(crate) fn closing(mut answer: Response<Reply>) -> Response<Reply> {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 
-/// Adds a header; a value that cannot be one is left out.
 pub(crate) fn with(mut response: Response<Reply>, name: HeaderName, value: &str) -> Response<Reply> {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);

@@ -1,4 +1,4 @@
-//! Chunked framing in any pieces.
+//! Chunked framing, in pieces of any size.
 
 use crate::chunk::{ChunkDecoder, ChunkError};
 use bytes::BytesMut;

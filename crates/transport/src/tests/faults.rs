@@ -1,4 +1,4 @@
-//! What a member says of peers that are wrong: one line for each fault, however often it shows.
+//! The log lines about faulty peers: one for each fault, however often it occurs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::world::{CLUSTER, Node, raw, until};
 /// Peers are dialled ten times a second: this is six or seven times.
 const WATCH: Duration = Duration::from_millis(650);
 
-/// A false peer that answers each request with what `answer` makes of it, and closes. Ends with the test.
+/// A fake peer that sends the response of `answer` to each request, and closes the connection.
 async fn false_peer(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -21,7 +21,7 @@ async fn false_peer(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String
             let mut request = vec![0; 4000];
             let length = stream.read(&mut request).await.unwrap_or(0);
             let answer = answer(&String::from_utf8_lossy(&request[..length]));
-            // It may have been hung up on: that is what is tested.
+            // The other end may have closed already: that is tested.
             let _ = stream.write_all(&answer).await;
         }
     });
@@ -126,7 +126,7 @@ async fn a_url_where_somebody_else_lives_is_told_once() {
     let node = Node::new(0xa1).await;
     let html = "HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>";
     let url = false_peer(move |_| html.as_bytes().to_vec()).await;
-    // And one where nobody does: each is tried in turn, each is told once.
+    // And a URL that nobody serves: each URL is tried, and each error is logged once.
     node.transport.update_peers(&[(0xb2, vec![url, "http://127.0.0.1:1".to_owned()])]);
     tokio::time::sleep(2 * WATCH).await;
     let lines = node.lines.with("failed to dial stream of remote peer");

@@ -1,4 +1,4 @@
-//! What two stock etcd members said to each other (`tests/golden-peer`), read and written again by our codecs.
+//! Captured traffic of two etcd members (`tests/golden-peer`), decoded and encoded again.
 //!
 //! Every response is parsed, every stream decoded in pieces of several sizes, compared line by line with what etcd's own
 //! types made of it, encoded again and compared byte by byte. Every message in a POST is decoded and encoded again.
@@ -10,6 +10,7 @@ use prost::Message as _;
 use proto::raftpb::Message;
 
 use crate::{
+    Limits,
     chunk::ChunkDecoder,
     codec::{Bounds, Decoder, Encoder, Frame, Kind},
     dial::parse_head,
@@ -109,7 +110,7 @@ fn check_stream(name: &str, kind: Kind, local: u64, remote: u64, response: &[u8]
     let mut frames = Vec::new();
     for piece in [1, 7, 1000, usize::MAX] {
         let (mut chunks, mut decoder) =
-            (ChunkDecoder::default(), Decoder::new(kind, local, remote, Bounds::default()));
+            (ChunkDecoder::default(), Decoder::new(kind, local, remote, Bounds::new(&Limits::default())));
         let (mut input, mut found) = (BytesMut::new(), Vec::new());
         for part in body.chunks(piece.min(body.len())) {
             chunks.feed(part, &mut input).unwrap();
@@ -215,7 +216,7 @@ fn the_members_and_versions_of_the_capture_are_read() {
             let body = rest.split_to(length);
             match request.path.as_str() {
                 "/members" => {
-                    let members: Vec<crate::MemberJson> = serde_json::from_slice(&body).unwrap();
+                    let members: Vec<types::Member> = serde_json::from_slice(&body).unwrap();
                     // Go ends the list with a line feed.
                     assert_eq!(
                         serde_json::to_string(&members).unwrap() + "\n",

@@ -1,4 +1,4 @@
-//! Whoever reaches the peer port and means harm, or is mistaken: what it sends, how slowly, how often, in whose name.
+//! Malicious or faulty clients of the peer port: bad data, slow data, many connections, false senders.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::{
 use super::world::{CLUSTER, Node, heartbeat, pair, raw, until, within};
 use crate::Limits;
 
-/// A POST of this body, as this member says it.
+/// A POST of this body, with `sender` among its headers.
 fn post(to: &Node, sender: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST /raft HTTP/1.1\r\nHost: x\r\nX-Server-Version: 3.7.3\r\nX-Etcd-Cluster-ID: {CLUSTER:x}\r\n{sender}\
@@ -107,7 +107,7 @@ async fn streams_that_come_and_go_are_told_of_a_few_times() {
     assert!(a.lines.with("lost TCP").len() <= 4);
 }
 
-/// Bytes, one at a time with a pause between; how long the other end took that.
+/// Sends bytes one at a time. Returns how long the other end accepted it.
 async fn dribbled(authority: &str, bytes: &[u8], pause: Duration) -> Duration {
     let mut stream = TcpStream::connect(authority).await.unwrap();
     let begun = Instant::now();
@@ -176,11 +176,11 @@ async fn bodies_are_bounded_each_and_all_together() {
     let lease = format!("POST /leases HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n{}", "x".repeat(101));
     let lease = raw(node.authority(), lease.as_bytes(), |_| false).await;
     assert!(lease.starts_with("HTTP/1.1 413") && lease.contains("request body too large"), "{lease}");
-    // Two that are under way: the second one's bytes are too many.
+    // Two at the same time: together they are too large.
     let whole = post(&node, "", &[0; 900]);
     let mut first = TcpStream::connect(node.authority()).await.unwrap();
     first.write_all(&whole[..whole.len() - 1]).await.unwrap();
-    let bodies = &node.transport.context().bodies;
+    let bodies = &node.transport.peers().context().bodies;
     until("the first is held", || bodies.load(std::sync::atomic::Ordering::Relaxed) == 899).await;
     let second = raw(node.authority(), &whole, |_| false).await;
     assert!(second.starts_with("HTTP/1.1 503"), "{second}");
@@ -203,7 +203,7 @@ async fn connections_that_do_nothing_give_way_to_those_of_members() {
     for _ in 0..30 {
         idle.push(TcpStream::connect(a.authority()).await.unwrap());
     }
-    // The streams are at work: they stay.
+    // The streams are in use: they stay open.
     a.transport.send(vec![heartbeat(&a, &b, 7)]);
     until("the stream carries", || b.host.indexes(MessageType::MsgHeartbeat) == [7]).await;
     let answer =
@@ -216,16 +216,16 @@ async fn connections_that_do_nothing_give_way_to_those_of_members() {
 async fn the_oldest_unknown_sender_gives_way_to_one_that_joins() {
     let limits = Limits { remotes: 3, remote_kept: Duration::ZERO, ..Limits::default() };
     let node = Node::with(0xb2, CLUSTER, limits).await;
-    let known = |id: u64| node.transport.table().find(id).is_some();
+    let known = |id: u64| node.transport.peers().table().find(id).is_some();
     for stranger in 1..=10 {
-        node.transport.add_remote(stranger, "http://127.0.0.1:9");
+        node.transport.peers().add_remote(stranger, "http://127.0.0.1:9");
     }
     assert_eq!((1..=10).filter(|id| known(*id)).collect::<Vec<_>>(), [8, 9, 10]);
     let limits = Limits { remotes: 3, remote_kept: Duration::from_mins(1), ..Limits::default() };
     let node = Node::with(0xb3, CLUSTER, limits).await;
-    let known = |id: u64| node.transport.table().find(id).is_some();
+    let known = |id: u64| node.transport.peers().table().find(id).is_some();
     for stranger in 1..=10 {
-        node.transport.add_remote(stranger, "http://127.0.0.1:9");
+        node.transport.peers().add_remote(stranger, "http://127.0.0.1:9");
     }
     assert_eq!(
         (1..=10).filter(|id| known(*id)).collect::<Vec<_>>(),

@@ -11,7 +11,7 @@ use crate::LeaseRefusal;
 
 const CHECKED: &str = "X-Server-From: b2\r\nX-Server-Version: 3.7.3\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: c1\r\n";
 
-/// Asks, and compares the status line's code and the body; returns the whole answer for more.
+/// Sends a request and compares status and body. Returns the whole response.
 async fn check(
     node: &Node,
     method_path: &str,

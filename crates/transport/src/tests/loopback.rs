@@ -1,4 +1,4 @@
-//! Whole transports over loopback: what arrives, in which order, and what happens when things break.
+//! Transports over loopback: what arrives, in which order, and what happens on failures.
 
 use std::{
     sync::atomic::Ordering,
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::world::{Node, append, heartbeat, pair, pair_with, until, within};
-use crate::{Limits, codec::Kind, fetch_downgrade_enabled, fetch_members, fetch_version};
+use crate::{Limits, codec::Kind, fetch, fetch_members, fetch_version};
 
 #[tokio::test]
 async fn appends_and_others_arrive_whole_and_in_order() {
@@ -88,7 +88,7 @@ async fn three_members_in_a_ring_of_streams() {
     a.transport.send(vec![heartbeat(&a, &b, 1), heartbeat(&a, &c, 2), heartbeat(&a, &a, 3)]);
     until("b has its own", || b.host.indexes(MessageType::MsgHeartbeat) == [1]).await;
     until("c has its own", || c.host.indexes(MessageType::MsgHeartbeat) == [2]).await;
-    assert!(a.transport.member(1).is_none());
+    assert!(a.transport.peers().member(1).is_none());
     // c leaves a's cluster.
     a.transport.update_peers(&[(2, vec![b.url.clone()])]);
     a.transport.send(vec![heartbeat(&a, &c, 4), heartbeat(&a, &b, 5)]);
@@ -102,7 +102,7 @@ async fn a_restarted_port_is_found_again_and_the_loss_is_reported() {
     let (mut a, mut b) = pair().await;
     b.stop_serving().await;
     until("a's dialers found the port closed", || a.transport.active_since(b.id).is_none()).await;
-    assert!(!b.transport.member(a.id).unwrap().lane(Kind::MsgApp).is_attached());
+    assert!(!b.transport.peers().member(a.id).unwrap().lane(Kind::MsgApp).is_attached());
     assert!(b.host.unreachables() > 0, "b lost its writers");
     b.serve_again().await;
     b.attached(&a).await;
@@ -148,13 +148,13 @@ async fn a_removed_member_is_told_once_and_its_messages_are_dropped() {
 async fn a_full_queue_drops_and_reports() {
     const LANE: usize = 50;
     let (a, b) = pair_with(Limits { lane_messages: LANE, post_messages: 3, ..Limits::default() }).await;
-    // No await: neither the router's lane nor the connection gets a turn, and all arrives at the lane at once.
+    // No await: the connection does not run, and all messages reach the lane at once.
     let many = LANE as u64 + 10;
     a.transport.send((0..many).map(|i| heartbeat(&a, &b, i)).collect());
     until("the rest arrived", || b.host.delivered.lock().unwrap().len() == LANE).await;
     assert_eq!(a.host.unreachables(), 10);
     assert_eq!(a.transport.stats()[0].sent_failures, 10);
-    // To nobody, by POST: the queue is short.
+    // To an unreachable member, by POST: the queue is short.
     let nowhere = Node::new(0xdd).await;
     a.transport.update_peers(&[(b.id, vec![b.url.clone()]), (0xdd, vec!["http://127.0.0.1:9".into()])]);
     a.transport.send((0..40).map(|i| heartbeat(&a, &nowhere, i)).collect());
@@ -166,7 +166,7 @@ async fn a_full_outbox_is_reported_from_inside_the_runtime() {
     const INBOX: usize = 200;
     const LANE: usize = 50;
     let (a, b) = pair_with(Limits { inbox_messages: INBOX, lane_messages: LANE, ..Limits::default() }).await;
-    // The router has no turn before the await: the outbox fills, then the lane does with its first messages.
+    // The router does not run before the await: the inbox fills, then the lane.
     let over = 25;
     for _ in 0..=INBOX / 30 {
         a.transport.send((0..30).map(|i| heartbeat(&a, &b, i)).collect());
@@ -188,7 +188,7 @@ async fn a_snapshot_message_is_reported_as_failed() {
     assert_eq!(a.host.unreachables(), 1);
 }
 
-/// A peer that answers the msgapp GET with these bytes and closes, the message GET never; how often it was dialled.
+/// A peer that answers the msgapp GET with these bytes and closes, and never answers the message GET. Counts the dials.
 async fn false_peer(a: &Node, answer: Vec<u8>) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -244,9 +244,9 @@ async fn what_was_whole_before_the_cut_is_delivered() {
 #[tokio::test]
 async fn messages_for_others_are_not_delivered() {
     let (a, b) = pair().await;
-    // The lane is picked by the receiver's ID, so a stray address can only be made by hand.
+    // The lane is chosen by the recipient, so a wrong one must be forced.
     let stray = Message { to: Some(0xff), ..heartbeat(&a, &b, 1) };
-    a.transport.member(b.id).unwrap().push(stray);
+    a.transport.peers().member(b.id).unwrap().push(stray);
     a.transport.send(vec![heartbeat(&a, &b, 2)]);
     until("the right one arrived", || b.host.indexes(MessageType::MsgHeartbeat) == [2]).await;
 }
@@ -307,12 +307,13 @@ async fn members_and_versions_are_fetched_from_the_first_that_answers() {
     assert_eq!((found.cluster, found.members[0].id, found.members[0].name.as_str()), (0xc1, 0xa1, "a"));
     let versions = fetch_version(&a.url, limit).await.unwrap();
     assert_eq!((versions.etcdserver.as_str(), versions.etcdcluster.as_str()), ("3.7.3", "3.7.0"));
-    assert_eq!(fetch_downgrade_enabled(&a.url, limit).await, Ok(false));
+    let downgrade = fetch::get(&a.url, "/downgrade/enabled", limit).await.unwrap();
+    assert_eq!(downgrade.text(), "false");
     assert!(fetch_members(&urls[..1], limit).await.is_err());
     assert!(fetch_members(&[], limit).await.is_err());
 }
 
-/// Pieces of a byte, batches of a message, nothing kept: it takes longer, and all arrives in order.
+/// With the smallest limits it is slower, and all arrives in order.
 #[tokio::test]
 async fn the_smallest_limits_let_everything_through() {
     let limits = Limits {
@@ -342,7 +343,7 @@ async fn a_message_larger_than_a_lane_fits_an_empty_one() {
     assert_eq!(a.host.unreachables(), 4);
 }
 
-/// Nothing is allotted for what is announced.
+/// Memory is not reserved for an announced length.
 #[tokio::test]
 async fn a_frame_that_announces_too_much_ends_the_stream() {
     let small = Limits { frame_bytes: 500, ..Limits::default() };

@@ -1,4 +1,4 @@
-//! Tests of the transport: pure parts by values, whole transports over loopback.
+//! Tests of the pure parts, and of whole transports over loopback.
 
 mod chunks;
 mod faults;

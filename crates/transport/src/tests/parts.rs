@@ -1,4 +1,4 @@
-//! Headers, versions, paths, URLs, JSON, times: values in, values out.
+//! Pure functions on headers, versions, paths, URLs, JSON and times.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use http::HeaderMap;
 use proto::raftpb::{Entry, Message, MessageType};
 
 use crate::{
-    HashKv, Identity, Limits, MemberJson,
+    HashKv, Identity, Limits,
     codec::Kind,
     dial::{Receiver, parse_head},
     headers,
-    server::{hash_json, rfc3339, stream_path},
+    server::{hash_json, stream_path},
     urls::{self, Picker},
 };
 
@@ -21,22 +21,6 @@ fn identity() -> Identity {
         cluster: 0xc1,
         peer_urls: vec!["http://127.0.0.1:1".into(), "http://127.0.0.1:2".into()],
         version: "3.7.3".into(),
-    }
-}
-
-#[test]
-fn versions_are_read_as_etcds_semver_reads_them() {
-    for (text, expected) in [
-        ("3.7.3", Some((3, 7))),
-        ("3.7.0-rc.1+git", Some((3, 7))),
-        ("3.7", None),
-        ("3.7.x", None),
-        ("v3.7.3", None),
-        ("3.7.3.1", None),
-        ("+3.7.3", None),
-        ("", None),
-    ] {
-        assert_eq!(headers::parse_version(text), expected, "{text}");
     }
 }
 
@@ -110,7 +94,7 @@ fn stream_paths_are_taken_apart_as_go_does() {
 
 #[test]
 fn peer_urls_need_a_scheme_a_host_and_a_port() {
-    let authority = |url: &str| urls::parse(url).map(|a| a.authority).map_err(|e| e.to_string());
+    let authority = |url: &str| urls::authority(url).map_err(|e| e.to_string());
     assert_eq!(authority("http://10.0.0.1:2380"), Ok("10.0.0.1:2380".into()));
     assert_eq!(authority("http://[::1]:2380/"), Ok("[::1]:2380".into()));
     for url in ["http://host", "http://:2380", "http://a@b:1", "http://h:1/path", "ftp://h:1", "h:1", ""] {
@@ -140,20 +124,6 @@ fn a_failing_url_gives_way_to_the_next_and_a_new_list_starts_over() {
 
 #[test]
 fn json_is_etcds() {
-    let member = MemberJson {
-        id: u64::MAX,
-        peer_urls: vec!["http://a:1".into()],
-        is_learner: true,
-        name: "b".into(),
-        client_urls: vec!["http://c:2".into()],
-    };
-    let text = r#"{"id":18446744073709551615,"peerURLs":["http://a:1"],"isLearner":true,"name":"b","clientURLs":["http://c:2"]}"#;
-    assert_eq!(serde_json::to_string(&member).unwrap(), text);
-    assert_eq!(serde_json::from_str::<MemberJson>(text).unwrap(), member);
-    let bare: MemberJson = serde_json::from_str(r#"{"id":7,"peerURLs":null}"#).unwrap();
-    assert_eq!(bare, MemberJson { id: 7, ..Default::default() });
-    assert_eq!(serde_json::to_string(&bare).unwrap(), r#"{"id":7,"peerURLs":[]}"#);
-
     let hash = HashKv { revision: 8, hash: 4_051_299_174, compact_revision: 4, hash_revision: 8 };
     let text = r#"{"header":{"revision":8},"hash":4051299174,"compact_revision":4,"hash_revision":8}"#;
     assert_eq!(hash_json(&hash), text);
@@ -161,27 +131,27 @@ fn json_is_etcds() {
 }
 
 #[test]
-fn times_are_gos() {
-    let time = |seconds, nanos| rfc3339(Duration::new(seconds, nanos));
-    assert_eq!(time(0, 0), "1970-01-01T00:00:00Z");
-    assert_eq!(time(951_782_400, 0), "2000-02-29T00:00:00Z");
-    assert_eq!(time(1_795_414_287, 961_691_154), "2026-11-23T06:11:27.961691154Z");
-    assert_eq!(time(1_795_414_287, 500_000_000), "2026-11-23T06:11:27.5Z");
+fn times_are_written_as_go_writes_them() {
+    let check = |seconds, nanos, text: &str| {
+        assert_eq!(jiff::Timestamp::new(seconds, nanos).unwrap().to_string(), text);
+    };
+    check(0, 0, "1970-01-01T00:00:00Z");
+    check(951_782_400, 0, "2000-02-29T00:00:00Z");
+    check(1_795_414_287, 961_691_154, "2026-11-23T06:11:27.961691154Z");
+    check(1_795_414_287, 500_000_000, "2026-11-23T06:11:27.5Z");
 }
 
 #[test]
-fn times_of_peers_are_read_at_any_offset() {
-    let read = crate::probe::since_epoch;
-    for time in [Duration::ZERO, Duration::new(951_782_400, 0), Duration::new(1_795_414_287, 961_691_154)] {
-        assert_eq!(read(&rfc3339(time)), Some(time));
-    }
-    let noon = read("2026-11-23T12:00:00Z");
-    assert!(noon.is_some());
-    assert_eq!(read("2026-11-23T14:30:00.000+02:30"), noon);
-    assert_eq!(read("2026-11-23T09:00:00-03:00"), noon);
+fn clocks_of_peers_are_compared_at_any_offset() {
+    let now = "2026-11-23T12:00:00Z".parse().unwrap();
+    let drift = |theirs: &str, ago| crate::probe::drift(theirs, now, Duration::from_millis(ago));
+    assert_eq!(drift("2026-11-23T14:30:00.000+02:30", 0), Some(Duration::ZERO));
+    assert_eq!(drift("2026-11-23T09:00:01-03:00", 0), Some(Duration::from_secs(1)));
+    assert_eq!(drift("2026-11-23T11:59:59.75Z", 250), Some(Duration::ZERO));
+    assert_eq!(drift("2026-11-23T11:59:58.999999999Z", 0), Some(Duration::new(1, 1)));
     for nonsense in ["", "2026-11-23", "2026-11-23T12:00:00", "2026-11-23T12:00:00+x", "20é6-11-23T12:00:00Z"]
     {
-        assert_eq!(read(nonsense), None, "{nonsense}");
+        assert_eq!(drift(nonsense, 0), None, "{nonsense}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Transports in one process, with hosts that remember what they were told.
+//! Transports in one process, with hosts that record their calls.
 
 use std::{
     collections::BTreeSet,
@@ -131,7 +131,7 @@ impl TestHost {
 pub(super) struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    /// The lines that hold this.
+    /// The lines that contain this text.
     pub(super) fn with(&self, words: &str) -> Vec<String> {
         self.0.lock().unwrap().iter().filter(|line| line.contains(words)).cloned().collect()
     }
@@ -161,7 +161,7 @@ impl slog::Serializer for Line {
     }
 }
 
-/// One member.
+/// A member under test.
 pub(super) struct Node {
     pub(super) id: u64,
     pub(super) url: String,
@@ -226,9 +226,9 @@ impl Node {
         self.url.strip_prefix("http://").unwrap()
     }
 
-    /// Streams of this node to `other` are open.
+    /// Waits until the streams of this node to `other` are open.
     pub(super) async fn attached(&self, other: &Node) {
-        let peer = self.transport.member(other.id).unwrap();
+        let peer = self.transport.peers().member(other.id).unwrap();
         until("both streams attached", || {
             crate::codec::Kind::ALL.iter().all(|kind| peer.lane(*kind).is_attached())
         })
@@ -236,7 +236,7 @@ impl Node {
     }
 }
 
-/// Two members that know each other, all four streams up.
+/// Two members that know each other, with all four streams open.
 pub(super) async fn pair() -> (Node, Node) {
     pair_with(Limits::default()).await
 }
@@ -251,7 +251,7 @@ pub(super) async fn pair_with(limits: Limits) -> (Node, Node) {
     (a, b)
 }
 
-/// Waits for a condition, ten seconds at most.
+/// Waits for a condition, at most ten seconds.
 pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if condition() {
@@ -298,7 +298,7 @@ pub(super) fn heartbeat(from: &Node, to: &Node, commit: u64) -> Message {
     }
 }
 
-/// Sends raw bytes, reads until the other end closes or `enough` says so; what was read, as text.
+/// Sends raw bytes, reads until the other end closes or `enough` is true. Returns what was read, as text.
 pub(super) async fn raw(authority: &str, request: &[u8], enough: impl Fn(&str) -> bool) -> String {
     let mut stream = TcpStream::connect(authority).await.unwrap();
     stream.write_all(request).await.unwrap();

@@ -1,11 +1,8 @@
 //! The real file system.
 //!
-//! Space is set aside by `fallocate`. A block that was set aside but never written costs a journal commit when it is
-//! first synced, so the log has zeros written ahead of a write that reaches into such blocks: the syncs that follow
-//! find written blocks and change no metadata.
-//!
-//! Every open file is locked twice: by `flock`, which keeps two of ours apart, and by a record lock, which keeps
-//! etcd out (its own locks are of that family).
+//! Space is reserved with `fallocate`. The first sync of a reserved but unwritten block costs a journal commit, so the
+//! log writes zeros ahead of its records. Every open file is locked twice: with `flock`, which excludes other quorate
+//! processes, and with a record lock, which excludes etcd.
 
 use super::{Disk, DiskFile};
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
@@ -13,8 +10,9 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use types::mutant::{Mutant, is};
 
-/// One directory of the file system.
+/// One directory of the real file system.
 #[derive(Debug)]
 pub struct FsDisk {
     path: PathBuf,
@@ -22,22 +20,21 @@ pub struct FsDisk {
 }
 
 impl FsDisk {
-    /// Opens a directory; makes it, for its owner only, where there is none.
+    /// Opens a directory; creates it, private to its owner, if it is missing.
     pub fn open(path: &Path) -> io::Result<Self> {
         make_dir_all(path)?;
         Ok(Self { path: path.to_owned(), dir: File::open(path)? })
     }
 }
 
-/// Makes a directory, and those above it that are missing, for their owner only; what is there stays. The names of all
-/// of them are durable when this returns: one made just before a crash, whose own name was not synced, included.
+/// Creates a directory and its parents, for the owner only; all names are durable, even ones a crash left unsynced.
 pub fn make_dir_all(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> =
         path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     let there = missing.last().map_or(Some(path), |dir| dir.parent());
     if let Some(there) = there.filter(|dir| !dir.as_os_str().is_empty()) {
         match sync_name(there) {
-            // Somebody else made it where we may not look: not ours to answer for.
+            // Another user created it where we have no access: not ours to sync.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             synced => synced?,
         }
@@ -49,11 +46,10 @@ pub fn make_dir_all(path: &Path) -> io::Result<()> {
         }
         sync_name(dir)?;
     }
-    // A file in the place of the last one.
+    // Refuse a file in place of the last directory.
     if path.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
-/// Makes a directory's name durable.
 fn sync_name(dir: &Path) -> io::Result<()> {
     match dir.parent() {
         Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
@@ -68,7 +64,7 @@ impl Disk for FsDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
-            // Names that are no UTF-8 are nobody's here.
+            // Names that are not UTF-8 are never ours.
             names.extend(entry?.file_name().into_string().ok());
         }
         Ok(names)
@@ -83,7 +79,7 @@ impl Disk for FsDisk {
             .truncate(false)
             .mode(0o600)
             .open(self.path.join(name))?;
-        // Locked before it is cut: it may be somebody's.
+        // Lock before truncating: another process may use the file.
         lock(&file)?;
         file.set_len(0)?;
         let mut file = FsFile { file, len: 0, zeroed_to: 0 };
@@ -95,8 +91,10 @@ impl Disk for FsDisk {
         let file = OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
         lock(&file)?;
         let len = file.metadata()?.len();
-        // What is clean goes from memory, and is read from the disk: an earlier process's sync may have failed.
-        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+        // Drop clean pages so that reads come from the disk: a sync of an earlier process may have failed.
+        if !is(Mutant::ReadWhatIsCached) {
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+        }
         Ok(FsFile { file, len, zeroed_to: 0 })
     }
 
@@ -116,7 +114,7 @@ impl Disk for FsDisk {
 fn lock(file: &File) -> io::Result<()> {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?;
     match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
-        // POSIX lets a held record lock answer with either.
+        // POSIX allows either error for a lock that is held.
         Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
         Err(error) => Err(error.into()),
         Ok(()) => Ok(()),
@@ -128,7 +126,7 @@ fn lock(file: &File) -> io::Result<()> {
 pub struct FsFile {
     file: File,
     len: u64,
-    /// Blocks below it have been written since the file was opened, or are being written.
+    /// Blocks below this offset were written, or are being written, since the file was opened.
     zeroed_to: u64,
 }
 
@@ -166,7 +164,7 @@ impl DiskFile for FsFile {
             self.zeroed_to = self.zeroed_to.min(len);
         } else {
             match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
-                // Not every file system can; the file is then only longer.
+                // Not supported by every file system; then only the length changes.
                 Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.file.set_len(len)?,
                 other => other?,
             }

@@ -1,48 +1,45 @@
-//! A disk in memory that forgets and fails as real ones do, the same way for the same seed.
+//! A disk in memory that loses data and fails as real disks do, deterministically from a seed.
 //!
-//! What is written is readable at once and durable after a sync. [`MemDisk::crash`] keeps everything synced and, of
-//! what was not, whatever the seed says: some sectors of a write and not others, some writes and not others; of names
-//! made, changed and removed since the last sync of the directory, the first few.
+//! Writes are readable at once and durable after a sync. [`MemDisk::crash`] keeps everything synced and, by the seed,
+//! any subset of the unsynced sectors and writes, and a prefix of the unsynced creations, renames and removals.
 
 use super::{Disk, DiskFile};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use types::mutant::{Mutant, is};
 
-/// What a disk writes whole or not at all, in bytes.
+/// What a disk writes atomically, in bytes.
 const SECTOR_BYTES: u64 = 512;
 
 /// One directory in memory; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct MemDisk {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
-    /// Changes of names since the last sync of the directory.
+    /// Creations, renames and removals since the last sync of the directory.
     unsynced: Vec<Naming>,
     files: Vec<Contents>,
-    /// Counts crashes: a file opened before one is dead.
+    /// Counts crashes: files opened in an earlier era answer errors.
     era: u64,
-    /// Writes, syncs and changes of names so far.
     operations: u64,
-    /// The count at which operations begin to fail.
     fail_at: Option<u64>,
     trouble: Option<Trouble>,
 }
 
-/// What else can be wrong with a disk, until a crash or [`MemDisk::heal`].
+/// Further faults of a disk, until a crash or [`MemDisk::heal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Nothing can be read.
+    /// Every read returns an error.
     NoReads,
-    /// There is no space left: nothing is made, and no file becomes longer.
+    /// No space is left: no file can be created or extended.
     NoSpace,
-    /// The next sync fails, and what it was for is lost although it can still be read, as Linux has it: the pages count as
-    /// clean from then on. Later syncs succeed and have nothing to do.
+    /// The next sync fails and its data is lost, though still readable, as on Linux; later syncs do not write it.
     OneSyncFails,
 }
 
@@ -71,7 +68,7 @@ impl Naming {
     }
 }
 
-/// A file's bytes: `data`, then zeros up to `len`, so that space set aside costs no memory.
+/// A file's contents: `data`, then zeros up to `len`, so that reserved space costs no memory.
 #[derive(Clone, Debug, Default)]
 struct Image {
     data: Vec<u8>,
@@ -126,13 +123,12 @@ impl Contents {
         self.unsynced.push(change);
     }
 
-    /// What is clean is read from the disk: see [`Disk::open`].
+    /// Replaces clean pages with what is on the disk: see [`Disk::open`].
     fn read_again(&mut self) {
         self.now = self.durable.clone();
         self.unsynced.iter().for_each(|change| apply(&mut self.now, change));
     }
 
-    /// As a sync that fails has it.
     fn forget(&mut self) {
         self.unsynced.clear();
     }
@@ -143,12 +139,12 @@ impl Contents {
         }
     }
 
-    /// Keeps what a power loss might: half of all crashes lose the last changes, the others change by sector.
+    /// Applies a power loss: half of all crashes lose the last changes, the others pick changes by sector.
     fn crash(&mut self, random: &mut Random) {
         let changes = std::mem::take(&mut self.unsynced);
         let end = changes.len() as u64;
         let whole = random.one_in(2).then(|| random.below(end + 1));
-        // A sector reaches the disk as it was after some of the changes: never a later one without an earlier.
+        // Each sector is left as it was after some of the changes: never a later one without the earlier.
         let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
         for (n, change) in (0..).zip(&changes) {
             match change {
@@ -176,7 +172,6 @@ fn apply(image: &mut Image, change: &Change) {
     }
 }
 
-/// The parts of a write by sector.
 fn sectors(bytes: &[u8], offset: u64) -> impl Iterator<Item = (&[u8], u64)> {
     let mut done = 0;
     std::iter::from_fn(move || {
@@ -188,7 +183,7 @@ fn sectors(bytes: &[u8], offset: u64) -> impl Iterator<Item = (&[u8], u64)> {
     })
 }
 
-/// `SplitMix64`: small, and the same on every machine.
+/// `SplitMix64`: small and the same on every machine.
 struct Random(u64);
 
 impl Random {
@@ -210,20 +205,19 @@ impl Random {
 }
 
 impl MemDisk {
-    /// An empty directory.
+    /// A disk with an empty directory.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The process ends, and another one begins: files opened before answer errors. What was written is there, and not
-    /// durable by that.
+    /// Ends the process and starts another: files opened before answer errors. Writes remain, but are not durable.
     pub fn kill(&self) {
         let mut state = self.lock();
         state.era += 1;
         state.heal();
     }
 
-    /// Loses power and comes back. Files opened before answer errors; open the log anew.
+    /// Loses power and restarts. Files opened before answer errors: reopen the log.
     pub fn crash(&self, seed: u64) {
         let mut state = self.lock();
         let mut random = Random(seed);
@@ -242,29 +236,28 @@ impl MemDisk {
         state.heal();
     }
 
-    /// From now on this is wrong too, until a crash, the end of the process, or [`MemDisk::heal`].
+    /// Adds a fault, until a crash, the end of the process, or [`MemDisk::heal`].
     pub fn trouble(&self, trouble: Trouble) {
         self.lock().trouble = Some(trouble);
     }
 
-    /// Lets the n-th write, sync or change of a name from now fail (1 = the next), and all after it, until a crash
-    /// or [`MemDisk::heal`]. The operation that fails may have happened in part.
+    /// Fails the n-th operation from now (1 = the next), perhaps half done, and all after it, until a crash or `heal`.
     pub fn fail_after(&self, n: u64) {
         let mut state = self.lock();
         state.fail_at = Some(state.operations + n);
     }
 
-    /// Lets operations succeed again.
+    /// Ends all faults: operations succeed again.
     pub fn heal(&self) {
         self.lock().heal();
     }
 
-    /// How many writes, syncs and changes of names there were.
+    /// The number of writes, syncs and name changes so far.
     pub fn operations(&self) -> u64 {
         self.lock().operations
     }
 
-    /// A copy of what the disk holds now, on a disk of its own, with nothing unsynced.
+    /// An independent copy of the disk's current contents, with nothing unsynced.
     #[must_use]
     pub fn copy(&self) -> Self {
         let copy = Self::new();
@@ -281,13 +274,13 @@ impl MemDisk {
         copy
     }
 
-    /// A file's bytes up to its last written one.
+    /// A file's bytes up to the last one written.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.lock();
         state.names.get(name).map(|&file| state.files[file].now.data.clone())
     }
 
-    /// Changes bytes of a file behind everybody's back, durably.
+    /// Corrupts bytes of a file, durably.
     pub fn damage(&self, name: &str, offset: u64, bytes: &[u8]) {
         let mut state = self.lock();
         let file = *state.names.get(name).expect("damage is done to a file that is there");
@@ -295,7 +288,7 @@ impl MemDisk {
         state.files[file].durable.write(bytes, offset);
     }
 
-    /// Cuts a file off behind everybody's back, durably.
+    /// Truncates a file, durably.
     pub fn damage_len(&self, name: &str, len: u64) {
         let mut state = self.lock();
         let file = *state.names.get(name).expect("damage is done to a file that is there");
@@ -303,12 +296,12 @@ impl MemDisk {
         state.files[file].durable.set_len(len);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, DiskState> {
+        types::lock(&self.state)
     }
 }
 
-impl State {
+impl DiskState {
     fn insert(&mut self, name: &str, contents: Contents) -> usize {
         let file = self.files.len();
         self.files.push(contents);
@@ -333,7 +326,6 @@ impl State {
         Ok(())
     }
 
-    /// Space is needed for what becomes longer.
     fn space(&self) -> io::Result<()> {
         if self.trouble == Some(Trouble::NoSpace) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
@@ -366,7 +358,9 @@ impl Disk for MemDisk {
     fn open(&self, name: &str) -> io::Result<MemFile> {
         let mut state = self.lock();
         let file = state.find(name)?;
-        state.files[file].read_again();
+        if !is(Mutant::ReadWhatIsCached) {
+            state.files[file].read_again();
+        }
         Ok(MemFile { disk: self.clone(), file, era: state.era })
     }
 
@@ -396,7 +390,7 @@ impl Disk for MemDisk {
     }
 }
 
-/// An open file in memory.
+/// An open file on the disk in memory.
 #[derive(Debug)]
 pub struct MemFile {
     disk: MemDisk,
@@ -425,12 +419,12 @@ impl MemFile {
         if end > len { state.space() } else { Ok(()) }
     }
 
-    /// Counts the operation; one that is to fail leaves half of itself behind.
+    /// Counts the operation; a failing one takes effect by half.
     fn operation(&self, change: Option<Change>) -> io::Result<()> {
         let verdict = self.verdict(change.as_ref());
         let change = match (&verdict, change) {
             (Err(_), Some(Change::Write(mut bytes, offset))) => {
-                // Cut where a sector ends: the kernel takes writes page by page.
+                // Cut at a sector: the kernel writes whole pages.
                 let end = (offset + bytes.len() as u64 / 2) / SECTOR_BYTES * SECTOR_BYTES;
                 bytes.truncate(at(end.saturating_sub(offset)));
                 Some(Change::Write(bytes, offset))
@@ -509,7 +503,7 @@ mod tests {
         disk.rename("kept", "moved").expect("rename");
         let crashed: Vec<_> = (0..20)
             .map(|seed| {
-                let copy = MemDisk { state: Arc::new(Mutex::new(State::default())) };
+                let copy = MemDisk { state: Arc::new(Mutex::new(DiskState::default())) };
                 copy.create("kept", 0).expect("create");
                 copy.sync_dir().expect("sync");
                 copy.rename("kept", "moved").expect("rename");

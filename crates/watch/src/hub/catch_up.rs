@@ -1,18 +1,17 @@
-//! Those who are behind are brought forward: from the ring at once, from the history in rounds.
+//! Catching up: brings lagging watchers forward, from the ring at once or from the history in rounds.
 
-use super::{Hub, State, Step};
+use super::{Hub, Step, WatcherState};
 use crate::round::{Collector, Participant, Wanted};
-use crate::{Chunk, Gone, History, Limits, READ_COST, Response, Round};
+use crate::{Chunk, History, HistoryError, Limits, READ_COST, Response, Round};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 impl Hub {
-    /// Does a bounded piece of the work: tells those who are synced of what is new, or those who are behind of what they
-    /// missed. Or says what is to be read for that.
+    /// Does a bounded part of the work: dispatches new events, catches up lagging watchers, or returns a round to read.
     pub fn step(&mut self, history: &dyn History) -> Step {
-        if self.is_telling() {
-            self.tell(history);
+        if self.is_dispatching() {
+            self.dispatch(history);
             return Step::Again;
         }
         let first = self.ring.first();
@@ -37,22 +36,22 @@ impl Hub {
         Step::Read(Round { from, to: self.revision, participants, wanted, rows_max, bytes_max })
     }
 
-    /// Takes what a round found. `Gone::Compacted` is found out again, watcher by watcher, in the next step.
-    pub fn finish(&mut self, round: &Round, result: Result<Chunk, Gone>) {
+    /// Takes the result of a round. `HistoryError::Compacted` is found again in the next step, for each watcher.
+    pub fn finish(&mut self, round: &Round, result: Result<Chunk, HistoryError>) {
         self.reading = false;
         match result {
             Ok(chunk) => {
                 self.sweep = chunk.end + 1;
                 self.take(&round.participants, &chunk);
             }
-            Err(Gone::Compacted) => {
+            Err(HistoryError::Compacted) => {
                 for participant in &round.participants {
                     if let Some(next) = self.reading_next(participant) {
                         self.advance(participant.watcher, next);
                     }
                 }
             }
-            Err(Gone::Failed(reason)) => {
+            Err(HistoryError::Failed(reason)) => {
                 for participant in &round.participants {
                     if self.reading_next(participant).is_some() {
                         self.fail(self.watchers[participant.watcher].stream, &reason);
@@ -63,7 +62,7 @@ impl Hub {
         self.announce_all();
     }
 
-    /// From the ring.
+    /// Catches up watchers that need `from`, from the ring.
     fn catch_up(&mut self, from: i64, history: &dyn History) {
         let (participants, wanted) = self.gather(from);
         let mut collector = Collector::new(&wanted, self.limits.ring_step_events, self.limits.round_bytes);
@@ -80,8 +79,8 @@ impl Hub {
                 Ok(ControlFlow::Break(())) => break,
                 Err(gone) => {
                     let reason = match gone {
-                        Gone::Failed(reason) => reason,
-                        Gone::Compacted => "a version was compacted while it was read".to_owned(),
+                        HistoryError::Failed(reason) => reason,
+                        HistoryError::Compacted => "a version was compacted while it was read".to_owned(),
                     };
                     for participant in &participants {
                         if self.reading_next(participant).is_some() {
@@ -94,11 +93,10 @@ impl Hub {
         }
         let chunk = collector.finish(self.revision);
         self.take(&participants, &chunk);
-        // Versions before, which may be large, came into the ring.
+        // Reading previous versions, which may be large, has grown the ring.
         self.bound();
     }
 
-    /// The watchers that take part in a round from this revision on.
     fn gather(&mut self, from: i64) -> (Vec<Participant>, Wanted) {
         let chosen: Vec<(i64, usize)> =
             self.behind.range((from, 0)..).take(self.limits.round_watchers).copied().collect();
@@ -107,7 +105,7 @@ impl Hub {
         for (next, at) in chosen {
             self.behind.remove(&(next, at));
             let watcher = &mut self.watchers[at];
-            watcher.state = State::Reading;
+            watcher.state = WatcherState::Reading;
             let topic = *places.entry(watcher.topic).or_insert_with(|| {
                 specs.push(self.topics[watcher.topic].spec.clone());
                 specs.len() - 1
@@ -117,18 +115,17 @@ impl Hub {
         (participants, Wanted::new(specs))
     }
 
-    /// What a participant needs next, if it is still there and waits for its round.
+    /// The revision that a participant needs next, if it still exists and waits for its round.
     fn reading_next(&self, participant: &Participant) -> Option<i64> {
         let watcher = self.watchers.get(participant.watcher)?;
         match watcher.state {
-            State::Reading if watcher.serial == participant.serial => Some(watcher.next),
+            WatcherState::Reading if watcher.serial == participant.serial => Some(watcher.next),
             _ => None,
         }
     }
 
-    /// Tells the participants what was found.
     fn take(&mut self, participants: &[Participant], chunk: &Chunk) {
-        // What most watchers of a topic get is the same: joined once.
+        // Most watchers of a topic need the same events: join them once.
         let mut joined: Vec<Option<(i64, Bytes, usize)>> = vec![None; chunk.found.len()];
         for participant in participants {
             let Some(next) = self.reading_next(participant) else { continue };
@@ -169,7 +166,6 @@ mod tests {
     use crate::{Create, Event, Spec};
     use types::{KeyRange, Revision};
 
-    /// What the version before an event takes.
     const PREVIOUS_BYTES: usize = 100 << 10;
 
     struct LargeBefore;
@@ -179,11 +175,16 @@ mod tests {
             -1
         }
 
-        fn events(&self, _: i64, _: i64, _: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<(), Gone> {
+        fn events(
+            &self,
+            _: i64,
+            _: i64,
+            _: &mut dyn FnMut(Event) -> ControlFlow<()>,
+        ) -> Result<(), HistoryError> {
             Ok(())
         }
 
-        fn with_previous(&self, _: &Event) -> Result<Bytes, Gone> {
+        fn with_previous(&self, _: &Event) -> Result<Bytes, HistoryError> {
             Ok(vec![0; PREVIOUS_BYTES].into())
         }
     }
@@ -220,7 +221,7 @@ mod tests {
         let (key, late) = (hub.open(), hub.open());
         hub.create(key, create(0), -1);
         hub.skip(10);
-        assert_eq!(hub.settled(), 5, "too much to be told at once");
+        assert_eq!(hub.settled(), 5, "too much to be dispatched at once");
         hub.create(late, create(2), -1);
         let mut rounds = Vec::new();
         loop {
@@ -237,7 +238,7 @@ mod tests {
         }
         assert!(rounds.iter().all(|(_, settled)| *settled >= 5) && rounds.contains(&(2, 5)), "{rounds:?}");
         assert_eq!((hub.settled(), hub.counts().slow), (10, 0));
-        // Its client goes: nobody waits for it any more.
+        // The client disconnects, so nobody waits for it.
         hub.skip(20);
         hub.close(key);
         hub.close(late);

@@ -1,81 +1,79 @@
-//! The hub: topics, watchers and streams, and the calls of their owners. Telling what is new is in `tell`, catching up in
-//! `catch_up`, progress in `progress`.
+//! The hub: topics, watchers, streams, and its public calls; `dispatch`, `catch_up` and `progress` do the work.
 
 mod catch_up;
+mod dispatch;
 mod progress;
-mod tell;
 
 use crate::index::Index;
 use crate::ring::Ring;
 use crate::{Limits, Refusal, Response, Round, Spec};
+use dispatch::Dispatch;
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use tell::Telling;
 
-/// A stream: what one client gets its responses through, in order.
+/// Identifies a watch stream, which carries one client's responses in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamKey {
     at: usize,
-    /// Tells it from a later stream in the same place.
+    /// Distinguishes it from a later stream in the same slot.
     serial: u64,
 }
 
 impl StreamKey {
-    /// A small number, unlike that of every other open stream.
+    /// A small number, unique among open streams.
     pub fn number(self) -> usize {
         self.at
     }
 }
 
-/// A watcher to be created.
+/// A request to create a watcher.
 #[derive(Clone, Debug)]
 pub struct Create {
     /// Its ID; 0 = the stream's next free one, from 0 up.
     pub id: i64,
-    /// What it wants.
+    /// The events it asks for.
     pub spec: Spec,
-    /// The first revision it wants; 0 = what comes next.
+    /// The first revision it asks for; 0 = the next event.
     pub start: i64,
-    /// Whether its responses may be cut.
+    /// Whether its responses may be fragmented.
     pub fragment: bool,
-    /// Whether it wants progress announced in intervals.
+    /// Whether it asks for periodic progress.
     pub notify: bool,
 }
 
-/// What [`Hub::step`] came to.
+/// The result of [`Hub::step`].
 #[derive(Debug)]
 pub enum Step {
-    /// There is nothing to do now.
+    /// There is nothing to do.
     Idle,
     /// Something was done, and there may be more.
     Again,
-    /// This is to be read, and given to [`Hub::finish`]. There is one round at a time.
+    /// Read this and pass it to [`Hub::finish`]. There is one round at a time.
     Read(Round),
 }
 
-/// How much there is, for metrics.
+/// Sizes of the hub, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Open streams.
+    /// The number of open streams.
     pub streams: usize,
     /// Watchers that have not ended.
     pub watchers: usize,
-    /// Those of them that have not seen everything.
+    /// Those of them that lag behind.
     pub slow: usize,
-    /// Events that wait in queues.
+    /// Events waiting in queues.
     pub pending: usize,
-    /// Events that were taken from queues, ever.
+    /// Events taken from queues since the start.
     pub events: u64,
 }
 
 /// All watchers of one member.
 #[derive(Debug)]
 pub struct Hub {
-    /// All events up to here are in the ring or are history.
+    /// All events up to this revision are in the ring or in the history.
     revision: i64,
     ring: Ring,
-    /// How far synced watchers have been told of them.
-    telling: Telling,
+    dispatch: Dispatch,
     topics: Slab<Topic>,
     by_spec: HashMap<Spec, usize>,
     index: Index,
@@ -83,28 +81,26 @@ pub struct Hub {
     streams: Slab<Stream>,
     /// Watchers to be caught up, by the revision they need next.
     behind: BTreeSet<(i64, usize)>,
-    /// Those of the watchers that are behind who had seen everything until events came that were too many to be told at
-    /// once, by the revision they need next.
+    /// Those of them that were synced until there were too many events to dispatch, likewise.
     missed: BTreeSet<(i64, usize)>,
-    /// Where the next round begins: rounds sweep over the history, so that no watcher waits for another's whole way.
+    /// The start of the next round: rounds sweep, so that no watcher waits for another's whole backlog.
     sweep: i64,
     reading: bool,
-    /// Streams that wait for the right moment to announce progress.
-    hopeful: BTreeSet<usize>,
+    awaiting_progress: BTreeSet<usize>,
     ready: Vec<StreamKey>,
     serial: u64,
     counts: Counts,
     limits: Limits,
 }
 
-/// What watchers with the same wishes share.
+/// What watchers with equal [`Spec`]s share.
 #[derive(Debug)]
 struct Topic {
     spec: Spec,
-    /// Watchers of it, in any state.
+    /// Its watchers, in any state.
     members: usize,
     synced: Vec<usize>,
-    /// The ring's numbers of events that they are to be told of.
+    /// Ring numbers of the events to dispatch to them.
     matched: Vec<usize>,
 }
 
@@ -114,53 +110,51 @@ struct Watcher {
     stream: usize,
     id: i64,
     topic: usize,
-    /// The first revision that its client asked for; 0 = what comes next.
+    /// The first revision that its client asked for; 0 = the next event.
     start: i64,
-    /// It has been told of all before this revision, and of nothing from it on.
+    /// It was sent all events before this revision, and none from it on.
     next: i64,
     fragment: bool,
-    /// Whether progress is due at the next tick; `None` = it is not wanted.
+    /// Whether progress is due at the next tick; `None` = not wanted.
     notify: Option<bool>,
-    state: State,
+    state: WatcherState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It is told of what is new; its place among the topic's synced.
-    Synced { place: usize },
-    /// It waits for a step.
+enum WatcherState {
+    /// New events are dispatched to it; its place among the topic's synced watchers.
+    Synced {
+        place: usize,
+    },
+    /// It waits for a step to catch it up.
     Behind,
-    /// It takes part in the round under way.
     Reading,
     /// It waits for room in its stream's queue.
     Blocked,
-    /// It has ended; its client has not cancelled it yet.
+    /// It has ended, but its client has not cancelled it yet.
     Ended,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Stream {
     serial: u64,
     watchers: BTreeMap<i64, usize>,
     next_id: i64,
     queue: VecDeque<Response>,
-    /// What is in the queue.
     bytes: usize,
-    /// Responses in the queue that tell of no events.
+    /// Responses in the queue without events.
     controls: usize,
-    /// Watchers for whose events there was no room, in the order in which they were held back.
+    /// Watchers held back because the queue was full, in order.
     blocked: VecDeque<(usize, u64)>,
-    /// Watchers that have not ended.
     live: usize,
-    /// Those of them that are not synced.
+    /// Those of them that lag behind.
     lagging: usize,
-    /// No watcher starts later.
+    /// An upper bound of the watchers' start revisions.
     latest_start: i64,
-    /// Whether progress of all watchers is to be announced.
     wants_progress: bool,
-    /// Whether an interval has passed: progress of each watcher may be due.
+    /// Whether an interval has passed, so that per-watcher progress may be due.
     ticked: bool,
-    /// Whether the owner waits to be told that there is something in the queue.
+    /// Whether the owner waits for [`Hub::take_ready`] to report the stream.
     listening: bool,
 }
 
@@ -180,12 +174,12 @@ impl Hub {
         Self::within(revision, Limits::default())
     }
 
-    /// The same with bounds of its own.
+    /// [`Hub::new`] with other limits.
     pub fn within(revision: i64, limits: Limits) -> Self {
         Self {
             revision,
             ring: Ring::starting(revision + 1),
-            telling: Telling::new(revision),
+            dispatch: Dispatch::new(revision),
             topics: Slab::new(),
             by_spec: HashMap::new(),
             index: Index::default(),
@@ -195,7 +189,7 @@ impl Hub {
             missed: BTreeSet::new(),
             sweep: 0,
             reading: false,
-            hopeful: BTreeSet::new(),
+            awaiting_progress: BTreeSet::new(),
             ready: Vec::new(),
             serial: 0,
             counts: Counts::default(),
@@ -208,41 +202,27 @@ impl Hub {
         self.revision
     }
 
-    /// Everybody who keeps up has been told of all before this revision, or has no need to be. Those who fall behind because
-    /// there is too much at once keep up: whoever owns the hub keeps the history after this revision for them.
+    /// The revision up to which watchers that keep up have received everything; the owner preserves the history after
+    /// it. Those that lag only because too many events came at once count as keeping up.
     pub fn settled(&self) -> i64 {
         let missed = self.missed.first().map(|(next, _)| next - 1);
-        missed.map_or(self.told(), |missed| missed.min(self.told()))
+        missed.map_or(self.dispatched(), |missed| missed.min(self.dispatched()))
     }
 
-    /// How much there is.
+    /// The hub's sizes, for metrics.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Opens a stream.
+    /// Opens a watch stream.
     pub fn open(&mut self) -> StreamKey {
         self.counts.streams += 1;
         let serial = self.next_serial();
-        let at = self.streams.insert(Stream {
-            serial,
-            watchers: BTreeMap::new(),
-            next_id: 0,
-            queue: VecDeque::new(),
-            bytes: 0,
-            controls: 0,
-            blocked: VecDeque::new(),
-            live: 0,
-            lagging: 0,
-            latest_start: 0,
-            wants_progress: false,
-            ticked: false,
-            listening: false,
-        });
+        let at = self.streams.insert(Stream { serial, ..Stream::default() });
         StreamKey { at, serial }
     }
 
-    /// Closes a stream: its watchers end, and what is in its queue is forgotten. Later calls for it do nothing.
+    /// Closes a stream: its watchers end and its queue is dropped. Later calls for it have no effect.
     pub fn close(&mut self, key: StreamKey) {
         if self.stream(key).is_none() {
             return;
@@ -253,7 +233,7 @@ impl Hub {
         self.counts.pending -= stream.queue.iter().map(Response::count).sum::<usize>();
     }
 
-    /// Creates a watcher, or says in the stream why not. `compacted` is the oldest revision to be had.
+    /// Creates a watcher, or queues the reason why not. `compacted` is the oldest readable revision.
     pub fn create(&mut self, key: StreamKey, create: Create, compacted: i64) {
         if self.stream(key).is_none() {
             return;
@@ -274,7 +254,7 @@ impl Hub {
             next,
             fragment: create.fragment,
             notify: create.notify.then_some(true),
-            state: State::Ended,
+            state: WatcherState::Ended,
         };
         let at = self.watchers.insert(watcher);
         self.counts.watchers += 1;
@@ -288,7 +268,7 @@ impl Hub {
         }
         stream.lagging += 1;
         self.counts.slow += 1;
-        self.watchers[at].state = State::Behind;
+        self.watchers[at].state = WatcherState::Behind;
         self.behind.insert((next, at));
         if next < compacted {
             self.end_compacted(at, compacted);
@@ -314,7 +294,7 @@ impl Hub {
         Ok(stream.next_id - 1)
     }
 
-    /// Ends a watcher and frees its ID. One that is not there is none.
+    /// Ends a watcher and frees its ID. Unknown IDs are ignored.
     pub fn cancel(&mut self, key: StreamKey, id: i64) {
         let Some(stream) = self.stream(key) else { return };
         let Some(at) = stream.watchers.remove(&id) else { return };
@@ -323,12 +303,12 @@ impl Hub {
         self.leave_topic(watcher.topic);
         let revision = self.revision;
         self.push(key.at, Response::Canceled { id, revision });
-        // Others may have waited for its place, or for it to catch up.
+        // Others may have waited for its room, or for it to catch up.
         self.unblock(key.at);
         self.announce(key.at);
     }
 
-    /// The stream's next response. After `None` the stream is among the [`Hub::take_ready`] when there is one again.
+    /// The stream's next response. After `None`, [`Hub::take_ready`] reports the stream once it has one again.
     pub fn pop(&mut self, key: StreamKey) -> Option<Response> {
         let stream = self.stream(key)?;
         let Some(response) = stream.queue.pop_front() else {
@@ -344,13 +324,12 @@ impl Hub {
         Some(response)
     }
 
-    /// Responses in the stream's queue that tell of no events: whoever takes a client's requests waits while they are
-    /// many.
+    /// The responses without events in the stream's queue: while there are many, stop reading the client's requests.
     pub fn controls(&mut self, key: StreamKey) -> usize {
         self.stream(key).map_or(0, |stream| stream.controls)
     }
 
-    /// Streams in whose queues there is something again.
+    /// Moves the streams that have responses again to `into`.
     pub fn take_ready(&mut self, into: &mut Vec<StreamKey>) {
         into.append(&mut self.ready);
     }
@@ -358,7 +337,7 @@ impl Hub {
     /// Whether [`Hub::step`] may have something to do.
     pub fn has_work(&self) -> bool {
         let near = self.behind.last().is_some_and(|(next, _)| *next >= self.ring.first());
-        near || self.is_telling() || !(self.reading || self.behind.is_empty())
+        near || self.is_dispatching() || !(self.reading || self.behind.is_empty())
     }
 
     fn stream(&mut self, key: StreamKey) -> Option<&mut Stream> {
@@ -401,32 +380,30 @@ impl Hub {
             let topic = self.topics.remove(at);
             self.index.remove(&topic.spec.range, at);
             self.by_spec.remove(&topic.spec);
-            self.telling.forget(at);
+            self.dispatch.forget(at);
         }
     }
 
-    /// Puts a watcher among the synced of its topic.
     fn sync(&mut self, at: usize) {
         let watcher = &mut self.watchers[at];
         let synced = &mut self.topics[watcher.topic].synced;
-        watcher.state = State::Synced { place: synced.len() };
+        watcher.state = WatcherState::Synced { place: synced.len() };
         synced.push(at);
     }
 
-    /// Takes a watcher out of the synced of its topic.
     fn unsync(&mut self, at: usize, place: usize) {
         let synced = &mut self.topics[self.watchers[at].topic].synced;
         synced.swap_remove(place);
         if let Some(moved) = synced.get(place) {
-            self.watchers[*moved].state = State::Synced { place };
+            self.watchers[*moved].state = WatcherState::Synced { place };
         }
     }
 
-    /// A lagging watcher needs this revision next.
+    /// Records that a lagging watcher needs this revision next, and syncs it if it needs no older event.
     fn advance(&mut self, at: usize, next: i64) {
         self.needs(at, next);
         if next <= self.revision {
-            self.watchers[at].state = State::Behind;
+            self.watchers[at].state = WatcherState::Behind;
             self.behind.insert((next, at));
             return;
         }
@@ -438,7 +415,6 @@ impl Hub {
         self.announce(stream);
     }
 
-    /// A watcher needs this revision next.
     fn needs(&mut self, at: usize, next: i64) {
         let before = std::mem::replace(&mut self.watchers[at].next, next);
         if self.missed.remove(&(before, at)) {
@@ -446,15 +422,13 @@ impl Hub {
         }
     }
 
-    /// A watcher has events, and its stream no room for them.
     fn block(&mut self, at: usize, next: i64) {
         self.needs(at, next);
         let watcher = &mut self.watchers[at];
-        watcher.state = State::Blocked;
+        watcher.state = WatcherState::Blocked;
         self.streams[watcher.stream].blocked.push_back((at, watcher.serial));
     }
 
-    /// Lets blocked watchers try again, when the queue has room for some of them.
     fn unblock(&mut self, stream: usize) {
         if !self.streams[stream].takes_blocked(&self.limits) {
             return;
@@ -466,30 +440,30 @@ impl Hub {
             let Some(watcher) = self.watchers.get_mut(at).filter(|known| known.serial == serial) else {
                 continue;
             };
-            if watcher.state == State::Blocked {
-                watcher.state = State::Behind;
+            if watcher.state == WatcherState::Blocked {
+                watcher.state = WatcherState::Behind;
                 self.behind.insert((watcher.next, at));
                 left -= 1;
             }
         }
     }
 
-    /// Ends a watcher, whatever it is doing. It keeps its place and its ID.
+    /// Ends a watcher in any state. It keeps its slot and its ID.
     fn end(&mut self, at: usize) {
         let (state, stream) = (self.watchers[at].state, self.watchers[at].stream);
         match state {
-            State::Ended => return,
-            State::Synced { place } => self.unsync(at, place),
-            State::Behind => {
+            WatcherState::Ended => return,
+            WatcherState::Synced { place } => self.unsync(at, place),
+            WatcherState::Behind => {
                 self.behind.remove(&(self.watchers[at].next, at));
             }
-            // Its round, or the queue, finds it ended.
-            State::Reading | State::Blocked => {}
+            // Its round, or the queue, will find it ended.
+            WatcherState::Reading | WatcherState::Blocked => {}
         }
         self.missed.remove(&(self.watchers[at].next, at));
-        self.watchers[at].state = State::Ended;
+        self.watchers[at].state = WatcherState::Ended;
         self.counts.watchers -= 1;
-        let is_lagging = !matches!(state, State::Synced { .. });
+        let is_lagging = !matches!(state, WatcherState::Synced { .. });
         self.counts.slow -= usize::from(is_lagging);
         let stream = &mut self.streams[stream];
         stream.live -= 1;
@@ -509,10 +483,10 @@ impl Hub {
             let watcher = self.watchers.remove(at);
             self.leave_topic(watcher.topic);
         }
-        self.hopeful.remove(&stream);
+        self.awaiting_progress.remove(&stream);
     }
 
-    /// History cannot be read: the stream ends, and its client has to begin anew.
+    /// Ends a stream because the history cannot be read; its client must reconnect.
     fn fail(&mut self, stream: usize, reason: &str) {
         if self.streams[stream].live > 0 {
             self.end_watchers(stream);

@@ -1,32 +1,29 @@
-//! Progress: what a stream is told when nothing else is to be told.
+//! Progress: tells a stream up to which revision it has seen everything.
 
-use super::{Hub, State, StreamKey};
+use super::{Hub, StreamKey, WatcherState};
 use crate::Response;
 
 impl Hub {
-    /// Announces progress once all watchers of the stream have seen everything that there is then; without watchers,
-    /// never. Several wishes that wait are one.
+    /// Announces progress once all watchers of the stream have caught up; never without any. Requests are merged.
     pub fn request_progress(&mut self, key: StreamKey) {
         let Some(stream) = self.stream(key) else { return };
         if stream.live > 0 {
             stream.wants_progress = true;
-            self.hopeful.insert(key.at);
+            self.awaiting_progress.insert(key.at);
             self.announce(key.at);
         }
     }
 
-    /// An interval has passed: announces progress to those watchers of the stream that want it, are synced and were
-    /// told nothing since the last one.
+    /// An interval has passed: progress for those of the stream's watchers that want it, are synced and got nothing.
     pub fn tick(&mut self, key: StreamKey) {
         let Some(stream) = self.stream(key) else { return };
         stream.ticked = true;
-        self.hopeful.insert(key.at);
+        self.awaiting_progress.insert(key.at);
         self.announce(key.at);
     }
 
-    /// Announces progress where it is due or was asked for, and the moment has come: all is told.
     pub(super) fn announce(&mut self, at: usize) {
-        if self.is_telling() {
+        if self.is_dispatching() {
             return;
         }
         if std::mem::take(&mut self.streams[at].ticked) {
@@ -35,7 +32,7 @@ impl Hub {
         let revision = self.revision;
         let stream = &mut self.streams[at];
         if !stream.wants_progress {
-            self.hopeful.remove(&at);
+            self.awaiting_progress.remove(&at);
             return;
         }
         if stream.lagging > 0 {
@@ -43,20 +40,20 @@ impl Hub {
         }
         if stream.latest_start > revision {
             let live = stream.watchers.values().map(|at| &self.watchers[*at]);
-            let starts = live.filter(|watcher| watcher.state != State::Ended).map(|watcher| watcher.start);
+            let starts =
+                live.filter(|watcher| watcher.state != WatcherState::Ended).map(|watcher| watcher.start);
             stream.latest_start = starts.max().unwrap_or(0);
             if stream.latest_start > revision {
                 return;
             }
         }
         stream.wants_progress = false;
-        self.hopeful.remove(&at);
+        self.awaiting_progress.remove(&at);
         if stream.live > 0 {
             self.push(at, Response::Progress { id: None, revision });
         }
     }
 
-    /// Announces progress of each watcher where it is due.
     fn announce_each(&mut self, stream: usize) {
         let watchers: Vec<(i64, usize)> =
             self.streams[stream].watchers.iter().map(|(id, at)| (*id, *at)).collect();
@@ -66,20 +63,20 @@ impl Hub {
                 watcher.notify = None;
                 continue;
             };
-            let is_synced = matches!(watcher.state, State::Synced { .. }) && watcher.start <= self.revision;
-            // A client that does not read is owed no news of nothing.
+            let is_synced =
+                matches!(watcher.state, WatcherState::Synced { .. }) && watcher.start <= self.revision;
+            // A client that does not read needs no progress.
             if due && is_synced && self.streams[stream].has_room(&self.limits) {
                 self.push(stream, Response::Progress { id: Some(id), revision: self.revision });
             }
         }
     }
 
-    /// Streams that wanted to announce progress may do so at a later revision.
     pub(super) fn announce_all(&mut self) {
-        if self.hopeful.is_empty() {
+        if self.awaiting_progress.is_empty() {
             return;
         }
-        for stream in self.hopeful.clone() {
+        for stream in self.awaiting_progress.clone() {
             self.announce(stream);
         }
     }

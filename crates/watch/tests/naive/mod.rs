@@ -1,16 +1,15 @@
-//! A history that is a list of all that happened, for the tests. Its events read as text: `key=value@revision`, a deletion
-//! `-key@revision`, and with the version before, `(its revision)` behind it. A space ends an event. `6.2` is the third change
-//! of revision 6.
+//! A history that is a plain list, for the tests. Its events read as text: `key=value@revision`, a deletion
+//! `-key@revision`, and with the previous version, `(its revision)` after it. A space ends an event. `6.2` is the
+//! third change of revision 6.
 
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use types::Revision;
-use watch::{Event, Gone, History};
+use watch::{Event, History, HistoryError};
 
-/// A key and what it is put to; without a value it is deleted.
+/// A key and its new value; without a value it is deleted.
 pub(crate) type Change = (String, Option<String>);
 
-/// All that happened.
 pub(crate) struct Naive {
     pub(crate) events: Vec<Event>,
     pub(crate) revision: i64,
@@ -19,12 +18,10 @@ pub(crate) struct Naive {
 }
 
 impl Naive {
-    /// Of a store in which nothing happened.
     pub(crate) fn new() -> Self {
         Self { events: Vec::new(), revision: 1, compacted: -1, is_broken: false }
     }
 
-    /// Makes one revision.
     pub(crate) fn write(&mut self, changes: &[Change]) -> Vec<Event> {
         self.revision += 1;
         let known = self.events.len();
@@ -57,27 +54,27 @@ impl History for Naive {
         from: i64,
         to: i64,
         visit: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), HistoryError> {
         if self.is_broken {
-            return Err(Gone::Failed("the disk is gone".to_owned()));
+            return Err(HistoryError::Failed("the disk is gone".to_owned()));
         }
         if from < self.compacted {
-            return Err(Gone::Compacted);
+            return Err(HistoryError::Compacted);
         }
         let wanted = self.events.iter().filter(|event| (from..=to).contains(&event.at.main));
         let _ = wanted.cloned().try_for_each(visit);
         Ok(())
     }
 
-    fn with_previous(&self, event: &Event) -> Result<Bytes, Gone> {
-        // As etcd, which looks at the revision before: when that is compacted, nothing is shown.
+    fn with_previous(&self, event: &Event) -> Result<Bytes, HistoryError> {
+        // As in etcd, which reads at the revision before: if that is compacted, nothing is shown.
         let previous = event.previous.filter(|_| event.at.main > self.compacted);
         let text = String::from_utf8_lossy(&event.bytes);
         Ok(previous.map_or(event.bytes.clone(), |at| format!("{}({}) ", text.trim_end(), shown(at)).into()))
     }
 }
 
-/// `main.sub`; of the first change of a revision `main`.
+/// `main.sub`, or just `main` for the first change of a revision.
 pub(crate) fn shown(at: Revision) -> String {
     if at.sub == 0 { at.main.to_string() } else { format!("{}.{}", at.main, at.sub) }
 }

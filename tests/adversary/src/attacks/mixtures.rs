@@ -43,7 +43,7 @@ pub(crate) async fn streams(target: Target) -> anyhow::Result<Outcome> {
     .await
 }
 
-/// All of these.
+/// All three mixtures at once.
 pub(crate) async fn everything(target: Target) -> anyhow::Result<Outcome> {
     let t = target.weakened(0.5);
     together([Box::pin(memory(t.clone())) as Attacking, Box::pin(work(t.clone())), Box::pin(streams(t))])

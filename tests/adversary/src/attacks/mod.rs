@@ -30,7 +30,7 @@ pub(crate) fn list(prefix: &str) -> RangeRequest {
     RangeRequest { key, range_end, serializable: true, ..Default::default() }
 }
 
-/// One small put.
+/// A put of a small value.
 pub(crate) fn put(key: &str) -> PutRequest {
     PutRequest { key: key.to_owned().into(), value: "x".into(), ..Default::default() }
 }

@@ -8,7 +8,7 @@ use crate::support::{no_panic, put, run, said};
 /// The third member, which the edits are about.
 const THIRD: usize = 2;
 
-/// One mistake.
+/// A mistake in the compose file, and its consequence.
 struct Mistake {
     /// Laid over the compose file.
     edit: String,

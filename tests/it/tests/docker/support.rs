@@ -13,7 +13,7 @@ use proto::etcdserverpb::PutRequest;
 /// Containers start in about a second; CI machines are slow.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// Between two looks.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs a scenario where an engine answers.

@@ -8,7 +8,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::support::{number, run, seed};
 
-/// Who is killed.
+/// Which member is killed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Victim {
     Leader,

@@ -1,4 +1,4 @@
-//! Requests that cannot be served: etcd's code and etcd's words (contract section 1.13).
+//! Requests that cannot be served: etcd's code and etcd's words.
 
 use anyhow::ensure;
 use bytes::Bytes;

@@ -14,25 +14,22 @@
 //! Marks may stand together (`*%`), and comments begin with `##`. `$EP` is the server's `host:port`, `$DIR` a folder; where
 //! no `--endpoints` stands, `--endpoints=$EP` is put first.
 
-/// One command line.
+/// A command line, and the marks before it.
 #[derive(Debug, Clone, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "marks of a line, each by itself")]
 pub(crate) struct Step {
-    /// Its arguments.
     pub(crate) args: Vec<Vec<u8>>,
-    /// Its environment.
     pub(crate) env: Vec<(String, String)>,
-    /// Its standard input.
     pub(crate) stdin: Vec<u8>,
-    /// `~`.
+    /// Whether it has the mark `~`.
     pub(crate) says_more: bool,
-    /// `!`.
+    /// Whether it has the mark `!`.
     pub(crate) own_words: bool,
-    /// `%`.
+    /// Whether it has the mark `%`.
     pub(crate) durations: bool,
-    /// `#`.
+    /// Whether it has the mark `#`.
     pub(crate) leases: bool,
-    /// `id =`.
+    /// The variable before `=`, if any.
     pub(crate) capture: Option<String>,
 }
 
@@ -48,7 +45,7 @@ const FORMATS: &[&[&str]] = &[
     &["-w", "protobuf"],
 ];
 
-/// Reads a script.
+/// Parses a script into its steps.
 pub(crate) fn read(script: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("##")) {

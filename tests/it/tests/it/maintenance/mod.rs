@@ -44,7 +44,7 @@ fn call<S: AsRef<std::ffi::OsStr>>(program: &Path, args: &[S]) -> anyhow::Result
     Ok(Said { code: output.status.code(), out, error })
 }
 
-/// Our own prompt.
+/// Runs `quorate ctl` with these arguments.
 fn ctl<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> anyhow::Result<Said> {
     let all: Vec<&std::ffi::OsStr> =
         std::iter::once("ctl".as_ref()).chain(args.iter().map(AsRef::as_ref)).collect();

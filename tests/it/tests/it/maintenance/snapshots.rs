@@ -21,7 +21,7 @@ use tonic::Code;
 use super::{Said, call, ctl, judge, orders::version_becomes};
 use crate::support::{PATIENT, put, run};
 
-/// etcd's `snapshotSendBufferSize`.
+/// The size of a piece: etcd's `snapshotSendBufferSize`.
 const PIECE_BYTES: usize = 32 << 10;
 
 /// How long a member waits for a client that takes nothing.

@@ -34,7 +34,7 @@ const OPS_MAX: usize = 4;
 /// Leases one worker holds at a time.
 const LEASES_MAX: usize = 8;
 
-/// A request.
+/// A request to one member.
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
     Put(PutRequest),
@@ -55,7 +55,7 @@ enum Writes {
     Deleting,
 }
 
-/// One worker's requests.
+/// Draws the requests of one worker.
 #[derive(Debug)]
 pub(super) struct Generator {
     random: SmallRng,

@@ -30,7 +30,7 @@ const VALUE_BYTES_MAX: usize = 1_400_000;
 /// How the writes of one round look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// Many small ones.
+    /// Many small values, one after the other.
     Small,
     /// From a byte to the largest, as many small as large.
     Mixed,
@@ -73,7 +73,7 @@ impl Put {
         format!("power/{:08}", self.number).into()
     }
 
-    /// Nothing that compresses.
+    /// A value that does not compress.
     fn value(self) -> Bytes {
         let mut value = vec![0; self.bytes];
         SmallRng::seed_from_u64(self.number).fill_bytes(&mut value);
