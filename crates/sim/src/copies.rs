@@ -52,6 +52,10 @@ impl Copies {
         let held = (log.first_index()..=log.last_index()).filter_map(|index| Some((index, log.term(index)?)));
         copy.terms.extend(held);
         copy.durable = log.last_index();
+        // What is in no log any more was lost before anybody had it. A cluster's only voter, whose term was lost with
+        // it, may log something else there.
+        let Logs { copies, contents, .. } = &mut *logs;
+        contents.retain(|(index, term), _| copies.values().any(|copy| copy.terms.get(index) == Some(term)));
         drop(logs);
         Box::new(ObservedLog { member, copies: self.clone(), log })
     }
