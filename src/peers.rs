@@ -3,7 +3,7 @@
 use machine::{Membership, Shared};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Asked, Handle, LeaseError, LeaseStatus, Outbound, promote};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::Notify;
 use transport::{Answer, HashError, HashKv, Host, LeaseRefusal, PromoteError, Transport};
@@ -23,7 +23,7 @@ impl Out {
 
     /// The transport is started: it gets the members from `newest`, and from now on each change.
     pub(crate) fn started(&self, newest: impl FnOnce() -> Arc<Membership>) {
-        let mut is_started = self.is_started.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_started = types::lock(&self.is_started);
         *is_started = true;
         self.transport.update_peers(&peers_of(&newest(), self.member));
     }
@@ -35,7 +35,7 @@ impl Outbound for Out {
     }
 
     fn members_changed(&self, membership: Arc<Membership>) {
-        let is_started = self.is_started.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_started = types::lock(&self.is_started);
         if *is_started {
             self.transport.update_peers(&peers_of(&membership, self.member));
         }

@@ -4,7 +4,7 @@
 
 use slog::{Level, Record};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Sampler {
 
     fn count(&self, place: (&'static str, u32), now: Instant) -> Verdict {
         let Sampling { first, thereafter, tick } = self.sampling;
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = types::lock(&self.places);
         let place = places.entry(place).or_insert(Place { since: now, lines: 0, left_out: 0 });
         if now.saturating_duration_since(place.since) >= tick {
             place.since = now;

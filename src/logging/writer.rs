@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, thread};
 
@@ -90,7 +90,7 @@ impl Writer {
     }
 
     fn sender(&self) -> SyncSender<Item> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        types::lock(&self.items).clone()
     }
 }
 

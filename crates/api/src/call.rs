@@ -3,7 +3,7 @@
 use crate::{
     answer::Answer,
     budget::{self, Share, Shares},
-    deadline::{self, Deadline},
+    deadline::Deadline,
     endings::{self, Phase},
     feed::Feed,
     frame::{self, PREFIX_BYTES},
@@ -161,7 +161,7 @@ impl<'a> Call<'a> {
     /// Ends the call without a response. After the deadline every error is `DeadlineExceeded`, as in etcd's transport.
     pub(crate) fn refuse(&mut self, status: Status) -> http::Response<Reply> {
         let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let status = if is_over { deadline::over() } else { status };
+        let status = if is_over { EtcdError::DeadlineExceeded.into() } else { status };
         self.counted.end(status.code());
         Reply::refusal(status)
     }

@@ -8,10 +8,6 @@ use tonic::Status;
 /// When the caller stops waiting; `None` means the node's own request timeout.
 pub(crate) type Deadline = Option<Instant>;
 
-pub(crate) fn over() -> Status {
-    EtcdError::DeadlineExceeded.into()
-}
-
 pub(crate) async fn within<T>(
     deadline: Deadline,
     work: impl Future<Output = Result<T, Status>>,
@@ -20,7 +16,7 @@ pub(crate) async fn within<T>(
         None => work.await,
         Some(deadline) => match timeout_at(deadline.into(), work).await {
             Ok(answer) => answer,
-            Err(_) => Err(over()),
+            Err(_) => Err(EtcdError::DeadlineExceeded.into()),
         },
     }
 }

@@ -1,14 +1,14 @@
 //! Checks the headers of a call in the order of grpc-go's `operateHeaders`, and refuses with its texts: hosts, content
 //! type, deadline, binary metadata, authority, method, encoding. One pass, no allocation for a valid call.
 
-use crate::{deadline::over, methods::Method, reply::Reply, zip};
+use crate::{methods::Method, reply::Reply, zip};
 use gateway::check_base64;
 use http::{
     HeaderValue, StatusCode,
     header::{CONTENT_TYPE, HOST},
     request::Parts,
 };
-use proto::grpc;
+use proto::{EtcdError, grpc};
 use std::time::{Duration, Instant};
 use tonic::Status;
 
@@ -189,7 +189,7 @@ fn deadline(timeout: Option<Duration>) -> Result<Option<Instant>, Status> {
     // `None` if it is beyond the clock's range: it never passes.
     let deadline = now.checked_add(timeout);
     if timeout < TIMEOUT_SHORT && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-        return Err(over());
+        return Err(EtcdError::DeadlineExceeded.into());
     }
     Ok(deadline)
 }

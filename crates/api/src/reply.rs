@@ -3,7 +3,7 @@
 
 use crate::{
     budget::{Held, Late, Shares},
-    deadline::{self, Deadline},
+    deadline::Deadline,
     feed::Feed,
     frame,
     metrics::Call,
@@ -12,6 +12,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
+use proto::EtcdError;
 use std::{
     convert::Infallible,
     future::Future,
@@ -166,7 +167,7 @@ impl Outgoing {
     /// The next DATA frame, or the status that ends the stream; ready messages precede `ending`, not the deadline.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         let end = if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            deadline::over()
+            EtcdError::DeadlineExceeded.into()
         } else {
             match self.feed.poll_messages(cx, &self.call) {
                 Poll::Ready(Some(Ok(data))) => match frame::sendable(data, self.max_bytes) {
@@ -191,6 +192,6 @@ impl Outgoing {
         }
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
-        timer.as_mut().poll(cx).map(|()| deadline::over())
+        timer.as_mut().poll(cx).map(|()| EtcdError::DeadlineExceeded.into())
     }
 }

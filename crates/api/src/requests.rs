@@ -3,7 +3,7 @@
 
 use crate::{
     budget::{Meter, Share},
-    deadline::{self, Deadline},
+    deadline::Deadline,
     frame::{PREFIX_BYTES, Prefix},
     methods::Method,
     metrics::{Call, Received},
@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use prost::Message;
+use proto::EtcdError;
 use std::{
     convert::Infallible,
     future::poll_fn,
@@ -154,7 +155,7 @@ pub(crate) async fn next_frame(
         }
         let Some(deadline) = deadline else { return Poll::Pending };
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.into())));
-        timer.as_mut().poll(cx).map(|()| Err(deadline::over()))
+        timer.as_mut().poll(cx).map(|()| Err(EtcdError::DeadlineExceeded.into()))
     });
     let frame = frame.await?;
     frame.transpose().map_err(|_| Status::cancelled("context canceled"))

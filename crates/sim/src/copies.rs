@@ -8,8 +8,8 @@
 use crate::Violation;
 use raft_node::core::Log;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use types::{Entry, EntryKind, HardState, Index, Term};
+use std::sync::{Arc, Mutex, MutexGuard};
+use types::{Entry, EntryKind, HardState, Index, Term, lock};
 use wal::WalError;
 
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct Copies {
 
 impl Copies {
     fn logs(&self) -> MutexGuard<'_, Logs> {
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.logs)
     }
 
     /// A member starts with these entries on its disk.

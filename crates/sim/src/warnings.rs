@@ -2,7 +2,7 @@
 
 use slog::{Drain, KV as _, Level, Logger, Never, OwnedKVList, Record, o};
 use std::fmt::{Arguments, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 struct Collect(Arc<Mutex<Vec<String>>>);
 
@@ -25,7 +25,7 @@ impl Drain for Collect {
             if record.kv().serialize(record, &mut text).is_err() {
                 text.0 += " (and more)";
             }
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.0);
+            types::lock(&self.0).push(text.0);
         }
         Ok(())
     }

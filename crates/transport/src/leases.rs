@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -104,7 +104,7 @@ impl Leases {
     }
 
     fn pool(&self, url: &str) -> Arc<Pool> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = types::lock(&self.pools);
         if !pools.contains_key(url) && pools.len() >= self.limits.lease_urls.max(1) {
             // Drop those that are not in use: former leaders, or their former URLs.
             pools.retain(|_, pool| Arc::strong_count(pool) > 1);
@@ -131,7 +131,7 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Client>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        types::lock(&self.idle)
     }
 }
 

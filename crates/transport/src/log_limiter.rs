@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     mem,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -66,7 +66,7 @@ impl LogLimiter {
 
     /// If a line may be written, of `lines_max` in a window: how many were left out since the last one.
     pub(crate) fn due(&self, who: &str, what: &'static str, now: Instant, lines_max: usize) -> Option<u64> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = types::lock(&self.windows);
         let Windows { faults, kinds } = &mut *windows;
         let fault = (who.to_owned(), what);
         let known = faults.get_mut(&fault);

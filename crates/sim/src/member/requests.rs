@@ -13,9 +13,8 @@ use proto::raftpb::{self, MessageType};
 use raft_node::convert::{Forwarded, Incoming, incoming};
 use raft_node::core::{Core, Proposal};
 use raft_node::member::{Batch, Control, Job};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-use types::EntryKind;
+use types::{EntryKind, lock};
 
 impl Own {
     /// Makes a batch of the inputs. Keepalives come first, as a task of a process's runtime may run first: a leader
@@ -197,7 +196,7 @@ impl Own {
     }
 
     pub(super) fn look_at_warnings(&self, around: &mut Around<'_>) -> Result<(), LifeEnd> {
-        for warning in self.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for warning in lock(&self.warnings).drain(..) {
             trace!(around.trace, "member {} warns: {warning}", self.id);
             // No correct member sends what the guard refuses for this member's log.
             if warning.contains("was its log lost")
