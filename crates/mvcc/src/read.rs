@@ -196,12 +196,14 @@ impl Reader<'_> {
         let (first, last) = (&page[0].0, &page[page.len() - 1].0);
         let mut end = escaped(last);
         end.push(0);
-        let (mut wanted, mut at) = (escaped(first), 0);
-        let mut buffer = BytesMut::new();
+        let (mut at, mut buffer) = (0, BytesMut::new());
         scan_while(self.engine, Family::Latest, &escaped(first), Some(&end), |key, row| {
-            while at < page.len() && wanted[..] <= *key {
-                let (user_key, head) = &page[at];
-                let matching = wanted[..] == *key;
+            while let Some((user_key, head)) = page.get(at) {
+                let order = row::compare(user_key, key);
+                if order.is_gt() {
+                    break;
+                }
+                let matching = order.is_eq();
                 let may_be = matching && head.newest.main < self.replaced_from;
                 let current = if may_be { current_in(row, head.newest, &mut buffer)? } else { None };
                 kvs.push(match current {
@@ -209,10 +211,6 @@ impl Reader<'_> {
                     None => self.value_of_row(user_key, head.newest)?,
                 });
                 at += 1;
-                if let Some((next, _)) = page.get(at) {
-                    wanted.clear();
-                    row::escape(next, &mut wanted);
-                }
                 if matching {
                     break;
                 }

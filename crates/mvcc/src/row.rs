@@ -10,6 +10,7 @@
 use crate::keyvalue::KeyValue;
 use bytes::{BufMut, Bytes};
 use engine::Fault;
+use std::cmp::Ordering;
 use types::{Revision, varint};
 
 /// The prefix of every Meta row of this crate; reserved for it.
@@ -37,6 +38,22 @@ pub(crate) fn escape(key: &[u8], out: &mut impl BufMut) {
 pub(crate) fn escaped_len(key: &[u8]) -> usize {
     let zeros = if key.contains(&0) { key.iter().map(|&byte| usize::from(byte == 0)).sum() } else { 0 };
     key.len() + zeros + 2
+}
+
+/// Compares [`escape`] of the key with an escaped key, without making it: for every row of a list.
+pub(crate) fn compare(mut key: &[u8], mut escaped: &[u8]) -> Ordering {
+    /// Compares a part with the beginning of what is left.
+    fn begins(escaped: &[u8], part: &[u8]) -> Ordering {
+        part.cmp(&escaped[..part.len().min(escaped.len())])
+    }
+    while let Some(zero) = key.iter().position(|&byte| byte == 0) {
+        let order = begins(escaped, &key[..zero]).then_with(|| begins(&escaped[zero..], &[0, 0xff]));
+        if order.is_ne() {
+            return order;
+        }
+        (key, escaped) = (&key[zero + 1..], &escaped[zero + 2..]);
+    }
+    begins(escaped, key).then_with(|| [0, 1][..].cmp(&escaped[key.len()..]))
 }
 
 /// Decodes [`escape`] into `out`; `None` if malformed.
@@ -238,6 +255,8 @@ mod tests {
             let longer = [&left[..], &tail].concat();
             for (a, b) in [(&left, &right), (&left, &longer), (&longer, &right)] {
                 prop_assert_eq!(escaped(a).cmp(&escaped(b)), a.cmp(b));
+                prop_assert_eq!(compare(a, &escaped(b)), a.cmp(b));
+                prop_assert_eq!(compare(a, b), escaped(a)[..].cmp(b), "whatever is in the row's place");
                 prop_assert!(a == b || !escaped(b).starts_with(&escaped(a)));
             }
             let mut back = Vec::new();
