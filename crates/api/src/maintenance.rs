@@ -133,10 +133,10 @@ pub(crate) async fn move_leader(
         return Err(EtcdError::BadLeaderTransferee.into()); // 0 lets the node choose
     }
     api.node.transfer_leader(request.target_id).await.map_err(|error| match error {
-        TransferError::NotLeader => EtcdError::NotLeader.into(),
-        TransferError::BadTransferee => EtcdError::BadLeaderTransferee.into(),
-        TransferError::Stopped => EtcdError::Stopped.into(),
-        TransferError::Timeout => Status::unknown(error.to_string()),
+        TransferError::NotLeader => EtcdError::NotLeader,
+        TransferError::BadTransferee => EtcdError::BadLeaderTransferee,
+        TransferError::Stopped => EtcdError::Stopped,
+        TransferError::Timeout => EtcdError::TimeoutLeaderTransfer,
     })?;
     Ok(MoveLeaderResponse::default())
 }

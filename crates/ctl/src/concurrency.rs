@@ -8,6 +8,7 @@ use crate::client::{Client, Kind, RequestError};
 use crate::failure::Failure;
 use crate::text::words::end_of_prefix;
 use crate::watches::{Update, Watches};
+use proto::EtcdError;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcdserverpb::lease_client::LeaseClient;
@@ -66,7 +67,7 @@ pub(crate) async fn keep_alive_once(
         };
         match renewed.await {
             Ok(Some(answer)) if answer.ttl <= 0 => {
-                let lost = tonic::Status::not_found("etcdserver: requested lease not found");
+                let lost = tonic::Status::from(EtcdError::LeaseNotFound);
                 return Err(RequestError::status(&lost));
             }
             Ok(Some(answer)) => return Ok(answer),

@@ -1,6 +1,6 @@
 //! Refusals: errors that are the same on every member.
 
-use proto::EtcdError;
+use proto::{EtcdError, peer_text};
 use std::fmt;
 
 /// Why a request was refused.
@@ -60,7 +60,7 @@ impl From<Refusal> for EtcdError {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MemberRemoved => f.write_str("membership: ID removed"),
+            Self::MemberRemoved => f.write_str(peer_text::MEMBER_REMOVED),
             other => EtcdError::from(*other).fmt(f),
         }
     }

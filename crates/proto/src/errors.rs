@@ -112,6 +112,8 @@ errors! {
     Timeout = Unavailable, "etcdserver: request timed out";
     /// No quorum in time, after a recent loss of the leader.
     TimeoutLeaderLost = Unavailable, "etcdserver: request timed out, possibly due to previous leader failure";
+    /// The new leader did not take over in time. `Unknown` on the wire, as the two above.
+    TimeoutLeaderTransfer = Unknown, "etcdserver: request timed out, leader transfer took too long";
     /// No quorum in time, with peers unreachable.
     TimeoutConnectionLost = Unavailable, "etcdserver: request timed out, possibly due to connection lost";
     /// A watch stream that its client cancelled or left.
@@ -124,6 +126,22 @@ errors! {
     AuthNotEnabled = FailedPrecondition, "etcdserver: authentication is not enabled";
     /// A learner serves only serializable ranges and its status.
     NotForLearner = FailedPrecondition, "etcdserver: rpc not supported for learner";
+}
+
+/// What etcd's members answer each other over HTTP; the one that asked looks for these texts.
+pub mod peer_text {
+    /// etcd's `lease.ErrLeaseNotFound`: no lease has this ID.
+    pub const LEASE_NOT_FOUND: &str = "lease not found";
+    /// etcd's `lease.ErrNotPrimary`: this member does not lead.
+    pub const NOT_PRIMARY: &str = "not a primary lessor";
+    /// etcd's `leasehttp.ErrLeaseHTTPTimeout`: the member has not applied what is committed.
+    pub const BEHIND: &str = "waiting for node to catch up its applied index has timed out";
+    /// etcd's `membership.ErrIDNotFound`: no member has this ID.
+    pub const MEMBER_NOT_FOUND: &str = "membership: ID not found";
+    /// etcd's `membership.ErrIDRemoved`: this member was removed.
+    pub const MEMBER_REMOVED: &str = "membership: ID removed";
+    /// etcd's `membership.ErrMemberNotLearner`: a voter cannot be promoted.
+    pub const NOT_LEARNER: &str = "membership: can only promote a learner member";
 }
 
 impl From<EtcdError> for Status {

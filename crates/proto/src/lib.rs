@@ -16,7 +16,7 @@ pub mod deep;
 mod errors;
 pub mod grpc;
 
-pub use errors::EtcdError;
+pub use errors::{EtcdError, peer_text};
 
 macro_rules! package {
     ($(#[$doc:meta])* $name:ident) => {

@@ -1,7 +1,7 @@
 //! Errors, one enum per operation. The texts are etcd's, because clients match on them.
 
 use machine::Refusal;
-use proto::EtcdError;
+use proto::{EtcdError, peer_text};
 use std::sync::Arc;
 use thiserror::Error;
 use types::Index;
@@ -65,16 +65,16 @@ pub enum ReadError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LeaseError {
     /// No lease has this ID, or not any more.
-    #[error("lease not found")]
+    #[error("{}", peer_text::LEASE_NOT_FOUND)]
     NotFound,
     /// This member does not lead, or has not applied the entries of earlier terms: ask another one.
-    #[error("not a primary lessor")]
+    #[error("{}", peer_text::NOT_PRIMARY)]
     NotPrimary,
     /// This member believes that it leads, but a quorum did not confirm it.
-    #[error("not a primary lessor")]
+    #[error("{}", peer_text::NOT_PRIMARY)]
     Unconfirmed,
     /// Committed entries were not applied in time, so it is unknown whether the lease exists.
-    #[error("waiting for node to catch up its applied index has timed out")]
+    #[error("{}", peer_text::BEHIND)]
     Behind,
     /// Leadership was lost during the operation.
     #[error("{}", EtcdError::LeaderChanged)]
@@ -103,7 +103,7 @@ pub enum TransferError {
     #[error("{}", EtcdError::BadLeaderTransferee)]
     BadTransferee,
     /// The target did not take over in time.
-    #[error("etcdserver: request timed out, leader transfer took too long")]
+    #[error("{}", EtcdError::TimeoutLeaderTransfer)]
     Timeout,
     /// The member is stopping, so nothing was transferred.
     #[error("{}", EtcdError::Stopped)]

@@ -3,7 +3,7 @@
 
 use crate::{Handle, PeerProgress, ProposeError};
 use machine::{Membership, Refusal};
-use proto::{EtcdError, raftpb};
+use proto::{EtcdError, peer_text, raftpb};
 use thiserror::Error;
 
 /// Why a member was not promoted. The texts are etcd's.
@@ -13,10 +13,10 @@ pub enum PromoteError {
     #[error("{}", EtcdError::NotLeader)]
     NotLeader,
     /// No member has this ID.
-    #[error("membership: ID not found")]
+    #[error("{}", peer_text::MEMBER_NOT_FOUND)]
     NotFound,
     /// The member is a voter already.
-    #[error("membership: can only promote a learner member")]
+    #[error("{}", peer_text::NOT_LEARNER)]
     NotLearner,
     /// Its log is too far behind.
     #[error("{}", EtcdError::LearnerNotReady)]

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::OnceLock};
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, exponential_buckets};
-use proto::{EtcdError, etcdserverpb as pb, raftpb};
+use proto::{EtcdError, etcdserverpb as pb, peer_text, raftpb};
 use slog::Logger;
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -94,10 +94,10 @@ pub enum HashError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromoteError {
     /// No member has this ID.
-    #[error("membership: ID not found")]
+    #[error("{}", peer_text::MEMBER_NOT_FOUND)]
     NotFound,
     /// It is a voter already.
-    #[error("membership: can only promote a learner member")]
+    #[error("{}", peer_text::NOT_LEARNER)]
     NotLearner,
     /// Its log is too far behind.
     #[error("{}", EtcdError::LearnerNotReady)]

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use prost::Message;
-use proto::{etcdserverpb as pb, leasepb};
+use proto::{etcdserverpb as pb, leasepb, peer_text};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -29,10 +29,10 @@ pub(crate) const TIME_TO_LIVE: &str = "/leases/internal";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseRefusal {
     /// No lease has this ID.
-    #[error("lease not found")]
+    #[error("{}", peer_text::LEASE_NOT_FOUND)]
     NotFound,
     /// The member has not applied all committed entries yet.
-    #[error("waiting for node to catch up its applied index has timed out")]
+    #[error("{}", peer_text::BEHIND)]
     Behind,
     /// It is not the leader, or any other error.
     #[error("{0}")]
