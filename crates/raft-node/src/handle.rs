@@ -1,12 +1,13 @@
 //! The node's interface for tasks of the runtime. Nothing blocks: requests are queued, and a task hands them over
 //! (`tasks`).
 
-use crate::convert::{Forwarded, Incoming, incoming};
+use crate::convert::incoming;
 use crate::core::Proposal;
 use crate::lessor::Lessor;
 use crate::member::Control;
 use crate::meters::PeerDrop;
-use crate::queues::{Inbox, Outbox, PendingRequests, ReadWaiter, Reply};
+use crate::pending::{PendingRequests, Undelivered};
+use crate::queues::{Channels, Inbox, Outbox, Reply};
 use crate::room::Room;
 use crate::status::StatusCells;
 use crate::waiters::Waiter;
@@ -32,15 +33,11 @@ type Answer = oneshot::Receiver<Result<Response, ProposeError>>;
 pub(crate) struct Shared {
     pub options: Options,
     pub ids: Arc<RequestIds>,
-    pub pending: Mutex<PendingRequests>,
+    pub pending: Mutex<PendingRequests<Channels>>,
     pub inbox: Inbox,
     pub outbox: Outbox,
-    /// Queue space for proposals.
+    /// The room of proposals that wait to reach the log.
     pub proposals: Arc<Room>,
-    /// Room for reads that wait for their round.
-    pub reads: Arc<Room>,
-    /// Queue space for peers' messages.
-    pub messages: Arc<Room>,
     pub lessor: Arc<Lessor>,
     pub cells: StatusCells,
     pub gathered: Notify,
@@ -92,8 +89,8 @@ impl Handle {
             return Err(ProposeError::TooLarge);
         }
         let (reply, answer) = oneshot::channel();
-        let id = proposal.id;
-        self.shared.submit(proposal, Waiter { reply: Reply::Request(reply), since, deadline })?;
+        let (id, waiter) = (proposal.id, Waiter { reply: Reply::Request(reply), since, deadline });
+        self.shared.ask(|pending| pending.propose(proposal, waiter))?;
         Ok((id, answer))
     }
 
@@ -109,7 +106,8 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let data = change.encode_to_vec().into();
         let proposal = Proposal::new(id, EntryKind::ConfChange, data, deadline);
-        self.shared.submit(proposal, Waiter { reply: Reply::Change(reply), since, deadline })?;
+        let waiter = Waiter { reply: Reply::Change(reply), since, deadline };
+        self.shared.ask(|pending| pending.propose(proposal, waiter))?;
         self.shared.answer(id, answer).await
     }
 
@@ -117,17 +115,7 @@ impl Handle {
     /// linearizable. All waiting reads share one round.
     pub async fn read_barrier(&self, deadline: Option<Instant>) -> Result<(), ReadError> {
         let (reply, answer) = oneshot::channel();
-        {
-            let mut pending = lock(&self.shared.pending);
-            if pending.ended.is_some() {
-                return Err(ReadError::Stopped);
-            }
-            if self.shared.reads.is_full() {
-                return Err(ReadError::TooManyRequests);
-            }
-            pending.reads.push(ReadWaiter { reply, _permit: self.shared.reads.take(0) });
-            self.shared.hand_over_later(&mut pending);
-        }
+        self.shared.ask(|pending| pending.read(reply))?;
         // Without a deadline of its own, the round's counts: the request timeout.
         let answer = match deadline {
             None => answer.await,
@@ -147,37 +135,27 @@ impl Handle {
             slog::debug!(self.shared.log, "dropped a removed member's message"; "from" => format!("{from:x}"));
             return;
         }
-        match incoming(message, self.shared.options.member, &self.shared.options.limits) {
-            Ok(Incoming::Step(checked)) => {
-                let room = &self.shared.messages;
-                if room.is_full() {
-                    self.shared.meters.peer_dropped(PeerDrop::Full);
-                    return;
-                }
-                let permit = room.take(checked.bytes());
-                let mut pending = lock(&self.shared.pending);
-                pending.gathered.messages.push((checked, Some(permit)));
-                self.shared.hand_over_later(&mut pending);
-            }
-            Ok(Incoming::Proposals(forwarded)) => self.shared.take_forwarded(forwarded),
-            Ok(Incoming::Snapshot { from, index }) => slog::warn!(self.shared.log,
-                "snapshots from peers are not supported yet: dropped one";
-                "from" => format!("{from:x}"), "index" => index),
+        let checked = match incoming(message, self.shared.options.member, &self.shared.options.limits) {
+            Ok(checked) => checked,
             Err(reason) => {
                 self.shared.meters.peer_dropped(PeerDrop::Invalid);
                 slog::warn!(self.shared.log, "dropped a peer's message that is not valid";
                     "from" => format!("{from:x}"), "reason" => %reason);
+                return;
             }
+        };
+        match self.shared.ask(|pending| pending.deliver(Instant::now(), checked)) {
+            Ok(()) => {}
+            Err(Undelivered::Full) => self.shared.meters.peer_dropped(PeerDrop::Full),
+            Err(Undelivered::Snapshot { index }) => slog::warn!(self.shared.log,
+                "snapshots from peers are not supported yet: dropped one";
+                "from" => format!("{from:x}"), "index" => index),
         }
     }
 
     /// Reports that messages to this member are not delivered.
     pub fn report_unreachable(&self, member: u64) {
-        let mut pending = lock(&self.shared.pending);
-        if pending.ended.is_none() {
-            pending.gathered.unreachable.insert(member);
-            self.shared.hand_over_later(&mut pending);
-        }
+        self.shared.ask(|pending| pending.unreachable(member));
     }
 
     /// Reports that a snapshot was sent to this member, or failed.
@@ -235,14 +213,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.shared.options.request_timeout;
         let id = self.shared.ids.next_id();
-        {
-            let mut pending = lock(&self.shared.pending);
-            if pending.ended.is_some() {
-                return Err(TransferError::Stopped);
-            }
-            pending.transfers.insert(id, reply);
-        }
-        self.shared.control(Control::Transfer { id, to, deadline });
+        self.shared.ask(|pending| pending.transfer(id, to, deadline, reply))?;
         // At the end of the node all replies go.
         answer.await.unwrap_or(Err(TransferError::Stopped))
     }
@@ -268,71 +239,26 @@ impl Shared {
         Proposal::of_command(command, self.ids.next_id(), deadline)
     }
 
-    /// Registers the waiter of an entry that is queued separately.
-    pub(crate) fn watch_for(&self, id: u64, waiter: Waiter<Reply>) -> Result<(), ProposeError> {
-        let mut pending = lock(&self.pending);
-        if let Some(error) = &pending.ended {
-            return Err(error.clone());
-        }
-        self.register(&mut pending, id, waiter);
-        Ok(())
+    pub(crate) fn control(&self, control: Control) {
+        self.ask(|pending| pending.control(control));
     }
 
-    fn register(&self, pending: &mut PendingRequests, id: u64, waiter: Waiter<Reply>) {
-        if pending.waiters.insert(id, waiter) {
+    /// Asks the member for something; wakes the tasks that have to know.
+    pub(crate) fn ask<T>(&self, act: impl FnOnce(&mut PendingRequests<Channels>) -> T) -> T {
+        let mut pending = lock(&self.pending);
+        let before = pending.first_deadline();
+        let result = act(&mut pending);
+        let is_first =
+            pending.first_deadline().is_some_and(|first| before.is_none_or(|before| first < before));
+        let has_news = pending.has_news();
+        drop(pending);
+        if is_first {
             self.deadlines.notify_one();
         }
-    }
-
-    fn submit(&self, mut proposal: Proposal, waiter: Waiter<Reply>) -> Result<(), ProposeError> {
-        if self.proposals.is_full() {
-            return Err(ProposeError::TooManyRequests);
-        }
-        let mut pending = lock(&self.pending);
-        if let Some(error) = &pending.ended {
-            return Err(error.clone());
-        }
-        if pending.waiters.len() >= self.options.limits.waiters.max(1) {
-            return Err(ProposeError::TooManyRequests);
-        }
-        proposal.permit = Some(self.proposals.take(proposal.data.len()));
-        self.register(&mut pending, proposal.id, waiter);
-        pending.gathered.proposals.push(proposal);
-        self.hand_over_later(&mut pending);
-        Ok(())
-    }
-
-    fn hand_over_later(&self, pending: &mut PendingRequests) {
-        if !std::mem::replace(&mut pending.hand_over_due, true) {
+        if has_news {
             self.gathered.notify_one();
         }
-    }
-
-    /// Queues a follower's proposals, with the time left that it stated; the follower classifies its timeouts.
-    fn take_forwarded(&self, forwarded: Forwarded) {
-        let Forwarded { hops, left, entries } = forwarded;
-        let timeout = self.options.request_timeout;
-        let deadline = Instant::now() + left.map_or(timeout, |left| left.min(timeout));
-        let mut pending = lock(&self.pending);
-        for (kind, data) in entries {
-            if self.proposals.is_full() {
-                self.meters.peer_dropped(PeerDrop::Full);
-                break;
-            }
-            let permit = Some(self.proposals.take(data.len()));
-            let proposal = Proposal { permit, ..Proposal::forwarded(kind, data, deadline, hops) };
-            pending.gathered.proposals.push(proposal);
-        }
-        self.hand_over_later(&mut pending);
-    }
-
-    pub(crate) fn control(&self, control: Control) {
-        let mut pending = lock(&self.pending);
-        // After the end nobody reads the queue.
-        if pending.ended.is_none() {
-            pending.gathered.controls.push(control);
-            self.hand_over_later(&mut pending);
-        }
+        result
     }
 
     pub(crate) async fn answer<T>(
@@ -390,7 +316,7 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         if !self.done {
-            lock(&self.shared.pending).waiters.take(self.id);
+            lock(&self.shared.pending).take_waiter(self.id);
         }
     }
 }

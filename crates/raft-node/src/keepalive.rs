@@ -6,13 +6,13 @@
 
 use crate::handle::Handle;
 use crate::lessor::{LeaseCounts, RETRY};
-use crate::member::Control;
 use crate::options::{Asked, LeaseStatus};
 use crate::queues::Reply;
+use crate::renewal::{RenewalStep, Renewing};
 use crate::waiters::Waiter;
 use crate::{LeaseError, ProposeError};
 use bytes::Bytes;
-use lease::{Checkpoints, Renewal};
+use lease::Checkpoints;
 use proto::etcdserverpb as pb;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -99,31 +99,22 @@ impl Handle {
     pub async fn renew_lease(&self, id: LeaseId) -> Result<i64, LeaseError> {
         let lessor = &self.shared.lessor;
         let deadline = Instant::now() + self.shared.options.request_timeout;
-        let mut is_known_to_be_applied = false;
+        let mut renewing = Renewing::new(id, deadline);
         loop {
-            match lessor.renew(Instant::now(), id) {
-                Renewal::Renewed(ttl) => return Ok(ttl),
-                Renewal::NotPrimary => return Err(LeaseError::NotPrimary),
-                Renewal::Unknown if is_known_to_be_applied => return Err(LeaseError::NotFound),
-                // It may have been granted a moment ago.
-                Renewal::Unknown => {
-                    self.wait_applied().await?;
-                    is_known_to_be_applied = true;
-                }
-                Renewal::Unconfirmed(term) => self.confirm_term(term).await?,
-                Renewal::Expired => {
-                    // At the timeout, the loop finds the deadline passed.
+            match renewing.step(lessor, Instant::now()) {
+                RenewalStep::Done(answer) => return answer,
+                RenewalStep::Applied => self.wait_applied().await?,
+                RenewalStep::Confirmed(term) => self.confirm_term(term).await?,
+                RenewalStep::Gone => {
+                    // At the timeout, the next step finds the deadline passed.
                     let _ = tokio::time::timeout_at(deadline.into(), lessor.gone(id)).await;
                 }
-                Renewal::Checkpointed(term) => {
-                    if self.clear_remainder(term, id).await.is_err() {
+                RenewalStep::Cleared(term, request) => {
+                    if self.log_in_term(term, request).await.is_err() {
                         lessor.with(|expirer| expirer.not_cleared(term, id));
                         tokio::time::sleep(RETRY).await;
                     }
                 }
-            }
-            if Instant::now() >= deadline {
-                return Err(LeaseError::Unconfirmed);
             }
         }
     }
@@ -213,17 +204,14 @@ impl Handle {
         Ok(())
     }
 
-    /// Logs a checkpoint that clears the remaining TTL, if this member still leads the term.
-    async fn clear_remainder(&self, term: Term, id: LeaseId) -> Result<(), ProposeError> {
-        let checkpoint = pb::LeaseCheckpoint { id, remaining_ttl: 0 };
-        let request = pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+    /// Logs a checkpoint, if this member still leads the term.
+    async fn log_in_term(&self, term: Term, request: pb::LeaseCheckpointRequest) -> Result<(), ProposeError> {
         let since = Instant::now();
         let deadline = since + self.shared.options.request_timeout;
         let proposal = self.shared.entry(&request.into(), deadline);
         let (reply, answer) = oneshot::channel();
-        let id = proposal.id;
-        self.shared.watch_for(id, Waiter { reply: Reply::Request(reply), since, deadline })?;
-        self.shared.control(Control::ProposeInTerm { term, proposal });
+        let (id, waiter) = (proposal.id, Waiter { reply: Reply::Request(reply), since, deadline });
+        self.shared.ask(|pending| pending.propose_in_term(term, proposal, waiter))?;
         self.shared.answer(id, answer).await.map(drop)
     }
 }

@@ -14,6 +14,7 @@
 //! * [`convert`]: etcd's wire types to raft-rs's and back, and what a peer's message shows alone; [`core`] checks the rest.
 //! * [`member`]: the only owner of core, log and machine, and its turn: the same for the consensus thread (`thread`)
 //!   and the simulator.
+//! * [`pending`]: what was asked and is not answered; [`Renewing`]: a lease's renewal. Both pure, for the simulator too.
 //! * [`Handle`]: the interface for any number of tasks.
 //! * [`bootstrap`]: identities and the first entries of a new cluster. [`publish`]: what a member publishes about
 //!   itself through the log, and the cluster version. [`promote`]: a leader's checks before a learner becomes a voter.
@@ -43,9 +44,11 @@ mod log_limit;
 pub mod member;
 mod meters;
 mod options;
+pub mod pending;
 pub mod promote;
 pub mod publish;
 mod queues;
+mod renewal;
 mod request_id;
 pub mod room;
 mod status;
@@ -61,6 +64,7 @@ pub use lessor::{LeaseCounts, Lessor, TTL_BUCKETS};
 pub use limits::Limits;
 pub use meters::Meters;
 pub use options::{Asked, LeaseStatus, Options, Outbound};
+pub use renewal::{RenewalStep, Renewing};
 pub use request_id::RequestIds;
 pub use status::Status;
 pub use thread::start;

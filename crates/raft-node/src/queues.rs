@@ -1,13 +1,11 @@
-//! The queues between the runtime and the consensus thread. Requests collect in [`PendingRequests`], which a
-//! task hands over to the [`Inbox`] once a turn. Results come back as one list per batch ([`Outbox`]), and waiters are
+//! The queues between the runtime and the consensus thread. Requests collect in [`crate::pending`], from where a task
+//! hands them over to the [`Inbox`] once a turn. Results come back as one list per batch ([`Outbox`]), and waiters are
 //! woken inside the runtime, because waking a task from another thread costs a system call each.
 
 use crate::member::{Batch, Done};
-use crate::room::Permit;
-use crate::waiters::Waiters;
+use crate::pending::Replies;
 use crate::{ProposeError, ReadError, TransferError};
 use machine::Response;
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
 use tokio::sync::{Notify, oneshot};
@@ -110,38 +108,12 @@ impl Reply {
     }
 }
 
-/// A read that waits for its round, and its room among those that wait.
+/// The replies of a process.
 #[derive(Debug)]
-pub(crate) struct ReadWaiter {
-    pub reply: oneshot::Sender<Result<(), ReadError>>,
-    pub _permit: Permit,
-}
+pub(crate) struct Channels;
 
-/// The runtime's side: requests collected for the next hand-over, and the waiters.
-#[derive(Debug, Default)]
-pub(crate) struct PendingRequests {
-    pub gathered: Batch,
-    /// Reads since the last hand-over: they will share one round.
-    pub reads: Vec<ReadWaiter>,
-    pub waiters: Waiters<Reply>,
-    pub rounds: VecDeque<(u64, Vec<ReadWaiter>)>,
-    pub transfers: HashMap<u64, oneshot::Sender<Result<(), TransferError>>>,
-    /// Set when the node has ended: every request is refused.
-    pub ended: Option<ProposeError>,
-    /// Whether the task that hands over was notified.
-    pub hand_over_due: bool,
-    next_round: u64,
-}
-
-impl PendingRequests {
-    /// Turns the collected reads into a round, and takes everything collected.
-    pub(crate) fn take_gathered(&mut self, into: &mut Batch) {
-        self.hand_over_due = false;
-        if !self.reads.is_empty() {
-            self.next_round += 1;
-            self.rounds.push_back((self.next_round, std::mem::take(&mut self.reads)));
-            self.gathered.reads.push(self.next_round);
-        }
-        into.take_from(&mut self.gathered);
-    }
+impl Replies for Channels {
+    type Request = Reply;
+    type Read = oneshot::Sender<Result<(), ReadError>>;
+    type Transfer = oneshot::Sender<Result<(), TransferError>>;
 }

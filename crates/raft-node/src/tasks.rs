@@ -6,7 +6,6 @@ use crate::member::{Batch, Done};
 use crate::queues::Reply;
 use crate::{ProposeError, ReadError};
 use machine::{Effect, Outcome, Response};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -28,8 +27,8 @@ async fn hand_over(shared: Arc<Shared>) {
         }
         let ended = {
             let mut pending = lock(&shared.pending);
-            pending.take_gathered(&mut batch);
-            pending.ended.is_some()
+            pending.take(&mut batch);
+            pending.has_ended()
         };
         if ended {
             return;
@@ -47,12 +46,12 @@ async fn complete(shared: Arc<Shared>) {
                 Done::Outcomes(outcomes) => complete_outcomes(&shared, outcomes),
                 Done::Reads(rounds, result) => complete_reads(&shared, &rounds, result),
                 Done::Failed(id, error) => {
-                    if let Some(waiter) = { lock(&shared.pending).waiters.take(id) } {
-                        waiter.reply.fail(error);
+                    if let Some(reply) = { lock(&shared.pending).take_waiter(id) } {
+                        reply.fail(error);
                     }
                 }
                 Done::Transferred(id, result) => {
-                    if let Some(reply) = { lock(&shared.pending).transfers.remove(&id) } {
+                    if let Some(reply) = { lock(&shared.pending).take_transfer(id) } {
                         // If the receiver is gone, nobody waits.
                         let _ = reply.send(result);
                     }
@@ -72,8 +71,7 @@ fn complete_outcomes(shared: &Arc<Shared>, outcomes: Vec<Outcome>) {
     {
         let mut pending = lock(&shared.pending);
         for outcome in outcomes {
-            let reply = pending.waiters.take(outcome.request_id).map(|waiter| waiter.reply);
-            ready.push((reply, outcome));
+            ready.push((pending.take_waiter(outcome.request_id), outcome));
         }
     }
     for (reply, outcome) in ready {
@@ -115,38 +113,24 @@ async fn raise_no_space(handle: Handle, reply: Option<Reply>, outcome: Outcome) 
 }
 
 fn complete_reads(shared: &Shared, rounds: &[u64], result: Result<(), ReadError>) {
-    let mut ready = Vec::new();
-    {
+    let ready: Vec<_> = {
         let mut pending = lock(&shared.pending);
-        for round in rounds {
-            if let Some(at) = pending.rounds.iter().position(|(known, _)| known == round)
-                && let Some((_, waiters)) = pending.rounds.remove(at)
-            {
-                ready.push(waiters);
-            }
-        }
-    }
-    for waiter in ready.into_iter().flatten() {
-        let _ = waiter.reply.send(result);
+        rounds.iter().filter_map(|round| pending.take_round(*round)).collect()
+    };
+    for reply in ready.into_iter().flatten() {
+        // If the receiver is gone, nobody waits.
+        let _ = reply.send(result);
     }
 }
 
 /// The node ended: fails all waiters, and any that come later.
 fn end(shared: &Shared, error: &ProposeError) {
-    let (waiters, reads) = {
-        let mut pending = lock(&shared.pending);
-        pending.ended = Some(error.clone());
-        pending.gathered = Batch::default();
-        pending.transfers = HashMap::default();
-        let rounds = std::mem::take(&mut pending.rounds).into_iter().flat_map(|(_, waiters)| waiters);
-        let reads: Vec<_> = rounds.chain(std::mem::take(&mut pending.reads)).collect();
-        (pending.waiters.take_all(), reads)
-    };
-    for waiter in waiters {
-        waiter.reply.fail(error.clone());
+    let (requests, reads) = lock(&shared.pending).end(error.clone());
+    for reply in requests {
+        reply.fail(error.clone());
     }
-    for read in reads {
-        let _ = read.reply.send(Err(ReadError::Stopped));
+    for reply in reads {
+        let _ = reply.send(Err(ReadError::Stopped));
     }
     shared.gathered.notify_one();
     shared.deadlines.notify_one();
@@ -158,7 +142,7 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         let (first, ended) = {
             let pending = lock(&shared.pending);
-            (pending.waiters.first_deadline(), pending.ended.is_some())
+            (pending.first_deadline(), pending.has_ended())
         };
         if ended {
             return;
@@ -176,7 +160,7 @@ async fn sweep(shared: Arc<Shared>) {
 }
 
 fn sweep_once(shared: &Shared, now: Instant) {
-    let expired = { lock(&shared.pending).waiters.take_expired(now) };
+    let expired = { lock(&shared.pending).take_expired(now) };
     for (_, waiter) in expired {
         let error = shared.timeout(waiter.since);
         waiter.reply.fail(error);

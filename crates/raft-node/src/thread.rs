@@ -5,8 +5,8 @@ use crate::handle::Shared;
 use crate::lessor::Lessor;
 use crate::member::{Batch, Done, Job, Member, MemberStatus, Rest, SharedParts, Stop, World};
 use crate::meters::TimedLog;
+use crate::pending::PendingRequests;
 use crate::queues::{Inbox, Outbox};
-use crate::room::Room;
 use crate::status::StatusCells;
 use crate::tasks::spawn_tasks;
 use crate::{
@@ -54,14 +54,13 @@ where
         meters: meters.clone(),
         log: log.clone(),
     };
+    let pending = PendingRequests::new(&options);
     let shared = Arc::new(Shared {
         ids: Arc::clone(&parts.ids),
-        pending: Mutex::default(),
+        proposals: Arc::clone(pending.proposal_room()),
+        pending: Mutex::new(pending),
         inbox: Inbox::default(),
         outbox: Outbox::default(),
-        proposals: Room::new(limits.inbox_entries, limits.inbox_bytes),
-        reads: Room::new(limits.inbox_entries, usize::MAX),
-        messages: Room::new(limits.inbox_messages, limits.inbox_message_bytes),
         lessor: Arc::clone(&parts.lessor),
         cells: StatusCells::default(),
         gathered: Notify::new(),

@@ -50,7 +50,9 @@ pub(crate) struct Workload {
     writes_per_mille: u64,
     keepalives_per_mille: u64,
     leases: u64,
+    /// The lease that is kept alive, and for how many keepalives on the average.
     kept: i64,
+    kept_for: u64,
     grants_percent: u64,
     revokes_percent: u64,
 }
@@ -69,6 +71,7 @@ impl Workload {
             keepalives_per_mille: *rng.pick(&[100, 500, 900]),
             leases,
             kept: 1,
+            kept_for: 30,
             grants_percent: 4,
             revokes_percent: 2,
         }
@@ -78,6 +81,7 @@ impl Workload {
         self.writes_per_mille = 300;
         self.keepalives_per_mille = 900;
         self.leases = 4;
+        self.kept_for = 8;
         self.grants_percent = 50;
         self.revokes_percent = 12;
     }
@@ -95,7 +99,7 @@ impl Workload {
         if rng.per_mille(self.keepalives_per_mille) {
             count_draw("keepalive");
             // One lease is kept alive for a while, the others expire.
-            if rng.one_in(30) {
+            if rng.one_in(self.kept_for) {
                 self.kept = self.lease(rng);
             }
             return Ask::KeepAlive(self.kept);

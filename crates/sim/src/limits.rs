@@ -25,6 +25,7 @@ pub(crate) fn draw(seed: u64, common: &mut Rng) -> Limits {
     if rng.one_in(4) {
         return defaults;
     }
+    let queues = draw_queues(&mut rng, defaults.clone());
     Limits {
         backlog_bytes: *rng.pick(&[0, 300, defaults.backlog_bytes]),
         follower_lag: *rng.pick(&[0, 3, defaults.follower_lag]),
@@ -44,6 +45,21 @@ pub(crate) fn draw(seed: u64, common: &mut Rng) -> Limits {
         seen_reads: *rng.pick(&[256, defaults.seen_reads]),
         read_attempts: *rng.pick(&[1, 3, defaults.read_attempts]),
         read_retry: *rng.pick(&[Duration::from_millis(50), defaults.read_retry]),
+        ..queues
+    }
+}
+
+/// Draws the room for what waits. Small in a few runs only: what is refused tests nothing else.
+fn draw_queues(rng: &mut Rng, defaults: Limits) -> Limits {
+    if !rng.one_in(5) {
+        return defaults;
+    }
+    Limits {
+        inbox_entries: *rng.pick(&[1, 4, defaults.inbox_entries]),
+        inbox_bytes: *rng.pick(&[200, defaults.inbox_bytes]),
+        inbox_messages: *rng.pick(&[2, 10, defaults.inbox_messages]),
+        inbox_message_bytes: *rng.pick(&[2_000, defaults.inbox_message_bytes]),
+        waiters: *rng.pick(&[1, 4, defaults.waiters]),
         ..defaults
     }
 }

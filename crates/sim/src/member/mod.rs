@@ -18,19 +18,18 @@ use crate::watching::Watching;
 use crate::{Micros, Violation};
 use bytes::Bytes;
 use engine::MemoryEngine;
+use leases::Keepalive;
 use machine::{Machine, Settings as MachineSettings, Shared};
 use proto::raftpb::{self, MessageType};
 use raft_node::core::{Core, Log};
 use raft_node::member::{Batch, Control, Job, Member, MemberStatus, Rest, SharedParts};
-use raft_node::room::Room;
-use raft_node::waiters::Waiters;
-use raft_node::{Lessor, Limits, Meters, Options, RequestIds};
+use raft_node::pending::PendingRequests;
+use raft_node::{Lessor, Limits, Meters, Options, Renewing, RequestIds};
 use stage::Stage;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use types::{Index, LeaseId, Term};
+use types::Index;
 use wal::{MemDisk, Wal};
 
 /// etcd's default: ten heartbeats without a leader.
@@ -103,16 +102,18 @@ pub(crate) struct Waiter {
     pub(crate) read: Option<(Box<Question>, i64)>,
 }
 
+/// Who waits for an entry or a read.
 enum Waits {
     Client(Waiter),
-    /// A keepalive that began at `since` and waits for its lease's remaining TTL to be cleared, or for a confirmation
-    /// of leadership, in this term.
-    Keepalive {
-        waiter: Waiter,
-        lease: LeaseId,
-        term: Term,
-        since: Instant,
-    },
+    Keepalive(Box<Keepalive>),
+}
+
+struct Replies;
+
+impl raft_node::pending::Replies for Replies {
+    type Request = Waits;
+    type Read = Waits;
+    type Transfer = ();
 }
 
 enum PendingJob {
@@ -185,12 +186,10 @@ pub(crate) struct Own {
     ids: Arc<RequestIds>,
     lessor: Arc<Lessor>,
     pub(crate) inbox: Inputs,
-    waiters: Waiters<Waits>,
-    reads: BTreeMap<u64, Waits>,
-    next_read: u64,
+    pending: PendingRequests<Replies>,
+    /// Keepalives that go on in the next turn.
+    renewals: Vec<(Renewing, Waiter)>,
     jobs: Vec<PendingJob>,
-    transfers: BTreeSet<u64>,
-    room: Arc<Room>,
     /// The oracle has checked applied entries up to here.
     checked: Index,
     status: MemberStatus,
@@ -284,12 +283,9 @@ impl Life {
             ids: Arc::clone(&parts.ids),
             lessor: Arc::clone(&parts.lessor),
             inbox: Inputs::default(),
-            waiters: Waiters::default(),
-            reads: BTreeMap::new(),
-            next_read: 0,
+            pending: PendingRequests::new(&options),
+            renewals: Vec::new(),
             jobs: Vec::new(),
-            transfers: BTreeSet::new(),
-            room: Room::new(usize::MAX, usize::MAX),
             checked: machine.applied().0,
             status: MemberStatus::default(),
             decide_at: None,
@@ -328,7 +324,7 @@ impl Life {
 
     fn rest(&mut self, around: &mut Around<'_>) -> Result<(), LifeEnd> {
         if !self.member.has_ended() {
-            let more = !self.own.inbox.requests.is_empty();
+            let more = !self.own.inbox.requests.is_empty() || !self.own.renewals.is_empty();
             let rest = self.member.rest(more, &mut Stage { own: &mut self.own, around });
             self.own.wake_at = match rest.map_err(|stop| self.own.end(stop))? {
                 Rest::Again => self.own.clock,
@@ -336,7 +332,7 @@ impl Life {
             };
         }
         self.own.look_at_warnings(around)?;
-        if !self.member.is_asked() && self.own.room.count() > 0 {
+        if !self.member.is_asked() && self.own.pending.proposal_room().count() > 0 {
             return Err(format!("member {}: nothing waits, and takes room", self.own.id).into());
         }
         if self.member.core().is_removed() {
@@ -357,6 +353,7 @@ impl Life {
         let (commit, applied, last) = self.core().indexes();
         let waits =
             self.member.is_asked() || !self.own.inbox.requests.is_empty() || !self.own.jobs.is_empty();
+        let waits = waits || !self.own.renewals.is_empty();
         commit == last && applied == last && !waits
     }
 

@@ -4,15 +4,19 @@ use super::{
     Around, ClientAnswer, Inputs, JOB_USUAL, LifeEnd, Own, PendingJob, REQUEST_TIMEOUT, Waiter, Waits,
 };
 use crate::Violation;
-use crate::client::Ask;
+use crate::client::{Ask, NOBODY};
+use crate::drawn::count_draw;
 use crate::mutation::Mutation;
 use crate::trace::trace;
 use machine::{Command, Kind};
 use prost::Message as _;
 use proto::raftpb::{self, MessageType};
-use raft_node::convert::{Forwarded, Incoming, incoming};
+use raft_node::Renewing;
+use raft_node::convert::incoming;
 use raft_node::core::{Core, Proposal};
 use raft_node::member::{Batch, Control, Job};
+use raft_node::pending::Undelivered;
+use raft_node::waiters::Waiter as Waiting;
 use std::time::{Duration, Instant};
 use types::{EntryKind, lock};
 
@@ -30,37 +34,39 @@ impl Own {
         if self.decide_at.take_if(|at| *at <= around.now).is_some() {
             self.allow_checkpoints(around.rules.checkpoints);
         }
-        let Inputs { messages, mut requests, unreachable, transfer } = std::mem::take(&mut self.inbox);
-        let is_keepalive = |(ask, _): &mut (Ask, Waiter)| matches!(ask, Ask::KeepAlive(_));
-        for (ask, waiter) in requests.extract_if(.., is_keepalive).collect::<Vec<_>>() {
-            let Ask::KeepAlive(id) = ask else { unreachable!("only keepalives were taken out") };
-            self.keep_alive(now, id, waiter, batch, around);
+        let Inputs { messages, requests, unreachable, transfer } = std::mem::take(&mut self.inbox);
+        for (renewing, waiter) in std::mem::take(&mut self.renewals) {
+            self.keep_alive(now, renewing, &waiter, around);
+        }
+        for (ask, waiter) in &requests {
+            if let Ask::KeepAlive(id) = ask {
+                let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
+                self.keep_alive(now, Renewing::new(*id, deadline), waiter, around);
+            }
         }
         for bytes in messages {
             let message = raftpb::Message::decode(bytes).expect("these bytes were encoded here");
-            self.message(now, message, batch, around)?;
+            self.message(now, message, around)?;
         }
         for (ask, waiter) in requests {
-            self.request(now, ask, waiter, batch, around)?;
+            self.request(now, ask, waiter, around)?;
         }
-        batch.unreachable.extend(unreachable);
+        for member in unreachable {
+            self.pending.unreachable(member);
+        }
         if let Some(to) = transfer.filter(|to| *to != self.id && core.leadership().is_leader) {
             trace!(around.trace, "member {} hands leadership to {to}", self.id);
             let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
             let id = self.ids.next_id();
-            self.transfers.insert(id);
-            batch.controls.push(Control::Transfer { id, to, deadline });
+            self.pending.transfer(id, to, deadline, ()).expect("this member has not ended");
         }
-        self.finish_jobs(now, batch, around)
+        self.finish_jobs(now, around)?;
+        self.pending.take(batch);
+        Ok(())
     }
 
     /// Finishes jobs whose time has come; the member learns of them in a later turn.
-    fn finish_jobs(
-        &mut self,
-        now: Instant,
-        batch: &mut Batch,
-        around: &mut Around<'_>,
-    ) -> Result<(), LifeEnd> {
+    fn finish_jobs(&mut self, now: Instant, around: &mut Around<'_>) -> Result<(), LifeEnd> {
         for pending in std::mem::take(&mut self.jobs) {
             match pending {
                 PendingJob::Under(at, job) if at <= around.now => {
@@ -75,7 +81,7 @@ impl Own {
                     let told = around.now + around.rng.below(JOB_USUAL);
                     self.jobs.push(PendingJob::Done(told, control));
                 }
-                PendingJob::Done(at, control) if at <= around.now => batch.controls.push(control),
+                PendingJob::Done(at, control) if at <= around.now => self.pending.control(control),
                 later => self.jobs.push(later),
             }
         }
@@ -86,7 +92,6 @@ impl Own {
         &mut self,
         now: Instant,
         message: raftpb::Message,
-        batch: &mut Batch,
         around: &mut Around<'_>,
     ) -> Result<(), LifeEnd> {
         if self.shared.membership().removed.contains(&message.from()) {
@@ -98,21 +103,16 @@ impl Own {
             trace!(around.trace, "member {} gets its own read", self.id);
             return Ok(());
         }
-        match incoming(message, self.id, &around.rules.limits)
-            .map_err(|error| format!("member {}: {error}", self.id))?
-        {
-            Incoming::Step(checked) => batch.messages.push((checked, None)),
-            Incoming::Proposals(Forwarded { hops, left, entries }) => {
-                let timeout = Duration::from_micros(REQUEST_TIMEOUT);
-                let deadline = now + left.map_or(timeout, |left| left.min(timeout));
-                let entries = entries.into_iter();
-                batch
-                    .proposals
-                    .extend(entries.map(|(kind, data)| Proposal::forwarded(kind, data, deadline, hops)));
+        let message = incoming(message, self.id, &around.rules.limits)
+            .map_err(|error| format!("member {}: {error}", self.id))?;
+        match self.pending.deliver(now, message) {
+            Ok(()) => Ok(()),
+            Err(Undelivered::Full) => {
+                count_draw("message without room");
+                Ok(())
             }
-            Incoming::Snapshot { .. } => return Err(format!("member {} got a snapshot", self.id).into()),
+            Err(Undelivered::Snapshot { .. }) => Err(format!("member {} got a snapshot", self.id).into()),
         }
-        Ok(())
     }
 
     fn request(
@@ -120,69 +120,60 @@ impl Own {
         now: Instant,
         ask: Ask,
         waiter: Waiter,
-        batch: &mut Batch,
         around: &mut Around<'_>,
     ) -> Result<(), LifeEnd> {
         match ask {
-            Ask::Write(command) => self.write(now, &command, waiter, batch, around),
+            Ask::Write(command) => self.write(now, &command, &waiter, around),
             Ask::Change(mut change) => {
                 let id = self.ids.next_id();
                 change.id = Some(id);
                 trace!(around.trace, "member {} is asked for a change {id:x}: {change:?}", self.id);
                 let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
-                self.wait_for(id, now, deadline, Waits::Client(waiter));
                 let data = change.encode_to_vec().into();
-                let proposal = Proposal::new(id, EntryKind::ConfChange, data, deadline);
-                batch.proposals.push(self.with_room(proposal));
+                self.propose(now, Proposal::new(id, EntryKind::ConfChange, data, deadline), &waiter, around);
             }
             Ask::Read(question) if !question.linearizable => self.answer_read(waiter, around)?,
             Ask::Read(_) => {
-                let token = self.read(Waits::Client(waiter), batch);
-                trace!(around.trace, "member {} is asked to read, {token}", self.id);
+                trace!(around.trace, "member {} is asked to read", self.id);
+                if self.pending.read(Waits::Client(waiter.clone())).is_err() {
+                    self.refused(&waiter, around);
+                }
             }
-            Ask::KeepAlive(_) => unreachable!("keepalives were taken out"),
+            // They came first.
+            Ask::KeepAlive(_) => {}
         }
         Ok(())
     }
 
-    fn write(
-        &mut self,
-        now: Instant,
-        command: &Command,
-        waiter: Waiter,
-        batch: &mut Batch,
-        around: &mut Around<'_>,
-    ) {
+    fn write(&mut self, now: Instant, command: &Command, waiter: &Waiter, around: &mut Around<'_>) {
         let (id, deadline) = (self.ids.next_id(), now + Duration::from_micros(REQUEST_TIMEOUT));
         trace!(around.trace, "member {} is asked to write {id:x}: {}", self.id, command.kind().name());
         if command.kind() == Kind::LeaseRevoke {
             around.oracle.promises.revokes(id);
         }
-        if around.rules.mutation == Some(Mutation::AnswerBeforeCommit) {
-            let Waiter { client, number, .. } = waiter;
-            let revision = Some(around.oracle.floor());
-            around.answers.push((self.clock, ClientAnswer { client, number, request_id: id, revision }));
-        } else {
-            self.wait_for(id, now, deadline, Waits::Client(waiter));
-        }
         let proposal = Proposal::of_command(command, id, deadline);
-        batch.proposals.push(self.with_room(proposal));
+        if around.rules.mutation == Some(Mutation::AnswerBeforeCommit) {
+            let revision = Some(around.oracle.floor());
+            let (client, number) = (waiter.client, waiter.number);
+            around.answers.push((self.clock, ClientAnswer { client, number, request_id: id, revision }));
+            let nobody = Waiter { client: NOBODY, number: 0, read: None };
+            return self.propose(now, proposal, &nobody, around);
+        }
+        self.propose(now, proposal, waiter, around);
     }
 
-    pub(super) fn wait_for(&mut self, id: u64, since: Instant, deadline: Instant, reply: Waits) {
-        self.waiters.insert(id, raft_node::waiters::Waiter { reply, since, deadline });
+    fn propose(&mut self, now: Instant, proposal: Proposal, waiter: &Waiter, around: &mut Around<'_>) {
+        let deadline = proposal.deadline;
+        let waiting = Waiting { reply: Waits::Client(waiter.clone()), since: now, deadline };
+        if self.pending.propose(proposal, waiting).is_err() {
+            self.refused(waiter, around);
+        }
     }
 
-    /// Gives the proposal queue space until it is logged or dropped.
-    fn with_room(&self, proposal: Proposal) -> Proposal {
-        Proposal { permit: Some(self.room.take(proposal.data.len())), ..proposal }
-    }
-
-    pub(super) fn read(&mut self, waits: Waits, batch: &mut Batch) -> u64 {
-        self.next_read += 1;
-        self.reads.insert(self.next_read, waits);
-        batch.reads.push(self.next_read);
-        self.next_read
+    fn refused(&self, waiter: &Waiter, around: &mut Around<'_>) {
+        count_draw("request without room");
+        let (client, number) = (waiter.client, waiter.number);
+        around.answers.push((self.clock, ClientAnswer { client, number, request_id: 0, revision: None }));
     }
 
     pub(super) fn answer_read(&mut self, waiter: Waiter, around: &mut Around<'_>) -> Result<(), Violation> {

@@ -105,14 +105,14 @@ impl World for Stage<'_, '_> {
                         self.complete(&outcome)?;
                     }
                 }
-                Done::Reads(tokens, result) => {
-                    for token in tokens {
-                        self.read_ended(token, result.is_ok())?;
+                Done::Reads(rounds, result) => {
+                    for round in rounds {
+                        self.round_ended(round, result.is_ok())?;
                     }
                 }
                 Done::Failed(id, error) => self.failed(id, &error)?,
                 Done::Transferred(id, _) => {
-                    if !self.own.transfers.remove(&id) {
+                    if self.own.pending.take_transfer(id).is_none() {
                         return Err(format!("member {}: transfer {id} ended twice", self.own.id).into());
                     }
                 }
@@ -181,9 +181,9 @@ impl Stage<'_, '_> {
             let raises = alarm(AlarmAction::Activate, AlarmType::Nospace, id);
             self.own.inbox.requests.push((raises, Waiter { client: NOBODY, number: 0, read: None }));
         }
-        match self.own.waiters.take(request_id).map(|waiter| waiter.reply) {
+        match self.own.pending.take_waiter(request_id) {
             None => {}
-            Some(Waits::Keepalive { lease, waiter, .. }) => self.own.ask_again(lease, waiter),
+            Some(Waits::Keepalive(keepalive)) => self.own.waited(*keepalive, true, self.around),
             Some(Waits::Client(Waiter { client, number, .. })) => {
                 let revision = match &outcome.effect {
                     Effect::Answer(Ok(response)) => Some(response.revision()),
@@ -198,33 +198,28 @@ impl Stage<'_, '_> {
         Ok(())
     }
 
-    fn read_ended(&mut self, token: u64, is_ok: bool) -> Result<(), LifeEnd> {
-        let Some(waits) = self.own.reads.remove(&token) else {
-            return Err(format!("member {}: read {token} ended twice", self.own.id).into());
+    fn round_ended(&mut self, round: u64, is_ok: bool) -> Result<(), LifeEnd> {
+        let Some(reads) = self.own.pending.take_round(round) else {
+            return Err(format!("member {}: round {round} ended twice", self.own.id).into());
         };
-        match waits {
-            Waits::Client(waiter) if is_ok => self.own.answer_read(waiter, self.around)?,
-            Waits::Client(Waiter { client, number, .. }) => {
-                trace!(self.around.trace, "member {}: read {token} failed", self.own.id);
-                let answer = ClientAnswer { client, number, request_id: 0, revision: None };
-                self.around.answers.push((self.own.clock, answer));
+        for waits in reads {
+            match waits {
+                Waits::Client(waiter) if is_ok => self.own.answer_read(waiter, self.around)?,
+                Waits::Client(Waiter { client, number, .. }) => {
+                    trace!(self.around.trace, "member {}: round {round} failed", self.own.id);
+                    let answer = ClientAnswer { client, number, request_id: 0, revision: None };
+                    self.around.answers.push((self.own.clock, answer));
+                }
+                Waits::Keepalive(keepalive) => self.own.waited(*keepalive, is_ok, self.around),
             }
-            Waits::Keepalive { waiter, lease, term, since } if is_ok => {
-                self.own.lessor.with(|expirer| expirer.confirm(term, since));
-                self.own.ask_again(lease, waiter);
-            }
-            Waits::Keepalive { waiter, .. } => self.own.kept(&waiter, false, self.around),
         }
         Ok(())
     }
 
     fn failed(&mut self, id: u64, error: &ProposeError) -> Result<(), LifeEnd> {
         trace!(self.around.trace, "member {}: request {id:x} refused: {error}", self.own.id);
-        if let Some(Waits::Keepalive { waiter, lease, term, .. }) =
-            self.own.waiters.take(id).map(|waiter| waiter.reply)
-        {
-            self.own.lessor.with(|expirer| expirer.not_cleared(term, lease));
-            self.own.kept(&waiter, false, self.around);
+        if let Some(Waits::Keepalive(keepalive)) = self.own.pending.take_waiter(id) {
+            self.own.waited(*keepalive, false, self.around);
         }
         // Entries for one term's leader sometimes come too late.
         if matches!(error, ProposeError::NotEnoughMembers | ProposeError::NoLeader) {
