@@ -11,7 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("it lies in tests/tidy").to_path_buf()
 }
 
 /// The directories of the workspace's packages, from the root; `.` is the root's own.

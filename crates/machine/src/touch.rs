@@ -34,7 +34,16 @@ impl Touch<'_, '_> {
                 let keys = self.leases.read().get(revoke.id).map_or(0, |lease| lease.keys().len() as u64);
                 self.spend(keys)?;
             }
-            _ => {}
+            // No keys. A range reads within limits of its own.
+            Command::Range(_)
+            | Command::Compaction(_)
+            | Command::LeaseGrant(_)
+            | Command::LeaseCheckpoint(_)
+            | Command::Alarm(_)
+            | Command::ClusterVersion(_)
+            | Command::MemberAttributes(_)
+            | Command::Downgrade(_)
+            | Command::DowngradeTest(_) => {}
         }
         Some(self.left)
     }

@@ -9,7 +9,8 @@ use std::{
 };
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("it lies in tests/tidy").to_path_buf()
 }
 
 fn read(path: &Path) -> String {
