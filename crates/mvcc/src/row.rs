@@ -46,7 +46,10 @@ pub(crate) fn compare(mut key: &[u8], mut escaped: &[u8]) -> Ordering {
     fn begins(escaped: &[u8], part: &[u8]) -> Ordering {
         part.cmp(&escaped[..part.len().min(escaped.len())])
     }
-    while let Some(zero) = key.iter().position(|&byte| byte == 0) {
+    // Looking for a place byte by byte costs more than looking whether there is one.
+    while key.contains(&0)
+        && let Some(zero) = key.iter().position(|&byte| byte == 0)
+    {
         let order = begins(escaped, &key[..zero]).then_with(|| begins(&escaped[zero..], &[0, 0xff]));
         if order.is_ne() {
             return order;
