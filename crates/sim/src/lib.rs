@@ -43,7 +43,6 @@ mod drawn;
 mod limits;
 mod member;
 mod model;
-mod mutation;
 mod network;
 mod oracle;
 mod promises;
@@ -53,7 +52,6 @@ mod warnings;
 mod watching;
 
 pub use drawn::Drawn;
-pub use mutation::Mutation;
 pub use types::mutant::Mutant;
 
 use cluster::Cluster;
@@ -89,9 +87,7 @@ pub struct Options {
     pub print: Option<fn(&str)>,
     /// What the run has much of.
     pub load: Load,
-    /// A bug around the members, if any.
-    pub mutation: Option<Mutation>,
-    /// Rules of the members to break.
+    /// Rules to break.
     pub mutants: &'static [Mutant],
 }
 

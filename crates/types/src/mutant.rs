@@ -68,6 +68,12 @@ mutants! {
     ExpireOnFormerLeader,
     /// A lease that a client revoked is revoked again when it expires, though it may have been granted anew.
     EndLeaseTwice,
+    /// In the simulator's process around a member: a write is acknowledged when it is proposed.
+    AnswerBeforeCommit,
+    /// Around a member: a resumed watcher starts one revision too late.
+    ResumeTooLate,
+    /// Around a member: progress is announced to watchers that have not seen everything.
+    PromiseTooEarly,
 }
 
 /// Whether this build can break rules at all.

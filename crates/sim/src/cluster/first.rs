@@ -39,7 +39,6 @@ impl Cluster {
             hangs_per_mille: *rng.pick(&[0, 0, 1, 10]),
             group_split_per_mille: *rng.pick(&[0, 100, 500, 1000]),
             checkpoints: rng.one_in(2),
-            mutation: options.mutation,
             limits: crate::limits::draw(seed, &mut rng),
             seed,
         };

@@ -11,13 +11,13 @@ use super::{Cluster, Event};
 use crate::drawn::count_draw;
 use crate::member::Life;
 use crate::model::{Change, Model};
-use crate::mutation::Mutation;
 use crate::rng::Rng;
 use crate::trace::trace;
 use crate::{Micros, Violation};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::{etcdserverpb::WatchResponse, mvccpb};
+use types::mutant::{Mutant, is};
 use types::{KeyRange, RangeEnd};
 use watch::{Create, Response, Spec, StreamKey};
 
@@ -190,7 +190,7 @@ impl Cluster {
     }
 
     fn attach(&mut self, number: usize, id: u64) {
-        let late = i64::from(self.rules.mutation == Some(Mutation::ResumeTooLate));
+        let late = i64::from(is(Mutant::ResumeTooLate));
         let watcher = &self.watchers.all[number];
         let (spec, start) = (watcher.spec.clone(), watcher.next + late * i64::from(watcher.events > 0));
         let member = self.members.get_mut(&id).expect("members are known from the start");
@@ -214,7 +214,7 @@ impl Cluster {
     /// Reads some of a watcher's responses.
     fn look(&mut self, number: usize, count: u64) -> Result<(), Violation> {
         let asks = self.watchers.rng.below(8);
-        let too_early = self.rules.mutation == Some(Mutation::PromiseTooEarly);
+        let too_early = is(Mutant::PromiseTooEarly);
         let Some((life, key)) = self.stream(number) else { return Ok(()) };
         let watching = &mut life.own.watching;
         watching.publish();

@@ -10,7 +10,6 @@ mod stage;
 
 use crate::client::{Ask, Question};
 use crate::drawn::count_draw;
-use crate::mutation::Mutation;
 use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
@@ -76,7 +75,6 @@ pub(crate) struct Rules {
     pub(crate) hangs_per_mille: u64,
     pub(crate) group_split_per_mille: u64,
     pub(crate) checkpoints: bool,
-    pub(crate) mutation: Option<Mutation>,
     pub(crate) limits: Limits,
     /// For draws that differ between members.
     pub(crate) seed: u64,

@@ -6,7 +6,6 @@ use super::{
 use crate::Violation;
 use crate::client::{Ask, NOBODY};
 use crate::drawn::count_draw;
-use crate::mutation::Mutation;
 use crate::trace::trace;
 use machine::{Command, Kind};
 use prost::Message as _;
@@ -18,6 +17,7 @@ use raft_node::member::{Batch, Control, Job};
 use raft_node::pending::Undelivered;
 use raft_node::waiters::Waiter as Waiting;
 use std::time::{Duration, Instant};
+use types::mutant::{Mutant, is};
 use types::{EntryKind, lock};
 
 impl Own {
@@ -152,7 +152,7 @@ impl Own {
             around.oracle.promises.revokes(id);
         }
         let proposal = Proposal::of_command(command, id, deadline);
-        if around.rules.mutation == Some(Mutation::AnswerBeforeCommit) {
+        if is(Mutant::AnswerBeforeCommit) {
             let revision = Some(around.oracle.floor());
             let (client, number) = (waiter.client, waiter.number);
             around.answers.push((self.clock, ClientAnswer { client, number, request_id: id, revision }));
