@@ -11,6 +11,8 @@ export QUORATE_REQUIRE_JUDGES := 1
 export QUORATE_REQUIRE_ALL := $(if $(filter 0,$(shell id -u)),1,)
 export QUORATE_BIN := $(CARGO_TARGET_DIR)/release/quorate
 export QUORATE_WALCHECK := $(QUORATE_GO_DIR)/walcheck
+export QUORATE_BBOLTCHECK := $(QUORATE_GO_DIR)/bboltcheck
+export QUORATE_ETCDUTL := $(QUORATE_GO_DIR)/etcdutl
 export ETCD_BIN := $(QUORATE_GO_DIR)/etcd
 IMAGE_FILE := $(CARGO_TARGET_DIR)/quorate-image.tar
 
@@ -22,7 +24,7 @@ MIXED_RUNS ?= 1
 MIXED_THREADS ?= 4
 IT_LEASES ?= 5000
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench adversary sim soak bare clean judges walcheck
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench adversary sim soak bare clean judges walcheck bboltcheck
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +53,7 @@ demo-docker: build ## The demo with the containers of deploy/compose.yaml and do
 test: ## Every suite in its short form (half an hour with warm caches): Rust, clientv3, etcd's own.
 	@scripts/steps.sh build judges verify test-rust test-go test-clients test-suite test-docker
 
-verify: walcheck ## What is fast: format, lints, unit and style tests. Writes no file.
+verify: walcheck bboltcheck ## What is fast: format, lints, unit and style tests. Writes no file.
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo test --locked --workspace --exclude it
@@ -69,6 +71,11 @@ judges: ## Build etcd, its tools and its test suite from their Go modules.
 walcheck:
 	@scripts/deps.sh go
 	tests/etcd-suite/build.sh --only walcheck $(QUORATE_GO_DIR)
+
+# The judges of bbolt's files.
+bboltcheck:
+	@scripts/deps.sh go
+	tests/etcd-suite/build.sh --only "bboltcheck etcdutl" $(QUORATE_GO_DIR)
 
 test-go: build judges ## clientv3 programs, and the same requests to etcd and to us.
 	cd tests/clientv3 && go test -count=1 -parallel 8 -timeout 10m ./...
@@ -125,7 +132,7 @@ soak: build judges ## The long counts: 100 kills and 500 power cuts on one membe
 	$(MAKE) --no-print-directory test-ctl
 	$(MAKE) --no-print-directory clients
 	cargo run --locked --release -p sim -- 1..5000
-	PROPTEST_CASES=5000 cargo test --locked -p wal -p mvcc -p machine -p gateway -p lease
+	PROPTEST_CASES=5000 BBOLT_CASES=100000 BBOLT_SEEDS=200 cargo test --locked -p bbolt -p wal -p mvcc -p machine -p gateway -p lease
 	cd tests/clientv3 && IDLE_CONNECTIONS=10000 go test -count=1 -timeout 10m -run TestIdleConnections .
 	$(MAKE) --no-print-directory bare
 

@@ -6,6 +6,7 @@
 #   common.test              etcd's own end-to-end suite tests/common, compiled with -tags e2e
 #   etcd-suite-count         counts the leaf tests of its verbose output (./count)
 #   walcheck                 reads and writes WAL directories with etcd's own code (../wal-go)
+#   bboltcheck               checks, makes and changes bbolt files with bbolt itself (crates/bbolt/tests/go)
 #
 # usage: build.sh [OUTDIR]      default: $QUORATE_GO_DIR, else ~/.cache/quorate/go
 #
@@ -14,7 +15,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-all="etcd etcdctl etcdutl benchmark common.test etcd-suite-count walcheck"
+all="etcd etcdctl etcdutl benchmark common.test etcd-suite-count walcheck bboltcheck"
 only=$all
 if [[ ${1-} == --only ]]; then
     only=$2
@@ -79,6 +80,8 @@ target etcdutl "$here" "$suite" go build go.etcd.io/etcd/etcdutl/v3
 target common.test "$here" "$suite" go test -c -tags e2e go.etcd.io/etcd/tests/v3/common
 target etcd-suite-count "$here" "$(key "$here" count/main.go)" go build ./count
 target walcheck "$here/../wal-go" "$(key "$here/../wal-go" main.go)" go build .
+bbolt=$here/../../crates/bbolt/tests/go
+target bboltcheck "$bbolt" "$(key "$bbolt" main.go)" go build .
 target benchmark "$here/benchmark" "$(key "$here/benchmark")" go build go.etcd.io/etcd/v3/tools/benchmark
 
 echo "go tools: $out"

@@ -5,6 +5,7 @@ use crate::{check, read, shipped};
 /// Option structs whose fields are limits: where they stand, and their names.
 const LIMITS: &[(&str, &str)] = &[
     ("crates/wal/src/options.rs", "Options"),
+    ("crates/bbolt/src/limits.rs", "Limits"),
     ("crates/engine-rocks/src/options.rs", "Options"),
     ("crates/mvcc/src/options.rs", "Options"),
     ("crates/mvcc/src/options.rs", "Shape"),
