@@ -87,7 +87,7 @@ pub struct Options {
     pub print: Option<fn(&str)>,
     /// What the run has much of.
     pub load: Load,
-    /// Rules to break.
+    /// The rules that are broken in this run.
     pub mutants: &'static [Mutant],
 }
 
