@@ -1,6 +1,6 @@
 //! What a member was asked and has not answered yet: requests and peers' messages that the next turn takes, and whoever
-//! waits. Each kind has its room; what finds none is refused. Pure: a process keeps it behind a lock, the simulator beside its
-//! member.
+//! waits. Each kind has its room; what finds none is refused. Pure: a process keeps it behind a lock, the simulator
+//! beside its member.
 
 use crate::convert::{Forwarded, Incoming};
 use crate::core::Proposal;
@@ -173,10 +173,11 @@ impl<R: Replies> PendingRequests<R> {
         }
     }
 
-    /// Queues a peer's message that was checked. Forwarded entries wait as long as their sender said; they have no waiter here:
-    /// the sender classifies its timeouts.
+    /// Queues a peer's message that was checked; after the end it is dropped. Forwarded entries wait as long as their
+    /// sender said, and have no waiter here: the sender classifies its timeouts.
     pub fn deliver(&mut self, now: Instant, message: Incoming) -> Result<(), Undelivered> {
         match message {
+            _ if self.ended.is_some() => {}
             Incoming::Step(checked) => {
                 if self.message_room.is_full() {
                     return Err(Undelivered::Full);
@@ -348,6 +349,8 @@ mod tests {
         assert_eq!(pending.transfer(5, 0, Instant::now(), 5), Err(TransferError::Stopped));
         pending.control(Control::Stop);
         pending.unreachable(2);
+        let forwarded = Forwarded { hops: 1, left: None, entries: vec![(EntryKind::Normal, "a".into())] };
+        assert_eq!(pending.deliver(Instant::now(), Incoming::Proposals(forwarded)), Ok(()));
         assert!(!pending.has_news() && pending.take_transfer(4).is_none());
     }
 }

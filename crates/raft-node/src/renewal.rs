@@ -26,7 +26,8 @@ pub enum RenewalStep {
     Confirmed(Term),
     /// The lease must be gone: it is past its deadline.
     Gone,
-    /// This entry, logged in this term and applied, which clears the remaining TTL; if it fails, [`lease::Expirer::not_cleared`].
+    /// This entry, logged in this term and applied, which clears the remaining TTL; if it fails,
+    /// [`lease::Expirer::not_cleared`].
     Cleared(Term, pb::LeaseCheckpointRequest),
 }
 

@@ -91,8 +91,8 @@ impl Oracle {
             );
         }
         let (at, index) = promises.appended;
-        // Entries come before the hard state: of the write that a later leader's entries came in, they may be all that is durable.
-        // What they replaced is on no majority, or that leader would have it.
+        // Entries come before the hard state: of the write that a later leader's entries came in, they may be all that
+        // is durable. What they replaced is on no majority, or that leader would have it.
         let is_replaced = log.term(log.last_index()).is_some_and(|last| last > term);
         must!(
             at != term || is_replaced || log.last_index() >= index,
