@@ -146,6 +146,11 @@ impl<W: Write> Writer<W> {
         self.run(|build, pages| build.entry(key, Content::Bytes(value), pages))
     }
 
+    /// The output, so that what was written so far can be taken out of it.
+    pub fn output(&mut self) -> &mut W {
+        &mut self.pages.out
+    }
+
     /// Ends the file, of exactly the measured length. The output is returned, not flushed.
     pub fn finish(mut self) -> Result<W, WriteError> {
         let (root, counts) = self.run(|build, pages| build.finish(pages))?;

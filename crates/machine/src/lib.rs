@@ -28,6 +28,7 @@
 mod alarms;
 mod answer;
 mod apply;
+pub mod buckets;
 mod check;
 mod command;
 mod conf;

@@ -18,13 +18,13 @@ use proto::raftpb;
 use std::ops::ControlFlow;
 use types::{ConfState, Index, Term};
 
-const APPLIED: &[u8] = b"applied";
-const CONF_STATE: &[u8] = b"conf_state";
-const CLUSTER_VERSION: &[u8] = b"cluster_version";
-const DOWNGRADE: &[u8] = b"downgrade";
-const MEMBER: &[u8] = b"member/";
-const REMOVED: &[u8] = b"removed/";
-const ALARM: &[u8] = b"alarm/";
+pub(crate) const APPLIED: &[u8] = b"applied";
+pub(crate) const CONF_STATE: &[u8] = b"conf_state";
+pub(crate) const CLUSTER_VERSION: &[u8] = b"cluster_version";
+pub(crate) const DOWNGRADE: &[u8] = b"downgrade";
+pub(crate) const MEMBER: &[u8] = b"member/";
+pub(crate) const REMOVED: &[u8] = b"removed/";
+pub(crate) const ALARM: &[u8] = b"alarm/";
 
 #[derive(Debug, Default)]
 pub(crate) struct Stored {
@@ -61,9 +61,8 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Stored, Fault> {
         Ok(())
     })?;
     each(engine, ALARM, |key, _| {
-        let kind = key.get(ALARM.len()..ALARM.len() + 4).and_then(|bytes| bytes.try_into().ok());
-        let kind = kind.map(i32::from_be_bytes).ok_or_else(|| broken(key, "too short"))?;
-        stored.alarms.raise(u64_at(key, ALARM.len() + 4)?, kind);
+        let (kind, member) = decode_alarm(key)?;
+        stored.alarms.raise(member, kind);
         Ok(())
     })?;
     each(engine, lease::ROW_PREFIX, |key, value| {
@@ -142,17 +141,24 @@ fn alarm_key(member: u64, kind: i32) -> Vec<u8> {
     [ALARM, &kind.to_be_bytes(), &member.to_be_bytes()].concat()
 }
 
-fn decode_applied(value: &[u8]) -> Option<(Index, Term)> {
+pub(crate) fn decode_applied(value: &[u8]) -> Option<(Index, Term)> {
     let (index, term) = value.split_at_checked(8)?;
     Some((u64::from_be_bytes(index.try_into().ok()?), u64::from_be_bytes(term.try_into().ok()?)))
 }
 
-fn decode_conf_state(value: &[u8]) -> Result<ConfState, Fault> {
+pub(crate) fn decode_conf_state(value: &[u8]) -> Result<ConfState, Fault> {
     let message = raftpb::ConfState::decode(value).map_err(|error| broken(CONF_STATE, error))?;
     Ok(ConfState { voters: message.voters, learners: message.learners })
 }
 
-fn u64_at(key: &[u8], offset: usize) -> Result<u64, Fault> {
+/// The kind, and the member that raised it.
+pub(crate) fn decode_alarm(key: &[u8]) -> Result<(i32, u64), Fault> {
+    let kind = key.get(ALARM.len()..ALARM.len() + 4).and_then(|bytes| bytes.try_into().ok());
+    let kind = kind.map(i32::from_be_bytes).ok_or_else(|| broken(key, "too short"))?;
+    Ok((kind, u64_at(key, ALARM.len() + 4)?))
+}
+
+pub(crate) fn u64_at(key: &[u8], offset: usize) -> Result<u64, Fault> {
     let bytes = key.get(offset..).and_then(|bytes| bytes.try_into().ok());
     bytes.map(u64::from_be_bytes).ok_or_else(|| broken(key, "no ID in the key"))
 }
@@ -162,17 +168,21 @@ fn each(
     prefix: &[u8],
     mut row: impl FnMut(&[u8], &[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    // Every prefix ends in '/': the next byte ends the range.
-    let mut end = prefix.to_vec();
-    *end.last_mut().expect("prefixes are not empty") += 1;
     let mut result = Ok(());
-    engine.scan(Family::Meta, prefix, Some(&end), &mut |key, value| {
+    engine.scan(Family::Meta, prefix, Some(&end_of(prefix)), &mut |key, value| {
         result = row(key, value);
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     result
 }
 
-fn broken(key: &[u8], reason: impl std::fmt::Display) -> Fault {
+/// The first key after all that begin with a prefix; each ends in '/'.
+pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    *end.last_mut().expect("prefixes are not empty") += 1;
+    end
+}
+
+pub(crate) fn broken(key: &[u8], reason: impl std::fmt::Display) -> Fault {
     Fault::Row { row: key.escape_ascii().to_string(), reason: reason.to_string() }
 }

@@ -11,6 +11,7 @@
 //! A hash that a finished compaction left at the revision ([`crate::hashing`]) precedes all that, even if the revision
 //! is compacted by now (`hashStorage.HashByRev`); the previous compaction is its compacted revision.
 
+use crate::backend::TOMBSTONE_MARK;
 use crate::keyvalue::Fields;
 use crate::query::{HashKv, ReadError};
 use crate::read::Reader;
@@ -25,7 +26,6 @@ use types::{KeyRange, Revision};
 
 pub(crate) const BUCKET: &[u8] = b"key";
 const FIRST: Revision = Revision::new(0, 0);
-const TOMBSTONE_MARK: &[u8] = b"t";
 
 impl View {
     /// etcd's hash of the history up to a revision; 0 = the current one. The stored hash, if a compaction at it

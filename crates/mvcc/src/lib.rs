@@ -30,6 +30,7 @@
 //! Opening reads keys and not revisions. `in_use_bytes` equals `total_bytes`: what a pending compaction will leave is
 //! not known until it has walked.
 
+mod backend;
 mod check;
 mod compaction;
 mod compactions;
@@ -56,6 +57,7 @@ mod top;
 mod view;
 mod walk;
 
+pub use backend::{Compacted, backend_row};
 pub use effort::{Cost, Effort, GET_ROWS, GivenUp};
 pub use feed::{ChangeFeed, Changes, GroupChanges};
 pub use group::{CompactError, Group, Txn};

@@ -1,14 +1,12 @@
 //! The interface of a snapshot's layout: rows in, bytes out, in steps, so that no thread is occupied by a slow client.
 
+use crate::PIECE_BYTES;
 use engine::{Fault, Rows};
 use sha2::{Digest as _, Sha256};
 use std::collections::VecDeque;
 
 /// A snapshot's length is a multiple of this, in bytes: etcd's tools see by it whether a checksum follows.
 pub const SECTOR_BYTES: u64 = 512;
-
-/// One piece of a stream, in bytes: etcd's `snapshotSendBufferSize`.
-pub const PIECE_BYTES: usize = 32 << 10;
 
 /// A layout of snapshots. Equal rows give equal bytes, a whole number of [`SECTOR_BYTES`].
 pub trait Format: Send + Sync {

@@ -19,16 +19,21 @@
 //!
 //! Not here: the meaning of rows (`machine`), clients, and bbolt yet: a snapshot of etcd's is refused by name.
 
+mod export;
 mod file;
 mod format;
 mod native;
 mod offline;
+mod pieces;
 mod reader;
 
+pub use bbolt::Measured;
+pub use export::{Export, ExportError, Exported, Measure};
 pub use file::{FileError, HASH_BYTES, Verified, verify};
-pub use format::{Counter, Format, PIECE_BYTES, Pieces, SECTOR_BYTES, Sink, Writing};
+pub use format::{Counter, Format, Pieces, SECTOR_BYTES, Sink, Writing};
 pub use native::{BLOCK_BYTES, Native};
 pub use offline::{Offline, Progress, Restore, Status};
+pub use pieces::PIECE_BYTES;
 pub use reader::{LoadError, ReadError, Reader, Visit, load};
 
 #[cfg(test)]

@@ -1,0 +1,192 @@
+//! State machines with some history, snapshots of them, and the judges.
+
+use bytes::Bytes;
+use engine::{Engine, MemoryEngine};
+use machine::{Machine, Settings};
+use prost::Message as _;
+use proto::etcdserverpb as pb;
+use proto::etcdserverpb::request_op::Request;
+use proto::{membershippb, raftpb};
+use snapshot::{Export, Measure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use types::{Entry, EntryKind};
+
+/// Small numbers that look like chance, the same for a seed.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// A member's state.
+pub(crate) struct World {
+    pub(crate) engine: Arc<MemoryEngine>,
+    pub(crate) machine: Machine,
+    index: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::on(Arc::new(MemoryEngine::new()))
+    }
+
+    pub(crate) fn on(engine: Arc<MemoryEngine>) -> Self {
+        let settings = Settings { quota_bytes: -1, ..Settings::new(1, 2) };
+        let machine = Machine::open(Arc::clone(&engine) as Arc<dyn Engine>, settings).expect("opens");
+        let index = machine.applied().0;
+        Self { engine, machine, index }
+    }
+
+    /// One member with a name, a cluster of version 3.7, two leases, and this much chance.
+    pub(crate) fn some(seed: u64, writes: u64) -> Self {
+        let (mut world, mut dice) = (Self::new(), Dice(seed));
+        world.members();
+        world.request(|request| {
+            request.cluster_version_set = Some(membershippb::ClusterVersionSetRequest { ver: "3.7.0".into() });
+        });
+        for (id, ttl) in [(7, 60), (-9, 600), (i64::MAX, 5)] {
+            world.request(|request| request.lease_grant = Some(pb::LeaseGrantRequest { id, ttl }));
+        }
+        let checkpoint = pb::LeaseCheckpoint { id: 7, remaining_ttl: 17 };
+        world.request(|request| {
+            request.lease_checkpoint = Some(pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] });
+        });
+        for _ in 0..writes {
+            world.write(&mut dice);
+        }
+        world
+    }
+
+    /// Two members are out of space; nothing more can be put.
+    pub(crate) fn raise_alarms(&mut self) {
+        for member_id in [1, 300] {
+            let alarm = pb::AlarmRequest { action: 1, member_id, alarm: 1 };
+            self.request(|request| request.alarm = Some(alarm));
+        }
+    }
+
+    /// Ten members come, and six of them go: their IDs have one to sixteen digits.
+    fn members(&mut self) {
+        let ids: Vec<u64> = (0..10).map(|n| 0xfedc_ba98_7654_3210_u64 >> (7 * n)).collect();
+        for &id in &ids {
+            let context = format!(r#"{{"id":{id},"peerURLs":["http://m{id}:2380"],"name":"m{id}"}}"#);
+            self.change(raftpb::ConfChange {
+                node_id: Some(id),
+                context: Some(context.into()),
+                ..raftpb::ConfChange::default()
+            });
+        }
+        for &id in &ids[1..7] {
+            let kind = Some(raftpb::ConfChangeType::ConfChangeRemoveNode as i32);
+            self.change(raftpb::ConfChange { r#type: kind, node_id: Some(id), ..Default::default() });
+        }
+    }
+
+    fn change(&mut self, change: raftpb::ConfChange) {
+        self.entry(EntryKind::ConfChange, change.encode_to_vec().into());
+    }
+
+    fn write(&mut self, dice: &mut Dice) {
+        let key = |dice: &mut Dice| Bytes::from(format!("key/{:02}", dice.below(40)));
+        let put = |dice: &mut Dice| {
+            let lease = [0, 0, 7, -9][usize::try_from(dice.below(4)).expect("small")];
+            let length = if dice.below(20) == 0 { 9_000 } else { dice.below(200) };
+            let value = vec![b'v'; usize::try_from(length).expect("small")];
+            pb::PutRequest { key: key(dice), value: value.into(), lease, ..Default::default() }
+        };
+        let del = |dice: &mut Dice| {
+            let from = dice.below(40);
+            let (key, range_end) = (format!("key/{from:02}"), format!("key/{:02}", from + 1 + dice.below(5)));
+            pb::DeleteRangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() }
+        };
+        match dice.below(20) {
+            0..12 => {
+                let put = put(dice);
+                self.request(|request| request.put = Some(put));
+            }
+            12..16 => {
+                let del = del(dice);
+                self.request(|request| request.delete_range = Some(del));
+            }
+            16..18 => {
+                let requests = [Request::RequestPut(put(dice)), Request::RequestDeleteRange(del(dice))];
+                let success =
+                    requests.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect();
+                let txn = pb::TxnRequest { success, ..Default::default() };
+                self.request(|request| request.txn = Some(txn));
+            }
+            _ => {
+                let view = self.machine.shared().view();
+                let (from, to) = (view.compact_revision().max(1), view.revision());
+                let revision = from + i64::try_from(dice.below((to - from + 1).unsigned_abs())).expect("small");
+                self.request(|request| {
+                    request.compaction = Some(pb::CompactionRequest { revision, physical: false });
+                });
+                // Some are still under way when the snapshot is taken.
+                for _ in 0..dice.below(2) {
+                    while self.machine.idle().expect("memory does not fail") {}
+                }
+            }
+        }
+    }
+
+    pub(crate) fn request(&mut self, fill: impl FnOnce(&mut pb::InternalRaftRequest)) {
+        let header = pb::RequestHeader { id: 1 << 48 | (self.index + 1), ..Default::default() };
+        let mut request = pb::InternalRaftRequest { header: Some(header), ..Default::default() };
+        fill(&mut request);
+        self.entry(EntryKind::Normal, request.encode_to_vec().into());
+    }
+
+    fn entry(&mut self, kind: EntryKind, data: Bytes) {
+        self.index += 1;
+        let entry = Entry { term: 3, index: self.index, kind, data };
+        self.machine.apply(&[entry]).expect("memory does not fail");
+    }
+
+    /// The file that a client saves, made in steps of so many bytes.
+    pub(crate) fn file(&self, step_bytes: u64) -> Vec<u8> {
+        let rows = Arc::clone(&self.engine).snapshot();
+        let mut measure = Measure::begin();
+        while !measure.step(&*rows, step_bytes).expect("memory does not fail") {}
+        let layout = measure.finish().expect("a layout");
+        let (mut export, mut file, mut is_done) = (Export::begin(&layout).expect("begins"), Vec::new(), false);
+        while !is_done {
+            let exported = export.step(&*rows, step_bytes).expect("memory does not fail");
+            is_done = exported.is_done;
+            let taken: usize = exported.pieces.iter().map(Vec::len).sum();
+            assert!(taken as u64 <= step_bytes.saturating_mul(3).saturating_add(100_000), "{taken} in a step");
+            file.extend(exported.pieces.concat());
+        }
+        assert_eq!(file.len() as u64, layout.bytes() + 32);
+        assert_eq!(layout.bytes() % 512, 0);
+        file
+    }
+}
+
+pub(crate) fn judge(variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    if path.is_none() {
+        let required = std::env::var("QUORATE_REQUIRE_JUDGES").is_ok_and(|value| value == "1");
+        assert!(!required, "{variable} names no judge, and QUORATE_REQUIRE_JUDGES=1 asks for it");
+        not_run(variable);
+    }
+    path
+}
+
+#[expect(clippy::print_stderr, reason = "a test that is not run says so")]
+fn not_run(variable: &str) {
+    eprintln!("NOT RUN: {variable} is not set (tests/etcd-suite/build.sh --only \"bboltcheck etcdutl\")");
+}
+
+/// What a judge prints; it must be content.
+pub(crate) fn run(judge: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(judge).args(arguments).output().expect("the judge starts");
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {problem}");
+    String::from_utf8(output.stdout).expect("it prints text")
+}
