@@ -1,7 +1,7 @@
 //! Snapshots where no server runs: what one holds, and a new member's data directory made of it.
 //!
 //! ```text
-//! verify the file ─▶ kv/ filled, members and indexes replaced ─▶ the log as `wal.restoring` ─ renamed ─▶ a member
+//! verify the file ─▶ kv/ filled from its buckets, members of the new cluster ─▶ the log as `wal.restoring` ─ renamed ─▶ a member
 //! ```
 //!
 //! The log comes last and appears whole: without it no server starts on the directory.
@@ -9,12 +9,9 @@
 use crate::boot::{self, Identity};
 use crate::config::Cluster;
 use anyhow::{Context as _, bail, ensure};
-use engine::Family;
-use machine::Summary;
 use raft_node::bootstrap;
-use snapshot::{FileError, Progress, Reader, Restore, Status, Verified, verify};
+use snapshot::{FileError, Progress, Restore, Status, verify};
 use std::fs::{self, File};
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use wal::{FsDisk, Wal};
 
@@ -34,26 +31,12 @@ impl snapshot::Offline for Offline {
 }
 
 fn status(path: &Path, progress: &mut Progress<'_>) -> anyhow::Result<Status> {
-    // A checksum is checked where there is one; without it every block still has its own.
+    // A checksum is checked where there is one: etcd's own database has none.
     let verified = match verify(open(path)?, false) {
         Err(FileError::NoHash) => verify(open(path)?, true)?,
         verified => verified?,
     };
-    let total_bytes = verified.bytes;
-    let mut reader = reader(verified)?;
-    let (mut summary, mut hash, mut last) = (Summary::default(), 0, None);
-    let mut note = |family: Family, key: &[u8], row: &[u8]| -> anyhow::Result<()> {
-        if last.replace(family) != Some(family) {
-            hash = crc32c::crc32c_append(hash, family.name().as_bytes());
-        }
-        hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, key), row);
-        Ok(summary.note(family, key, row)?)
-    };
-    while reader.next_block(&mut note)? {
-        progress(reader.offset(), total_bytes);
-    }
-    let (revision, version) = (summary.extent.revision, summary.cluster_version);
-    Ok(Status { hash, revision, total_keys: summary.keys, total_bytes, version })
+    Ok(snapshot::status(verified, progress)?)
 }
 
 fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> {
@@ -71,12 +54,10 @@ fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> 
         bail!("wal-dir {:?} exists", wal_dir.display().to_string());
     }
     let verified = verify(open(&wanted.file)?, wanted.skip_hash_check)?;
-    let total_bytes = verified.bytes;
-    let reader = reader(verified)?;
     let member_dir = data_dir.join("member");
     boot::make_dir(&member_dir)?;
     let engine = boot::open_engine(&member_dir, &engine_rocks::Options::default())?;
-    snapshot::load(reader, &engine, &mut |done| progress(done, total_bytes))?;
+    snapshot::load(verified, &engine, progress)?;
     let (start, hard_state) = bootstrap::restored_log(&identity.members);
     let bump = (wanted.bump_revision > 0).then_some(wanted.bump_revision);
     machine::start_new_cluster(&engine, &identity.members, (start.index(), start.term()), bump)?;
@@ -107,10 +88,6 @@ fn write_log(
 
 fn open(path: &Path) -> anyhow::Result<File> {
     File::open(path).with_context(|| format!("open {}", path.display()))
-}
-
-fn reader(verified: Verified<File>) -> anyhow::Result<Reader<BufReader<std::io::Take<File>>>> {
-    Ok(Reader::new(verified.reader())?)
 }
 
 fn is_empty(dir: &Path) -> bool {

@@ -116,9 +116,9 @@ impl Default for Limits {
 pub struct Snapshots {
     /// Snapshots sent at one time; more are refused. Default 64, 32 MiB for all: a bound for errors and attacks.
     pub sent_max: usize,
-    /// Bytes written in one turn, at least a block ([`snapshot::BLOCK_BYTES`]). Default 256 KiB: half a millisecond.
+    /// Bytes of rows written in one turn, at least a row. Default 256 KiB: half a millisecond.
     pub step_bytes: u64,
-    /// Bytes measured in one turn, at least a block. Default 8 MiB: some milliseconds.
+    /// Bytes of rows measured in one turn, at least a row. Default 8 MiB: some milliseconds.
     pub measured_bytes: u64,
     /// How fast a client must read a snapshot, which keeps overwritten data on disk. Default 1 MiB a minute.
     pub pace: Pace,

@@ -1,4 +1,4 @@
-//! `Maintenance.Snapshot`: the replicated state after one applied group, in pieces of 32 KiB.
+//! `Maintenance.Snapshot`: the replicated state after one applied group as a database of etcd's, in pieces of 32 KiB.
 //!
 //! ```text
 //! engine's snapshot ─ measure ─▶ step ─▶ 256 KiB of pieces ─▶ channel (1) ─▶ the client, as fast as it reads
@@ -11,13 +11,13 @@
 //! disconnected.
 
 use crate::{limits::Pace, slow::Lane, state::Api, turns::Measured};
-use engine::{Fault, Snapshot};
+use engine::Snapshot;
 use futures::{
     FutureExt as _,
     future::{BoxFuture, Shared, WeakShared},
 };
 use proto::etcdserverpb::SnapshotResponse;
-use snapshot::{Counter, Format, Native, Pieces, Writing};
+use snapshot::{Export, ExportError, Exported, Measure};
 use std::{sync::Arc, time::Instant};
 use tokio::{sync::mpsc::Sender, time::timeout_at};
 use tonic::Status;
@@ -48,12 +48,13 @@ async fn admitted(api: &Arc<Api>, pieces: &Sender<Result<SnapshotResponse, Statu
 }
 
 async fn send(api: &Arc<Api>, pieces: &Sender<Result<SnapshotResponse, Status>>) -> Result<(), Status> {
-    let (rows, total) = measured(api).await?;
+    let (rows, layout) = measured(api).await?;
+    let total = layout.bytes();
     let version = api.storage_version().unwrap_or_default();
     slog::info!(api.log, "sending database snapshot to client";
         "total-bytes" => total, "storage-version" => &version);
     let mut client = Client::new(pieces, api.limits.snapshots.pace, version, total);
-    let source = Source { rows, writing: Native.begin(), pieces: Pieces::default() };
+    let source = Source { rows, export: Export::begin(&layout).map_err(failed)? };
     let mut made = step(api, source).await?;
     while let Some(source) = made.source.take() {
         // The next pieces are made while the client reads these.
@@ -66,8 +67,7 @@ async fn send(api: &Arc<Api>, pieces: &Sender<Result<SnapshotResponse, Status>>)
 
 struct Source {
     rows: Arc<Snapshot>,
-    writing: Box<dyn Writing>,
-    pieces: Pieces,
+    export: Export,
 }
 
 struct Made {
@@ -80,14 +80,15 @@ struct Made {
 async fn step(api: &Api, mut source: Source) -> Result<Made, Status> {
     let bytes = api.limits.snapshots.step_bytes;
     let made = api.slow.run(Lane::Snapshot, move |_| {
-        let is_done = source.writing.step(&*source.rows, &mut source.pieces, bytes)?;
-        if is_done {
-            source.pieces.finish();
-        }
-        let ready = std::iter::from_fn(|| source.pieces.take()).collect();
-        Ok::<_, Fault>(Made { ready, source: (!is_done).then_some(source) })
+        let Exported { pieces, is_done } = source.export.step(&*source.rows, bytes)?;
+        Ok(Made { ready: pieces, source: (!is_done).then_some(source) })
     });
-    made.await?.map_err(|fault| Status::unknown(fault.to_string()))
+    made.await?.map_err(failed)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` passes it")]
+fn failed(error: ExportError) -> Status {
+    Status::unknown(error.to_string())
 }
 
 /// A snapshot of the engine taken after this call began, and its length.
@@ -111,18 +112,18 @@ async fn measure_next(api: Arc<Api>) -> Measured {
 }
 
 async fn measure(api: &Api, rows: Arc<Snapshot>) -> Measured {
-    let (mut writing, mut counter): (Box<dyn Writing>, _) = (Native.begin(), Counter::default());
+    let mut measure = Measure::begin();
     let bytes = api.limits.snapshots.measured_bytes;
     loop {
         let read = Arc::clone(&rows);
         let step = api.slow.run(Lane::Snapshot, move |_| {
-            let done = writing.step(&*read, &mut counter, bytes);
-            (writing, counter, done)
+            let done = measure.step(&*read, bytes);
+            (measure, done)
         });
         let done;
-        (writing, counter, done) = step.await?;
-        if done.map_err(|fault| Status::unknown(fault.to_string()))? {
-            return Ok((rows, counter.0));
+        (measure, done) = step.await?;
+        if done.map_err(failed)? {
+            return Ok((rows, measure.finish().map_err(failed)?));
         }
     }
 }

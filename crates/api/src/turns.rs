@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Mutex as Turn, Semaphore};
 use tonic::Status;
 
-/// A snapshot of the engine, and its length as a stream in bytes, without the checksum.
-pub(crate) type Measured = Result<(Arc<Snapshot>, u64), Status>;
+/// A snapshot of the engine, and the layout of the file that it becomes.
+pub(crate) type Measured = Result<(Arc<Snapshot>, snapshot::Measured), Status>;
 
 pub(crate) struct Turns {
     /// One defragmentation at a time, as in etcd.

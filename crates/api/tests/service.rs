@@ -346,7 +346,7 @@ async fn a_client_that_takes_nothing_of_its_snapshot_is_sent_away() {
     let pace = Pace { bytes_min: 1, window: Duration::from_millis(200) };
     let limits = Limits { snapshots: Snapshots { pace, ..Snapshots::default() }, ..Limits::default() };
     let server = Server::with(0, limits).await;
-    for number in 0..16 {
+    for number in 0..32 {
         server.put(&number.to_string(), &"v".repeat(1 << 20)).await;
     }
     let mut maintenance = MaintenanceClient::new(server.channel.clone());

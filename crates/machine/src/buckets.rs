@@ -24,6 +24,8 @@ pub struct Bucket {
 /// The entries of a bucket.
 #[derive(Clone, Copy, Debug)]
 pub enum Content {
+    /// The same for every cluster.
+    Fixed(&'static [(&'static str, &'static [u8])]),
     /// As few as members, all of them made at once.
     Few(Few),
     /// One for each row of a part of a family, in the order of the rows.
@@ -48,9 +50,9 @@ pub type MakeEntry = for<'r> fn(&[u8], &'r [u8], &mut Vec<u8>) -> Result<Cow<'r,
 /// All of them, empty ones too: etcd creates each when it opens a database.
 pub const BUCKETS: [Bucket; 10] = [
     Bucket { name: "alarm", content: Content::Few(alarms) },
-    Bucket { name: "auth", content: Content::Few(auth) },
-    Bucket { name: "authRoles", content: Content::Few(nothing) },
-    Bucket { name: "authUsers", content: Content::Few(nothing) },
+    Bucket { name: "auth", content: Content::Fixed(AUTH) },
+    Bucket { name: "authRoles", content: Content::Fixed(&[]) },
+    Bucket { name: "authUsers", content: Content::Fixed(&[]) },
     Bucket { name: "cluster", content: Content::Few(cluster) },
     Bucket {
         name: "key",
@@ -73,17 +75,13 @@ pub const BUCKETS: [Bucket; 10] = [
 /// The first key after all leases.
 const LEASE_END: &[u8] = b"lease0";
 
-/// The revision of an auth store that nobody has used: every member of etcd's begins with it.
-const AUTH_REVISION: u64 = 1;
+/// An auth store that nobody has used: every member of etcd's begins with this one.
+const AUTH: &[(&str, &[u8])] = &[("authEnabled", &[0]), ("authRevision", &1_u64.to_be_bytes())];
 
 /// etcd marks its database with the version of its schema since this one.
 const MARKED_SINCE: Version = Version { major: 3, minor: 6, patch: 0 };
 
 type Entries = Result<Vec<(Vec<u8>, Vec<u8>)>, Fault>;
-
-fn nothing(_: &dyn Rows) -> Entries {
-    Ok(Vec::new())
-}
 
 /// An alarm is the key: etcd's `AlarmMember`.
 fn alarms(rows: &dyn Rows) -> Entries {
@@ -91,13 +89,6 @@ fn alarms(rows: &dyn Rows) -> Entries {
         let (alarm, member_id) = rows::decode_alarm(key)?;
         Ok((AlarmMember { member_id, alarm }.encode_to_vec(), Vec::new()))
     })
-}
-
-fn auth(_: &dyn Rows) -> Entries {
-    Ok(vec![
-        (b"authEnabled".to_vec(), vec![0]),
-        (b"authRevision".to_vec(), AUTH_REVISION.to_be_bytes().to_vec()),
-    ])
 }
 
 fn cluster(rows: &dyn Rows) -> Entries {
@@ -145,7 +136,9 @@ fn meta(rows: &dyn Rows) -> Entries {
     let mut entries = Vec::new();
     let mut put = |name: &str, value: Vec<u8>| entries.push((name.as_bytes().to_vec(), value));
     let applied = match rows.get(Family::Meta, rows::APPLIED)? {
-        Some(row) => Some(rows::decode_applied(&row).ok_or_else(|| rows::broken(rows::APPLIED, "not 16 bytes"))?),
+        Some(row) => {
+            Some(rows::decode_applied(&row).ok_or_else(|| rows::broken(rows::APPLIED, "not 16 bytes"))?)
+        }
         None => None,
     };
     let Compacted { scheduled, finished } = Compacted::of(rows)?;
@@ -188,16 +181,21 @@ fn sorted(
     entry: impl Fn(&[u8], &[u8]) -> Result<(Vec<u8>, Vec<u8>), Fault>,
 ) -> Entries {
     let (mut entries, mut failed) = (Vec::new(), None);
-    rows.scan(Family::Meta, prefix, Some(&rows::end_of(prefix)), &mut |key, value| match entry(key, value) {
-        Ok(entry) => {
-            entries.push(entry);
-            ControlFlow::Continue(())
-        }
-        Err(fault) => {
-            failed = Some(fault);
-            ControlFlow::Break(())
-        }
-    })?;
+    rows.scan(
+        Family::Meta,
+        prefix,
+        Some(&rows::end_of(prefix)),
+        &mut |key, value| match entry(key, value) {
+            Ok(entry) => {
+                entries.push(entry);
+                ControlFlow::Continue(())
+            }
+            Err(fault) => {
+                failed = Some(fault);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
     entries.sort_unstable();
     failed.map_or(Ok(entries), Err)
 }

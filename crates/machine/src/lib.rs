@@ -8,7 +8,8 @@
 //!                                        ├─ apply    commands: alarms first, then quota, then the effect
 //!                                        ├─ kv       put, delete, range, txn and its compares (reads use it too)
 //!                                        ├─ conf     changes of members, checked against the current members
-//!                                        └─ rows     one engine batch a call: keys, leases, alarms, members, index
+//!                                        ├─ rows     one engine batch a call: keys, leases, alarms, members, index
+//!                                        └─ buckets, import   the same rows as etcd's database has them, and back
 //!           ◀─ Outcomes ────────────────
 //! api ─────── reads ────▶ Shared         one view, lock-free; membership, alarms, leases, sizes, applied index
 //! ```
@@ -34,6 +35,7 @@ mod command;
 mod conf;
 mod fault;
 pub mod history;
+mod import;
 pub mod kv;
 mod limits;
 mod machine;
@@ -55,6 +57,7 @@ pub use answer::{Answer, Request, Rows};
 pub use check::check;
 pub use command::{Command, Kind};
 pub use fault::{Fault, Stop};
+pub use import::{Import, ImportError};
 pub use kv::Later;
 pub use lease::Info as LeaseInfo;
 pub use limits::Limits;
@@ -63,7 +66,7 @@ pub use membership::{Downgrade, Membership};
 pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response, Unread};
 pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, put_cost, txn_cost};
 pub use refusal::Refusal;
-pub use restore::{RestoreError, Summary, start_new_cluster};
+pub use restore::{RestoreError, start_new_cluster};
 pub use settings::Settings;
 pub use shared::Shared;
 pub use types::Member;

@@ -1,41 +1,9 @@
-//! Restoring: what a copy of all rows says about itself, and how a new cluster starts from it, after `etcdutl snapshot
-//! restore`: members are dropped; keys with their revisions, leases, alarms, cluster version and downgrade job stay.
+//! Restoring: how a new cluster starts from another one's rows, after `etcdutl snapshot restore`: members are dropped;
+//! keys with their revisions, leases, alarms, cluster version and downgrade job stay.
 
 use crate::{Fault, Member, rows};
-use engine::{Batch, Engine, Family};
-use mvcc::Extent;
+use engine::{Batch, Engine};
 use types::{ConfState, Index, Term};
-
-/// A summary of a copy of all rows. Pass every row to [`Summary::note`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// How far the key space reaches.
-    pub extent: Extent,
-    /// The number of live keys.
-    pub keys: u64,
-    /// The version that the members agreed on; empty if none.
-    pub cluster_version: String,
-}
-
-impl Default for Summary {
-    fn default() -> Self {
-        Self { extent: Extent::FRESH, keys: 0, cluster_version: String::new() }
-    }
-}
-
-impl Summary {
-    /// Takes one row into account.
-    pub fn note(&mut self, family: Family, key: &[u8], row: &[u8]) -> Result<(), Fault> {
-        if family == Family::Latest {
-            self.keys += 1;
-        } else if rows::is_cluster_version(family, key) {
-            self.cluster_version = String::from_utf8_lossy(row).into_owned();
-        } else if let Some(extent) = Extent::of_row(family, key, row) {
-            self.extent = extent?;
-        }
-        Ok(())
-    }
-}
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]

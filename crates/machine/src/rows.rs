@@ -133,10 +133,6 @@ pub(crate) fn forget_members(engine: &dyn Engine, batch: &mut Batch) -> Result<(
     Ok(())
 }
 
-pub(crate) fn is_cluster_version(family: Family, key: &[u8]) -> bool {
-    family == Family::Meta && key == CLUSTER_VERSION
-}
-
 fn alarm_key(member: u64, kind: i32) -> Vec<u8> {
     [ALARM, &kind.to_be_bytes(), &member.to_be_bytes()].concat()
 }

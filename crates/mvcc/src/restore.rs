@@ -1,29 +1,7 @@
-//! The key space as plain rows: how far a copy reaches, and how to continue from it without reusing a revision.
+//! The key space as plain rows: how to continue from a copy without reusing a revision.
 
 use crate::row::{Counters, STATE_KEY, broken};
 use engine::{Batch, Engine, Family, Fault};
-
-/// How far a copied key space reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// The newest main revision; 1 in an empty store.
-    pub revision: i64,
-    /// The oldest readable revision; −1 = never compacted.
-    pub compact_revision: i64,
-}
-
-impl Extent {
-    /// The extent of an empty store.
-    pub const FRESH: Self = Self { revision: 1, compact_revision: -1 };
-
-    /// The extent that this row states; `None` for every row but one.
-    pub fn of_row(family: Family, key: &[u8], row: &[u8]) -> Option<Result<Self, Fault>> {
-        (family == Family::Meta && key == STATE_KEY).then(|| {
-            let state = Counters::decode(row).ok_or_else(|| broken("Meta", key))?;
-            Ok(Self { revision: state.revision, compact_revision: state.compact })
-        })
-    }
-}
 
 /// Why the revision was not raised.
 #[derive(Debug, thiserror::Error)]

@@ -131,15 +131,16 @@ struct Pass {
 
 impl Pass {
     /// Passes about `bytes` more of entries on, and one at least. Returns whether that was all.
-    fn step(
-        &mut self,
-        rows: &dyn Rows,
-        target: &mut dyn Target,
-        bytes: u64,
-    ) -> Result<bool, ExportError> {
+    fn step(&mut self, rows: &dyn Rows, target: &mut dyn Target, bytes: u64) -> Result<bool, ExportError> {
         let mut left = bytes.max(1);
         while let Some(bucket) = BUCKETS.get(self.bucket) {
             match bucket.content {
+                Content::Fixed(entries) => {
+                    target.bucket(bucket.name.as_bytes())?;
+                    for (key, value) in entries {
+                        target.entry(key.as_bytes(), value)?;
+                    }
+                }
                 Content::Few(entries) => {
                     target.bucket(bucket.name.as_bytes())?;
                     for (key, value) in entries(rows)? {

@@ -1,8 +1,11 @@
 //! A snapshot file as clients save it: the snapshot, then its checksum.
 
-use crate::SECTOR_BYTES;
+use bbolt::ReadAt;
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read, Seek, SeekFrom};
+
+/// A snapshot's length is a multiple of this, in bytes: etcd's tools see by it whether a checksum follows.
+const SECTOR_BYTES: u64 = 512;
 
 /// The checksum behind a snapshot, in bytes: a SHA-256.
 pub const HASH_BYTES: usize = 32;
@@ -29,19 +32,23 @@ pub enum FileError {
     },
 }
 
-/// A snapshot whose checksum is right or was not verified.
+/// A snapshot whose checksum is right or was not verified: the file without it.
 #[derive(Debug)]
 pub struct Verified<F> {
-    /// The file, positioned at the snapshot's first byte.
-    pub file: F,
-    /// The snapshot's length without its checksum, in bytes.
-    pub bytes: u64,
+    file: F,
+    bytes: u64,
 }
 
-impl<F: Read> Verified<F> {
-    /// A buffered reader that ends before the checksum.
-    pub fn reader(self) -> io::BufReader<io::Take<F>> {
-        io::BufReader::with_capacity(READ_BYTES, self.file.take(self.bytes))
+impl<F: ReadAt> ReadAt for Verified<F> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_at(buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.bytes)
     }
 }
 
@@ -61,7 +68,6 @@ pub fn verify<F: Read + Seek>(mut file: F, skip_hash: bool) -> Result<Verified<F
         if expected != found[..] {
             return Err(FileError::WrongHash { expected: show(&expected), found: show(&found) });
         }
-        file.seek(SeekFrom::Start(0))?;
     }
     Ok(Verified { file, bytes })
 }

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 /// What a snapshot holds, as `snapshot status` shows it. The fields are etcdutl's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// CRC-32C over every row: the same rows, the same hash, whoever took the snapshot.
+    /// CRC-32C over the name of each bucket, and the keys and values in it.
     pub hash: u32,
-    /// The newest revision in the key space.
+    /// The newest revision that has a row.
     pub revision: i64,
     /// The number of live keys.
     pub total_keys: u64,
     /// The snapshot's length without its checksum, in bytes.
     pub total_bytes: u64,
-    /// The storage version, as `3.7.0`; empty while the members had agreed on none.
+    /// The storage version, as `3.7.0`; empty while the members had agreed on none, and before etcd 3.6.
     pub version: String,
 }
 
@@ -34,7 +34,7 @@ pub struct Restore {
     pub initial_cluster_token: String,
     /// `--initial-advertise-peer-urls`: this member's own.
     pub initial_advertise_peer_urls: String,
-    /// `--skip-hash-check`: takes a file without its checksum, or with a wrong one. Blocks are checked all the same.
+    /// `--skip-hash-check`: takes a file without its checksum, or with a wrong one. Pages are checked all the same.
     pub skip_hash_check: bool,
     /// `--bump-revision`: how far to raise the newest revision, with everything before it compacted; 0 = not at all.
     pub bump_revision: u64,

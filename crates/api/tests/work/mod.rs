@@ -422,7 +422,7 @@ async fn a_storm_of_locks_takes_memory_by_their_number_and_is_passed_on_in_order
 #[tokio::test]
 async fn snapshots_that_nobody_takes_hold_no_other_one_up() {
     let server = Server::start().await;
-    server.fill("k", 16, 1 << 19).await;
+    server.fill("k", 32, 1 << 19).await;
     let maintenance = MaintenanceClient::new(server.channel.clone());
     let mut slow = Vec::new();
     for _ in 0..10 {

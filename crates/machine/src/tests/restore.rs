@@ -1,10 +1,7 @@
 //! Restores: a new cluster on the rows of an old one.
 
 use super::script::{Bench, rows, settings};
-use crate::{Member, Summary, start_new_cluster};
-use engine::{Engine, Family};
-use mvcc::Extent;
-use std::ops::ControlFlow;
+use crate::{Member, start_new_cluster};
 
 const OLD: &[&str] = &[
     "add 1 http://a",
@@ -79,19 +76,4 @@ fn revisions_end() {
         assert!(error.to_string().starts_with("revision 5 cannot be raised by"), "{error}");
     }
     assert_eq!(rows(&*engine), before, "nothing is written then");
-}
-
-#[test]
-fn rows_say_what_they_are() {
-    let engine = old().engine;
-    let mut summary = Summary::default();
-    for family in Family::ALL {
-        let mut visit = |key: &[u8], row: &[u8]| {
-            summary.note(family, key, row).expect("rows of our own");
-            ControlFlow::Continue(())
-        };
-        engine.scan(family, b"", None, &mut visit).expect("memory does not fail");
-    }
-    let extent = Extent { revision: 5, compact_revision: -1 };
-    assert_eq!(summary, Summary { extent, keys: 1, cluster_version: "3.7.0".to_owned() });
 }

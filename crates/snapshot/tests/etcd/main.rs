@@ -4,4 +4,6 @@
 //! their paths. Without one its tests do nothing, and fail if `QUORATE_REQUIRE_JUDGES=1`, as in `make test`.
 
 mod exports;
+mod files;
+mod imports;
 mod world;

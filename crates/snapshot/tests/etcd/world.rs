@@ -23,7 +23,7 @@ impl Dice {
     }
 }
 
-/// A member's state.
+/// The state machine of a member, over an engine in memory.
 pub(crate) struct World {
     pub(crate) engine: Arc<MemoryEngine>,
     pub(crate) machine: Machine,
@@ -44,10 +44,11 @@ impl World {
 
     /// One member with a name, a cluster of version 3.7, two leases, and this much chance.
     pub(crate) fn some(seed: u64, writes: u64) -> Self {
-        let (mut world, mut dice) = (Self::new(), Dice(seed));
+        let mut world = Self::new();
         world.members();
         world.request(|request| {
-            request.cluster_version_set = Some(membershippb::ClusterVersionSetRequest { ver: "3.7.0".into() });
+            request.cluster_version_set =
+                Some(membershippb::ClusterVersionSetRequest { ver: "3.7.0".into() });
         });
         for (id, ttl) in [(7, 60), (-9, 600), (i64::MAX, 5)] {
             world.request(|request| request.lease_grant = Some(pb::LeaseGrantRequest { id, ttl }));
@@ -56,10 +57,31 @@ impl World {
         world.request(|request| {
             request.lease_checkpoint = Some(pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] });
         });
-        for _ in 0..writes {
-            world.write(&mut dice);
-        }
+        world.goes_on(seed, writes);
         world
+    }
+
+    /// Writes, deletes and compacts more.
+    pub(crate) fn goes_on(&mut self, seed: u64, writes: u64) {
+        let mut dice = Dice(seed);
+        for _ in 0..writes {
+            self.write(&mut dice);
+        }
+    }
+
+    /// The same with a compaction of everything that stopped after this many rows.
+    pub(crate) fn half_compacted(self, rows: usize) -> Self {
+        let Self { engine, machine, .. } = self;
+        drop(machine);
+        let mut store = mvcc::Store::open(Arc::clone(&engine) as Arc<dyn Engine>).expect("opens");
+        while store.compact_step(1_000).expect("memory does not fail") {}
+        let revision = store.view().revision();
+        let mut group = store.begin();
+        // Refused if that is compacted already.
+        let _ = group.compact_again(revision);
+        group.commit().expect("memory does not fail");
+        store.compact_step(rows).expect("memory does not fail");
+        Self::on(engine)
     }
 
     /// Two members are out of space; nothing more can be put.
@@ -75,7 +97,7 @@ impl World {
         let ids: Vec<u64> = (0..10).map(|n| 0xfedc_ba98_7654_3210_u64 >> (7 * n)).collect();
         for &id in &ids {
             let context = format!(r#"{{"id":{id},"peerURLs":["http://m{id}:2380"],"name":"m{id}"}}"#);
-            self.change(raftpb::ConfChange {
+            self.change(&raftpb::ConfChange {
                 node_id: Some(id),
                 context: Some(context.into()),
                 ..raftpb::ConfChange::default()
@@ -83,11 +105,11 @@ impl World {
         }
         for &id in &ids[1..7] {
             let kind = Some(raftpb::ConfChangeType::ConfChangeRemoveNode as i32);
-            self.change(raftpb::ConfChange { r#type: kind, node_id: Some(id), ..Default::default() });
+            self.change(&raftpb::ConfChange { r#type: kind, node_id: Some(id), ..Default::default() });
         }
     }
 
-    fn change(&mut self, change: raftpb::ConfChange) {
+    fn change(&mut self, change: &raftpb::ConfChange) {
         self.entry(EntryKind::ConfChange, change.encode_to_vec().into());
     }
 
@@ -123,7 +145,8 @@ impl World {
             _ => {
                 let view = self.machine.shared().view();
                 let (from, to) = (view.compact_revision().max(1), view.revision());
-                let revision = from + i64::try_from(dice.below((to - from + 1).unsigned_abs())).expect("small");
+                let revision =
+                    from + i64::try_from(dice.below((to - from + 1).unsigned_abs())).expect("small");
                 self.request(|request| {
                     request.compaction = Some(pb::CompactionRequest { revision, physical: false });
                 });
@@ -154,12 +177,16 @@ impl World {
         let mut measure = Measure::begin();
         while !measure.step(&*rows, step_bytes).expect("memory does not fail") {}
         let layout = measure.finish().expect("a layout");
-        let (mut export, mut file, mut is_done) = (Export::begin(&layout).expect("begins"), Vec::new(), false);
+        let (mut export, mut file, mut is_done) =
+            (Export::begin(&layout).expect("begins"), Vec::new(), false);
         while !is_done {
             let exported = export.step(&*rows, step_bytes).expect("memory does not fail");
             is_done = exported.is_done;
             let taken: usize = exported.pieces.iter().map(Vec::len).sum();
-            assert!(taken as u64 <= step_bytes.saturating_mul(3).saturating_add(100_000), "{taken} in a step");
+            assert!(
+                taken as u64 <= step_bytes.saturating_mul(3).saturating_add(100_000),
+                "{taken} in a step"
+            );
             file.extend(exported.pieces.concat());
         }
         assert_eq!(file.len() as u64, layout.bytes() + 32);

@@ -2,6 +2,7 @@
 //! stock etcdctl, each beside stock etcd where both must say the same.
 
 mod alarms;
+mod exchange;
 mod orders;
 mod snapshots;
 mod space;

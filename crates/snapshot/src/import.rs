@@ -1,0 +1,148 @@
+//! Reads a database of etcd's: what it holds, or all of it into an engine.
+
+use crate::{Progress, Status};
+use bbolt::{Bucket, Item, Limits, ReadAt, ReadError, Reader, Value};
+use engine::{Batch, Engine, Fault};
+use machine::Import;
+use mvcc::BackendRow;
+use std::collections::HashSet;
+
+/// Size of one engine batch, in bytes of keys and values.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Why a snapshot cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file is no bbolt database, or a damaged one.
+    #[error("the snapshot cannot be read: {0}")]
+    File(ReadError),
+    /// What the file holds is not what etcd writes.
+    #[error("the snapshot cannot be read: {0}")]
+    Content(machine::ImportError),
+    /// A database, but none of etcd's.
+    #[error("the file is no snapshot of etcd: {0}")]
+    Foreign(&'static str),
+    /// The engine cannot be written to.
+    #[error(transparent)]
+    Engine(#[from] Fault),
+}
+
+// Not `#[from]`: the texts have their sources' already, and who prints a chain of errors would repeat them.
+impl From<ReadError> for ImportError {
+    fn from(error: ReadError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<machine::ImportError> for ImportError {
+    fn from(error: machine::ImportError) -> Self {
+        Self::Content(error)
+    }
+}
+
+/// Writes a new cluster's rows into an empty engine, durably; after an error it holds a part, which nobody may use.
+pub fn load(file: impl ReadAt, engine: &dyn Engine, progress: &mut Progress<'_>) -> Result<(), ImportError> {
+    let snapshot = open(file)?;
+    let meta = snapshot.reader.bucket(b"meta")?;
+    let mut import = Import::begin(|name| entry(meta.as_ref(), name))?;
+    let (mut batch, mut bytes) = (Batch::default(), 0);
+    snapshot.walk(progress, &mut |bucket, entry| {
+        let Some((key, value)) = entry else { return Ok(()) };
+        import.entry(bucket, key, value, &mut batch)?;
+        bytes += key.len() + value.len();
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            engine.write(std::mem::take(&mut batch))?;
+        }
+        Ok(())
+    })?;
+    import.finish(&mut batch);
+    engine.write(batch)?;
+    Ok(engine.flush()?)
+}
+
+/// What `etcdutl snapshot status` shows of the file.
+pub fn status(file: impl ReadAt, progress: &mut Progress<'_>) -> Result<Status, ImportError> {
+    let snapshot = open(file)?;
+    let version = entry(snapshot.reader.bucket(b"meta")?.as_ref(), "storageVersion")?.unwrap_or_default();
+    let total_bytes = snapshot.bytes();
+    let (mut revision, mut live, mut hash) = (0, HashSet::new(), 0);
+    snapshot.walk(progress, &mut |bucket, entry| {
+        let Some((key, value)) = entry else {
+            hash = crc32c::crc32c_append(hash, bucket);
+            return Ok(());
+        };
+        hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, key), value);
+        if bucket == KEY {
+            let row =
+                BackendRow::parse(key, value).map_err(|_| ImportError::Foreign("a key is no revision"))?;
+            revision = row.at.main;
+            if row.tombstone {
+                live.remove(row.key);
+            } else {
+                live.insert(row.key.to_vec());
+            }
+        }
+        Ok(())
+    })?;
+    let version = String::from_utf8_lossy(&version).into_owned();
+    Ok(Status { hash, revision, total_keys: live.len() as u64, total_bytes, version })
+}
+
+const KEY: &[u8] = b"key";
+
+/// An open file with etcd's buckets in it.
+struct Snapshot<R> {
+    reader: Reader<R>,
+}
+
+fn open<R: ReadAt>(file: R) -> Result<Snapshot<R>, ImportError> {
+    let reader = Reader::open(file, Limits::DEFAULT)?;
+    if reader.bucket(KEY)?.is_none() {
+        return Err(ImportError::Foreign("it has no bucket of keys"));
+    }
+    Ok(Snapshot { reader })
+}
+
+/// The value of a key in a bucket.
+fn entry<R: ReadAt>(bucket: Option<&Bucket<'_, R>>, key: &str) -> Result<Option<Vec<u8>>, ImportError> {
+    let Some(bucket) = bucket else { return Ok(None) };
+    let mut cursor = bucket.cursor();
+    let found = cursor.seek(key.as_bytes())?.filter(|entry| entry.key == key.as_bytes());
+    Ok(found.and_then(|entry| match entry.value {
+        Value::Bytes(value) => Some(value.to_vec()),
+        Value::Bucket => None,
+    }))
+}
+
+/// Called with a bucket's name, first without an entry, then with the key and value of each.
+type Visit<'a> = dyn FnMut(&[u8], Option<(&[u8], &[u8])>) -> Result<(), ImportError> + 'a;
+
+impl<R: ReadAt> Snapshot<R> {
+    fn bytes(&self) -> u64 {
+        self.reader.pages() * u64::from(self.reader.page_bytes())
+    }
+
+    /// Visits all entries in order, with every check that the format allows.
+    fn walk(&self, progress: &mut Progress<'_>, visit: &mut Visit<'_>) -> Result<(), ImportError> {
+        let (mut done, mut told, total) = (0, 0, self.bytes());
+        self.reader.walk(&mut |Item { path, key, value, .. }| {
+            let bytes = match (path, value) {
+                ([], Value::Bucket) => return visit(key, None),
+                ([bucket], Value::Bytes(value)) => {
+                    visit(bucket, Some((key, value)))?;
+                    value.len()
+                }
+                _ => return Err(ImportError::Foreign("it has a bucket inside of a bucket")),
+            };
+            done += (key.len() + bytes) as u64;
+            if done - told >= BATCH_BYTES as u64 {
+                told = done;
+                progress(done.min(total), total);
+            }
+            Ok(())
+        })?;
+        progress(total, total);
+        Ok(())
+    }
+}
