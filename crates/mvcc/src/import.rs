@@ -76,15 +76,15 @@ impl Import {
         let may_follow_nothing = at.main <= self.state.compact;
         if tombstone {
             check_tombstone(&kv, before.as_ref(), may_follow_nothing)?;
-            self.tombstone(at, &kv, before, batch);
+            self.tombstone(at, &kv, value, before, batch);
         } else {
             check_put(at, &kv, before.as_ref(), may_follow_nothing)?;
-            self.put(at, &kv, before, batch);
+            self.put(at, &kv, value, before, batch);
         }
         Ok(())
     }
 
-    fn put(&mut self, at: Revision, kv: &KeyValue, before: Option<Record>, batch: &mut Batch) {
+    fn put(&mut self, at: Revision, kv: &KeyValue, value: &[u8], before: Option<Record>, batch: &mut Batch) {
         let previous = before.as_ref().map(|record| record.head);
         self.supersede(at, previous, batch);
         let create = kv.version == 1;
@@ -94,15 +94,15 @@ impl Import {
             newest: at,
             version: kv.version,
             lease: kv.lease,
-            size: size_of(kv),
+            size: size_of(value),
             dead: false,
             earlier: previous.is_some_and(|head| head.dead || head.earlier),
             rank: link.rank,
         };
         self.index_as(&kv.key, &Record { head, digits: link.digits });
-        self.write_version(at, kv, &tail, batch);
-        let mut latest = Vec::with_capacity(kv.encoded_len() + self.record.len() + 2);
-        kv.encode_to(&mut latest);
+        self.write_version(at, value, &tail, batch);
+        let mut latest = Vec::with_capacity(value.len() + self.record.len() + 2);
+        latest.extend_from_slice(value);
         row::put_latest_tail(&self.record, &mut latest);
         batch.put(Family::Latest, escaped(&kv.key, &[]), latest);
         if previous.is_some_and(|head| head.dead) {
@@ -110,7 +110,14 @@ impl Import {
         }
     }
 
-    fn tombstone(&mut self, at: Revision, kv: &KeyValue, before: Option<Record>, batch: &mut Batch) {
+    fn tombstone(
+        &mut self,
+        at: Revision,
+        kv: &KeyValue,
+        value: &[u8],
+        before: Option<Record>,
+        batch: &mut Batch,
+    ) {
         let previous = before.as_ref().map(|record| record.head);
         self.supersede(at, previous, batch);
         if previous.is_some() {
@@ -123,9 +130,9 @@ impl Import {
         let (tail, link) = self.chain(previous, before, false, true);
         // Nobody asks for the life of which only the end is left.
         let life = previous.unwrap_or(Head { create: at.main, version: 1, ..Head::default() });
-        let head = Head { newest: at, lease: 0, size: size_of(kv), dead: true, rank: link.rank, ..life };
+        let head = Head { newest: at, lease: 0, size: size_of(value), dead: true, rank: link.rank, ..life };
         self.index_as(&kv.key, &Record { head, digits: link.digits });
-        self.write_version(at, kv, &tail, batch);
+        self.write_version(at, value, &tail, batch);
         batch.put(Family::Meta, escaped(&kv.key, DEAD_PREFIX), self.record.clone());
     }
 
@@ -155,8 +162,8 @@ impl Import {
         self.index.update(key, &mut self.record, &mut |_, out| record.encode_to(out));
     }
 
-    fn write_version(&mut self, at: Revision, kv: &KeyValue, tail: &Tail, batch: &mut Batch) {
-        let mut row = kv.encode().to_vec();
+    fn write_version(&mut self, at: Revision, value: &[u8], tail: &Tail, batch: &mut Batch) {
+        let mut row = value.to_vec();
         self.state.bytes += logical_len(row.len(), tail.tombstone);
         tail.put(at, &mut row);
         batch.put(Family::Revs, at.encode().to_vec(), row);
@@ -200,8 +207,8 @@ fn check_put(
     }
 }
 
-fn size_of(kv: &KeyValue) -> u32 {
-    u32::try_from(kv.encoded_len()).expect("a value in etcd's database has less than 2 GiB")
+fn size_of(value: &[u8]) -> u32 {
+    u32::try_from(value.len()).expect("a value in etcd's database has less than 2 GiB")
 }
 
 fn escaped(key: &[u8], prefix: &[u8]) -> Vec<u8> {
