@@ -240,9 +240,9 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    /// Releases entries before `index`: removes segments whose successor begins below it, since that one's first entry
-    /// gives the term before the log after a reopen. Stock etcd opens such a log only from a snapshot record at or
-    /// above its first index: save one before.
+    /// Releases entries before `index`, which cannot be read any more. Removes segments whose successor begins below it,
+    /// since that one's first entry gives the term before the log after a reopen; what is left of others is there again
+    /// then. Stock etcd opens such a log only from a snapshot record at or above its first index: save one before.
     pub fn release(&mut self, index: Index) -> Result<(), WalError> {
         self.check_alive()?;
         let result = self.try_release(index);
@@ -259,6 +259,10 @@ impl<D: Disk> Wal<D> {
             self.sync_names()?;
             self.segments.pop_front();
             self.index.release(base);
+        }
+        let gone = index.saturating_sub(1).min(self.last_index());
+        if gone >= self.first_index() {
+            self.index.release(gone);
         }
         Ok(())
     }
