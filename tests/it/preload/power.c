@@ -281,14 +281,17 @@ static void copy(int from, int to, off_t at, off_t end)
 	free(buffer);
 }
 
-/* Everything but the holes. */
+/* Everything, holes too. The copy is never cut to nothing first: what was synced before outlives a kill in between. */
 static void copy_all(int from, int to, off_t size)
 {
 	off_t at = 0;
-	if (syscall(SYS_ftruncate, to, 0))
+	if (syscall(SYS_ftruncate, to, size))
 		die("cut a copy");
 	while (at < size) {
 		off_t data = syscall(SYS_lseek, from, at, SEEK_DATA), hole;
+		off_t empty = (data < 0 ? size : data) - at;
+		if (empty > 0 && syscall(SYS_fallocate, to, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, empty))
+			die("empty a copy");
 		if (data < 0)
 			return;
 		hole = syscall(SYS_lseek, from, data, SEEK_HOLE);
