@@ -182,12 +182,13 @@ pub(crate) fn register(
 ) {
     node.register(registry);
     let peers = Peers::new(Arc::clone(transport), Arc::clone(shared), member);
-    let collectors: [Box<dyn Collector>; 4] = [
+    let mut collectors: Vec<Box<dyn Collector>> = vec![
         Box::new(engine.commits.clone()),
         Box::new(transport.round_trips()),
         Box::new(transport.faults()),
         Box::new(peers),
     ];
+    collectors.extend(transport.snapshot_metrics());
     for collector in collectors {
         registry.register(collector).expect("metric names are registered once");
     }

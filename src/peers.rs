@@ -6,7 +6,10 @@ use raft_node::{Asked, Handle, LeaseError, LeaseStatus, Outbound, promote};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::Notify;
-use transport::{Answer, HashError, HashKv, Host, LeaseRefusal, PromoteError, Transport};
+use transport::{
+    Answer, HashError, HashKv, Host, IncomingSnapshot, LeaseRefusal, OutgoingSnapshot, PromoteError,
+    SnapshotRefusal, Transport,
+};
 
 pub(crate) struct Out {
     transport: Arc<Transport>,
@@ -93,6 +96,8 @@ pub(crate) struct Member {
     pub(crate) removed: Arc<Notify>,
 }
 
+const NO_SNAPSHOTS: &str = "snapshots between members are not supported yet";
+
 impl Host for Member {
     fn deliver(&self, messages: Vec<raftpb::Message>) {
         for message in messages {
@@ -104,8 +109,20 @@ impl Host for Member {
         self.node.report_unreachable(member);
     }
 
+    fn snapshot_for(&self, _: raftpb::Message) -> Answer<Result<OutgoingSnapshot, String>> {
+        Box::pin(async { Err(NO_SNAPSHOTS.to_owned()) })
+    }
+
     fn snapshot_status(&self, member: u64, ok: bool) {
         self.node.report_snapshot(member, ok);
+    }
+
+    fn receive_snapshot(
+        &self,
+        _: raftpb::Message,
+        _: IncomingSnapshot,
+    ) -> Answer<Result<(), SnapshotRefusal>> {
+        Box::pin(async { Err(SnapshotRefusal::Save(NO_SNAPSHOTS.to_owned())) })
     }
 
     fn is_removed(&self, member: u64) -> bool {
@@ -209,7 +226,17 @@ mod tests {
     impl Host for Nobody {
         fn deliver(&self, _: Vec<raftpb::Message>) {}
         fn unreachable(&self, _: u64) {}
+        fn snapshot_for(&self, _: raftpb::Message) -> Answer<Result<OutgoingSnapshot, String>> {
+            Box::pin(async { Err(String::new()) })
+        }
         fn snapshot_status(&self, _: u64, _: bool) {}
+        fn receive_snapshot(
+            &self,
+            _: raftpb::Message,
+            _: IncomingSnapshot,
+        ) -> Answer<Result<(), SnapshotRefusal>> {
+            Box::pin(async { Ok(()) })
+        }
         fn is_removed(&self, _: u64) -> bool {
             false
         }

@@ -9,10 +9,13 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
+use tokio::sync::Semaphore;
 
 use crate::leases::LeaseRefusal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
+use crate::snapshot::{IncomingSnapshot, OutgoingSnapshot, SnapshotRefusal};
+use crate::snapshot_meters::SnapshotMeters;
 
 /// Who this member is, for the headers of its requests.
 #[derive(Clone, Debug)]
@@ -36,8 +39,19 @@ pub trait Host: Send + Sync + 'static {
     fn deliver(&self, messages: Vec<raftpb::Message>);
     /// A message to this member was dropped, or the connection was lost.
     fn unreachable(&self, member: u64);
-    /// Whether a snapshot message to this member was delivered.
+    /// Makes the snapshot that raft asked for with this `MsgSnap`. The error is for the log. The future is dropped if the
+    /// member is removed meanwhile, or the transport stopped; so are the pieces then.
+    fn snapshot_for(&self, message: raftpb::Message) -> Answer<Result<OutgoingSnapshot, String>>;
+    /// Whether a snapshot message to this member was delivered. Not called if one was replaced by the next.
     fn snapshot_status(&self, member: u64, ok: bool);
+    /// Installs the snapshot of this `MsgSnap`, checked as in [`Host::deliver`], once its database was read to the end, and
+    /// hands the message to raft. The future is never dropped: if the connection is lost, only
+    /// [`IncomingSnapshot::next`] tells. One at a time ([`Limits::snapshots_received`]).
+    fn receive_snapshot(
+        &self,
+        message: raftpb::Message,
+        database: IncomingSnapshot,
+    ) -> Answer<Result<(), SnapshotRefusal>>;
     /// Whether this member was removed from the cluster.
     fn is_removed(&self, member: u64) -> bool;
     /// The member list as etcd's `/members` JSON, without a line feed.
@@ -113,6 +127,10 @@ pub(crate) struct Context {
     pub(crate) log: Logger,
     /// Bytes of all request bodies in memory.
     pub(crate) bodies: AtomicUsize,
+    /// Turns of snapshots that are sent, and received.
+    pub(crate) sending: Arc<Semaphore>,
+    pub(crate) receiving: Arc<Semaphore>,
+    pub(crate) snapshots: SnapshotMeters,
     round_trips: HistogramVec,
     faults: IntCounterVec,
     log_limiter: LogLimiter,
@@ -133,6 +151,9 @@ impl Context {
             IntCounterVec::new(Opts::new(name, help), &["fault"]).expect("a constant, valid metric name");
         Self {
             log_limiter: LogLimiter::new(&limits),
+            sending: Arc::new(Semaphore::new(limits.snapshots_sent.max(1))),
+            receiving: Arc::new(Semaphore::new(limits.snapshots_received.max(1))),
+            snapshots: SnapshotMeters::new(),
             identity,
             limits,
             log,

@@ -13,6 +13,8 @@
 //!        (StreamBody: the body of the            │
 //!         GET that B dialled; drains its         └─▶ 4 workers ─▶ POST /raft  (no stream yet, or "remote" senders)
 //!         lane into one write a batch)
+//!
+//!   snapshots:  router ─▶ SnapshotQueue ─▶ Host::snapshot_for ─▶ POST /raft/snapshot ─▶ Host::receive_snapshot
 //! ```
 //!
 //! The dialler of a stream is its *receiver*: to send to B, A writes on the response that B asked for.
@@ -34,12 +36,14 @@
 //!   error, never a panic.
 //! * 410 is answered to removed members only: an etcd member that sees it stops its process.
 //! * Nothing is sent twice: a POST is retried only if it is known not to have left.
+//! * A database is never held: a few pieces of it are, at either end, and the host's end waits for the other's.
+//! * A database that did not come whole has no clean end: the body breaks, and the receiver's host gets an error. Between
+//!   members of ours its SHA-256 is compared too (`snapshot.rs`).
 //!
 //! ## What it does not do
 //!
-//! No TLS: an `https` peer URL fails to dial with a clear error. No snapshots between members: `/raft/snapshot` is
-//! refused, an outgoing `MsgSnap` is reported as failed. Of raft messages it checks only sender and recipient; the node
-//! validates the rest.
+//! No TLS: an `https` peer URL fails to dial with a clear error. It makes and installs no snapshots, it carries them: the
+//! host has the databases. Of raft messages it checks only sender and recipient; the node validates the rest.
 
 mod chunk;
 mod codec;
@@ -60,6 +64,10 @@ mod post_queue;
 mod probe;
 mod router;
 mod server;
+mod snapshot;
+mod snapshot_meters;
+mod snapshot_queue;
+mod snapshot_sender;
 mod stream;
 mod transport;
 mod urls;
@@ -74,4 +82,5 @@ pub use fetch::{
 pub use leases::LeaseRefusal;
 pub use limits::Limits;
 pub use peer::PeerStats;
+pub use snapshot::{IncomingSnapshot, OutgoingSnapshot, SnapshotRefusal};
 pub use transport::Transport;

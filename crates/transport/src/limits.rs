@@ -81,8 +81,19 @@ pub struct Limits {
     pub bodies_bytes: usize,
     /// The raft message before a snapshot, in bytes (etcd `snapshotLimitByte`).
     pub snapshot_message_bytes: u64,
-    /// How long a refused snapshot is read: its sender reads the response after its last byte only.
-    pub snapshot: Duration,
+    /// Snapshots sent at one time, to all peers together: each reads the whole store. Others wait, first come first served.
+    pub snapshots_sent: usize,
+    /// Snapshots received at one time: each replaces the whole store. Another one is refused.
+    pub snapshots_received: usize,
+    /// The pause before a failed snapshot is reported to raft, or a refused one answered: raft, here and there, makes the
+    /// next one with the next heartbeat.
+    pub snapshot_retry: Duration,
+    /// How long the receiver of a snapshot may take nothing before it is given up: a full disk's writes stall for seconds.
+    pub snapshot_stall: Duration,
+    /// How long the receiver of a snapshot may take to answer after the last byte: it imports the database first.
+    pub snapshot_answer: Duration,
+    /// Time between log lines that say how much of a snapshot was sent.
+    pub snapshot_progress: Duration,
     /// The body of a lease request or another small request, in bytes (etcd `maxLeaseHTTPRequestSize`).
     pub small_body_bytes: usize,
 
@@ -132,11 +143,23 @@ impl Default for Limits {
             body: Duration::from_secs(30),
             bodies_bytes: 256 << 20,
             snapshot_message_bytes: 64 << 20,
-            snapshot: Duration::from_mins(5),
+            snapshots_sent: 2,
+            snapshots_received: 1,
+            snapshot_retry: Duration::from_secs(1),
+            snapshot_stall: Duration::from_mins(1),
+            snapshot_answer: Duration::from_mins(30),
+            snapshot_progress: Duration::from_secs(10),
             small_body_bytes: 64 << 10,
             lease_answer_bytes: 100 << 20,
             lease_questions: 64,
             lease_urls: 64,
         }
+    }
+}
+
+impl Limits {
+    /// The buffer of an HTTP connection, in bytes: hyper accepts no smaller one.
+    pub(crate) fn http_buffer(&self) -> usize {
+        self.connection_bytes.max(8 << 10)
     }
 }

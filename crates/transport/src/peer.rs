@@ -1,4 +1,4 @@
-//! A peer: its lanes, POST queue, URLs, counters and state.
+//! A peer: its lanes, queues, URLs, counters and state.
 
 use std::{
     sync::{
@@ -16,6 +16,7 @@ use crate::{
     context::{Context, hex, log_limited},
     lane::{Attachment, Lane, Push},
     post_queue::PostQueue,
+    snapshot_queue::SnapshotQueue,
     urls::Picker,
 };
 
@@ -87,6 +88,7 @@ pub(crate) struct Peer {
     pub(crate) urls: Picker,
     /// A remote that becomes a member passes this on to its successor.
     pub(crate) posts: Arc<PostQueue>,
+    pub(crate) snapshots: SnapshotQueue,
     /// Tells the POST workers to end after their current message.
     pub(crate) is_retired: AtomicBool,
     pub(crate) counters: Counters,
@@ -110,6 +112,7 @@ impl Peer {
             kind,
             urls: Picker::new(urls),
             posts,
+            snapshots: SnapshotQueue::default(),
             is_retired: AtomicBool::new(false),
             counters: Counters::default(),
             lanes: [Lane::new(&context.limits), Lane::new(&context.limits)],
@@ -128,11 +131,14 @@ impl Peer {
     }
 
     /// Queues a message by etcd's rule: `MsgApp` on the msgapp stream if open; else, like all others, on the message
-    /// stream if open; else by POST. `MsgSnap` never goes on a stream, which it would block. Returns the lane to wake.
+    /// stream if open; else by POST. `MsgSnap` has a way of its own, with a database. Returns the lane to wake.
     pub(crate) fn push(&self, mut message: raftpb::Message) -> Option<Kind> {
         if message.r#type() == raftpb::MessageType::MsgSnap {
-            // Raft will try again.
-            self.dropped(true, "snapshots between members are not supported yet");
+            match self.kind {
+                PeerKind::Member => self.snapshots.push(message),
+                // Raft will try again.
+                PeerKind::Remote => self.dropped(true, "the peer is not known as a member yet"),
+            }
             return None;
         }
         let is_append = message.r#type == Some(raftpb::MessageType::MsgApp.into());

@@ -15,7 +15,7 @@ use crate::{
     peer::{Peer, PeerKind, PeerStats},
     pipeline,
     post_queue::PostQueue,
-    probe, urls,
+    probe, snapshot_sender, urls,
 };
 
 #[derive(Default)]
@@ -155,6 +155,7 @@ impl Peers {
         if kind == PeerKind::Member {
             tasks.extend(Kind::ALL.map(|kind| runtime.spawn(dial::run(peer.clone(), kind)).abort_handle()));
             tasks.push(runtime.spawn(probe::run(peer.clone())).abort_handle());
+            tasks.push(runtime.spawn(snapshot_sender::run(peer.clone())).abort_handle());
         }
         peer.set_tasks(tasks);
         let what = match kind {

@@ -57,7 +57,7 @@ async fn post(peer: &Peer, client: &mut Client, headers: HeaderMap, body: Bytes)
 }
 
 /// Only 204 is success (etcd `checkPostResponse`).
-fn check_reply(peer: &Peer, reply: &Reply) -> io::Result<()> {
+pub(crate) fn check_reply(peer: &Peer, reply: &Reply) -> io::Result<()> {
     match reply.status {
         StatusCode::NO_CONTENT => Ok(()),
         StatusCode::FORBIDDEN => {

@@ -69,7 +69,9 @@ pub(crate) async fn run(inbox: Arc<Inbox>, peers: Arc<Peers>) {
         inbox.filled.notified().await;
         let Waiting { messages, lost } = mem::take(&mut *inbox.lock());
         let table = peers.table();
-        hand_out(&table, messages);
+        for member in hand_out(&table, messages) {
+            peers.context().host().snapshot_status(member, false);
+        }
         for (member, is_snapshot) in lost {
             if let Some(peer) = table.find(member) {
                 peer.dropped(is_snapshot, "the outbox is full");
@@ -78,11 +80,18 @@ pub(crate) async fn run(inbox: Arc<Inbox>, peers: Arc<Peers>) {
     }
 }
 
-fn hand_out(table: &Table, batch: Vec<raftpb::Message>) {
-    let mut touched: Vec<(Arc<Peer>, Kind)> = Vec::new();
+/// Returns unknown members that a snapshot is for: raft, which knows a new member a moment earlier, sends nothing else to them
+/// until it hears of it.
+fn hand_out(table: &Table, batch: Vec<raftpb::Message>) -> Vec<u64> {
+    let (mut touched, mut unknown): (Vec<(Arc<Peer>, Kind)>, Vec<u64>) = Default::default();
     for message in batch {
         // Raft addresses to 0 what it drops. As in etcd, unknown members are ignored.
-        let Some(peer) = table.find(message.to()) else { continue };
+        let Some(peer) = table.find(message.to()) else {
+            if message.r#type() == raftpb::MessageType::MsgSnap && message.to() != 0 {
+                unknown.push(message.to());
+            }
+            continue;
+        };
         if let Some(kind) = peer.push(message)
             && !touched.iter().any(|(p, k)| Arc::ptr_eq(p, peer) && *k == kind)
         {
@@ -92,4 +101,5 @@ fn hand_out(table: &Table, batch: Vec<raftpb::Message>) {
     for (peer, kind) in touched {
         peer.lane(kind).wake();
     }
+    unknown
 }

@@ -89,6 +89,11 @@ impl Transport {
         self.context().faults().clone()
     }
 
+    /// The metrics of snapshots between members.
+    pub fn snapshot_metrics(&self) -> Vec<Box<dyn prometheus::core::Collector>> {
+        self.context().snapshots.collectors()
+    }
+
     /// Asks the leader, at one of its peer URLs, to renew a lease. Returns the TTL in seconds. Call it in the runtime.
     pub async fn renew_lease(&self, url: &str, id: i64) -> Result<i64, LeaseRefusal> {
         self.leases.renew(url, id, self.context().limits.request).await

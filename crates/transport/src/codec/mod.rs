@@ -173,7 +173,8 @@ fn take_sized<M: prost::Message + Default>(
     Ok(Some((message, length)))
 }
 
-fn put_sized<M: prost::Message>(message: &M, out: &mut BytesMut) {
+/// Appends `u64 len, bytes`.
+pub(crate) fn put_sized<M: prost::Message>(message: &M, out: &mut BytesMut) {
     let length = message.encoded_len();
     out.reserve(8 + length);
     out.put_u64(length as u64);

@@ -3,7 +3,7 @@
 //! ```text
 //! POST /raft                              raft.rs     one message; 204
 //! GET  /raft/stream/{msgapp,message}/<id> raft.rs     200 and a body without end
-//! POST /raft/snapshot                     raft.rs     refused: not supported yet
+//! POST /raft/snapshot                     snapshot.rs message and database; 204 once it is installed
 //! GET  /raft/probing                      plain.rs    a health check
 //! GET  /members, /version, /members/hashkv, /downgrade/enabled   plain.rs
 //! POST /members/promote/<id>                                     plain.rs    makes a learner a voter
@@ -17,6 +17,7 @@ mod leases;
 mod plain;
 mod raft;
 mod reply;
+mod snapshot;
 
 #[cfg(test)]
 pub(crate) use self::{plain::hash_json, raft::stream_path};
@@ -109,9 +110,7 @@ async fn connection(peers: Arc<Peers>, stream: TcpStream, from: IpAddr, busy: Ar
     let io = TokioIo::new(PeerIo::new(stream, busy.clone(), limits.deadline));
     // Else a byte every few seconds would keep a connection open for ever.
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.deadline)
-        .max_buf_size(limits.connection_bytes.max(CONNECTION_BYTES_MIN));
+    http.timer(TokioTimer::new()).header_read_timeout(limits.deadline).max_buf_size(limits.http_buffer());
     let service = service_fn(move |request| {
         let (peers, busy) = (peers.clone(), busy.clone());
         async move { Ok::<_, Infallible>(route(&peers, &busy, request, from).await) }
@@ -128,9 +127,6 @@ async fn connection(peers: Arc<Peers>, stream: TcpStream, from: IpAddr, busy: Ar
     }
 }
 
-/// The smallest buffer that hyper accepts.
-const CONNECTION_BYTES_MIN: usize = 8 << 10;
-
 type Answered = Response<Reply>;
 
 async fn route(
@@ -142,7 +138,7 @@ async fn route(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match (&method, path.as_str()) {
         (&Method::POST, "/raft") => raft::message(peers, request, from).await,
-        (&Method::POST, "/raft/snapshot") => raft::snapshot(peers, request, from).await,
+        (&Method::POST, "/raft/snapshot") => snapshot::snapshot(peers, busy, request, from).await,
         (_, "/raft/probing") => plain::probing(),
         (&Method::GET, "/members") => plain::members(peers),
         (&Method::GET, "/version") => plain::version(peers),

@@ -1,22 +1,19 @@
-//! The handlers of `/raft`, `/raft/stream/…` and `/raft/snapshot` (etcd `rafthttp/http.go`).
+//! The handlers of `/raft` and `/raft/stream/…` (etcd `rafthttp/http.go`).
 
 use std::{net::IpAddr, sync::Arc};
 
-use bytes::{Buf, BytesMut};
 use http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message as _;
 use proto::raftpb;
 
 use super::{
-    Answered,
-    body::{self, Held},
+    Answered, body,
     reply::{Reply, closing, empty, error, with},
 };
 use crate::{
     codec::Kind,
-    context::{Context, hex, is_forwarded},
+    context::{hex, is_forwarded},
     headers::{self, CLUSTER_ID, PEER_URLS, RAFT_TO, SERVER_FROM, SERVER_VERSION},
     io::Busy,
     peers::Peers,
@@ -31,21 +28,21 @@ fn is_local(message: &raftpb::Message) -> bool {
 
 type Refusal = (StatusCode, &'static str);
 
-struct Caller {
+pub(super) struct Caller {
     shown: String,
     /// The ID in its headers.
-    id: Option<u64>,
+    pub(super) id: Option<u64>,
 }
 
 impl Caller {
-    fn new(from: IpAddr, headers: &HeaderMap) -> Self {
+    pub(super) fn new(from: IpAddr, headers: &HeaderMap) -> Self {
         let text = headers::text(headers, &SERVER_FROM);
         let id = headers::parse_id(text).filter(|_| !text.is_empty());
         let shown = id.map_or_else(|| from.to_string(), |id| format!("{} at {from}", hex(id)));
         Self { shown, id }
     }
 
-    fn log_fault(&self, peers: &Peers, what: &'static str, error: &str) {
+    pub(super) fn log_fault(&self, peers: &Peers, what: &'static str, error: &str) {
         peers.context().log_fault(&self.shown, what, error);
     }
 
@@ -85,7 +82,7 @@ pub(super) async fn message(peers: &Peers, request: Request<Incoming>, from: IpA
 }
 
 /// Checks the headers of a POST. Adds an unknown sender to the remotes, so that it can be answered.
-fn accept(peers: &Peers, caller: &Caller, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn accept(peers: &Peers, caller: &Caller, headers: &HeaderMap) -> Result<(), Refusal> {
     headers::check(headers, &peers.context().identity)
         .inspect_err(|text| caller.refused(peers, headers, text))
         .map_err(|text| (StatusCode::PRECONDITION_FAILED, text))?;
@@ -180,84 +177,4 @@ pub(crate) fn stream_path(path: &str) -> Result<(Kind, u64), &'static str> {
         Kind::ALL.into_iter().find(|kind| directory.strip_prefix("/raft/stream/") == Some(kind.path()));
     let kind = kind.ok_or("invalid path")?;
     headers::parse_id(last).map(|id| (kind, id)).ok_or("invalid from")
-}
-
-/// POST `/raft/snapshot`: reads the snapshot as etcd does, and refuses it.
-pub(super) async fn snapshot(peers: &Peers, request: Request<Incoming>, from: IpAddr) -> Answered {
-    let caller = Caller::new(from, request.headers());
-    let answer = match accept(peers, &caller, request.headers()) {
-        Ok(()) => refuse_snapshot(peers, &caller, request.into_body()).await,
-        Err((status, text)) => error(status, text),
-    };
-    with(answer, CLUSTER_ID, &hex(peers.context().identity.cluster))
-}
-
-async fn refuse_snapshot(peers: &Peers, caller: &Caller, mut body: Incoming) -> Answered {
-    let context = peers.context();
-    let read = tokio::time::timeout(context.limits.body, snapshot_message(context, &mut body)).await;
-    let message = match read.unwrap_or_else(|_| Err("i/o timeout".to_owned())) {
-        Ok(message) => message,
-        Err(e) => {
-            caller.log_fault(peers, "failed to decode Raft message", &e);
-            return closing(error(StatusCode::BAD_REQUEST, &format!("failed to decode raft message ({e})")));
-        }
-    };
-    if message.r#type() != raftpb::MessageType::MsgSnap {
-        caller.log_fault(peers, "unexpected Raft message type", message.r#type().as_str_name());
-        return closing(error(StatusCode::BAD_REQUEST, "wrong raft message type"));
-    }
-    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
-    let index = metadata.map_or(0, raftpb::SnapshotMetadata::index);
-    caller.log_fault(
-        peers,
-        "refused a snapshot: snapshots between members are not supported yet",
-        &format!(
-            "the leader's log no longer has what this member lacks; it follows, and stays behind index {index}"
-        ),
-    );
-    // The sender reads the response after its last byte only.
-    let deadline = context.limits.deadline;
-    let rest = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(deadline, body.frame()).await {} };
-    let _ = tokio::time::timeout(context.limits.snapshot, rest).await;
-    error(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "failed to save KV snapshot (snapshots between members are not supported yet)",
-    )
-}
-
-/// Reads the length and the message at the front of a snapshot's body. The error texts are Go's.
-async fn snapshot_message(context: &Context, body: &mut Incoming) -> Result<raftpb::Message, String> {
-    let limits = &context.limits;
-    let (mut read, mut held) = (BytesMut::new(), Held::none(context));
-    let mut wanted = 8;
-    let mut length = None;
-    loop {
-        while read.len() < wanted {
-            let frame = tokio::time::timeout(limits.deadline, body.frame())
-                .await
-                .map_err(|_| "i/o timeout".to_owned())?;
-            match frame {
-                Some(Ok(frame)) => {
-                    let data = frame.data_ref().map_or(&[][..], |data| &data[..]);
-                    if !held.add(data.len(), limits.bodies_bytes) {
-                        return Err(body::Refused::Crowded.to_string());
-                    }
-                    read.extend_from_slice(data);
-                }
-                Some(Err(e)) => return Err(e.to_string()),
-                None if read.is_empty() => return Err("EOF".to_owned()),
-                None => return Err("unexpected EOF".to_owned()),
-            }
-        }
-        if length.is_some() {
-            read.truncate(wanted);
-            return raftpb::Message::decode(read.freeze()).map_err(|e| e.to_string());
-        }
-        let announced = read.get_u64();
-        if announced > limits.snapshot_message_bytes {
-            return Err("rafthttp: error limit exceeded".to_owned());
-        }
-        wanted = usize::try_from(announced).map_err(|e| e.to_string())?;
-        length = Some(announced);
-    }
 }

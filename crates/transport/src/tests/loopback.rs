@@ -179,15 +179,6 @@ async fn a_full_outbox_is_reported_from_inside_the_runtime() {
     assert_eq!(a.host.unreachables(), INBOX - LANE + 1);
 }
 
-#[tokio::test]
-async fn a_snapshot_message_is_reported_as_failed() {
-    let (a, b) = pair().await;
-    let snapshot = Message { r#type: Some(MessageType::MsgSnap.into()), ..heartbeat(&a, &b, 1) };
-    a.transport.send(vec![snapshot]);
-    until("reported", || *a.host.snapshots.lock().unwrap() == [(b.id, false)]).await;
-    assert_eq!(a.host.unreachables(), 1);
-}
-
 /// A peer that answers the msgapp GET with these bytes and closes, and never answers the message GET. Counts the dials.
 async fn false_peer(a: &Node, answer: Vec<u8>) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

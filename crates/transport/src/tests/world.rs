@@ -20,12 +20,24 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Answer, HashError, HashKv, Host, Identity, LeaseRefusal, Limits, PromoteError, Transport};
+use crate::{
+    Answer, HashError, HashKv, Host, Identity, IncomingSnapshot, LeaseRefusal, Limits, OutgoingSnapshot,
+    PromoteError, SnapshotRefusal, Transport,
+};
 
 pub(super) const CLUSTER: u64 = 0xc1;
 
+type Make = dyn Fn(Message) -> Answer<Result<OutgoingSnapshot, String>> + Send + Sync;
+type Take = dyn Fn(Message, IncomingSnapshot) -> Answer<Result<(), SnapshotRefusal>> + Send + Sync;
+
 #[derive(Default)]
 pub(super) struct TestHost {
+    /// What it sends to who needs a snapshot; nothing without.
+    pub(super) make: Mutex<Option<Box<Make>>>,
+    /// Called from inside of what tells of snapshots.
+    pub(super) told: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    /// What it does with a snapshot; refuses it without.
+    pub(super) take: Mutex<Option<Box<Take>>>,
     pub(super) delivered: Mutex<Vec<Message>>,
     pub(super) batches: AtomicUsize,
     pub(super) unreachable: Mutex<Vec<u64>>,
@@ -44,8 +56,29 @@ impl Host for TestHost {
         self.unreachable.lock().unwrap().push(member);
     }
 
+    fn snapshot_for(&self, message: Message) -> Answer<Result<OutgoingSnapshot, String>> {
+        match &*self.make.lock().unwrap() {
+            Some(make) => make(message),
+            None => Box::pin(async { Err("there is none".to_owned()) }),
+        }
+    }
+
     fn snapshot_status(&self, member: u64, ok: bool) {
         self.snapshots.lock().unwrap().push((member, ok));
+        if let Some(told) = &*self.told.lock().unwrap() {
+            told();
+        }
+    }
+
+    fn receive_snapshot(
+        &self,
+        message: Message,
+        database: IncomingSnapshot,
+    ) -> Answer<Result<(), SnapshotRefusal>> {
+        match &*self.take.lock().unwrap() {
+            Some(take) => take(message, database),
+            None => Box::pin(async { Err(SnapshotRefusal::Save("no space left on device".to_owned())) }),
+        }
     }
 
     fn is_removed(&self, member: u64) -> bool {
