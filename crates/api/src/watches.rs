@@ -119,7 +119,10 @@ impl Inner {
         let (newest, now) = (shared.view(), Instant::now());
         let is_enough = newest.compact_revision() <= self.hub.settled() + 1;
         let is_late = |since: Instant| now.duration_since(since) >= self.limits.undelivered_kept;
-        if is_enough || self.kept.as_ref().is_none_or(|(_, since)| is_late(*since)) {
+        // One of a store that was replaced protects nothing, and keeps an engine that nobody needs.
+        let is_useless =
+            |(kept, since): &(Arc<View>, Instant)| is_late(*since) || !kept.shares_engine_with(&newest);
+        if is_enough || self.kept.as_ref().is_none_or(is_useless) {
             self.kept = Some((newest, now));
         }
     }
@@ -187,3 +190,7 @@ impl Inner {
         self.wakers[number] = Some(waker);
     }
 }
+
+#[cfg(test)]
+#[path = "tests/watches.rs"]
+mod tests;

@@ -113,11 +113,11 @@ fn lease<'r>(key: &[u8], row: &'r [u8], out: &mut Vec<u8>) -> Result<Cow<'r, [u8
 }
 
 /// The rows hold etcd's JSON; only the form of the ID differs.
-fn members(rows: &dyn Rows) -> Entries {
+pub(crate) fn members(rows: &dyn Rows) -> Entries {
     sorted(rows, rows::MEMBER, |key, json| Ok((hex_id(key, rows::MEMBER)?, json.to_vec())))
 }
 
-fn removed(rows: &dyn Rows) -> Entries {
+pub(crate) fn removed(rows: &dyn Rows) -> Entries {
     sorted(rows, rows::REMOVED, |key, _| Ok((hex_id(key, rows::REMOVED)?, b"removed".to_vec())))
 }
 
@@ -135,12 +135,8 @@ struct ConfStateJson {
 fn meta(rows: &dyn Rows) -> Entries {
     let mut entries = Vec::new();
     let mut put = |name: &str, value: Vec<u8>| entries.push((name.as_bytes().to_vec(), value));
-    let applied = match rows.get(Family::Meta, rows::APPLIED)? {
-        Some(row) => {
-            Some(rows::decode_applied(&row).ok_or_else(|| rows::broken(rows::APPLIED, "not 16 bytes"))?)
-        }
-        None => None,
-    };
+    let applied = rows.get(Family::Meta, rows::APPLIED)?;
+    let applied = applied.map(|row| rows::decode_applied(&row)).transpose()?;
     let Compacted { scheduled, finished } = Compacted::of(rows)?;
     let revision = |main: i64| Revision::new(main, 0).encode().to_vec();
     if let Some(row) = rows.get(Family::Meta, rows::CONF_STATE)? {

@@ -12,12 +12,15 @@
 //!                                        └─ buckets, import   the same rows as etcd's database has them, and back
 //!           ◀─ Outcomes ────────────────
 //! api ─────── reads ────▶ Shared         one view, lock-free; membership, alarms, leases, sizes, applied index
+//! leader's snapshot ─ Import ─▶ rows ─▶ Machine::open ─▶ Machine::replace, under the readers
 //! ```
 //!
 //! Invariants:
 //! * One [`Machine::apply`] writes one engine batch, which includes the applied index, its term and the `ConfState`.
 //!   After a crash the log is applied again from any earlier point; entries at or below the applied index are skipped.
 //! * The same entries in any grouping produce the same rows.
+//! * A machine that takes over a leader's state ([`Machine::replace`]) keeps its [`Shared`], in which the applied index
+//!   still only grows, and is published last. Until then readers may see parts of the new state beside the old index.
 //! * A [`Refusal`] is the same on every member and goes to the client; a [`Fault`] stops this process. Drop a machine
 //!   after a fault.
 //! * What etcd's members would panic on (an unknown request kind, no header, a joint change) is a fault that names it.
@@ -41,6 +44,7 @@ mod limits;
 mod machine;
 mod membership;
 mod outcome;
+mod point;
 mod quota;
 mod refusal;
 mod restore;
@@ -50,6 +54,7 @@ mod shared;
 mod state;
 mod touch;
 mod unread;
+mod v2store;
 mod version;
 
 pub use alarms::{Alarms, no_space};
@@ -64,12 +69,14 @@ pub use limits::Limits;
 pub use machine::Machine;
 pub use membership::{Downgrade, Membership};
 pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response, Unread};
+pub use point::Point;
 pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, put_cost, txn_cost};
 pub use refusal::Refusal;
 pub use restore::{RestoreError, start_new_cluster};
 pub use settings::Settings;
 pub use shared::Shared;
 pub use types::Member;
+pub use v2store::v2_store;
 pub use version::ClusterVersion;
 
 #[cfg(test)]

@@ -52,6 +52,29 @@ impl Machine {
         Ok(Machine { store, state, settings, shared: Arc::new(shared) })
     }
 
+    /// Takes over the whole state of another machine, opened on the rows of a leader's snapshot, and returns its own
+    /// former one. Drop that on a thread with time: its index may be large, and its engine closes with its last reader.
+    ///
+    /// [`Machine::shared`] stays the same: it shows the new state whole once it shows the new applied index. Settings
+    /// stay; the other machine's should be equal. Lease changes are none: who keeps deadlines begins anew.
+    ///
+    /// A state that is not newer is the caller's mistake, and a fault, because readers never go back. Then nothing has
+    /// changed.
+    pub fn replace(&mut self, mut other: Machine) -> Result<Machine, Fault> {
+        if other.state.applied.0 <= self.state.applied.0 {
+            return Err(Fault::Broken("a snapshot is not newer than what is applied"));
+        }
+        // Leases may be ahead of the applied index, as while a group is applied.
+        let (mine, theirs) = (self.shared.leases_table(), other.shared.leases_table());
+        theirs.replace(mine.replace(theirs.replace(lease::Table::default())));
+        other.store = self.store.replace(other.store);
+        std::mem::swap(&mut self.state, &mut other.state);
+        self.shared.publish_membership(&self.state.membership);
+        self.shared.publish_alarms(&self.state.alarms);
+        self.shared.publish_applied(self.state.applied);
+        Ok(other)
+    }
+
     /// What readers see, from any thread.
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
@@ -72,7 +95,7 @@ impl Machine {
         self.state.conf.clone()
     }
 
-    /// The lease changes of the last [`Machine::apply`], in order.
+    /// The lease changes of the last [`Machine::apply`], in order; none after [`Machine::replace`].
     pub fn lease_changes(&self) -> &[lease::Change] {
         &self.state.lease_changes
     }

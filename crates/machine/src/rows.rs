@@ -38,7 +38,7 @@ pub(crate) struct Stored {
 pub(crate) fn load(engine: &dyn Engine) -> Result<Stored, Fault> {
     let mut stored = Stored::default();
     if let Some(value) = engine.get(Family::Meta, APPLIED)? {
-        stored.applied = decode_applied(&value).ok_or_else(|| broken(APPLIED, "not 16 bytes"))?;
+        stored.applied = decode_applied(&value)?;
     }
     if let Some(value) = engine.get(Family::Meta, CONF_STATE)? {
         stored.conf_state = decode_conf_state(&value)?;
@@ -94,6 +94,10 @@ pub(crate) fn put_member(batch: &mut Batch, member: &Member) {
 
 pub(crate) fn remove_member(batch: &mut Batch, id: u64) {
     batch.delete(Family::Meta, [MEMBER, &id.to_be_bytes()].concat());
+    put_removed(batch, id);
+}
+
+pub(crate) fn put_removed(batch: &mut Batch, id: u64) {
     batch.put(Family::Meta, [REMOVED, &id.to_be_bytes()].concat(), Vec::new());
 }
 
@@ -137,9 +141,11 @@ fn alarm_key(member: u64, kind: i32) -> Vec<u8> {
     [ALARM, &kind.to_be_bytes(), &member.to_be_bytes()].concat()
 }
 
-pub(crate) fn decode_applied(value: &[u8]) -> Option<(Index, Term)> {
-    let (index, term) = value.split_at_checked(8)?;
-    Some((u64::from_be_bytes(index.try_into().ok()?), u64::from_be_bytes(term.try_into().ok()?)))
+pub(crate) fn decode_applied(value: &[u8]) -> Result<(Index, Term), Fault> {
+    match value.as_chunks::<8>() {
+        ([index, term], []) => Ok((u64::from_be_bytes(*index), u64::from_be_bytes(*term))),
+        _ => Err(broken(APPLIED, "not 16 bytes")),
+    }
 }
 
 pub(crate) fn decode_conf_state(value: &[u8]) -> Result<ConfState, Fault> {

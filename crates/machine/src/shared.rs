@@ -157,6 +157,12 @@ impl Shared {
         engine.compact()
     }
 
+    /// Makes durable what is shown, and perhaps more. Blocks the caller until it is, nobody else.
+    pub fn flush(&self) -> Result<(), engine::Fault> {
+        let engine = self.view.view().engine();
+        engine.flush()
+    }
+
     /// All replicated rows, as one applied group left them.
     pub fn snapshot(&self) -> Box<engine::Snapshot> {
         self.view.view().engine().snapshot()

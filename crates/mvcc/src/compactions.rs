@@ -57,6 +57,11 @@ impl Compactions {
         self.hashes.clone()
     }
 
+    /// Takes over the hashes of a store that this one replaces: they are of the same history. etcd keeps them, too.
+    pub(crate) fn keep_hashes_of(&mut self, replaced: &Self) {
+        self.hashes = replaced.hashes();
+    }
+
     pub(crate) fn finish(&mut self) {
         let Some(Compaction { hash: HashStage::Taken(hash), .. }) = self.queue.pop_front() else { return };
         let kept = self.hashes.len().saturating_sub(HASHES_MAX - 1);

@@ -1,5 +1,6 @@
 //! The feed of newest changes for watchers. Closed, it holds nothing. Open, it holds the rows that each group wrote
-//! until they are taken; beyond its limit it drops them, and tells up to which revision to read the history instead.
+//! until they are taken; beyond its limit, or when the store is replaced, it drops them, and tells up to which revision
+//! to read the history instead.
 
 use crate::query::ReadError;
 use crate::view::{self, Event};
@@ -24,7 +25,8 @@ struct FeedState {
 /// The changes since the last call of [`ChangeFeed::take`].
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Changes up to this main revision were dropped, as too many. Those in `groups` are later.
+    /// Changes up to this main revision are missing: too many, or skipped by [`crate::Store::replace`]. Those in
+    /// `groups` are later.
     pub dropped: Option<i64>,
     /// The groups since, in order and without gaps.
     pub groups: Vec<GroupChanges>,
@@ -67,13 +69,27 @@ impl ChangeFeed {
         state.bytes += rows.iter().map(|(_, row)| row.len()).sum::<usize>();
         state.changes.groups.push(GroupChanges { rows });
         if state.bytes > self.bytes_max {
-            state.bytes = 0;
-            state.changes = Changes { dropped: Some(last.main), groups: Vec::new() };
+            state.drop_up_to(last.main);
+        }
+    }
+
+    /// Tells that the changes up to a revision were not fed.
+    pub(crate) fn skip(&self, to: i64) {
+        let mut state = self.lock();
+        if state.is_open {
+            state.drop_up_to(to);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, FeedState> {
         types::lock(&self.state)
+    }
+}
+
+impl FeedState {
+    fn drop_up_to(&mut self, main: i64) {
+        self.bytes = 0;
+        self.changes = Changes { dropped: Some(main), groups: Vec::new() };
     }
 }
 

@@ -55,7 +55,10 @@ impl Import {
 
     /// Ends the key space, and returns its newest revision.
     pub fn finish(self, batch: &mut Batch) -> i64 {
-        batch.put(Family::Meta, STATE_KEY, self.state.encode());
+        // As a store writes it: not before its first change.
+        if self.state != Counters::fresh() {
+            batch.put(Family::Meta, STATE_KEY, self.state.encode());
+        }
         self.state.revision
     }
 

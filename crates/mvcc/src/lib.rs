@@ -22,7 +22,12 @@
 //!   tombstone, and nothing else.
 //! * Physical compaction removes nothing that a view may read: it waits until the views from before the logical
 //!   compaction are dropped ([`Store::expire_views`] ends the wait).
-//! * All rows are a function of the calls that wrote them, whenever compaction ran and in whatever steps.
+//! * All rows are a function of the calls that wrote them, whenever compaction ran and in whatever steps. Those of an
+//!   import differ in pointers to, and among, versions before the compacted revision, where nobody looks.
+//!
+//! [`Store::replace`] puts a store over another engine in this one's place, under the readers:
+//! * Handle and feed stay: the new view is shown first, then the feed tells of a gap, whose events are history.
+//! * A view is of one engine for ever. Views of the former one keep it, and delay no compaction of the new one.
 //!
 //! Not here: requests of the wire, leases beyond a number, compares, watching (it provides [`View::events`] and the
 //! [`ChangeFeed`]), clocks. Only revisions are refused.

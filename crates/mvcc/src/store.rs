@@ -97,6 +97,27 @@ impl Store {
         self.feed.clone()
     }
 
+    /// Takes over the state of another store, opened on another engine that holds the same history further on, and
+    /// returns its own former one, which is to be dropped: perhaps by a thread with time, for its index may be large.
+    ///
+    /// Handles and feeds of this store stay valid: they show the new state and a gap, in this order. Views taken before
+    /// go on with the former engine, which nobody compacts any more, for as long as they are held. Whatever compaction
+    /// was under way there ends with it; hashes that compactions left, and the tally, stay.
+    #[must_use = "dropping it may take a while"]
+    pub fn replace(&mut self, other: Store) -> Store {
+        debug_assert!(other.state.revision >= self.state.revision, "the same history further on");
+        let mut former = std::mem::replace(self, other);
+        std::mem::swap(&mut self.handle, &mut former.handle);
+        std::mem::swap(&mut self.feed, &mut former.feed);
+        self.tally = former.tally;
+        self.compactions.keep_hashes_of(&former.compactions);
+        let view = self.view_of(self.index.clone(), self.state, self.tally);
+        // The other store's handle shows the former state: its last view is dropped with it.
+        former.handle.0.store(self.handle.0.swap(Arc::new(view)));
+        self.feed.skip(self.state.revision);
+        former
+    }
+
     /// Expires the views from before the newest compaction, for callers with a clock: they answer `Compacted` from now
     /// on if they need a removed version.
     pub fn expire_views(&mut self) {

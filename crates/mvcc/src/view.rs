@@ -169,9 +169,19 @@ impl View {
         if self.epoch.is_expired() { Err(ReadError::Compacted) } else { Ok(()) }
     }
 
-    /// This view, readable back to where an older one, still held, reaches: that keeps what was compacted since.
+    /// Whether both views read the same engine, which protects what either can read: not across a
+    /// [`crate::Store::replace`].
+    pub fn shares_engine_with(&self, other: &View) -> bool {
+        Arc::ptr_eq(&self.engine, &other.engine)
+    }
+
+    /// This view, readable back to where an older one, still held, reaches: that keeps what was compacted since. If the
+    /// older one is of another engine, it keeps nothing here, and this view stays as it is.
     #[must_use]
     pub fn as_far_back_as(&self, older: &View) -> Self {
+        if !self.shares_engine_with(older) {
+            return self.clone();
+        }
         Self {
             state: Counters { compact: older.state.compact.min(self.state.compact), ..self.state },
             epoch: Arc::clone(&older.epoch),

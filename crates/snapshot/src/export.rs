@@ -65,15 +65,23 @@ pub struct Export {
 pub struct Exported {
     /// The pieces that are complete, in order, each of [`crate::PIECE_BYTES`] or, at the end, fewer bytes.
     pub pieces: Vec<Vec<u8>>,
-    /// Whether these are the last ones, of which the very last is the checksum.
+    /// Whether these are the last ones, of which a client's very last is the checksum.
     pub is_done: bool,
 }
 
 impl Export {
-    /// Begins with the pages before the first bucket.
+    /// Begins a client's snapshot with the pages before the first bucket. A checksum will follow the last one.
     pub fn begin(measured: &Measured) -> Result<Self, ExportError> {
-        let writer = Some(Writer::new(Pieces::default(), measured)?);
-        Ok(Self { pass: Pass::default(), writer })
+        Self::into_pieces(Pieces::hashed(), measured)
+    }
+
+    /// Begins a peer's snapshot: the same bytes without the checksum, [`Measured::bytes`] in all.
+    pub fn begin_for_peer(measured: &Measured) -> Result<Self, ExportError> {
+        Self::into_pieces(Pieces::default(), measured)
+    }
+
+    fn into_pieces(pieces: Pieces, measured: &Measured) -> Result<Self, ExportError> {
+        Ok(Self { pass: Pass::default(), writer: Some(Writer::new(pieces, measured)?) })
     }
 
     /// Writes about `bytes` more of the rows that were measured.

@@ -1,11 +1,12 @@
 //! Reads a database of etcd's: what it holds, or all of it into an engine.
 
 use crate::{Progress, Status};
-use bbolt::{Bucket, Item, Limits, ReadAt, ReadError, Reader, Value};
+use bbolt::{Item, Limits, ReadAt, ReadError, Reader, Value};
 use engine::{Batch, Engine, Fault};
-use machine::Import;
+use machine::{Import, Point};
 use mvcc::BackendRow;
 use std::collections::HashSet;
+use types::MemberId;
 
 /// Size of one engine batch, in bytes of keys and values.
 const BATCH_BYTES: usize = 1 << 20;
@@ -19,6 +20,9 @@ pub enum ImportError {
     /// What the file holds is not what etcd writes.
     #[error("the snapshot cannot be read: {0}")]
     Content(machine::ImportError),
+    /// It can be read, but is not what the leader's message announces, or for another member.
+    #[error("the snapshot cannot be installed: {0}")]
+    Unexpected(machine::ImportError),
     /// A database, but none of etcd's.
     #[error("the file is no snapshot of etcd: {0}")]
     Foreign(&'static str),
@@ -36,35 +40,39 @@ impl From<ReadError> for ImportError {
 
 impl From<machine::ImportError> for ImportError {
     fn from(error: machine::ImportError) -> Self {
-        Self::Content(error)
+        use machine::ImportError::{Stranger, Unannounced};
+        match error {
+            Unannounced { .. } | Stranger(_) => Self::Unexpected(error),
+            error => Self::Content(error),
+        }
     }
 }
 
 /// Writes a new cluster's rows into an empty engine, durably; after an error it holds a part, which nobody may use.
 pub fn load(file: impl ReadAt, engine: &dyn Engine, progress: &mut Progress<'_>) -> Result<(), ImportError> {
     let snapshot = open(file)?;
-    let meta = snapshot.reader.bucket(b"meta")?;
-    let mut import = Import::begin(|name| entry(meta.as_ref(), name))?;
-    let (mut batch, mut bytes) = (Batch::default(), 0);
-    snapshot.walk(progress, &mut |bucket, entry| {
-        let Some((key, value)) = entry else { return Ok(()) };
-        import.entry(bucket, key, value, &mut batch)?;
-        bytes += key.len() + value.len();
-        if bytes >= BATCH_BYTES {
-            bytes = 0;
-            engine.write(std::mem::take(&mut batch))?;
-        }
-        Ok(())
-    })?;
-    import.finish(&mut batch);
-    engine.write(batch)?;
-    Ok(engine.flush()?)
+    let import = Import::begin(|bucket, key| snapshot.entry(bucket, key))?;
+    snapshot.write(import, engine, progress)
+}
+
+/// Writes the rows with which `member` goes on in its own cluster into an empty engine, durably. `announced` is what the
+/// leader's message says of the snapshot. After an error the engine holds a part, without an applied index.
+pub fn load_member(
+    file: impl ReadAt,
+    engine: &dyn Engine,
+    announced: &Point,
+    member: MemberId,
+    progress: &mut Progress<'_>,
+) -> Result<(), ImportError> {
+    let snapshot = open(file)?;
+    let import = Import::begin_member(announced, member, |bucket, key| snapshot.entry(bucket, key))?;
+    snapshot.write(import, engine, progress)
 }
 
 /// What `etcdutl snapshot status` shows of the file.
 pub fn status(file: impl ReadAt, progress: &mut Progress<'_>) -> Result<Status, ImportError> {
     let snapshot = open(file)?;
-    let version = entry(snapshot.reader.bucket(b"meta")?.as_ref(), "storageVersion")?.unwrap_or_default();
+    let version = snapshot.entry("meta", "storageVersion")?.unwrap_or_default();
     let total_bytes = snapshot.bytes();
     let (mut revision, mut live, mut hash) = (0, HashSet::new(), 0);
     snapshot.walk(progress, &mut |bucket, entry| {
@@ -104,23 +112,46 @@ fn open<R: ReadAt>(file: R) -> Result<Snapshot<R>, ImportError> {
     Ok(Snapshot { reader })
 }
 
-/// The value of a key in a bucket.
-fn entry<R: ReadAt>(bucket: Option<&Bucket<'_, R>>, key: &str) -> Result<Option<Vec<u8>>, ImportError> {
-    let Some(bucket) = bucket else { return Ok(None) };
-    let mut cursor = bucket.cursor();
-    let found = cursor.seek(key.as_bytes())?.filter(|entry| entry.key == key.as_bytes());
-    Ok(found.and_then(|entry| match entry.value {
-        Value::Bytes(value) => Some(value.to_vec()),
-        Value::Bucket => None,
-    }))
-}
-
 /// Called with a bucket's name, first without an entry, then with the key and value of each.
 type Visit<'a> = dyn FnMut(&[u8], Option<(&[u8], &[u8])>) -> Result<(), ImportError> + 'a;
 
 impl<R: ReadAt> Snapshot<R> {
     fn bytes(&self) -> u64 {
         self.reader.pages() * u64::from(self.reader.page_bytes())
+    }
+
+    /// The value of a key in a bucket.
+    fn entry(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>, ImportError> {
+        let Some(bucket) = self.reader.bucket(bucket.as_bytes())? else { return Ok(None) };
+        let mut cursor = bucket.cursor();
+        let found = cursor.seek(key.as_bytes())?.filter(|entry| entry.key == key.as_bytes());
+        Ok(found.and_then(|entry| match entry.value {
+            Value::Bytes(value) => Some(value.to_vec()),
+            Value::Bucket => None,
+        }))
+    }
+
+    /// Writes all rows, the last batch with what makes them whole, and flushes.
+    fn write(
+        &self,
+        mut import: Import,
+        engine: &dyn Engine,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), ImportError> {
+        let (mut batch, mut bytes) = (Batch::default(), 0);
+        self.walk(progress, &mut |bucket, entry| {
+            let Some((key, value)) = entry else { return Ok(()) };
+            import.entry(bucket, key, value, &mut batch)?;
+            bytes += key.len() + value.len();
+            if bytes >= BATCH_BYTES {
+                bytes = 0;
+                engine.write(std::mem::take(&mut batch))?;
+            }
+            Ok(())
+        })?;
+        import.finish(&mut batch);
+        engine.write(batch)?;
+        Ok(engine.flush()?)
     }
 
     /// Visits all entries in order, with every check that the format allows.

@@ -6,30 +6,37 @@ use std::io::{self, Write};
 /// One piece of a stream, in bytes: etcd's `snapshotSendBufferSize`.
 pub const PIECE_BYTES: usize = 32 << 10;
 
-/// Cuts the bytes into pieces of [`PIECE_BYTES`] and hashes them; the last piece may be shorter.
+/// Cuts the bytes into pieces of [`PIECE_BYTES`]; the last one may be shorter. A client's are hashed.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     piece: Vec<u8>,
-    sum: Sha256,
+    sum: Option<Sha256>,
     ready: Vec<Vec<u8>>,
 }
 
 impl Pieces {
+    /// Pieces that end with a checksum.
+    pub(crate) fn hashed() -> Self {
+        Self { sum: Some(Sha256::new()), ..Self::default() }
+    }
+
     /// Removes the complete pieces.
     pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.ready)
     }
 
-    /// Ends the snapshot: the rest becomes a piece, and the SHA-256 of everything the last one.
+    /// Ends the snapshot: the rest becomes a piece, and the SHA-256 of everything, if asked for, the last one.
     pub(crate) fn finish(&mut self) {
         if !self.piece.is_empty() {
             self.cut();
         }
-        self.ready.push(self.sum.finalize_reset().to_vec());
+        self.ready.extend(self.sum.take().map(|sum| sum.finalize().to_vec()));
     }
 
     fn cut(&mut self) {
-        self.sum.update(&self.piece);
+        if let Some(sum) = &mut self.sum {
+            sum.update(&self.piece);
+        }
         self.ready.push(std::mem::take(&mut self.piece));
     }
 }

@@ -76,6 +76,11 @@ impl LeaseTable {
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Puts another table in its place; returns the former one, so that nobody waits while it is dropped.
+    pub(crate) fn replace(&self, table: Table) -> Table {
+        std::mem::replace(&mut *self.write(), table)
+    }
 }
 
 /// Attaches the stored keys to their leases at start, as their records name them; unknown ones are ignored, as in etcd.

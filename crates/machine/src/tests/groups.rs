@@ -69,7 +69,7 @@ fn command() -> impl Strategy<Value = String> {
 }
 
 /// A log that starts with this member, so that there is always a voter.
-fn any_log() -> impl Strategy<Value = Vec<Entry>> {
+pub(super) fn any_log() -> impl Strategy<Value = Vec<Entry>> {
     prop::collection::vec(command(), 1..60).prop_map(|mut commands| {
         commands.insert(0, "add 1 http://a".to_owned());
         log(&commands)

@@ -6,9 +6,11 @@ mod keys;
 mod leases;
 mod parse;
 mod render;
+mod replace;
 mod restore;
 mod script;
 mod shared;
 mod txns;
+mod v2store;
 
 use script::check;

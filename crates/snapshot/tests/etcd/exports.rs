@@ -93,6 +93,8 @@ fn steps_of_any_length_give_the_same_bytes() {
         let file = world.file(u64::MAX);
         for step_bytes in [0, 1, 700, 10_000] {
             assert!(world.file(step_bytes) == file, "steps of {step_bytes} bytes, seed {seed}");
+            // A peer's is the same without the checksum.
+            assert!(world.peer_file(step_bytes) == file[..file.len() - 32], "a peer's, {step_bytes} bytes");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is imported has the same history, whoever wrote it.
 
-use crate::world::World;
+use crate::world::{World, edited};
 use engine::{Engine, MemoryEngine};
 use snapshot::{load, status};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ fn imported(content: &[u8]) -> Result<World, String> {
     Ok(World::on(Arc::new(engine.crash())))
 }
 
-/// Everything that can be read, as text.
-fn hashes(world: &World) -> Vec<mvcc::HashKv> {
+/// The hash at every revision that can be read.
+pub(crate) fn hashes(world: &World) -> Vec<mvcc::HashKv> {
     let view = world.machine.shared().view();
     let first = view.compact_revision().max(0);
     (first..=view.revision()).map(|revision| view.hash_kv(revision).expect("readable")).collect()
 }
 
-fn check(world: &World) {
+pub(crate) fn check(world: &World) {
     let store = mvcc::Store::open(Arc::clone(&world.engine) as Arc<dyn Engine>).expect("opens");
     assert_eq!(store.check().expect("readable"), Vec::<String>::new());
 }
@@ -43,7 +43,7 @@ fn what_was_exported_is_imported_with_its_history() {
         let mut new = imported(content(&file)).expect("a snapshot");
         check(&new);
         old = World::on(old.engine);
-        while old.machine.idle().expect("memory does not fail") {}
+        old.settles();
         assert_eq!(hashes(&old), hashes(&new), "seed {seed}");
         let (before, after) = (old.machine.shared(), new.machine.shared());
         assert_eq!(before.leases(), after.leases());
@@ -81,26 +81,9 @@ fn a_status_is_etcdutls() {
 
 /// A snapshot with one more entry.
 fn with(bucket: &str, key: &[u8], value: &[u8]) -> Vec<u8> {
-    use bbolt::{Options, Reader, Value, measure, write};
-    use std::collections::BTreeMap;
-    let file = World::some(1, 30).file(u64::MAX);
-    let reader = Reader::open(content(&file), bbolt::Limits::DEFAULT).expect("a file");
-    let mut all: BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>> = BTreeMap::new();
-    reader
-        .walk(&mut |item| {
-            match item.value {
-                Value::Bucket => _ = all.insert(item.key.to_vec(), BTreeMap::new()),
-                Value::Bytes(value) => {
-                    let entries = all.entry(item.path[0].clone()).or_default();
-                    entries.insert(item.key.to_vec(), value.to_vec());
-                }
-            }
-            Ok::<_, bbolt::ReadError>(())
-        })
-        .expect("a whole file");
-    all.entry(bucket.as_bytes().to_vec()).or_default().insert(key.to_vec(), value.to_vec());
-    let layout = measure(Options::DEFAULT, &all).expect("a layout");
-    write(Vec::new(), &layout, &all).expect("a file")
+    edited(&World::some(1, 30).peer_file(u64::MAX), |all| {
+        all.entry(bucket.as_bytes().to_vec()).or_default().insert(key.to_vec(), value.to_vec());
+    })
 }
 
 #[test]

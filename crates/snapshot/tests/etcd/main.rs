@@ -6,4 +6,5 @@
 mod exports;
 mod files;
 mod imports;
+mod members;
 mod world;
