@@ -3,8 +3,8 @@
 
 use crate::config::{Cluster, Config};
 use crate::directory;
+use crate::snapshots::Engines;
 use anyhow::{Context as _, bail};
-use engine_rocks::RocksEngine;
 use machine::{Member, Membership};
 use raft_node::bootstrap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -23,7 +23,7 @@ pub(crate) fn check_owner(
     membership: &Membership,
     config: &Config,
 ) -> anyhow::Result<()> {
-    directory::check_rows(&data.wal, data.member, data.snapshot, applied, membership)
+    directory::check_rows(&data.wal, data.member, applied, membership)
         .with_context(|| format!("the data directory {} is refused", config.data_dir.display()))?;
     match data.described {
         Some(other) if other != data.member && membership.members.contains_key(&other) => bail!(
@@ -43,10 +43,8 @@ pub(crate) struct DataDir {
     pub(crate) member: u64,
     pub(crate) cluster: u64,
     pub(crate) wal: Wal<FsDisk>,
-    /// The state that the log goes on from, if that is not the beginning.
-    pub(crate) snapshot: Option<Index>,
-    /// The engine with all applied entries.
-    pub(crate) engine: Arc<RocksEngine>,
+    /// The engines, of which the current one has all applied entries.
+    pub(crate) engines: Arc<Engines>,
     /// Who the flags say this is, where they say it.
     pub(crate) described: Option<u64>,
     /// Held as long as the member lives: one process a data directory.
@@ -64,14 +62,14 @@ pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> an
     make_dir(&config.wal_dir)?;
     let disk = FsDisk::open(&config.wal_dir)
         .with_context(|| format!("cannot open the log directory {}", config.wal_dir.display()))?;
-    let (mut wal, member, cluster, snapshot) = if Wal::exists(&disk)? {
+    let (mut wal, member, cluster) = if Wal::exists(&disk)? {
         reopen(disk, &config.wal_dir, log)?
     } else {
         let identity = first_identity(config, log).await?;
         let metadata = bootstrap::metadata(identity.member, identity.cluster);
         let wal = Wal::create(disk, &metadata)
             .with_context(|| format!("cannot create the log in {}", config.wal_dir.display()))?;
-        (wal, identity.member, identity.cluster, None)
+        (wal, identity.member, identity.cluster)
     };
     let described = Identity::derive(&config.name, &config.cluster);
     if wal.last_index() == 0 {
@@ -82,22 +80,12 @@ pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> an
     let described = described.map(|identity| identity.member);
     let options = engine_rocks::Options { open_tables_max: tables, ..engine_rocks::Options::default() };
     // After the log: rows without a log are refused, so that a first start may be cut short anywhere.
-    let engine = open_engine(&member_dir, &options)?;
-    Ok(DataDir { member, cluster, wal, snapshot, engine: Arc::new(engine), described, lock })
+    let engines = Engines::open(&member_dir, options, wal.first_index(), log.clone())?;
+    Ok(DataDir { member, cluster, wal, engines, described, lock })
 }
 
-pub(crate) fn open_engine(member_dir: &Path, options: &engine_rocks::Options) -> anyhow::Result<RocksEngine> {
-    let dir = member_dir.join(directory::ENGINE_DIR);
-    make_dir(&dir)?;
-    Ok(RocksEngine::open(&dir, options)?)
-}
-
-/// The log, whose it is, and the index of the snapshot that it goes on from.
-fn reopen(
-    disk: FsDisk,
-    dir: &Path,
-    log: &slog::Logger,
-) -> anyhow::Result<(Wal<FsDisk>, u64, u64, Option<Index>)> {
+/// The log, and whose it is.
+fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<FsDisk>, u64, u64)> {
     let (wal, replayed) =
         Wal::open(disk).with_context(|| format!("cannot open the log in {}", dir.display()))?;
     if let Some(repair) = &replayed.repaired {
@@ -107,7 +95,7 @@ fn reopen(
         .with_context(|| format!("the log in {} does not say whose it is", dir.display()))?;
     slog::info!(log, "restarting local member"; "local-member-id" => format!("{member:x}"),
         "cluster-id" => format!("{cluster:x}"), "commit-index" => replayed.hard_state.commit);
-    Ok((wal, member, cluster, replayed.snapshot.map(|snapshot| snapshot.index())))
+    Ok((wal, member, cluster))
 }
 
 pub(crate) struct Identity {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! hard limit = own (log, runtime, listeners, outgoing connections)
-//!            + tables (RocksDB's open files)  + peers (connections that they made)
+//!            + tables (open files of two engines)  + peers (connections that they made)
 //!            + monitors (--listen-metrics-urls) + clients: the rest, or --max-client-connections
 //! ```
 
@@ -18,7 +18,8 @@ pub(crate) struct Options {
     /// (24), segments of the raft log (8), standard streams, timers, signals, listeners, log files (24), connections to
     /// six peers (48), a snapshot's files (8).
     pub(crate) own: u64,
-    /// Minimum and maximum of the store's open tables. Default 32 to 512: 8 GiB of data without reopening one.
+    /// Minimum and maximum of open tables, half of them for each of two engines: the current one, and that of a snapshot
+    /// which is to follow it. Default 40 to 1,024: 8 GiB of data without reopening one.
     pub(crate) tables: (u64, u64),
     /// Least and most connections from peers. Default 32 to 4,096: a member holds seven.
     pub(crate) peers: (u64, u64),
@@ -30,7 +31,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { own: 112, tables: (32, 512), peers: (32, 4_096), monitors: 16, clients_min: 16 }
+        Self { own: 112, tables: (40, 1_024), peers: (32, 4_096), monitors: 16, clients_min: 16 }
     }
 }
 
@@ -39,6 +40,7 @@ const SHARE: u64 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shares {
+    /// Open tables of each engine.
     pub(crate) tables: i32,
     pub(crate) peers: usize,
     pub(crate) monitors: usize,
@@ -74,7 +76,7 @@ pub(crate) fn divide(limit: u64, connections_max: u64, options: &Options) -> Res
     let clients = if connections_max == 0 { left } else { left.min(connections_max) };
     let number = |descriptors: u64| usize::try_from(descriptors).unwrap_or(usize::MAX);
     Ok(Shares {
-        tables: i32::try_from(tables).unwrap_or(i32::MAX),
+        tables: i32::try_from(tables / 2).unwrap_or(i32::MAX),
         peers: number(peers),
         monitors: number(options.monitors),
         clients: number(clients),
@@ -88,12 +90,15 @@ mod tests {
     #[test]
     fn what_is_divided_is_there() {
         let options = Options::default();
-        for limit in [208, 256, 1_024, 4_096, 20_000, 65_536, 1 << 20, u64::MAX] {
+        for limit in [216, 256, 1_024, 4_096, 20_000, 65_536, 1 << 20, u64::MAX] {
             let shares = divide(limit, 0, &options).unwrap_or_else(|e| panic!("{limit}: {e}"));
             let connections = (shares.peers + shares.monitors) as u64 + shares.clients as u64;
-            assert!(options.own + u64::from(shares.tables.unsigned_abs()) + connections <= limit, "{limit}");
+            assert!(
+                options.own + 2 * u64::from(shares.tables.unsigned_abs()) + connections <= limit,
+                "{limit}"
+            );
             assert!(shares.clients as u64 >= limit.min(1 << 40) / 4 || limit < 512, "{limit}: {shares:?}");
-            assert!(shares.tables >= 32 && shares.peers >= 32, "{limit}: {shares:?}");
+            assert!(shares.tables >= 20 && shares.peers >= 32, "{limit}: {shares:?}");
         }
     }
 
@@ -107,9 +112,9 @@ mod tests {
 
     #[test]
     fn too_few_are_refused_by_name() {
-        for limit in [0, 1, 112, 207] {
+        for limit in [0, 1, 112, 215] {
             let text = divide(limit, 0, &Options::default()).expect_err("too few");
-            assert!(text.contains("too low") && text.contains("208"), "{text}");
+            assert!(text.contains("too low") && text.contains("216"), "{text}");
         }
     }
 

@@ -10,21 +10,19 @@
 //! | rows | the log | a log that was lost, or another `--wal-dir` | refused |
 //! | rows | | of another log than the one beside them | refused, once both are read |
 
+use crate::snapshots::is_any;
 use anyhow::{Context as _, bail, ensure};
-use engine_rocks::RocksEngine;
 use machine::Membership;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use types::{Index, Term};
 use wal::{Disk, FsDisk, Wal, WalError};
 
-pub(crate) const ENGINE_DIR: &str = "kv";
 /// What etcd keeps its directories at (its `PrivateDirMode`).
 const PRIVATE: u32 = 0o700;
 
 /// Refuses what this version would start empty on although there is something. Changes nothing.
 pub(crate) fn refuse_foreign(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<()> {
-    let rows = member_dir.join(ENGINE_DIR);
     let disk = if wal_dir.is_dir() {
         let disk = FsDisk::open(wal_dir).with_context(|| cannot_open(wal_dir))?;
         Wal::exists(&disk)?.then_some(disk)
@@ -32,11 +30,11 @@ pub(crate) fn refuse_foreign(member_dir: &Path, wal_dir: &Path) -> anyhow::Resul
         None
     };
     ensure!(
-        disk.is_some() || !rows.exists(),
+        disk.is_some() || !is_any(member_dir),
         "{} holds data but no log: a log was lost, or --wal-dir is not what it was",
         member_dir.display()
     );
-    if RocksEngine::exists(&rows) {
+    if is_any(member_dir) {
         return Ok(());
     }
     if let Some(found) = etcds_state(&member_dir.join("snap")) {
@@ -46,21 +44,20 @@ pub(crate) fn refuse_foreign(member_dir: &Path, wal_dir: &Path) -> anyhow::Resul
         );
     }
     let Some(disk) = disk else { return Ok(()) };
-    let (replayed, first) = match Wal::inspect(&disk) {
-        Ok(found) => found,
+    let first = match Wal::inspect(&disk) {
+        Ok((_, first)) => first,
         // By a member in its first start: the lock on the directory says so in better words.
         Err(WalError::InUse { .. }) => return Ok(()),
         Err(error) => return Err(error).with_context(|| cannot_open(wal_dir)),
     };
-    let snapshot = replayed.snapshot.map(|snapshot| snapshot.index());
-    if let Some(index) = snapshot.or((first > 1).then_some(first - 1)) {
-        bail!(
-            "the log in {} goes on from a state at index {index} that is not in {}: the rows were lost, or etcd or \
-             etcdutl made this directory, which this version cannot take over; nothing was changed",
-            wal_dir.display(),
-            rows.display()
-        );
-    }
+    ensure!(
+        first <= 1,
+        "the log in {} goes on from a state at index {} that is not in {}: the rows were lost, or etcd or etcdutl made \
+         this directory, which this version cannot take over; nothing was changed",
+        wal_dir.display(),
+        first - 1,
+        member_dir.display()
+    );
     Ok(())
 }
 
@@ -82,13 +79,14 @@ fn etcds_state(snap: &Path) -> Option<PathBuf> {
 pub(crate) fn check_rows<D: Disk>(
     wal: &Wal<D>,
     member: u64,
-    snapshot: Option<Index>,
     (applied, term): (Index, Term),
     membership: &Membership,
 ) -> anyhow::Result<()> {
-    if let Some(index) = snapshot.filter(|index| *index > applied) {
-        bail!("the log goes on from a state at index {index}, but the rows have only come to {applied}");
-    }
+    let before = wal.first_index() - 1;
+    ensure!(
+        before <= applied,
+        "the log goes on from a state at index {before}, but the rows have only come to {applied}"
+    );
     if applied == 0 {
         return Ok(());
     }

@@ -13,7 +13,9 @@ mod offline;
 mod peers;
 mod server;
 mod signals;
+mod snapshots;
 mod space;
+mod threads;
 
 use config::{Config, Refusal};
 use std::io::Write as _;

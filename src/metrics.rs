@@ -26,6 +26,11 @@ impl Timed {
         let commits = Histogram::with_opts(options).expect("a constant, valid metric name");
         Self { engine, commits }
     }
+
+    /// Another engine of this member, whose writes count here too.
+    pub(crate) fn beside(&self, engine: Arc<dyn Engine>) -> Self {
+        Self { engine, commits: self.commits.clone() }
+    }
 }
 
 impl Engine for Timed {

@@ -8,6 +8,7 @@
 
 use crate::boot::{self, Identity};
 use crate::config::Cluster;
+use crate::snapshots;
 use anyhow::{Context as _, bail, ensure};
 use raft_node::bootstrap;
 use snapshot::{FileError, Progress, Restore, Status, verify};
@@ -56,7 +57,7 @@ fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> 
     let verified = verify(open(&wanted.file)?, wanted.skip_hash_check)?;
     let member_dir = data_dir.join("member");
     boot::make_dir(&member_dir)?;
-    let engine = boot::open_engine(&member_dir, &engine_rocks::Options::default())?;
+    let engine = snapshots::open_first(&member_dir)?;
     snapshot::load(verified, &engine, progress)?;
     let (start, hard_state) = bootstrap::restored_log(&identity.members);
     let bump = (wanted.bump_revision > 0).then_some(wanted.bump_revision);

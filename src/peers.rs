@@ -1,6 +1,7 @@
 //! The two adaptors between consensus and transport: what the node sends, and what the peers ask of the member.
 
-use machine::{Membership, Shared};
+use crate::snapshots::{Engines, Incoming, outgoing};
+use machine::{Machine, Membership, Shared};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Asked, Handle, LeaseError, LeaseStatus, Outbound, promote};
 use std::sync::{Arc, Mutex};
@@ -10,18 +11,20 @@ use transport::{
     Answer, HashError, HashKv, Host, IncomingSnapshot, LeaseRefusal, OutgoingSnapshot, PromoteError,
     SnapshotRefusal, Transport,
 };
+use types::Index;
 
 pub(crate) struct Out {
     transport: Arc<Transport>,
     member: u64,
+    engines: Arc<Engines>,
     /// The node starts before the transport, which needs it: earlier changes of members are read from the membership.
     /// Held while the transport is told, so that no older list comes after a newer one.
     is_started: Mutex<bool>,
 }
 
 impl Out {
-    pub(crate) fn new(transport: Arc<Transport>, member: u64) -> Self {
-        Self { transport, member, is_started: Mutex::new(false) }
+    pub(crate) fn new(transport: Arc<Transport>, member: u64, engines: Arc<Engines>) -> Self {
+        Self { transport, member, engines, is_started: Mutex::new(false) }
     }
 
     /// The transport is started: it gets the members from `newest`, and from now on each change.
@@ -35,6 +38,10 @@ impl Out {
 impl Outbound for Out {
     fn send(&self, messages: Vec<raftpb::Message>) {
         self.transport.send(messages);
+    }
+
+    fn installed(&self, index: Index, former: Machine) {
+        self.engines.installed(index, former);
     }
 
     fn members_changed(&self, membership: Arc<Membership>) {
@@ -94,9 +101,9 @@ pub(crate) struct Member {
     pub(crate) work: Arc<api::Pool>,
     /// Told when a peer says that this member was removed.
     pub(crate) removed: Arc<Notify>,
+    /// What makes a leader's snapshot this member's state.
+    pub(crate) incoming: Arc<Incoming>,
 }
-
-const NO_SNAPSHOTS: &str = "snapshots between members are not supported yet";
 
 impl Host for Member {
     fn deliver(&self, messages: Vec<raftpb::Message>) {
@@ -109,20 +116,20 @@ impl Host for Member {
         self.node.report_unreachable(member);
     }
 
-    fn snapshot_for(&self, _: raftpb::Message) -> Answer<Result<OutgoingSnapshot, String>> {
-        Box::pin(async { Err(NO_SNAPSHOTS.to_owned()) })
-    }
-
-    fn snapshot_status(&self, member: u64, ok: bool) {
-        self.node.report_snapshot(member, ok);
+    fn snapshot_for(&self, message: raftpb::Message) -> Answer<Result<OutgoingSnapshot, String>> {
+        Box::pin(outgoing(Arc::clone(&self.shared), message))
     }
 
     fn receive_snapshot(
         &self,
-        _: raftpb::Message,
-        _: IncomingSnapshot,
+        message: raftpb::Message,
+        body: IncomingSnapshot,
     ) -> Answer<Result<(), SnapshotRefusal>> {
-        Box::pin(async { Err(SnapshotRefusal::Save(NO_SNAPSHOTS.to_owned())) })
+        Box::pin(Arc::clone(&self.incoming).receive(self.node.clone(), message, body))
+    }
+
+    fn snapshot_status(&self, member: u64, ok: bool) {
+        self.node.report_snapshot(member, ok);
     }
 
     fn is_removed(&self, member: u64) -> bool {
@@ -208,7 +215,7 @@ impl Host for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machine::{Machine, Settings};
+    use machine::Settings;
     use raft_node::bootstrap;
     use std::{sync::atomic::AtomicBool, time::Duration};
     use wal::{MemDisk, Wal};
@@ -268,8 +275,17 @@ mod tests {
         fn peer_rejected_us(&self) {}
     }
 
+    fn silent() -> slog::Logger {
+        slog::Logger::root(slog::Discard, slog::o!())
+    }
+
+    fn engines(dir: &tempfile::TempDir) -> Arc<Engines> {
+        Engines::open(dir.path(), engine_rocks::Options::default(), 1, silent()).expect("an empty folder")
+    }
+
     /// A node of its own, in memory.
-    fn alone(log: slog::Logger) -> Handle {
+    fn alone(engines: Arc<Engines>) -> Handle {
+        let log = silent();
         let disk = MemDisk::new();
         let mut log_of_raft = Wal::create(disk.clone(), &bootstrap::metadata(1, 7)).expect("memory");
         let (entries, state) = bootstrap::first_log(&[members(&[1]).members[&1].clone()]);
@@ -278,21 +294,25 @@ mod tests {
         drop(log_of_raft);
         let engine: Arc<dyn engine::Engine> = Arc::new(engine::MemoryEngine::default());
         let settings = Settings::new(1, 2);
-        let machine = Machine::open(Arc::clone(&engine), settings).expect("memory");
+        let machine = Machine::open(engine, settings).expect("memory");
         let transport =
             transport::Identity { member: 1, cluster: 7, peer_urls: Vec::new(), version: "3.7.3".to_owned() };
-        let out = Arc::new(Out::new(Transport::new(transport, log.clone()), 1));
+        let out = Arc::new(Out::new(Transport::new(transport, log.clone()), 1, engines));
         let (wal, _) = Wal::open(disk).expect("memory");
-        raft_node::start(raft_node::Options::new(1, 7), wal, machine, engine, out, log).expect("a node").0
+        raft_node::start(raft_node::Options::new(1, 7), wal, machine, out, log).expect("a node").0
     }
 
     /// It walks the whole store: neither the runtime's thread nor the lane of what is short is the place for that.
     #[tokio::test]
     async fn a_hash_for_a_peer_waits_for_its_turn_among_what_is_long() {
-        let node = alone(slog::Logger::root(slog::Discard, slog::o!()));
+        let dir = tempfile::tempdir().expect("a folder");
+        let engines = engines(&dir);
+        let node = alone(Arc::clone(&engines));
+        let timed = Arc::new(crate::metrics::Timed::new(engines.current()));
+        let incoming = Incoming::new(engines, Settings::new(1, 2), timed, silent()).expect("an empty folder");
         let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: 1, ..Default::default() }));
         let removed = Arc::new(Notify::new());
-        let member = Member { shared: node.machine(), node, work: Arc::clone(&work), removed };
+        let member = Member { shared: node.machine(), node, work: Arc::clone(&work), removed, incoming };
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (end, ends) = std::sync::mpsc::sync_channel::<()>(1);
         let wait = move |_: &AtomicBool| (begun.send(()), ends.recv());
@@ -311,9 +331,10 @@ mod tests {
     async fn a_change_of_members_during_the_start_is_not_overwritten_by_the_older_list() {
         let identity =
             transport::Identity { member: 1, cluster: 7, peer_urls: Vec::new(), version: "3.7.3".to_owned() };
-        let transport = Transport::new(identity, slog::Logger::root(slog::Discard, slog::o!()));
+        let transport = Transport::new(identity, silent());
         transport.start(Arc::new(Nobody));
-        let out = Arc::new(Out::new(Arc::clone(&transport), 1));
+        let dir = tempfile::tempdir().expect("a folder");
+        let out = Arc::new(Out::new(Arc::clone(&transport), 1, engines(&dir)));
         let (told, changed) = (Arc::clone(&out), members(&[1, 2, 3]));
         let runtime = tokio::runtime::Handle::current();
         let mut change = None;

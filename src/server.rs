@@ -12,13 +12,14 @@ use crate::memory;
 use crate::metrics::{self, Timed};
 use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
+use crate::snapshots::Incoming;
 use crate::space::{self, Space};
-use crate::{ETCD_VERSION, boot, checkpoints, duties};
+use crate::{ETCD_VERSION, boot, checkpoints, duties, threads};
 use anyhow::Context as _;
 use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
+use prometheus::IntGauge;
 use raft_node::{Handle, NodeFault, Options};
-use rustix::process::setpriority_process;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,23 +33,15 @@ const HANDOVER_MAX: Duration = Duration::from_secs(2);
 /// How long the end waits for blocking work (name lookups, lists) that nobody needs: a resolver may take half a minute.
 const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
-/// Niceness of threads that do long work: 5 is a third of the share of serving and writing ones when cores are short.
-const LONG_WORK_NICENESS: i32 = 5;
-
 /// Runs a member until it is told to end, or cannot go on.
 pub(crate) fn run(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
     // One thread for all of IO: requests are handed to the consensus thread in batches (docs/adr/001).
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     memory::Options::default().bound_threads(&mut runtime);
-    let runtime = runtime.enable_all().on_thread_start(give_way).build()?;
+    let runtime = runtime.enable_all().on_thread_start(threads::give_way).build()?;
     let ended = runtime.block_on(member(config, shares, logs));
     runtime.shutdown_timeout(BLOCKING_MAX);
     ended
-}
-
-fn give_way() {
-    // Where it is forbidden they are only less polite.
-    let _ = setpriority_process(None, LONG_WORK_NICENESS);
 }
 
 async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<Ended> {
@@ -94,6 +87,7 @@ struct Parts {
     thread: JoinHandle<Result<(), NodeFault>>,
     shared: Arc<Shared>,
     engine: Arc<Timed>,
+    applying: IntGauge,
     transport: Arc<transport::Transport>,
     removed: Arc<Notify>,
     member: u64,
@@ -120,7 +114,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         quota_bytes: config.limits.quota_bytes,
         limits: machine::Limits::default(),
     };
-    let engine = Arc::new(Timed::new(Arc::clone(&data.engine) as _));
+    let engine = Arc::new(Timed::new(data.engines.current()));
     let machine =
         Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state")?;
     let shared = machine.shared();
@@ -133,29 +127,26 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
     };
     let limits = transport::Limits { connections: shares.peers, ..transport::Limits::default() };
     let transport = transport::Transport::with(identity, limits, log.clone());
-    let out = Arc::new(Out::new(Arc::clone(&transport), data.member));
+    let out = Arc::new(Out::new(Arc::clone(&transport), data.member, Arc::clone(&data.engines)));
     let options = Options {
         tick: config.heartbeat,
         election_ticks: config.election_ticks,
         pre_vote: config.pre_vote,
         request_timeout: Options::request_timeout(election),
         max_request_bytes: config.limits.request_bytes_max,
+        limits: log_limits(config),
         ..Options::new(data.member, data.cluster)
     };
-    let (node, thread) = raft_node::start(
-        options,
-        data.wal,
-        machine,
-        Arc::clone(&engine) as _,
-        Arc::clone(&out) as _,
-        log.clone(),
-    )?;
+    let (node, thread) = raft_node::start(options, data.wal, machine, Arc::clone(&out) as _, log.clone())?;
+    let incoming = Incoming::new(data.engines, settings, Arc::clone(&engine), log.clone())?;
+    let applying = incoming.metric();
     let removed = Arc::new(Notify::new());
     transport.start(Arc::new(Member {
         node: node.clone(),
         shared: Arc::clone(&shared),
         work: Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() })),
         removed: Arc::clone(&removed),
+        incoming,
     }));
     out.started(|| shared.membership());
     if config.initial_election_tick_advance {
@@ -163,7 +154,19 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         node.advance_ticks(config.election_ticks.saturating_sub(1));
     }
     let (member, cluster, lock) = (data.member, data.cluster, data.lock);
-    Ok(Parts { node, thread, shared, engine, transport, removed, member, cluster, lock })
+    Ok(Parts { node, thread, shared, engine, applying, transport, removed, member, cluster, lock })
+}
+
+/// How much of the log is kept: what the flags say, where they are given.
+fn log_limits(config: &Config) -> raft_node::Limits {
+    let defaults = raft_node::Limits::default();
+    let (count, kept) = (config.limits.snapshot_count, config.limits.catch_up_entries);
+    raft_node::Limits {
+        flush_entries: count.unwrap_or(defaults.flush_entries),
+        keep_entries: kept.unwrap_or(defaults.keep_entries),
+        keep_lagging_steps: if kept.is_some() { 0 } else { defaults.keep_lagging_steps },
+        ..defaults
+    }
 }
 
 /// Hashes taken for peers at one time. They compare one now and then, and theirs wait for no client's.
@@ -207,6 +210,8 @@ async fn serve(
     tokio::spawn(memory::Options::default().give_back(move || asked.holds_much(), log.clone()));
     let meters = parts.node.meters();
     metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
+    let applying = Box::new(parts.applying.clone());
+    api.registry().register(applying).expect("metric names are registered once");
     metrics::register_log(api.registry(), &logs.lost);
     let open = |traffic, listener| {
         tokio::spawn(api::serve(listener, Arc::clone(&api), traffic, told(stopping.clone())));

@@ -76,6 +76,17 @@ impl Space {
     }
 }
 
+/// Refuses work that writes so many bytes where it would end in the alarm.
+pub(crate) fn check(dir: &Path, bytes: u64) -> anyhow::Result<()> {
+    let found = statvfs(dir).with_context(|| format!("cannot look after free space in {}", dir.display()))?;
+    let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
+    anyhow::ensure!(
+        free_bytes >= bytes.saturating_add(SPACE_MIN),
+        "too little disk space is left: {free_bytes} bytes, of which {SPACE_MIN} are kept free, and {bytes} are needed"
+    );
+    Ok(())
+}
+
 /// With twice the least space left besides it, the ballast comes back: at the edge it must not come and go.
 fn wanted(free_bytes: u64, is_there: bool) -> Change {
     match is_there {

@@ -62,7 +62,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("name", Text, "default", Served, "Human-readable name for this member."),
         flag("data-dir", Text, "", Served, "Path to the data directory (default '${name}.etcd')."),
         flag("wal-dir", Text, "", Served, "Path to the directory of the raft log (default: inside the data directory)."),
-        flag("snapshot-count", Uint, "10000", SNAPSHOTS, "Number of committed transactions that trigger a snapshot."),
+        flag("snapshot-count", Uint, "10000", Served, "Entries after which rows are flushed and the log is cut (not given: 64 MiB of log, or a minute)."),
         flag("heartbeat-interval", Uint, "100", Served, "Time (in milliseconds) of a heartbeat interval."),
         flag("election-timeout", Uint, "1000", Served, "Time (in milliseconds) for an election to time out."),
         flag("initial-election-tick-advance", Bool, "true", Served, "Whether to fast-forward the first election after a start."),
@@ -185,7 +185,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("bootstrap-defrag-threshold-megabytes", Uint, "0", BBOLT, "Defragment at start if this much is won."),
         flag("max-learners", Int, "1", Served, "Most learners in the cluster."),
         flag("downgrade-check-time", Duration, "5s", Served, "Time between downgrade checks."),
-        flag("snapshot-catchup-entries", Uint, "5000", Idle("the log is kept as far back as a known member needs it, up to about 1 GiB"), "Entries kept for slow followers."),
+        flag("snapshot-catchup-entries", Uint, "5000", Served, "Entries kept for slow followers (not given: more of them where one lags, up to 1 GiB)."),
     ]),
     ("Unsafe", &[
         flag("force-new-cluster", Bool, "false", Later("forcing a new one-member cluster"), "Make a one-member cluster of this data."),

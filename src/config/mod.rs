@@ -72,6 +72,10 @@ pub(crate) struct Limits {
     pub(crate) request_bytes_max: usize,
     /// Connections; zero = what the file descriptors leave.
     pub(crate) connections_max: u64,
+    /// Entries after which the log is cut; `None` = as its bytes and the time say.
+    pub(crate) snapshot_count: Option<u64>,
+    /// Entries of the log that are kept for slow followers; `None` = the default, and more where one lags.
+    pub(crate) catch_up_entries: Option<u64>,
     /// Bytes of requests that are not whole yet.
     pub(crate) inflight_request_bytes_max: usize,
     /// Bytes of answers that are not read yet.
@@ -254,12 +258,16 @@ fn limits(raw: &Raw) -> Limits {
     // More than gRPC's length of a message can say is no limit, and leaves room to add to it.
     let bounded = |name: &str| usize::try_from(raw.uint(name).min(u64::from(u32::MAX))).unwrap_or(usize::MAX);
     let bytes = |name: &str| usize::try_from(raw.uint(name)).unwrap_or(usize::MAX);
+    // As in etcd, none at all is the default.
+    let given = |name: &str| Some(raw.uint(name)).filter(|entries| *entries > 0 && raw.is_set(name));
     let (interval, timeout) =
         (raw.duration("grpc-keepalive-interval"), raw.duration("grpc-keepalive-timeout"));
     Limits {
         quota_bytes: raw.int("quota-backend-bytes"),
         txn_ops_max: bounded("max-txn-ops"),
         request_bytes_max: bounded("max-request-bytes"),
+        snapshot_count: given("snapshot-count"),
+        catch_up_entries: given("snapshot-catchup-entries"),
         connections_max: raw.uint("max-client-connections"),
         inflight_request_bytes_max: bytes("max-inflight-request-bytes"),
         inflight_answer_bytes_max: bytes("max-inflight-answer-bytes"),

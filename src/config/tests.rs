@@ -115,3 +115,12 @@ fn limits_without_a_meaning_have_etcds() {
     check_refused("--feature-gates=LeaseCheckpointPersist=true", text);
     assert!(config("--feature-gates=LeaseCheckpointPersist=true,LeaseCheckpoint=true").is_ok());
 }
+
+#[test]
+fn the_log_is_cut_by_count_only_if_that_is_said() {
+    let limits = |line: &str| config(line).expect("valid").limits;
+    assert_eq!((limits("").snapshot_count, limits("").catch_up_entries), (None, None));
+    assert_eq!(limits("--snapshot-count=0").snapshot_count, None, "etcd's default");
+    assert_eq!(limits("--snapshot-count=10000").snapshot_count, Some(10_000));
+    assert_eq!(limits("--snapshot-catchup-entries=7").catch_up_entries, Some(7));
+}

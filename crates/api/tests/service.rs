@@ -53,9 +53,9 @@ fn node(quota_bytes: i64, engine: Arc<dyn Engine>, limits: machine::Limits) -> H
     drop(wal);
     let (wal, _) = Wal::open(disk).unwrap();
     let settings = Settings { quota_bytes, limits, ..Settings::new(MEMBER, 2) };
-    let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
+    let machine = Machine::open(engine, settings).unwrap();
     let options = Options { request_timeout: Duration::from_secs(2), ..Options::new(MEMBER, CLUSTER) };
-    raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), discard()).unwrap().0
+    raft_node::start(options, wal, machine, Arc::new(Nowhere), discard()).unwrap().0
 }
 
 fn discard() -> slog::Logger {

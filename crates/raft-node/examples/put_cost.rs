@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, reason = "a measurement")]
 
-use engine::{Engine, MemoryEngine};
+use engine::MemoryEngine;
 use machine::{Command, Machine, Member, Membership, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{Options, Outbound, bootstrap};
@@ -40,10 +40,9 @@ fn put(i: usize) -> pb::PutRequest {
     }
 }
 
-fn machine() -> (Machine, Arc<dyn Engine>) {
-    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
+fn machine() -> Machine {
     let settings = Settings { quota_bytes: -1, ..Settings::new(1, 2) };
-    (Machine::open(Arc::clone(&engine), settings).unwrap(), engine)
+    Machine::open(Arc::new(MemoryEngine::default()), settings).unwrap()
 }
 
 fn fresh() -> (Wal<MemDisk>, Vec<Entry>) {
@@ -57,7 +56,7 @@ fn fresh() -> (Wal<MemDisk>, Vec<Entry>) {
 /// Log and machine alone, in groups as large as the clients make them.
 fn parts(clients: usize, puts: usize) -> f64 {
     let (mut wal, entries) = fresh();
-    let (mut machine, _) = machine();
+    let mut machine = machine();
     machine.apply(&entries).unwrap();
     let entries: Vec<Entry> = (0..puts)
         .map(|i| {
@@ -79,10 +78,10 @@ fn whole(clients: usize, puts: usize) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (wal, _) = fresh();
-        let (machine, engine) = machine();
+        let machine = machine();
         let log = slog::Logger::root(slog::Discard, slog::o!());
         let (node, thread) =
-            raft_node::start(Options::new(1, 7), wal, machine, engine, Arc::new(Nowhere), log).unwrap();
+            raft_node::start(Options::new(1, 7), wal, machine, Arc::new(Nowhere), log).unwrap();
         node.read_barrier(None).await.ok();
         let begun = cpu();
         let tasks: Vec<_> = (0..clients)

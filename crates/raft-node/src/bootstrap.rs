@@ -7,7 +7,7 @@ use prost::Message as _;
 use proto::etcdserverpb::Metadata;
 use proto::{raftpb, walpb};
 use sha1::{Digest as _, Sha1};
-use types::{Entry, EntryKind, HardState};
+use types::{Entry, EntryKind, HardState, Index};
 
 /// A member's ID (etcd `membership.NewMember`): SHA-1 over its normalised peer URLs, sorted and joined, then the token
 /// (empty for members added later), then for those the time in seconds, in decimal.
@@ -79,6 +79,12 @@ pub fn restored_log(members: &[Member]) -> (walpb::Snapshot, HardState) {
     (snapshot, HardState { term, vote: 0, commit: index })
 }
 
+/// Which state a log goes on from, of those that leaders' snapshots left on the disk, named by their indexes: the newest
+/// one that the log begins after. A log that was not yet told of a snapshot begins before it. `None` = the member's own.
+pub fn current_state(log_first: Index, snapshots: impl IntoIterator<Item = Index>) -> Option<Index> {
+    snapshots.into_iter().filter(|index| *index < log_first).max()
+}
+
 fn addition(member: &Member) -> Bytes {
     let context = Member { is_learner: false, client_urls: Vec::new(), ..member.clone() };
     let change = raftpb::ConfChange {
@@ -118,6 +124,14 @@ mod tests {
         let urls = |a: u16, b: u16| [url(a), url(b)].concat();
         assert_eq!(member_id(&urls(1, 2), "t", None), member_id(&urls(2, 1), "t", None));
         assert_ne!(member_id(&url(1), "", Some(1)), member_id(&url(1), "", Some(2)));
+    }
+
+    #[test]
+    fn a_log_goes_on_from_the_newest_state_before_it() {
+        assert_eq!(current_state(1, []), None);
+        assert_eq!(current_state(9, [9]), None, "the log was not told of it");
+        assert_eq!(current_state(10, [9]), Some(9));
+        assert_eq!(current_state(500, [9, 300, 500]), Some(300));
     }
 
     #[test]

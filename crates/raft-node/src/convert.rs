@@ -10,6 +10,7 @@
 //!
 //! Only prost decodes bytes from outside; rust-protobuf 2 never does (RUSTSEC-2024-0437).
 
+use crate::conf::wire_conf;
 use crate::limits::Limits;
 use bytes::Bytes;
 use proto::raftpb::{self, MessageType as Wire};
@@ -21,14 +22,14 @@ use types::{Entry, EntryKind};
 /// The length of a read's context, bytes: an 8-byte request ID. etcd's leader panics on shorter ones.
 pub const READ_CONTEXT_LEN: usize = 8;
 
-/// The kinds that members send to each other, in etcd's words and in raft-rs's. The others are local, but for
-/// snapshots, which the log never makes (it answers "temporarily unavailable").
-const KINDS: [(Wire, Kind); 13] = [
+/// The kinds that members send to each other, in etcd's words and in raft-rs's. The others are local.
+const KINDS: [(Wire, Kind); 14] = [
     (Wire::MsgProp, Kind::MsgPropose),
     (Wire::MsgApp, Kind::MsgAppend),
     (Wire::MsgAppResp, Kind::MsgAppendResponse),
     (Wire::MsgVote, Kind::MsgRequestVote),
     (Wire::MsgVoteResp, Kind::MsgRequestVoteResponse),
+    (Wire::MsgSnap, Kind::MsgSnapshot),
     (Wire::MsgHeartbeat, Kind::MsgHeartbeat),
     (Wire::MsgHeartbeatResp, Kind::MsgHeartbeatResponse),
     (Wire::MsgTransferLeader, Kind::MsgTransferLeader),
@@ -63,13 +64,6 @@ pub enum Incoming {
     Step(Checked),
     /// Forwarded entries, which queue like our own proposals.
     Proposals(Forwarded),
-    /// The head of a snapshot: not supported between members yet.
-    Snapshot {
-        /// The member that sent it.
-        from: u64,
-        /// The last index it covers.
-        index: u64,
-    },
 }
 
 /// Entries forwarded by a member.
@@ -107,6 +101,9 @@ pub enum Rejected {
     /// The length of its context is invalid.
     #[error("the message's context has {0} bytes")]
     Context(usize),
+    /// Its snapshot has no place in a log, or is of a cluster without this member.
+    #[error("the message's snapshot is not valid: {0}")]
+    Snapshot(&'static str),
 }
 
 /// Checks a message for the member `me` and converts it.
@@ -121,10 +118,7 @@ pub fn incoming(message: raftpb::Message, me: u64, limits: &Limits) -> Result<In
     let wire = Wire::try_from(raw_kind).map_err(|_| Rejected::LocalKind(raw_kind))?;
     let kind = match wire {
         Wire::MsgProp => return proposals(message, limits),
-        Wire::MsgSnap => {
-            let index = message.snapshot.and_then(|s| s.metadata).map_or(0, |m| m.index());
-            return Ok(Incoming::Snapshot { from: message.from.unwrap_or_default(), index });
-        }
+        Wire::MsgSnap => return Err(Rejected::Snapshot("it came without its database")),
         _ => match KINDS.iter().find(|(known, _)| *known == wire) {
             Some((_, kind)) => *kind,
             None => return Err(Rejected::LocalKind(raw_kind)),
@@ -294,9 +288,19 @@ pub fn outgoing(message: eraftpb::Message) -> Option<raftpb::Message> {
         reject: message.reject.then_some(true),
         reject_hint: some(message.reject_hint, false),
         context: (!message.context.is_empty()).then(|| message.context.clone()),
+        snapshot: (kind == Wire::MsgSnap).then(|| wire_snapshot(message.get_snapshot())),
         entries: message.entries.into_iter().map(|entry| wire_entry(entry, is_proposal)).collect(),
         ..Default::default()
     })
+}
+
+/// What raft says of a snapshot, in etcd's type.
+fn wire_snapshot(snapshot: &eraftpb::Snapshot) -> raftpb::Snapshot {
+    let metadata = snapshot.get_metadata();
+    let conf_state = Some(wire_conf(metadata.get_conf_state()));
+    let metadata =
+        raftpb::SnapshotMetadata { conf_state, index: Some(metadata.index), term: Some(metadata.term) };
+    raftpb::Snapshot { data: None, metadata: Some(metadata) }
 }
 
 fn wire_entry(entry: eraftpb::Entry, is_proposal: bool) -> raftpb::Entry {
@@ -470,11 +474,8 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_named_not_stepped() {
-        let metadata = raftpb::SnapshotMetadata { index: Some(9), term: Some(3), conf_state: None };
-        let snapshot = Some(raftpb::Snapshot { data: None, metadata: Some(metadata) });
-        let message = raftpb::Message { snapshot, ..message(Wire::MsgSnap, 5) };
-        assert_eq!(incoming(message, 1, &Limits::default()), Ok(Incoming::Snapshot { from: 2, index: 9 }));
+    fn a_snapshot_without_its_database_is_refused() {
+        check(message(Wire::MsgSnap, 5), Err(Rejected::Snapshot("it came without its database")));
     }
 
     /// Captured from an etcd 3.7.3 leader: type, to, from, term, logTerm, index, commit; zeros included.

@@ -157,9 +157,9 @@ pub enum NodeFault {
         /// Why raft-rs refused it.
         source: Arc<raft::Error>,
     },
-    /// raft-rs took a snapshot from a peer. Peers' messages with one are dropped before.
-    #[error("raft: a snapshot from a peer passed the checks")]
-    Snapshot,
+    /// raft-rs goes on from a snapshot whose state this member does not have.
+    #[error("raft: the state of the snapshot at index {0} is not there")]
+    NoState(Index),
     /// A thread that flushes or applies ended early.
     #[error("engine: the thread for long work is gone")]
     ThreadGone,

@@ -1,10 +1,10 @@
 //! The node's interface for tasks of the runtime. Nothing blocks: requests are queued, and a task hands them over
 //! (`tasks`).
 
-use crate::convert::incoming;
+use crate::convert::{Rejected, incoming};
 use crate::core::Proposal;
 use crate::lessor::Lessor;
-use crate::member::Control;
+use crate::member::{Control, Install};
 use crate::meters::PeerDrop;
 use crate::pending::{PendingRequests, Undelivered};
 use crate::queues::{Channels, Inbox, Outbox, Reply};
@@ -12,9 +12,10 @@ use crate::room::Room;
 use crate::status::StatusCells;
 use crate::waiters::Waiter;
 use crate::{
-    Leadership, Options, Outbound, PeerProgress, ProposeError, ReadError, RequestIds, Status, TransferError,
+    Leadership, Options, Outbound, PeerProgress, ProposeError, ReadError, RequestIds, SnapshotHead, Status,
+    TransferError,
 };
-use machine::{Answer as _, Command, Request, Response};
+use machine::{Answer as _, Command, Machine, Request, Response};
 use prost::Message as _;
 use proto::raftpb;
 use std::sync::{Arc, Mutex};
@@ -144,13 +145,20 @@ impl Handle {
                 return;
             }
         };
-        match self.shared.ask(|pending| pending.deliver(Instant::now(), checked)) {
-            Ok(()) => {}
-            Err(Undelivered::Full) => self.shared.meters.peer_dropped(PeerDrop::Full),
-            Err(Undelivered::Snapshot { index }) => slog::warn!(self.shared.log,
-                "snapshots from peers are not supported yet: dropped one";
-                "from" => format!("{from:x}"), "index" => index),
+        if let Err(Undelivered) = self.shared.ask(|pending| pending.deliver(Instant::now(), checked)) {
+            self.shared.meters.peer_dropped(PeerDrop::Full);
         }
+    }
+
+    /// Checks the head of a leader's snapshot, before its database is read.
+    pub fn check_snapshot(&self, message: &raftpb::Message) -> Result<SnapshotHead, Rejected> {
+        SnapshotHead::of(message, self.shared.options.member)
+    }
+
+    /// Goes on from a leader's snapshot: the state was opened on an engine that is durable. Whether raft took it is seen
+    /// by the applied index; if not, because this member has come further by itself, the state is dropped.
+    pub fn install(&self, head: SnapshotHead, state: Machine) {
+        self.shared.control(Control::Install(Box::new(Install::new(head, state))));
     }
 
     /// Reports that messages to this member are not delivered.

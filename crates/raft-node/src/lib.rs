@@ -24,15 +24,17 @@
 //! * The log's bytes are etcd's. Membership changes never pass raft-rs's own decoder, whose numbers differ.
 //! * A waiter is found by the request ID in its entry. Nothing passed to raft is ever proposed again.
 //! * Revokes and checkpoints of leases are logged by the leader of the term that decided them, or by nobody.
+//! * A member that gets a leader's snapshot has its old state until the log says that it goes on from the new one.
 //! * A refusal goes to the client; a [`NodeFault`] ends the consensus thread, fails all waiters and must end the
 //!   process.
 //!
-//! Not here: snapshots between members (a `MsgSnap` is refused by name in the log, and the raft log is kept for lagging
-//! members instead), joint membership changes, authorisation, HTTP.
+//! Not here: how a snapshot's database is made, sent and read (the composer, `snapshot`, `transport`), joint membership
+//! changes, authorisation, HTTP.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bootstrap;
+mod conf;
 pub mod convert;
 pub mod core;
 mod error;
@@ -51,6 +53,7 @@ mod queues;
 mod renewal;
 mod request_id;
 pub mod room;
+mod snapshot;
 mod status;
 mod tasks;
 mod thread;
@@ -66,5 +69,6 @@ pub use meters::Meters;
 pub use options::{Asked, LeaseStatus, Options, Outbound};
 pub use renewal::{RenewalStep, Renewing};
 pub use request_id::RequestIds;
+pub use snapshot::SnapshotHead;
 pub use status::Status;
 pub use thread::start;

@@ -67,15 +67,16 @@ pub struct Limits {
     pub read_attempts: usize,
     /// A read without an answer is retried with a new context after this long (etcd's `readIndexRetryTime`).
     pub read_retry: Duration,
-    /// Members behind the log's start that are remembered as reported; with more, some are reported again.
-    pub lagging_reported: usize,
     /// Log bytes after which the engine is flushed, to keep replay after a crash short.
     pub flush_log_bytes: u64,
+    /// Entries after which the engine is flushed, whatever their bytes (`--snapshot-count`, if it is given).
+    pub flush_entries: u64,
     /// The longest time between flushes while entries are applied.
     pub flush_every: Duration,
     /// Entries kept behind the flushed index for slow followers (etcd's `DefaultSnapshotCatchUpEntries`).
     pub keep_entries: u64,
-    /// Log kept beyond [`Limits::keep_entries`] for lagging members, in units of [`Limits::flush_log_bytes`].
+    /// Log kept beyond [`Limits::keep_entries`] for lagging members, in units of [`Limits::flush_log_bytes`]: 1 GiB of
+    /// log is sooner read than most databases. None if `--snapshot-catchup-entries` is given, which says how much.
     pub keep_lagging_steps: usize,
     /// How often the runtime's task yields before it hands over proposals, so that requests read in the same turn go together.
     pub gather_yields: usize,
@@ -123,8 +124,8 @@ impl Default for Limits {
             peer_reads: 4_096,
             read_attempts: 32,
             read_retry: Duration::from_millis(500),
-            lagging_reported: 64,
             flush_log_bytes: 64 << 20,
+            flush_entries: u64::MAX,
             flush_every: Duration::from_mins(1),
             keep_entries: 5_000,
             keep_lagging_steps: 16,

@@ -10,6 +10,7 @@ use prometheus::{
     exponential_buckets,
 };
 use proto::etcdserverpb::{TxnResponse, response_op};
+use proto::walpb;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use types::{Entry, HardState, Index, Term};
 use wal::WalError;
@@ -259,6 +260,10 @@ impl<L: Log> Log for TimedLog<L> {
         let written = self.log.written_bytes() - before;
         self.meters.written_bytes.add(i64::try_from(written).unwrap_or(i64::MAX));
         result
+    }
+
+    fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
+        self.log.save_snapshot(snapshot)
     }
 
     fn sync(&mut self) -> Result<(), WalError> {

@@ -2,12 +2,12 @@
 
 use crate::{LeaseError, Limits};
 use bytes::Bytes;
-use machine::Membership;
+use machine::{Machine, Membership};
 use proto::raftpb;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use types::LeaseId;
+use types::{Index, LeaseId};
 
 /// The options of a node. Times must be equal on all members.
 #[derive(Clone, Debug)]
@@ -76,6 +76,10 @@ pub type Asked<T> = Pin<Box<dyn Future<Output = Result<T, LeaseError>> + Send>>;
 pub trait Outbound: Send + Sync + 'static {
     /// Sends messages, in order for each receiver. Drops are reported with [`crate::Handle::report_unreachable`].
     fn send(&self, messages: Vec<raftpb::Message>);
+
+    /// The state is that of a leader's snapshot at this index now, also after a restart: older ones may be removed. To
+    /// drop the former machine may take long.
+    fn installed(&self, _index: Index, _former: Machine) {}
 
     /// The members changed: add, move and remove peers.
     fn members_changed(&self, membership: Arc<Membership>);

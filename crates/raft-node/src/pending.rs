@@ -23,17 +23,9 @@ pub trait Replies {
     type Transfer;
 }
 
-/// Why a peer's message was not queued.
+/// There is no room for a peer's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undelivered {
-    /// There is no room for it.
-    Full,
-    /// Snapshots from peers are not supported yet.
-    Snapshot {
-        /// The last index it covers.
-        index: u64,
-    },
-}
+pub struct Undelivered;
 
 #[derive(Debug)]
 struct Round<T> {
@@ -180,7 +172,7 @@ impl<R: Replies> PendingRequests<R> {
             _ if self.ended.is_some() => {}
             Incoming::Step(checked) => {
                 if self.message_room.is_full() {
-                    return Err(Undelivered::Full);
+                    return Err(Undelivered);
                 }
                 let permit = self.message_room.take(checked.bytes());
                 self.gathered.messages.push((checked, Some(permit)));
@@ -189,14 +181,13 @@ impl<R: Replies> PendingRequests<R> {
                 let deadline = now + left.map_or(self.timeout, |left| left.min(self.timeout));
                 for (kind, data) in entries {
                     if self.proposal_room.is_full() {
-                        return Err(Undelivered::Full);
+                        return Err(Undelivered);
                     }
                     let permit = Some(self.proposal_room.take(data.len()));
                     let proposal = Proposal { permit, ..Proposal::forwarded(kind, data, deadline, hops) };
                     self.gathered.proposals.push(proposal);
                 }
             }
-            Incoming::Snapshot { index, .. } => return Err(Undelivered::Snapshot { index }),
         }
         Ok(())
     }
@@ -310,12 +301,10 @@ mod tests {
         let mut pending = pending(Limits { inbox_entries: 2, inbox_messages: 1, ..Limits::default() });
         let entries = vec![(EntryKind::Normal, "a".into()); 3];
         let forwarded = Incoming::Proposals(Forwarded { hops: 1, left: None, entries });
-        assert_eq!(pending.deliver(Instant::now(), forwarded), Err(Undelivered::Full));
+        assert_eq!(pending.deliver(Instant::now(), forwarded), Err(Undelivered));
         let mut batch = Batch::default();
         pending.take(&mut batch);
         assert_eq!(batch.proposals.len(), 2);
-        let snapshot = Incoming::Snapshot { from: 2, index: 9 };
-        assert_eq!(pending.deliver(Instant::now(), snapshot), Err(Undelivered::Snapshot { index: 9 }));
     }
 
     #[test]

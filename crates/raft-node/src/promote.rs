@@ -74,8 +74,13 @@ mod tests {
 
     /// Leader 1 at 1,000, voter 2, learner 9 at `learner`; `started` voters have a name.
     fn checked(member: u64, learner: u64, started: u64) -> String {
-        let progress =
-            |member, matched| PeerProgress { member, matched, active: true, is_learner: member == 9 };
+        let progress = |member, matched| PeerProgress {
+            member,
+            matched,
+            active: true,
+            is_learner: member == 9,
+            snapshot: 0,
+        };
         let peers = [progress(1, 1_000), progress(2, 1_000), progress(9, learner)];
         let mut membership = Membership::default();
         for id in [1, 2, 9] {

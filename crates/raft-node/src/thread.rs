@@ -13,7 +13,6 @@ use crate::{
     Handle, Leadership, Meters, NodeFault, Options, Outbound, PeerProgress, ProposeError, RequestIds,
     StartError,
 };
-use engine::Engine;
 use machine::{Machine, Membership};
 use proto::raftpb;
 use std::convert::Infallible;
@@ -24,17 +23,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
-use types::lock;
+use types::{Index, lock};
 use wal::{Disk, Wal};
 
 /// Starts a node, inside a tokio runtime. `wal` is the opened log (of a new cluster: with
-/// [`crate::bootstrap::first_log`] appended and synced), `machine` was opened on `engine`. The thread ends after
-/// [`Handle::stop`], after this member's removal, or with a fault, upon which the process must end.
+/// [`crate::bootstrap::first_log`] appended and synced). The thread ends after [`Handle::stop`], after this member's
+/// removal, or with a fault, upon which the process must end.
 pub fn start<D: Disk>(
     options: Options,
     wal: Wal<D>,
     machine: Machine,
-    engine: Arc<dyn Engine>,
     outbound: Arc<dyn Outbound>,
     log: slog::Logger,
 ) -> Result<(Handle, JoinHandle<Result<(), NodeFault>>), StartError>
@@ -76,8 +74,8 @@ where
     });
     let wal = Box::new(TimedLog::new(wal, meters));
     let member = Member::new(options, now, unix_millis, wal, machine, parts)?;
-    let helpers = Helpers::start(&engine, &shared).map_err(StartError::Thread)?;
-    let process = Process { shared: Arc::clone(&shared), engine, helpers };
+    let helpers = Helpers::start(&shared).map_err(StartError::Thread)?;
+    let process = Process { shared: Arc::clone(&shared), helpers };
     let thread = std::thread::Builder::new()
         .name("consensus".to_owned())
         .spawn(move || process.main(member))
@@ -93,9 +91,9 @@ struct Helpers {
 }
 
 impl Helpers {
-    fn start(engine: &Arc<dyn Engine>, shared: &Arc<Shared>) -> std::io::Result<Self> {
-        let (flush, _flushing) = helper("engine-flush", engine, shared)?;
-        let (apply, applying) = helper("apply", engine, shared)?;
+    fn start(shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let (flush, _flushing) = helper("engine-flush", shared)?;
+        let (apply, applying) = helper("apply", shared)?;
         Ok(Self { flush, apply, applying })
     }
 
@@ -107,28 +105,23 @@ impl Helpers {
     }
 }
 
-fn helper(
-    name: &str,
-    engine: &Arc<dyn Engine>,
-    shared: &Arc<Shared>,
-) -> std::io::Result<(SyncSender<Job>, JoinHandle<()>)> {
+fn helper(name: &str, shared: &Arc<Shared>) -> std::io::Result<(SyncSender<Job>, JoinHandle<()>)> {
     let (jobs, todo) = sync_channel(1);
-    let (engine, shared) = (Arc::clone(engine), Arc::clone(shared));
+    let shared = Arc::clone(shared);
     let thread = std::thread::Builder::new().name(name.to_owned());
-    Ok((jobs, thread.spawn(move || work(&*engine, &todo, &shared))?))
+    Ok((jobs, thread.spawn(move || work(&todo, &shared))?))
 }
 
-fn work(engine: &dyn Engine, todo: &Receiver<Job>, shared: &Shared) {
+fn work(todo: &Receiver<Job>, shared: &Shared) {
     while let Ok(job) = todo.recv() {
         // Not through the runtime, which may be busy.
-        let controls = vec![job.run(engine, Instant::now)];
+        let controls = vec![job.run(Instant::now)];
         shared.inbox.hand_over(&mut Batch { controls, ..Batch::default() });
     }
 }
 
 struct Process {
     shared: Arc<Shared>,
-    engine: Arc<dyn Engine>,
     helpers: Helpers,
 }
 
@@ -163,7 +156,7 @@ impl Process {
         member.finish(&mut self).map_err(fault)?;
         self.helpers.finish();
         // Nothing more will be applied: after a last flush, the next start has nothing to replay.
-        Ok(self.engine.flush()?)
+        Ok(self.shared.machine.flush()?)
     }
 
     fn park_until(&self, at: Instant, batch: &mut Batch) {
@@ -190,6 +183,11 @@ impl World for Process {
         Instant::now()
     }
 
+    fn installed(&mut self, index: Index, former: Machine) -> Result<(), Infallible> {
+        self.shared.outbound.installed(index, former);
+        Ok(())
+    }
+
     fn send(&mut self, messages: Vec<raftpb::Message>) -> Result<(), Infallible> {
         self.shared.outbound.send(messages);
         Ok(())
@@ -202,7 +200,7 @@ impl World for Process {
 
     fn start(&mut self, job: Job) -> Result<(), Job> {
         let helper = match job {
-            Job::Flush(_) => &self.helpers.flush,
+            Job::Flush(..) => &self.helpers.flush,
             Job::Apply(_) => &self.helpers.apply,
             Job::Deadlines(_) => return self.start_alone(job),
         };
@@ -239,10 +237,10 @@ impl Process {
     /// Runs a job on a thread of its own, which is rare: only a new leader needs it.
     fn start_alone(&self, job: Job) -> Result<(), Job> {
         let job = Arc::new(Mutex::new(Some(job)));
-        let (own, shared, engine) = (Arc::clone(&job), Arc::clone(&self.shared), Arc::clone(&self.engine));
+        let (own, shared) = (Arc::clone(&job), Arc::clone(&self.shared));
         let run = move || {
             if let Some(job) = lock(&own).take() {
-                shared.control(job.run(&*engine, Instant::now));
+                shared.control(job.run(Instant::now));
             }
         };
         let thread = std::thread::Builder::new().name("lease-deadlines".to_owned()).spawn(run);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says so by failing")]
 
-use engine::{Engine, MemoryEngine};
+use engine::{Engine as _, MemoryEngine};
 use machine::{Answer as _, Machine, Member, Membership, Rows, Settings};
 use proto::{etcdserverpb as pb, raftpb};
 use raft_node::{
@@ -48,11 +48,9 @@ impl Disks {
 
     fn start(&self, options: Options) -> (Handle, JoinHandle<Result<(), NodeFault>>) {
         let (wal, _) = Wal::open(self.log.clone()).unwrap();
-        let engine: Arc<dyn Engine> = self.engine.clone();
-        let settings = Settings::new(MEMBER, 2);
-        let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
+        let machine = Machine::open(self.engine.clone(), Settings::new(MEMBER, 2)).unwrap();
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        raft_node::start(options, wal, machine, engine, Arc::new(Nowhere), log).unwrap()
+        raft_node::start(options, wal, machine, Arc::new(Nowhere), log).unwrap()
     }
 }
 

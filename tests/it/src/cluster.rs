@@ -12,9 +12,6 @@ use tempfile::TempDir;
 
 use crate::{Addresses, Client, Member, etcd_binary, power::Disk, server_binary};
 
-/// A follower that lags is to get entries, not a snapshot: etcd keeps this many of them in memory.
-const CATCH_UP: &str = "--snapshot-catchup-entries=1000000";
-
 /// How to start a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -50,7 +47,7 @@ impl Options {
             binary: None,
             folder: None,
             etcd: Vec::new(),
-            etcd_flags: vec![CATCH_UP.to_owned()],
+            etcd_flags: Vec::new(),
             indirect: false,
             power: false,
         }

@@ -72,7 +72,10 @@ impl Core {
         translated.set_change_type(kind);
         translated.node_id = change.node;
         match self.node.apply_conf_change(&translated) {
-            Ok(_) => Ok(()),
+            Ok(conf) => {
+                self.node.mut_store().members_changed(conf);
+                Ok(())
+            }
             Err(error) => Err(NodeFault::Change { index: outcome.index, source: Arc::new(error) }),
         }
     }

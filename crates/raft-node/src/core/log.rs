@@ -5,12 +5,14 @@
 //!   wal:  |--------------------------|================|      cache: empty, or ends at the last index, as the log does
 //! ```
 
+use crate::conf::raft_conf;
 use crate::convert::{log_entry_ref, raft_entry};
 use crate::limits::Limits;
+use proto::walpb;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use types::{ConfState, Entry, HardState, Index, Term};
 use wal::{Disk, Wal, WalError};
 
@@ -18,6 +20,8 @@ use wal::{Disk, Wal, WalError};
 pub trait Log: Send {
     /// Writes entries and the hard state in one write. Entries may replace a suffix.
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError>;
+    /// Records a snapshot, durably. It replaces what it is ahead of, once a hard state commits it.
+    fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError>;
     /// Makes written data durable; no effect if nothing needs it.
     fn sync(&mut self) -> Result<(), WalError>;
     /// Makes everything written durable, including the commit index: for an orderly end.
@@ -52,6 +56,9 @@ where
 {
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
         Wal::append(self, entries, hard_state)
+    }
+    fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
+        Wal::save_snapshot(self, snapshot)
     }
     fn sync(&mut self) -> Result<(), WalError> {
         Wal::sync(self)
@@ -91,16 +98,14 @@ pub(crate) struct LogStore {
     cache_bytes: usize,
     cache_bytes_max: usize,
     start: RaftState,
+    /// What was applied last, and the members then: a snapshot made from now on includes it.
+    applied: eraftpb::SnapshotMetadata,
     /// Payload bytes written since the start: flushes are scheduled by them.
     written_bytes: u64,
-    /// Members that need released entries, each with the log's start when it was reported. raft-rs asks with `&self`.
-    lagging: RefCell<BTreeMap<u64, Index>>,
     /// A failed read. raft-rs is given nothing, since it would panic or take a member for lagging: check this first.
     fault: RefCell<Option<WalError>>,
-    lagging_max: usize,
     /// Bytes read at a time when payloads are dropped at once.
     page_bytes: u64,
-    logger: slog::Logger,
 }
 
 impl LogStore {
@@ -108,28 +113,49 @@ impl LogStore {
     pub(super) fn new(
         log: Box<dyn Log>,
         hard_state: HardState,
+        applied: Index,
         conf: &ConfState,
         limits: &Limits,
-        logger: slog::Logger,
     ) -> Self {
         let mut hs = eraftpb::HardState::default();
         (hs.term, hs.vote, hs.commit) = (hard_state.term, hard_state.vote, hard_state.commit);
-        let mut cs = eraftpb::ConfState::default();
-        cs.set_voters(conf.voters.clone());
-        cs.set_learners(conf.learners.clone());
+        let cs = raft_conf(conf.voters.clone(), conf.learners.clone());
+        let mut applied_at = eraftpb::SnapshotMetadata { index: applied, ..Default::default() };
+        applied_at.set_conf_state(cs.clone());
         Self {
             log,
             cache: VecDeque::new(),
             cache_bytes: 0,
             cache_bytes_max: limits.cache_bytes,
             start: RaftState::new(hs, cs),
+            applied: applied_at,
             written_bytes: 0,
-            lagging: RefCell::default(),
             fault: RefCell::default(),
-            lagging_max: limits.lagging_reported.max(1),
             page_bytes: limits.group_bytes,
-            logger,
         }
+    }
+
+    /// These are the members as of what is applied next.
+    pub(super) fn members_changed(&mut self, conf: eraftpb::ConfState) {
+        self.applied.set_conf_state(conf);
+    }
+
+    /// The machine has applied up to this index.
+    pub(super) fn applied(&mut self, index: Index) {
+        self.applied.index = index;
+    }
+
+    /// Goes on from a snapshot, whose state is durable: records it and the hard state that commits it.
+    pub(super) fn install(
+        &mut self,
+        snapshot: &walpb::Snapshot,
+        hard_state: &HardState,
+    ) -> Result<(), WalError> {
+        self.log.save_snapshot(snapshot)?;
+        self.log.append(&[], Some(hard_state))?;
+        self.cache.clear();
+        self.cache_bytes = 0;
+        Ok(())
     }
 
     pub(super) fn log(&self) -> &dyn Log {
@@ -279,20 +305,17 @@ impl Storage for LogStore {
         Ok(self.log.last_index())
     }
 
-    /// There are no snapshots between members yet: the log is kept for lagging ones. raft-rs asks again with every
-    /// heartbeat response; one log line names the member left behind.
-    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
-        let first = self.log.first_index();
-        let mut lagging = self.lagging.borrow_mut();
-        if lagging.len() >= self.lagging_max && !lagging.contains_key(&to) {
-            lagging.clear();
-        }
-        if lagging.insert(to, first) != Some(first) {
-            slog::warn!(self.logger, "a member lags behind the log's start, and snapshots between members are not \
-                supported yet: it stays behind until it is removed and added again";
-                "member" => format!("{to:x}"), "first-index" => first);
-        }
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    /// What a snapshot made now includes at least. It is made, and sent, elsewhere; the one that is sent may include more.
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+        let mut metadata = self.applied.clone();
+        // Before anything was applied, there is nothing that a log could lack.
+        let (Ok(term), 1..) = (self.term(metadata.index), metadata.index) else {
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        };
+        metadata.term = term;
+        let mut snapshot = eraftpb::Snapshot::default();
+        snapshot.set_metadata(metadata);
+        Ok(snapshot)
     }
 }
 
@@ -309,6 +332,9 @@ mod tests {
     impl Log for Paged {
         fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
             self.0.append(entries, hard_state)
+        }
+        fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
+            self.0.save_snapshot(snapshot)
         }
         fn sync(&mut self) -> Result<(), WalError> {
             self.0.sync()
@@ -341,9 +367,7 @@ mod tests {
         let most = Arc::default();
         let log = Paged(Wal::create(MemDisk::new(), b"whose").unwrap(), Arc::clone(&most));
         let limits = Limits { group_bytes: 2_000, cache_bytes: 5_000, ..Limits::default() };
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut store =
-            LogStore::new(Box::new(log), HardState::default(), &ConfState::default(), &limits, logger);
+        let mut store = LogStore::new(Box::new(log), HardState::default(), 0, &ConfState::default(), &limits);
         let kind = |index| if index % 10 == 0 { EntryKind::ConfChange } else { EntryKind::Normal };
         for index in 1..=100 {
             let entry = raft_entry(kind(index), 1, index, vec![7; 900].into());
@@ -360,15 +384,28 @@ mod tests {
     }
 
     #[test]
-    fn members_that_were_told_of_as_lagging_do_not_fill_the_memory() {
+    fn a_snapshot_is_what_was_applied_and_the_log_goes_on_from_one() {
         let log = Wal::create(MemDisk::new(), b"whose").unwrap();
-        let limits = Limits { lagging_reported: 3, ..Limits::default() };
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let store =
-            LogStore::new(Box::new(log), HardState::default(), &ConfState::default(), &limits, logger);
-        for member in 0..100 {
-            assert!(store.snapshot(1, member).is_err());
-            assert!(store.lagging.borrow().len() <= 3);
+        let conf = ConfState { voters: vec![1, 2], learners: vec![3] };
+        let mut store = LogStore::new(Box::new(log), HardState::default(), 0, &conf, &Limits::default());
+        assert!(store.snapshot(0, 2).is_err(), "of nothing");
+        for index in 1..=5 {
+            let entry = raft_entry(EntryKind::Normal, 4, index, vec![7; 9].into());
+            store.append(vec![entry], None).unwrap();
         }
+        store.members_changed(raft_conf(vec![1], vec![]));
+        store.applied(3);
+        let made = store.snapshot(0, 2).unwrap();
+        let metadata = made.get_metadata();
+        assert_eq!((metadata.index, metadata.term, &metadata.get_conf_state().voters[..]), (3, 4, &[1][..]));
+
+        let conf_state = Some(proto::raftpb::ConfState { voters: vec![1, 2], ..Default::default() });
+        let snapshot = walpb::Snapshot { index: Some(9), term: Some(6), conf_state };
+        store.install(&snapshot, &HardState { term: 7, vote: 0, commit: 9 }).unwrap();
+        assert_eq!((store.first_index().unwrap(), store.last_index().unwrap()), (10, 9));
+        assert_eq!((store.term(9).unwrap(), store.term(8).is_err(), store.term(5).is_err()), (6, true, true));
+        store.append(vec![raft_entry(EntryKind::Normal, 7, 10, "x".into())], None).unwrap();
+        let context = GetEntriesContext::empty(false);
+        assert_eq!(store.entries(10, 11, None, context).unwrap().len(), 1);
     }
 }

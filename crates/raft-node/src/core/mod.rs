@@ -7,6 +7,7 @@ mod log;
 mod pending_revokes;
 mod propose;
 mod reads;
+mod snapshot;
 mod state;
 
 pub use log::Log;
@@ -16,7 +17,7 @@ pub use state::{Leadership, PeerProgress};
 
 use crate::convert::{Checked, log_entry, outgoing};
 use crate::limits::Limits;
-use crate::{NodeFault, ProposeError, RequestIds, StartError};
+use crate::{NodeFault, ProposeError, RequestIds, SnapshotHead, StartError};
 use log::LogStore;
 use machine::Outcome;
 use pending_revokes::PendingRevokes;
@@ -75,6 +76,8 @@ pub enum Input {
     Read(u64),
     /// Messages to this member are not delivered.
     Unreachable(u64),
+    /// A leader's snapshot, whose state is durable and at hand.
+    Snapshot(SnapshotHead),
     /// A snapshot was sent to this member, or failed.
     SnapshotDone {
         /// The receiving member's ID.
@@ -118,6 +121,8 @@ pub struct Work {
 pub struct Persisted {
     /// Send now: they promise what is durable.
     pub messages: Vec<raftpb::Message>,
+    /// The log goes on from the snapshot that was stepped: its state replaces the machine's before anything is applied.
+    pub installed: Option<Index>,
     /// Apply now, in order.
     pub committed: Vec<Entry>,
 }
@@ -185,7 +190,7 @@ impl Core {
             max_committed_size_per_ready: limits.group_bytes,
             ..Config::default()
         };
-        let store = LogStore::new(log, hard_state, &settings.conf, &limits, logger.clone());
+        let store = LogStore::new(log, hard_state, applied, &settings.conf, &limits);
         let node =
             RawNode::new(&config, store, &logger).map_err(|error| StartError::Raft(error.to_string()))?;
         let ids = RequestIds::new(settings.member, settings.unix_millis);
@@ -222,6 +227,7 @@ impl Core {
             }
             Input::Read(token) => self.reads.ask(token),
             Input::Unreachable(member) => self.node.report_unreachable(member),
+            Input::Snapshot(head) => self.step_snapshot(head),
             Input::SnapshotDone { member, ok } => {
                 let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.node.report_snapshot(member, status);
@@ -264,9 +270,7 @@ impl Core {
     /// Writes and syncs the work.
     pub fn persist(&mut self, work: Work) -> Result<Persisted, NodeFault> {
         let mut ready = work.ready;
-        if !ready.snapshot().is_empty() {
-            return Err(NodeFault::Snapshot);
-        }
+        let installed = self.install(&ready)?;
         let must_sync = ready.must_sync();
         let entries = ready.take_entries();
         // A commit index alone is not worth a write: it is written with the next entries, or by `settle`.
@@ -301,6 +305,7 @@ impl Core {
         self.term_began |= committed.iter().any(|entry| entry.data.is_empty());
         Ok(Persisted {
             messages: held.into_iter().chain(messages.into_iter().filter_map(outgoing)).collect(),
+            installed,
             committed: committed.into_iter().map(log_entry).collect(),
         })
     }
@@ -328,6 +333,7 @@ impl Core {
             return Ok(());
         }
         self.node.advance_apply_to(index);
+        self.node.mut_store().applied(index);
         if std::mem::take(&mut self.term_began) {
             self.reads.retry_now(now);
         }

@@ -1,7 +1,7 @@
 //! Queries of raft's state.
 
 use super::Core;
-use raft::StateRole;
+use raft::{ProgressState, StateRole};
 use types::{ConfState, Index};
 
 /// Who leads, for subscribers to changes.
@@ -26,6 +26,8 @@ pub struct PeerProgress {
     pub active: bool,
     /// Whether it is a learner, without a vote.
     pub is_learner: bool,
+    /// The index of the snapshot that it is being sent; 0 = none.
+    pub snapshot: Index,
 }
 
 impl Core {
@@ -85,6 +87,7 @@ impl Core {
                 matched: pr.matched,
                 active: pr.recent_active || *id == self.node.raft.id,
                 is_learner: learners.contains(id),
+                snapshot: if pr.state == ProgressState::Snapshot { pr.pending_snapshot } else { 0 },
             })
             .collect()
     }

@@ -64,6 +64,14 @@ impl Applier {
         self.applied
     }
 
+    /// Goes on from another state, later than everything committed so far; returns the former one.
+    pub(super) fn replace(&mut self, state: Machine) -> Result<Machine, NodeFault> {
+        let index = state.applied().0;
+        let former = self.machine.as_mut().ok_or(NodeFault::ThreadGone)?.replace(state)?;
+        (self.committed, self.applied, self.backlog_bytes) = (index, index, 0);
+        Ok(former)
+    }
+
     fn is_behind(&self) -> bool {
         self.applied < self.committed
     }

@@ -1,5 +1,6 @@
 //! The inputs of a member's next turn.
 
+use super::install::Install;
 use super::jobs::AppliedGroup;
 use crate::NodeFault;
 use crate::convert::Checked;
@@ -20,6 +21,8 @@ pub enum Control {
         /// Whether it was delivered.
         ok: bool,
     },
+    /// A leader's snapshot has arrived, and is to be the state from now on.
+    Install(Box<Install>),
     /// Transfer leadership to a member, 0 = the best one; ends with [`super::Done::Transferred`].
     Transfer {
         /// The request's own ID.

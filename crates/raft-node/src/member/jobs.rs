@@ -2,20 +2,19 @@
 
 use super::inbox::Control;
 use crate::NodeFault;
-use engine::Engine;
 use lease::{Deadlines, Pace};
 use machine::{Machine, Outcome};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use types::mutant::{Mutant, is};
 use types::{Entry, Index, Term};
 
 /// A job for another thread. Its result is a control in a later turn.
-#[derive(Debug)]
 pub enum Job {
-    /// Flush the engine; it has applied up to this index.
-    Flush(Index),
+    /// Flush the engine that these readers see; it has applied up to this index.
+    Flush(Index, Arc<machine::Shared>),
     /// Apply a group, or a first part of it.
     Apply(Box<ApplyJob>),
     /// Build the deadlines of a new leader's leases.
@@ -47,10 +46,12 @@ pub struct DeadlinesJob {
 
 impl Job {
     /// Runs the job. `now` reads the clock. A panic becomes a fault.
-    pub fn run(self, engine: &dyn Engine, now: impl Fn() -> Instant) -> Control {
+    pub fn run(self, now: impl Fn() -> Instant) -> Control {
         let run = AssertUnwindSafe(|| match self {
-            Self::Flush(index) if is(Mutant::SkipFlush) => Control::Flushed(Ok(index)),
-            Self::Flush(index) => Control::Flushed(engine.flush().map(|()| index).map_err(NodeFault::from)),
+            Self::Flush(index, _) if is(Mutant::SkipFlush) => Control::Flushed(Ok(index)),
+            Self::Flush(index, shared) => {
+                Control::Flushed(shared.flush().map(|()| index).map_err(NodeFault::from))
+            }
             Self::Apply(job) => Control::Applied(Box::new(job.apply(now))),
             Self::Deadlines(building) => Control::Deadlines(Box::new(building.build())),
         });
@@ -82,6 +83,16 @@ impl AppliedGroup {
 impl DeadlinesJob {
     pub(super) fn build(&self) -> Deadlines {
         Deadlines::new(self.pace, self.now, self.term, self.leases.iter().copied())
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flush(index, _) => f.debug_tuple("Flush").field(index).finish(),
+            Self::Apply(job) => job.fmt(f),
+            Self::Deadlines(job) => job.fmt(f),
+        }
     }
 }
 

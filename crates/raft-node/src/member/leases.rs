@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_follower_that_stays_behind_slows_the_end_of_leases_and_does_not_stop_it() {
-        let peer = |matched, is_learner| PeerProgress { member: 2, matched, active: true, is_learner };
+        let peer =
+            |matched, is_learner| PeerProgress { member: 2, matched, active: true, is_learner, snapshot: 0 };
         let lag_max = 10;
         let last = lag_max + 100;
         let check = |peers: &[PeerProgress], expected: [bool; 3]| {

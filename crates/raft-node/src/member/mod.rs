@@ -12,6 +12,7 @@
 mod apply;
 mod background;
 mod inbox;
+mod install;
 mod jobs;
 mod leases;
 mod queue;
@@ -20,6 +21,7 @@ mod transfer;
 mod world;
 
 pub use inbox::{Batch, Control};
+pub use install::Install;
 pub use jobs::{AppliedGroup, ApplyJob, DeadlinesJob, Job};
 pub use world::{Done, MemberStatus, Step, Stop, World};
 
@@ -79,6 +81,10 @@ pub struct Member {
     leases: LeaseState,
     background: Background,
     transfer: Option<Transfer>,
+    /// A leader's snapshot that waits to be stepped.
+    arrived: Option<Install>,
+    /// The state of the one that raft goes on from, until the log says so.
+    installing: Option<Machine>,
     next_tick: Instant,
     done: Vec<Done>,
     ids: Arc<RequestIds>,
@@ -127,6 +133,8 @@ impl Member {
             queue: Queue::default(),
             leases: LeaseState::default(),
             transfer: None,
+            arrived: None,
+            installing: None,
             done: Vec::new(),
             ids,
             lessor,
@@ -176,6 +184,7 @@ impl Member {
         let now = world.now();
         self.applier.begin_turn();
         self.take(now, batch, world)?;
+        self.step_arrived(now, world)?;
         self.tick(now, world);
         self.propose(now);
         self.keep_leases(now)?;
@@ -243,6 +252,7 @@ impl Member {
         match control {
             Control::SnapshotDone { member, ok } => self.core.step(now, Input::SnapshotDone { member, ok }),
             Control::AdvanceTicks(ticks) => (0..ticks).for_each(|_| self.core.step(now, Input::Tick)),
+            Control::Install(install) => self.arrived(*install),
             Control::Transfer { id, to, deadline } => self.transfer(now, Transfer { id, to, deadline }),
             Control::ProposeInTerm { term, proposal } => {
                 self.core.step(now, Input::ProposeInTerm(term, vec![proposal]));
@@ -319,6 +329,10 @@ impl Member {
             self.at(Step::BeforeWrite, world)?;
             let persisted = self.core.persist(work)?;
             self.at(Step::Synced, world)?;
+            // Before it is acknowledged: a leader that knows may ask for a read at once.
+            if let Some(index) = persisted.installed {
+                self.installed(now, index, world)?;
+            }
             Self::send(persisted.messages, world)?;
             self.committed(now, persisted.committed, world)?;
         }

@@ -36,6 +36,8 @@ pub enum Step {
     BeforeApply,
     /// After the engine was flushed and the log behind it released.
     Flushed,
+    /// After a leader's snapshot became the state.
+    Installed,
 }
 
 /// A result for a waiter.
@@ -99,7 +101,11 @@ pub trait World {
         Ok(())
     }
 
-    /// Sends messages to peers, in order for each of them.
+    /// The state at this index, of a leader's snapshot, is the one from now on, also after a restart: older ones may be
+    /// removed. To drop the former machine may take long.
+    fn installed(&mut self, index: Index, former: Machine) -> Result<(), Self::Halt>;
+
+    /// Sends messages to peers, in order for each of them. A `MsgSnap` asks for a snapshot that includes what it names.
     fn send(&mut self, messages: Vec<raftpb::Message>) -> Result<(), Self::Halt>;
 
     /// Passes results to their waiters; empties the vector.

@@ -174,7 +174,6 @@ fn the_smallest_limits_let_one_piece_through() {
         seen_reads: 0,
         peer_reads: 0,
         read_attempts: 0,
-        lagging_reported: 0,
         forward_hops: 0,
         ..Limits::default()
     };

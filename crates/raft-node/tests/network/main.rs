@@ -5,6 +5,7 @@
 mod limits;
 mod members;
 mod net;
+mod snapshots;
 mod strangers;
 
 use net::{ELECTION_TICKS, Net, Node};
@@ -312,30 +313,6 @@ fn a_member_that_was_away_catches_up_from_the_log() {
     net.isolate(3, false);
     net.ticks(10);
     assert!(net.has(3, "k0") && net.has(3, "k499"));
-}
-
-/// There are no snapshots between members yet: a member behind the log's start is reported once, and harms nobody.
-#[test]
-fn a_member_behind_the_logs_start_is_told_of_once_and_the_others_go_on() {
-    let mut net = Net::led_by(3, 1);
-    net.put(1, "early");
-    net.settle();
-    net.isolate(3, true);
-    // Five keys of 200 KiB fill a segment of the log.
-    for i in 0..30 {
-        net.put(1, &format!("{i}{}", "k".repeat(200 << 10)));
-        net.settle();
-    }
-    let (_, applied, _) = net.nodes[&1].core.indexes();
-    net.node(1).core.release(applied).unwrap();
-    assert!(net.nodes[&1].core.log().first_index() > 10);
-    net.isolate(3, false);
-    net.ticks(50);
-    net.put(1, "late");
-    net.settle();
-    assert_eq!(net.leader(), 1);
-    assert!(net.has(1, "late") && net.has(2, "late") && net.has(3, "early") && !net.has(3, "late"));
-    assert_eq!(net.nodes[&1].lines.with("lags behind the log's start").len(), 1);
 }
 
 /// What a leader decided by its own clock is never decided by another.

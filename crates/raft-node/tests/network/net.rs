@@ -1,16 +1,17 @@
 //! A network of cores in one thread, with its own clock: messages are delivered when the test says so.
 
-use engine::MemoryEngine;
+use engine::{Batch, Engine as _, Family, MemoryEngine};
 use machine::{Command, Machine, Member, Outcome, Settings as MachineSettings};
 use prost::Message as _;
 use proto::raftpb::MessageType;
-use proto::{etcdserverpb as pb, raftpb};
+use proto::{etcdserverpb as pb, raftpb, walpb};
 use raft_node::convert::{Forwarded, Incoming, incoming};
 use raft_node::core::{Core, CoreSettings, Dropped, Input, Log, Proposal, ReadsDone};
-use raft_node::{Limits, ProposeError, bootstrap};
+use raft_node::{Limits, ProposeError, SnapshotHead, bootstrap};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use types::{Entry, EntryKind, HardState, Index, Term};
 use wal::{MemDisk, Wal, WalError};
@@ -20,26 +21,6 @@ pub(crate) const ELECTION_TICKS: usize = 10;
 const LOG: wal::Options = wal::Options { segment_bytes: 1 << 20, ..wal::Options::DEFAULT };
 const TICK: Duration = Duration::from_millis(100);
 
-/// The members' log lines, message by message.
-#[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    pub(crate) fn with(&self, words: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(words)).cloned().collect()
-    }
-}
-
-impl slog::Drain for Lines {
-    type Ok = ();
-    type Err = slog::Never;
-
-    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
-        self.0.lock().unwrap().push(record.msg().to_string());
-        Ok(())
-    }
-}
-
 struct Counted {
     wal: Wal<MemDisk>,
     reads: Arc<AtomicUsize>,
@@ -48,6 +29,9 @@ struct Counted {
 impl Log for Counted {
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
         self.wal.append(entries, hard_state)
+    }
+    fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
+        self.wal.save_snapshot(snapshot)
     }
     fn sync(&mut self) -> Result<(), WalError> {
         self.wal.sync()
@@ -75,7 +59,6 @@ impl Log for Counted {
 
 pub(crate) struct Node {
     pub(crate) id: u64,
-    pub(crate) lines: Lines,
     pub(crate) core: Core,
     pub(crate) machine: Machine,
     pub(crate) disk: MemDisk,
@@ -87,6 +70,10 @@ pub(crate) struct Node {
     pub(crate) dropped: Vec<Dropped>,
     /// The sizes of the groups that were applied.
     pub(crate) groups: Vec<usize>,
+    /// The state of a snapshot that was stepped, and the engine it is on.
+    staged: Option<(Machine, Arc<MemoryEngine>)>,
+    /// The indexes of the snapshots that were installed.
+    pub(crate) installed: Vec<Index>,
     log_reads: Arc<AtomicUsize>,
     limits: Limits,
 }
@@ -111,14 +98,12 @@ impl Node {
             conf: machine.conf_state(),
             limits: limits.clone(),
         };
-        let lines = Lines::default();
-        let logger = slog::Logger::root(lines.clone(), slog::o!());
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
         let log_reads = Arc::default();
         let log = Counted { wal, reads: Arc::clone(&log_reads) };
         let core = Core::new(&settings, Box::new(log), logger).unwrap();
         Self {
             id,
-            lines,
             core,
             machine,
             disk,
@@ -129,6 +114,8 @@ impl Node {
             refused: Vec::new(),
             dropped: Vec::new(),
             groups: Vec::new(),
+            staged: None,
+            installed: Vec::new(),
             log_reads,
             limits: limits.clone(),
         }
@@ -136,6 +123,16 @@ impl Node {
 
     pub(crate) fn propose(&mut self, now: Instant, kind: EntryKind, id: u64, data: Vec<u8>) {
         self.waiting.push_back(Proposal::new(id, kind, data.into(), now + Duration::from_secs(7)));
+    }
+
+    /// Takes a snapshot of another member's, which is there at once.
+    pub(crate) fn receive(&mut self, now: Instant, message: &raftpb::Message, rows: &MemoryEngine) {
+        let head = SnapshotHead::of(message, self.id).unwrap();
+        let engine = Arc::new(copy(rows));
+        let machine = Machine::open(engine.clone(), MachineSettings::new(self.id, 2)).unwrap();
+        assert_eq!(machine.applied(), head.point());
+        self.core.step(now, Input::Snapshot(head));
+        self.staged = self.core.is_restoring().then_some((machine, engine));
     }
 
     pub(crate) fn log_reads(&self) -> usize {
@@ -158,6 +155,14 @@ impl Node {
             let Some(mut work) = self.core.work().unwrap() else { break };
             sent.append(&mut work.messages);
             let mut persisted = self.core.persist(work).unwrap();
+            if let Some(index) = persisted.installed {
+                let (machine, engine) = self.staged.take().unwrap();
+                assert_eq!(machine.applied().0, index);
+                drop(self.machine.replace(machine).unwrap());
+                self.engine = engine;
+                self.installed.push(index);
+                self.core.applied(now, index, &[]).unwrap();
+            }
             sent.append(&mut persisted.messages);
             if let Some(last) = persisted.committed.last().map(|entry| entry.index) {
                 self.groups.push(persisted.committed.len());
@@ -264,6 +269,9 @@ impl Net {
         }
         let Some(node) = self.nodes.get_mut(&to) else { return };
         let message = raftpb::Message::decode(&message.encode_to_vec()[..]).unwrap();
+        if message.r#type() == MessageType::MsgSnap {
+            return self.send_snapshot(&message);
+        }
         match incoming(message, to, &node.limits).unwrap() {
             Incoming::Step(checked) => node.core.step(now, Input::Message(checked)),
             Incoming::Proposals(Forwarded { hops, left, entries }) => {
@@ -272,8 +280,17 @@ impl Net {
                 node.waiting
                     .extend(proposals.map(|(kind, data)| Proposal::forwarded(kind, data, deadline, hops)));
             }
-            Incoming::Snapshot { .. } => panic!("nobody sends snapshots"),
         }
+    }
+
+    /// Sends what the sender has applied by now; it is told that it arrived.
+    fn send_snapshot(&mut self, message: &raftpb::Message) {
+        let (from, to, now) = (message.from(), message.to(), self.now);
+        let sender = &self.nodes[&from];
+        let message = describing(message, &sender.machine);
+        let rows = Arc::clone(&sender.engine);
+        self.node(to).receive(now, &message, &rows);
+        self.step(from, Input::SnapshotDone { member: to, ok: true });
     }
 
     pub(crate) fn ticks(&mut self, count: usize) {
@@ -360,4 +377,28 @@ pub(crate) fn change(kind: raftpb::ConfChangeType, node: u64, context: Option<St
         node_id: Some(node),
         context: context.map(Into::into),
     }
+}
+
+/// The message, with what this machine has applied as its snapshot.
+pub(crate) fn describing(message: &raftpb::Message, machine: &Machine) -> raftpb::Message {
+    let ((index, term), conf) = (machine.applied(), machine.conf_state());
+    let conf_state =
+        Some(raftpb::ConfState { voters: conf.voters, learners: conf.learners, ..Default::default() });
+    let metadata = raftpb::SnapshotMetadata { conf_state, index: Some(index), term: Some(term) };
+    let snapshot = Some(raftpb::Snapshot { data: None, metadata: Some(metadata) });
+    raftpb::Message { snapshot, ..message.clone() }
+}
+
+pub(crate) fn copy(rows: &MemoryEngine) -> MemoryEngine {
+    let (engine, mut batch) = (MemoryEngine::default(), Batch::default());
+    for family in Family::ALL {
+        let mut row = |key: &[u8], value: &[u8]| {
+            batch.put(family, key.to_vec(), value.to_vec());
+            ControlFlow::Continue(())
+        };
+        rows.scan(family, &[], None, &mut row).unwrap();
+    }
+    engine.write(batch).unwrap();
+    engine.flush().unwrap();
+    engine
 }

@@ -104,13 +104,13 @@ pub(crate) fn start(
         wal.append(&entries, Some(&state)).unwrap();
         wal.sync().unwrap();
         let memory = Arc::new(MemoryEngine::default());
-        let engine: Arc<dyn Engine> = Arc::new(SlowEngine { id, memory, switch: Arc::clone(switch) });
+        let engine = Arc::new(SlowEngine { id, memory, switch: Arc::clone(switch) });
         let settings = Settings { limits: switch.machine_limits, ..Settings::new(id, 2) };
-        let machine = Machine::open(Arc::clone(&engine), settings).unwrap();
+        let machine = Machine::open(engine, settings).unwrap();
         let request_timeout = Duration::from_secs(5);
         let options = Options { tick: TICK, request_timeout, limits: limits.clone(), ..Options::new(id, 7) };
         let port = Arc::new(Port { me: id, switch: Arc::clone(switch) });
-        let (handle, thread) = raft_node::start(options, wal, machine, engine, port, log.clone()).unwrap();
+        let (handle, thread) = raft_node::start(options, wal, machine, port, log.clone()).unwrap();
         switch.handles.lock().unwrap().insert(id, handle.clone());
         Node { handle, thread, disk }
     };

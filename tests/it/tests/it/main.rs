@@ -27,4 +27,5 @@ mod power;
 mod requests;
 mod rubbish;
 mod signals;
+mod snapshots;
 mod support;

@@ -1,50 +1,67 @@
-//! A member of ours that lags behind the log of an etcd leader: it is sent a snapshot, which it cannot read yet.
+//! Members that lag behind the log of a leader of the other kind, and get its snapshot.
 
 use std::time::Duration;
 
 use anyhow::ensure;
+use bytes::Bytes;
 use harness::{Cluster, Options};
+use proto::etcdserverpb::{LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest};
 
-use super::{ELECTION, ETCD, OURS, TWO_ETCD, all_run, put_patiently};
-use crate::support::run;
+use super::{ELECTION, ETCD, ONE_ETCD, OURS, TWO_ETCD, no_alarm, put_patiently, unharmed};
+use crate::snapshots::{INSTALLING, SHORT_LOG};
+use crate::support::{PATIENT, run};
 
-/// What it says, once.
-const LINE: &str = "snapshots between members are not supported yet";
+/// What etcd says of one that it has installed.
+const APPLIED: &str = "applied snapshot";
 
-/// Long enough for etcd to send a hundred snapshots.
-const WATCH: Duration = Duration::from_secs(6);
+fn short_log(etcd: &[usize]) -> Options {
+    let flags = SHORT_LOG.map(str::to_owned).to_vec();
+    Options { flags, ..Options::mixed(etcd) }
+}
+
+/// One is away while the other leads and 400 keys are put; then it gets a snapshot.
+async fn catches_up(etcd: &[usize], leader: usize, away: usize, said: &str) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start_with(&short_log(etcd))?;
+    let client = cluster.client();
+    client.make_leader(leader, ELECTION).await?;
+    put_patiently(&client, leader, "before").await?;
+    cluster.kill(away)?;
+    client.lease(leader).lease_grant(LeaseGrantRequest { ttl: 600, id: 77 }).await?;
+    let leased = PutRequest { key: "leased".into(), value: "v".into(), lease: 77, ..Default::default() };
+    client.put(leader, leased, PATIENT).await?;
+    for round in 0..400 {
+        put_patiently(&client, leader, &format!("lag/{round}")).await?;
+    }
+    let term = client.status(leader).await?.raft_term;
+    cluster.member(away).start()?;
+    cluster.member(away).process()?.wait_for(said, ELECTION)?;
+    cluster.member(away).wait_ready()?;
+    ensure!(client.status(leader).await?.raft_term == term, "it disturbed the others");
+    unharmed(&mut cluster, &client).await?;
+    no_alarm(&client).await?;
+    let asked = LeaseTimeToLiveRequest { id: 77, keys: true };
+    let left = client.lease(away).lease_time_to_live(asked).await?.into_inner();
+    ensure!(left.keys == [Bytes::from_static(b"leased")], "{left:?}");
+    // It can lead, and restarts on what it got.
+    client.make_leader(away, ELECTION).await?;
+    put_patiently(&client, away, "after").await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cluster.kill(away)?;
+    cluster.restart(away)?;
+    unharmed(&mut cluster, &client).await
+}
 
 #[test]
-fn a_member_that_needs_a_snapshot_says_so_once_and_stays_a_follower() {
-    run(async {
-        let etcd_flags = vec!["--snapshot-count=50".to_owned(), "--snapshot-catchup-entries=5".to_owned()];
-        let mut cluster = Cluster::start_with(&Options { etcd_flags, ..Options::mixed(TWO_ETCD) })?;
-        let client = cluster.client();
-        client.make_leader(ETCD, ELECTION).await?;
-        cluster.kill(OURS)?;
-        for round in 0..300 {
-            put_patiently(&client, ETCD, &format!("lag/{round}")).await?;
-        }
-        let term = client.status(ETCD).await?.raft_term;
-        cluster.member(OURS).start()?;
-        cluster.member(OURS).process()?.wait_for(LINE, ELECTION)?;
-        let begun = std::time::Instant::now();
-        let mut writes = 0;
-        while begun.elapsed() < WATCH {
-            put_patiently(&client, 1 + writes % 2, "lag/meanwhile").await?;
-            writes += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        all_run(&mut cluster)?;
-        let lines = cluster.member(OURS).process()?.lines_with(&[LINE]);
-        println!("{writes} writes meanwhile; its lines: {lines:#?}");
-        ensure!(lines.len() == 1, "{} lines instead of one: {lines:#?}", lines.len());
-        let after = client.status(ETCD).await?;
-        ensure!(
-            after.raft_term == term && client.leader().await == Some(ETCD),
-            "it disturbed the others: term {term} became {}",
-            after.raft_term
-        );
-        Ok(())
-    });
+fn a_member_of_ours_catches_up_by_an_etcd_leaders_snapshot() {
+    run(catches_up(TWO_ETCD, ETCD, OURS, INSTALLING));
+}
+
+#[test]
+fn an_etcd_member_catches_up_by_our_leaders_snapshot() {
+    run(catches_up(ONE_ETCD, OURS, ETCD, APPLIED));
+}
+
+#[test]
+fn an_etcd_member_beside_another_one_catches_up_by_our_leaders_snapshot() {
+    run(catches_up(TWO_ETCD, OURS, ETCD, APPLIED));
 }

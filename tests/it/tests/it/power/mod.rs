@@ -10,6 +10,7 @@ mod lies;
 mod load;
 mod restored;
 mod saved;
+mod snapshots;
 mod wal_dir;
 
 use std::{

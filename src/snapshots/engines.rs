@@ -1,0 +1,209 @@
+//! The engines of a member: the current one, and beside it that of a leader's snapshot until the log goes on from it.
+//!
+//! | directory | what it holds |
+//! | --- | --- |
+//! | `kv` | the member's first state |
+//! | `kv-<index>` | a leader's snapshot at this index, perhaps only a part of it |
+//!
+//! The log alone says which of them is current: see [`bootstrap::current_state`]. It is told of a snapshot only when that is
+//! whole and durable. What is not current is removed at the next start, or when nobody uses it any more.
+
+use crate::threads;
+use anyhow::{Context as _, ensure};
+use engine_rocks::{Options, RocksEngine};
+use machine::Machine;
+use raft_node::bootstrap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{fs, io};
+use types::{Index, lock};
+
+const FIRST: &str = "kv";
+const LATER: &str = "kv-";
+
+/// How often it is looked whether the last reader of an engine is gone.
+const LOOKED: Duration = Duration::from_millis(200);
+
+/// All engines that are open.
+pub(crate) struct Engines {
+    member_dir: PathBuf,
+    options: Options,
+    state: Mutex<State>,
+    log: slog::Logger,
+}
+
+struct State {
+    open: Vec<Open>,
+    /// A machine that is to be dropped: it holds the engine that was current.
+    former: Option<Machine>,
+}
+
+struct Open {
+    /// 0 = the first state.
+    index: Index,
+    /// `None` while it is closed and its directory removed.
+    engine: Option<Arc<RocksEngine>>,
+    is_current: bool,
+}
+
+/// Whether the directory has any state in it. Changes nothing.
+pub(crate) fn is_any(member_dir: &Path) -> bool {
+    let first = RocksEngine::exists(&member_dir.join(FIRST));
+    first || states(member_dir).is_ok_and(|states| !states.is_empty())
+}
+
+/// The engine of a member that is being made, where no server runs.
+pub(crate) fn open_first(member_dir: &Path) -> anyhow::Result<RocksEngine> {
+    make(&member_dir.join(FIRST), &Options::default())
+}
+
+fn make(dir: &Path, options: &Options) -> anyhow::Result<RocksEngine> {
+    wal::make_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(RocksEngine::open(dir, options)?)
+}
+
+/// The indexes of the snapshots that are there, or parts of them.
+fn states(member_dir: &Path) -> io::Result<Vec<Index>> {
+    let names = names(member_dir)?;
+    Ok(names.iter().filter_map(|name| Index::from_str_radix(name.strip_prefix(LATER)?, 16).ok()).collect())
+}
+
+fn names(member_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(member_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_str().map(str::to_owned));
+    entries.filter_map(|entry| name(entry).transpose()).collect()
+}
+
+fn dir_of(index: Index) -> String {
+    if index == 0 { FIRST.to_owned() } else { format!("{LATER}{index:016x}") }
+}
+
+impl Engines {
+    /// Opens the state that a log with this first entry goes on from, and removes all others.
+    pub(crate) fn open(
+        member_dir: &Path,
+        options: Options,
+        log_first: Index,
+        log: slog::Logger,
+    ) -> anyhow::Result<Arc<Self>> {
+        let show = || format!("cannot read {}", member_dir.display());
+        let later = states(member_dir).with_context(show)?;
+        let current = bootstrap::current_state(log_first, later.iter().copied()).unwrap_or(0);
+        let kept = dir_of(current);
+        // The state before a snapshot's goes only when the log goes on from that.
+        ensure!(
+            later.is_empty() || member_dir.join(&kept).exists(),
+            "the log begins at index {log_first}, but the rows in {} are of a snapshot at index {}: an older log was put \
+             back, or --wal-dir is not what it was; nothing was changed",
+            member_dir.display(),
+            later[0]
+        );
+        for name in names(member_dir).with_context(show)? {
+            let is_state = name == FIRST || name.starts_with(LATER);
+            if is_state && name != kept {
+                slog::info!(log, "removing a state that the log does not go on from"; "directory" => &name);
+                remove(&member_dir.join(name))?;
+            }
+        }
+        let engine = Arc::new(make(&member_dir.join(kept), &options)?);
+        let open = vec![Open { index: current, engine: Some(engine), is_current: true }];
+        let state = Mutex::new(State { open, former: None });
+        Ok(Arc::new(Self { member_dir: member_dir.to_owned(), options, state, log }))
+    }
+
+    /// Where the states are.
+    pub(crate) fn member_dir(&self) -> &Path {
+        &self.member_dir
+    }
+
+    /// The engine that is current.
+    pub(crate) fn current(&self) -> Arc<RocksEngine> {
+        let state = lock(&self.state);
+        let current = state.open.iter().find(|open| open.is_current).and_then(|open| open.engine.clone());
+        current.expect("there is always one")
+    }
+
+    /// Makes the state of a snapshot: `fill` writes it into an empty engine, durably.
+    pub(crate) fn stage(
+        self: &Arc<Self>,
+        index: Index,
+        fill: impl FnOnce(&RocksEngine) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Arc<RocksEngine>> {
+        let engine = self.begin(index)?;
+        fill(&engine)?;
+        Ok(engine)
+    }
+
+    fn begin(self: &Arc<Self>, index: Index) -> anyhow::Result<Arc<RocksEngine>> {
+        let mut state = lock(&self.state);
+        let is_new = state.open.iter().all(|open| open.index != index);
+        ensure!(is_new, "the snapshot at index {index} was received before");
+        let dir = self.member_dir.join(dir_of(index));
+        // What an attempt left that failed, if it could not be removed then.
+        remove(&dir)?;
+        let engine = Arc::new(make(&dir, &self.options)?);
+        if state.open.len() == 1 {
+            self.look_after();
+        }
+        state.open.push(Open { index, engine: Some(Arc::clone(&engine)), is_current: false });
+        Ok(engine)
+    }
+
+    /// The log goes on from this snapshot. The former machine is dropped elsewhere: its index may be large.
+    pub(crate) fn installed(&self, index: Index, former: Machine) {
+        let mut state = lock(&self.state);
+        state.open.iter_mut().for_each(|open| open.is_current = open.index == index);
+        state.former = Some(former);
+    }
+
+    /// Closes and removes what nobody needs any more, on a thread of its own, until only the current one is left.
+    fn look_after(self: &Arc<Self>) {
+        let own = Arc::downgrade(self);
+        let looks = move || {
+            while own.upgrade().is_some_and(|engines| engines.remove_unused()) {
+                std::thread::sleep(LOOKED);
+            }
+        };
+        if let Err(error) = threads::spawn("engine-remove", looks) {
+            slog::warn!(self.log, "old states stay on the disk until the next start"; "error" => %error);
+        }
+    }
+
+    /// Returns whether there is more than the current one.
+    fn remove_unused(&self) -> bool {
+        let former = lock(&self.state).former.take();
+        drop(former);
+        for (index, engine) in self.unused() {
+            // Closed first: until then it writes files.
+            drop(engine);
+            if let Err(error) = remove(&self.member_dir.join(dir_of(index))) {
+                slog::warn!(self.log, "cannot remove a state"; "error" => format!("{error:#}"));
+            }
+            lock(&self.state).open.retain(|open| open.index != index);
+            slog::info!(self.log, "removed a state that nobody reads any more"; "index" => index);
+        }
+        lock(&self.state).open.len() > 1
+    }
+
+    fn unused(&self) -> Vec<(Index, Option<Arc<RocksEngine>>)> {
+        let mut state = lock(&self.state);
+        let unused = |open: &&mut Open| {
+            !open.is_current && open.engine.as_ref().is_some_and(|engine| Arc::strong_count(engine) == 1)
+        };
+        state.open.iter_mut().filter(unused).map(|open| (open.index, open.engine.take())).collect()
+    }
+}
+
+/// Removes a directory with all its files, if it is there.
+fn remove(dir: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
