@@ -2,6 +2,7 @@
 
 mod boot;
 mod checkpoints;
+mod compactor;
 mod config;
 mod descriptors;
 mod directory;

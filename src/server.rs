@@ -14,7 +14,7 @@ use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
 use crate::snapshots::Incoming;
 use crate::space::{self, Space};
-use crate::{ETCD_VERSION, boot, checkpoints, duties, threads};
+use crate::{ETCD_VERSION, boot, checkpoints, compactor, duties, threads};
 use anyhow::Context as _;
 use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
@@ -195,6 +195,9 @@ async fn serve(
     if !config.downgrade_check.is_zero() {
         let every = config.downgrade_check;
         tokio::spawn(duties::end_downgrade(node.clone(), Arc::clone(shared), every, log.clone()));
+    }
+    if let Some(retention) = config.retention {
+        tokio::spawn(compactor::run(retention, node.clone(), Arc::clone(shared), log.clone()));
     }
     tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
     let identity =

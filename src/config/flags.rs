@@ -116,8 +116,8 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("discovery-srv-name", Text, "", DISCOVERY, "Suffix of the DNS SRV name."),
         flag("strict-reconfig-check", Bool, "true", Idle("membership changes are not served yet"), "Refuse membership changes that would lose quorum."),
         flag("pre-vote", Bool, "true", Served, "Ask before an election whether it could be won."),
-        flag("auto-compaction-retention", Text, "0", Later("auto-compaction; call Compact"), "Retention of auto-compaction (0 = off)."),
-        flag("auto-compaction-mode", Text, "periodic", Later("auto-compaction; call Compact"), "periodic or revision."),
+        flag("auto-compaction-retention", Text, "0", Served, "Retention of auto-compaction (0 = off): hours or a duration, or revisions."),
+        flag("auto-compaction-mode", Text, "periodic", Served, "What the retention is: periodic or revision."),
         flag("v2-deprecation", Text, "write-only", Idle("there is no v2 store"), "Phase of the v2 store's removal."),
     ]),
     ("Security", &[

@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) initial_election_tick_advance: bool,
     pub(crate) pre_vote: bool,
     pub(crate) limits: Limits,
+    /// How much history is kept; `None` = all of it.
+    pub(crate) retention: Option<Retention>,
     /// How often a leader looks whether a downgrade is done; zero = never.
     pub(crate) downgrade_check: Duration,
     /// What is served over HTTP, and to whom.
@@ -88,6 +90,13 @@ pub(crate) struct Limits {
     pub(crate) keepalive_interval: Duration,
     /// How long a ping may stay unanswered.
     pub(crate) keepalive_timeout: Duration,
+}
+
+/// How much history auto-compaction keeps; never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retention {
+    Period(Duration),
+    Revisions(i64),
 }
 
 #[derive(Clone, Debug)]
@@ -161,6 +170,7 @@ impl Config {
             initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
             pre_vote: raw.bool("pre-vote"),
             limits: limits(raw),
+            retention: retention(raw)?,
             downgrade_check: raw.duration("downgrade-check-time"),
             http: http(raw)?,
             extensive_metrics: raw.text("metrics") == "extensive",
@@ -209,6 +219,31 @@ fn prefixes(raw: &Raw) -> Result<Vec<String>, String> {
         return Err(format!("--metrics-prefixes: more than {METRICS_PREFIXES_MAX} prefixes"));
     }
     Ok(prefixes)
+}
+
+/// etcd's `parseCompactionRetention`: a whole number is hours, or revisions; anything else is a duration, whose
+/// nanoseconds are revisions. Below zero etcd would spin.
+fn retention(raw: &Raw) -> Result<Option<Retention>, String> {
+    let text = raw.text("auto-compaction-retention");
+    let is_periodic = match raw.text("auto-compaction-mode") {
+        "periodic" => true,
+        "revision" => false,
+        "" => return Err("undefined auto-compaction-mode".to_owned()),
+        other => return Err(format!("unknown auto-compaction-mode {other:?}")),
+    };
+    let text = if text.is_empty() { "0" } else { text };
+    let nanos = match gotext::number::int(text.as_bytes(), 10).ok().filter(|number| *number >= 0) {
+        Some(number) if is_periodic => number.saturating_mul(3_600_000_000_000),
+        Some(number) => number,
+        None => gotext::duration::nanos(text.as_bytes())
+            .map_err(|error| format!("error parsing CompactionRetention: {error}"))?,
+    };
+    match u64::try_from(nanos) {
+        Ok(0) => Ok(None),
+        Ok(nanos) if is_periodic => Ok(Some(Retention::Period(Duration::from_nanos(nanos)))),
+        Ok(_) => Ok(Some(Retention::Revisions(nanos))),
+        Err(_) => Err(format!("--auto-compaction-retention must not be negative (set to {text})")),
+    }
 }
 
 fn timing(raw: &Raw) -> Result<(u64, u64), String> {

@@ -117,6 +117,30 @@ fn limits_without_a_meaning_have_etcds() {
 }
 
 #[test]
+fn retention_is_hours_a_duration_or_revisions() {
+    let retention = |mode: &str, text: &str| {
+        let line = format!("--auto-compaction-mode={mode} --auto-compaction-retention={text}");
+        config(&line).expect("valid").retention
+    };
+    assert_eq!(config("").expect("valid").retention, None);
+    assert_eq!(retention("periodic", "0"), None);
+    assert_eq!(retention("periodic", "2"), Some(Retention::Period(Duration::from_hours(2))));
+    assert_eq!(retention("periodic", "5m"), Some(Retention::Period(Duration::from_mins(5))));
+    assert_eq!(retention("revision", "1000"), Some(Retention::Revisions(1_000)));
+    // As etcd has it: its retention is a duration in both modes.
+    assert_eq!(retention("revision", "1us"), Some(Retention::Revisions(1_000)));
+    check_refused("--auto-compaction-mode=foo", "unknown auto-compaction-mode \"foo\"");
+    check_refused(
+        "--auto-compaction-retention=x",
+        "error parsing CompactionRetention: time: invalid duration \"x\"",
+    );
+    check_refused(
+        "--auto-compaction-retention=-1h",
+        "--auto-compaction-retention must not be negative (set to -1h)",
+    );
+}
+
+#[test]
 fn the_log_is_cut_by_count_only_if_that_is_said() {
     let limits = |line: &str| config(line).expect("valid").limits;
     assert_eq!((limits("").snapshot_count, limits("").catch_up_entries), (None, None));
