@@ -3,9 +3,9 @@
 use crate::snapshots::{Engines, Incoming, outgoing};
 use machine::{Machine, Membership, Shared};
 use proto::{etcdserverpb as pb, raftpb};
-use raft_node::{Asked, Handle, LeaseError, LeaseStatus, Outbound, promote};
+use raft_node::{Asked, ChangeError, Handle, LeaseError, LeaseStatus, Outbound, Promoting};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use transport::{
     Answer, HashError, HashKv, Host, IncomingSnapshot, LeaseRefusal, OutgoingSnapshot, PromoteError,
@@ -64,6 +64,18 @@ impl Outbound for Out {
             let answer = transport.lease_time_to_live(&url, id, with_keys).await;
             let answer = answer.map_err(|refusal| lease_error(&refusal))?;
             Ok(LeaseStatus { ttl: answer.ttl, granted_ttl: answer.granted_ttl, keys: answer.keys })
+        })
+    }
+
+    fn promote(&self, url: String, member: u64, limit: Duration) -> Promoting {
+        Box::pin(async move {
+            let asked = transport::ask_to_promote(&url, member, limit).await;
+            asked.map_err(|refusal| match refusal {
+                PromoteError::NotFound => ChangeError::NotFound,
+                PromoteError::NotLearner => ChangeError::NotLearner,
+                PromoteError::NotReady => ChangeError::NotReady,
+                PromoteError::Other(text) => ChangeError::Unknown(text),
+            })
         })
     }
 
@@ -178,10 +190,10 @@ impl Host for Member {
     fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>> {
         let (node, shared) = (self.node.clone(), Arc::clone(&self.shared));
         Box::pin(async move {
-            promote::promote(&node, member).await.map_err(|error| match error {
-                promote::PromoteError::NotFound => PromoteError::NotFound,
-                promote::PromoteError::NotLearner => PromoteError::NotLearner,
-                promote::PromoteError::NotReady => PromoteError::NotReady,
+            node.promote_as_leader(member, None).await.map_err(|error| match error {
+                ChangeError::NotFound => PromoteError::NotFound,
+                ChangeError::NotLearner => PromoteError::NotLearner,
+                ChangeError::NotReady => PromoteError::NotReady,
                 error => PromoteError::Other(error.to_string()),
             })?;
             Ok(shared.membership().members_json())
@@ -217,7 +229,7 @@ mod tests {
     use super::*;
     use machine::Settings;
     use raft_node::bootstrap;
-    use std::{sync::atomic::AtomicBool, time::Duration};
+    use std::sync::atomic::AtomicBool;
     use wal::{MemDisk, Wal};
 
     fn members(ids: &[u64]) -> Arc<Membership> {

@@ -68,6 +68,9 @@ async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<E
         never = serve(&config, shares, &parts, client_listeners, clients_stopping, logs) => match never? {},
     };
     slog::info!(log, "stopping"; "reason" => ?ended);
+    if matches!(ended, Ended::Removed) {
+        slog::warn!(log, "data-dir used by this member must be removed");
+    }
     let _ = stop_clients.send(true);
     tokio::select! {
         () = drain(&parts, ended, log) => {}
@@ -132,6 +135,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         tick: config.heartbeat,
         election_ticks: config.election_ticks,
         pre_vote: config.pre_vote,
+        strict_reconfig_check: config.strict_reconfig_check,
         request_timeout: Options::request_timeout(election),
         max_request_bytes: config.limits.request_bytes_max,
         limits: log_limits(config),

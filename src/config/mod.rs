@@ -9,6 +9,7 @@ pub(crate) use flags::help;
 pub(crate) use parse::{Raw, Refusal, read};
 pub(crate) use urls::PeerUrl;
 
+use anyhow::bail;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     /// Whether the first election's wait is cut short.
     pub(crate) initial_election_tick_advance: bool,
     pub(crate) pre_vote: bool,
+    /// Whether changes of members that may cost the quorum are refused.
+    pub(crate) strict_reconfig_check: bool,
     pub(crate) limits: Limits,
     /// How much history is kept; `None` = all of it.
     pub(crate) retention: Option<Retention>,
@@ -119,6 +122,14 @@ impl Cluster {
             is_new: true,
         })
     }
+
+    /// The peer URLs that the cluster lists for this member (etcd's `hasLocalMember`).
+    pub(crate) fn listed(&self, name: &str) -> anyhow::Result<&[PeerUrl]> {
+        match self.members.iter().find(|(known, _)| known == name) {
+            Some((_, urls)) => Ok(urls),
+            None => bail!("couldn't find local name {name:?} in the initial cluster configuration"),
+        }
+    }
 }
 
 impl Config {
@@ -169,6 +180,7 @@ impl Config {
             election_ticks: usize::try_from(election_ms / heartbeat_ms).map_err(|e| e.to_string())?,
             initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
             pre_vote: raw.bool("pre-vote"),
+            strict_reconfig_check: raw.bool("strict-reconfig-check"),
             limits: limits(raw),
             retention: retention(raw)?,
             downgrade_check: raw.duration("downgrade-check-time"),

@@ -27,6 +27,8 @@ type side struct {
 	conn *grpc.ClientConn
 	// metrics is the address of a port for metrics, where there is one.
 	metrics string
+	// added is the ID of the member that was added last.
+	added uint64
 }
 
 // pair is stock etcd and the server under test, both fresh, both with one member (or more). Every request

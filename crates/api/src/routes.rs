@@ -65,6 +65,10 @@ async fn rare_answer(call: &Call<'_>, method: Rare, body: Requests) -> Result<By
             let _: pb::LeaseLeasesRequest = call.read(body, |_| false).await?;
             answer::read(api, lease::leases).await
         }
+        Rare::MemberAdd => by!(cluster::member_add),
+        Rare::MemberRemove => by!(cluster::member_remove),
+        Rare::MemberUpdate => by!(cluster::member_update),
+        Rare::MemberPromote => by!(cluster::member_promote),
         Rare::MemberList => by!(cluster::member_list),
         Rare::Status => {
             // Learners serve it too, as in etcd.
@@ -89,9 +93,6 @@ async fn rare_answer(call: &Call<'_>, method: Rare, body: Requests) -> Result<By
         Rare::HealthList => {
             let _: health::HealthListRequest = call.read(body, |_| false).await?;
             Ok(frame::encode(&health::list()))
-        }
-        Rare::MemberAdd | Rare::MemberRemove | Rare::MemberUpdate | Rare::MemberPromote => {
-            Err(not_served(call, "changes of members"))
         }
         Rare::AuthEnable
         | Rare::AuthDisable

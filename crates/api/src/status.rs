@@ -3,7 +3,7 @@
 use machine::Stop;
 use mvcc::GivenUp;
 pub use proto::EtcdError;
-use raft_node::{LeaseError, ProposeError, ReadError};
+use raft_node::{ChangeError, LeaseError, ProposeError, ReadError};
 use tonic::{Code, Status};
 
 /// Why a proposal has no outcome.
@@ -20,6 +20,21 @@ pub fn propose(error: &ProposeError) -> Status {
         ProposeError::NotEnoughMembers => EtcdError::NotEnoughStarted.into(),
         ProposeError::Stopped => EtcdError::Stopped.into(),
         ProposeError::Fault => Status::unknown(error.to_string()),
+    }
+}
+
+/// Why the members were not changed.
+pub fn change(error: &ChangeError) -> Status {
+    match error {
+        ChangeError::NotLeader => EtcdError::NotLeader.into(),
+        ChangeError::NotFound => EtcdError::MemberNotFound.into(),
+        ChangeError::NotLearner => EtcdError::MemberNotLearner.into(),
+        ChangeError::NotReady => EtcdError::LearnerNotReady.into(),
+        ChangeError::NotEnoughStarted => EtcdError::NotEnoughStarted.into(),
+        ChangeError::Unhealthy => EtcdError::Unhealthy.into(),
+        ChangeError::Behind => EtcdError::TimeoutWaitAppliedIndex.into(),
+        ChangeError::Propose(error) => propose(error),
+        ChangeError::Unknown(_) => Status::unknown(error.to_string()),
     }
 }
 

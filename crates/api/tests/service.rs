@@ -7,7 +7,7 @@ use engine::{Engine, MemoryEngine};
 use machine::{Machine, Member, Membership, Settings};
 use proto::{
     etcdserverpb::maintenance_client::MaintenanceClient,
-    etcdserverpb::{self as pb, cluster_client::ClusterClient, kv_client::KvClient},
+    etcdserverpb::{self as pb, auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient},
     raftpb,
 };
 use raft_node::{Handle, Options, Outbound, bootstrap};
@@ -236,10 +236,10 @@ async fn refusals_have_etcds_codes_and_texts() {
 #[tokio::test]
 async fn the_unserved_is_refused_by_name() {
     let server = Server::start().await;
-    let mut cluster = ClusterClient::new(server.channel.clone());
-    let status = cluster.member_add(pb::MemberAddRequest::default()).await.unwrap_err();
+    let mut auth = AuthClient::new(server.channel.clone());
+    let status = auth.auth_enable(pb::AuthEnableRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("etcdserverpb.Cluster/MemberAdd"), "{}", status.message());
+    assert!(status.message().contains("etcdserverpb.Auth/AuthEnable"), "{}", status.message());
 }
 
 #[tokio::test]
@@ -384,6 +384,51 @@ async fn members_are_listed_without_a_revision() {
             (answer.members[0].id, &answer.members[0].peer_ur_ls[0][..]),
             (MEMBER, "http://127.0.0.1:2380")
         );
+    }
+}
+
+#[tokio::test]
+async fn members_are_changed_in_etcds_words() {
+    let server = Server::start().await;
+    let mut cluster = ClusterClient::new(server.channel.clone());
+    let add = |url: &str, is_learner| pb::MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner };
+    let bad = "etcdserver: given member URLs are invalid";
+    refused(cluster.member_add(pb::MemberAddRequest::default()).await, Code::InvalidArgument, bad);
+    refused(cluster.member_add(add("127.0.0.1:1", false)).await, Code::InvalidArgument, bad);
+    let taken = "etcdserver: Peer URLs already exists";
+    refused(cluster.member_add(add("http://127.0.0.1:2380", true)).await, Code::FailedPrecondition, taken);
+    let added = cluster.member_add(add("HTTP://127.0.0.1:1", true)).await.unwrap().into_inner();
+    let learner = added.member.unwrap();
+    assert_eq!(
+        (learner.is_learner, &learner.name[..], &learner.peer_ur_ls[0][..]),
+        (true, "", "http://127.0.0.1:1")
+    );
+    assert_eq!((added.members.len(), added.header.unwrap().revision), (2, 0));
+    assert!(added.members.contains(&learner));
+    let many = "etcdserver: too many learner members in cluster";
+    refused(cluster.member_add(add("http://127.0.0.1:3", true)).await, Code::FailedPrecondition, many);
+    let promote = pb::MemberPromoteRequest { id: learner.id };
+    let early = "etcdserver: can only promote a learner member which is in sync with leader";
+    refused(cluster.member_promote(promote).await, Code::FailedPrecondition, early);
+    let update = |urls: &[&str]| pb::MemberUpdateRequest {
+        id: learner.id,
+        peer_ur_ls: urls.iter().map(|url| (*url).to_owned()).collect(),
+    };
+    refused(cluster.member_update(update(&[])).await, Code::InvalidArgument, bad);
+    refused(cluster.member_update(update(&["x"])).await, Code::InvalidArgument, bad);
+    let moved = cluster.member_update(update(&["http://127.0.0.1:9", "http://127.0.0.1:8"])).await.unwrap();
+    let moved = moved.into_inner().members.into_iter().find(|member| member.id == learner.id).unwrap();
+    assert_eq!(moved.peer_ur_ls, ["http://127.0.0.1:9", "http://127.0.0.1:8"], "as they were given");
+    let few = "etcdserver: re-configuration failed due to not enough started members";
+    refused(cluster.member_remove(pb::MemberRemoveRequest { id: MEMBER }).await, Code::Unknown, few);
+    let remove = pb::MemberRemoveRequest { id: learner.id };
+    assert_eq!(cluster.member_remove(remove).await.unwrap().into_inner().members.len(), 1);
+    for answer in [
+        cluster.member_remove(remove).await.map(drop),
+        cluster.member_promote(promote).await.map(drop),
+        cluster.member_update(update(&["http://127.0.0.1:9"])).await.map(drop),
+    ] {
+        refused(answer, Code::NotFound, "etcdserver: member not found");
     }
 }
 

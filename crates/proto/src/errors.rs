@@ -72,6 +72,8 @@ errors! {
     PeerUrlExists = FailedPrecondition, "etcdserver: Peer URLs already exists";
     /// A membership change that would leave no quorum. `Unknown` on the wire, see above.
     NotEnoughStarted = Unknown, "etcdserver: re-configuration failed due to not enough started members";
+    /// Peer URLs that are none, or none at all.
+    MemberBadUrls = InvalidArgument, "etcdserver: given member URLs are invalid";
     /// A member that does not exist.
     MemberNotFound = NotFound, "etcdserver: member not found";
     /// A promotion of a voter.
@@ -118,6 +120,8 @@ errors! {
     TimeoutConnectionLost = Unavailable, "etcdserver: request timed out, possibly due to connection lost";
     /// A watch stream that its client cancelled or left.
     WatchCanceled = Cancelled, "etcdserver: watch canceled";
+    /// A membership change while too few members have been connected for long enough.
+    Unhealthy = Unavailable, "etcdserver: unhealthy cluster";
     /// Committed entries were not applied here in time.
     TimeoutWaitAppliedIndex = Unavailable, "etcdserver: request timed out, waiting for the applied index took too long";
     /// A CORRUPT alarm is raised.

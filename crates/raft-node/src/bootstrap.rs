@@ -43,13 +43,34 @@ fn first_8_bytes(hash: Sha1) -> u64 {
 
 /// The metadata at the head of every log segment: the owner's identities.
 pub fn metadata(member: u64, cluster: u64) -> Vec<u8> {
-    Metadata { node_id: Some(member), cluster_id: Some(cluster) }.encode_to_vec()
+    whose(member, cluster).encode_to_vec()
 }
 
-/// Decodes [`metadata`] into (member, cluster); `None` if malformed.
-pub fn read_metadata(bytes: &[u8]) -> Option<(u64, u64)> {
-    let metadata = Metadata::decode(bytes).ok()?;
-    Some((metadata.node_id?, metadata.cluster_id?))
+/// The same of a member that joins a running cluster: its log begins empty, since the others have the first entries. The
+/// mark is ours; etcd skips it.
+pub fn joined_metadata(member: u64, cluster: u64) -> Vec<u8> {
+    Metadata { joined: Some(true), ..whose(member, cluster) }.encode_to_vec()
+}
+
+fn whose(member: u64, cluster: u64) -> Metadata {
+    Metadata { node_id: Some(member), cluster_id: Some(cluster), joined: None }
+}
+
+/// Whose a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The ID of the member.
+    pub member: u64,
+    /// The ID of its cluster.
+    pub cluster: u64,
+    /// Whether it joined a running cluster: an empty log is then waiting for the others' entries.
+    pub has_joined: bool,
+}
+
+/// Decodes [`metadata`] and [`joined_metadata`]; `None` if malformed.
+pub fn read_metadata(bytes: &[u8]) -> Option<Owner> {
+    let Metadata { node_id, cluster_id, joined } = Metadata::decode(bytes).ok()?;
+    Some(Owner { member: node_id?, cluster: cluster_id?, has_joined: joined.unwrap_or(false) })
 }
 
 /// The initial log of a new cluster, before any election: one committed `AddNode` per member, by ascending ID, at term 1.
@@ -98,7 +119,7 @@ fn addition(member: &Member) -> Bytes {
 }
 
 /// Go's encoder escapes these for HTML. It matters only to readers of bytes: raft does not compare them.
-fn as_go_writes(member: &Member) -> String {
+pub(crate) fn as_go_writes(member: &Member) -> String {
     let json = serde_json::to_string(member).expect("members are plain strings and numbers");
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
@@ -155,7 +176,10 @@ mod tests {
 
     #[test]
     fn metadata_comes_back() {
-        assert_eq!(read_metadata(&metadata(1, 2)), Some((1, 2)));
+        let owner = |has_joined| Some(Owner { member: 1, cluster: 2, has_joined });
+        assert_eq!(read_metadata(&metadata(1, 2)), owner(false));
+        assert_eq!(read_metadata(&joined_metadata(1, 2)), owner(true));
+        assert_eq!(metadata(1, 2), [0x08, 1, 0x10, 2], "etcd's bytes");
         assert_eq!(read_metadata(b"\xff"), None);
     }
 }

@@ -44,6 +44,38 @@ pub enum ProposeError {
     Fault,
 }
 
+/// Why the members were not changed. The texts are etcd's.
+#[derive(Clone, Debug, Error)]
+pub enum ChangeError {
+    /// Only the leader knows a learner's progress.
+    #[error("{}", EtcdError::NotLeader)]
+    NotLeader,
+    /// No member has this ID.
+    #[error("{}", peer_text::MEMBER_NOT_FOUND)]
+    NotFound,
+    /// The member is a voter already.
+    #[error("{}", peer_text::NOT_LEARNER)]
+    NotLearner,
+    /// The learner's log is too far behind.
+    #[error("{}", EtcdError::LearnerNotReady)]
+    NotReady,
+    /// After the change, too few voters would have started ever: it might cost the quorum.
+    #[error("{}", EtcdError::NotEnoughStarted)]
+    NotEnoughStarted,
+    /// Too few voters have been connected with this member for long enough.
+    #[error("{}", EtcdError::Unhealthy)]
+    Unhealthy,
+    /// Committed entries were not applied here in time.
+    #[error("{}", EtcdError::TimeoutWaitAppliedIndex)]
+    Behind,
+    /// The change was not logged, was refused when it was applied, or its fate is unknown.
+    #[error(transparent)]
+    Propose(ProposeError),
+    /// The leader's response over the peer port was none of the above.
+    #[error("member promote: unknown error({0})")]
+    Unknown(String),
+}
+
 /// Why a linearizable read cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ReadError {

@@ -83,7 +83,7 @@ impl Handle {
     }
 
     /// The leader's peer URLs, once there is a leader; `None` stands for this member.
-    async fn leader_urls(&self) -> Result<Vec<Option<String>>, LeaseError> {
+    pub(crate) async fn leader_urls(&self) -> Result<Vec<Option<String>>, LeaseError> {
         let mut leadership = self.watch_leader();
         let known = leadership.wait_for(|leadership| leadership.leader != 0).await;
         let leader = known.map_err(|_| LeaseError::Stopped)?.leader;

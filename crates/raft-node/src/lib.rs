@@ -17,7 +17,7 @@
 //! * [`pending`]: what was asked and is not answered; [`Renewing`]: a lease's renewal. Both pure, for the simulator too.
 //! * [`Handle`]: the interface for any number of tasks.
 //! * [`bootstrap`]: identities and the first entries of a new cluster. [`publish`]: what a member publishes about
-//!   itself through the log, and the cluster version. [`promote`]: a leader's checks before a learner becomes a voter.
+//!   itself through the log, and the cluster version. `reconfigure` and `promote`: changes of members, with etcd's checks.
 //!
 //! Invariants:
 //! * No response before commit *and* apply; no message that raft wants persisted leaves before the sync returned.
@@ -47,9 +47,10 @@ pub mod member;
 mod meters;
 mod options;
 pub mod pending;
-pub mod promote;
+mod promote;
 pub mod publish;
 mod queues;
+mod reconfigure;
 mod renewal;
 mod request_id;
 pub mod room;
@@ -60,13 +61,13 @@ mod thread;
 pub mod waiters;
 
 pub use crate::core::{Leadership, PeerProgress};
-pub use error::{LeaseError, NodeFault, ProposeError, ReadError, StartError, TransferError};
+pub use error::{ChangeError, LeaseError, NodeFault, ProposeError, ReadError, StartError, TransferError};
 pub use handle::Handle;
 pub use lease::Checkpoints;
 pub use lessor::{LeaseCounts, Lessor, TTL_BUCKETS};
 pub use limits::Limits;
 pub use meters::Meters;
-pub use options::{Asked, LeaseStatus, Options, Outbound};
+pub use options::{Asked, LeaseStatus, Options, Outbound, Promoting};
 pub use renewal::{RenewalStep, Renewing};
 pub use request_id::RequestIds;
 pub use snapshot::SnapshotHead;

@@ -57,6 +57,8 @@ pub struct Meters {
     compaction_total: Histogram,
     compaction_last: IntGauge,
     peer_drops: IntCounterVec,
+    promotions: IntCounter,
+    promotions_refused: IntCounterVec,
 }
 
 /// Histogram options with `count` buckets from `start` up, each twice the one before.
@@ -110,6 +112,17 @@ impl Default for Meters {
                 Opts::new("quorate_peer_messages_dropped_total", "What peers sent and this member did not take, by reason."),
                 &["reason"],
             ).expect("constant, valid labels"),
+            promotions: counter(
+                "etcd_server_learner_promote_successes",
+                "The total number of successful learner promotions while this member is leader.",
+            ),
+            promotions_refused: IntCounterVec::new(
+                Opts::new(
+                    "etcd_server_learner_promote_failures",
+                    "The total number of failed learner promotions (likely learner not ready) while this member is leader.",
+                ),
+                &["Reason"],
+            ).expect("constant, valid labels"),
         }
     }
 }
@@ -117,7 +130,7 @@ impl Default for Meters {
 impl Meters {
     /// Adds all series to the registry. Panics if a name is taken, which the first start would show.
     pub fn register(&self, registry: &Registry) {
-        let all: [Box<dyn Collector>; 12] = [
+        let all: [Box<dyn Collector>; 14] = [
             Box::new(self.fsync.clone()),
             Box::new(self.write.clone()),
             Box::new(self.written_bytes.clone()),
@@ -130,6 +143,8 @@ impl Meters {
             Box::new(self.compaction_total.clone()),
             Box::new(self.compaction_last.clone()),
             Box::new(self.peer_drops.clone()),
+            Box::new(self.promotions.clone()),
+            Box::new(self.promotions_refused.clone()),
         ];
         for collector in all {
             registry.register(collector).expect("metric names are registered once");
@@ -157,6 +172,15 @@ impl Meters {
     /// The number of drops for a reason: `invalid`, `removed`, `full`, `unfit`, `read twice`, `hops`.
     pub fn peer_drops(&self, reason: &str) -> u64 {
         self.peer_drops.with_label_values(&[reason]).get()
+    }
+
+    pub(crate) fn promoted(&self) {
+        self.promotions.inc();
+    }
+
+    /// The reasons are few: texts of errors.
+    pub(crate) fn not_promoted(&self, reason: &str) {
+        self.promotions_refused.with_label_values(&[reason]).inc();
     }
 
     pub(crate) fn compaction_step(&self, took: Duration) {

@@ -1,8 +1,8 @@
 //! The options of a node, and its interface to the peers.
 
-use crate::{LeaseError, Limits};
+use crate::{ChangeError, LeaseError, Limits};
 use bytes::Bytes;
-use machine::{Machine, Membership};
+use machine::{Machine, Member, Membership};
 use proto::raftpb;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// The largest encoded request, bytes (`--max-request-bytes`).
     pub max_request_bytes: usize,
+    /// Whether to refuse changes of members that may cost the quorum (`--strict-reconfig-check`).
+    pub strict_reconfig_check: bool,
     /// The node's limits, with their defaults.
     pub limits: Limits,
 }
@@ -43,6 +45,7 @@ impl Options {
             pre_vote: true,
             request_timeout: Self::request_timeout(tick * 10),
             max_request_bytes: 1_572_864,
+            strict_reconfig_check: true,
             limits: Limits::default(),
         }
     }
@@ -72,6 +75,9 @@ pub struct LeaseStatus {
 /// A question on its way to the leader.
 pub type Asked<T> = Pin<Box<dyn Future<Output = Result<T, LeaseError>> + Send>>;
 
+/// A promotion that the leader was asked for; in the end all members.
+pub type Promoting = Pin<Box<dyn Future<Output = Result<Vec<Member>, ChangeError>> + Send>>;
+
 /// The way to the peers. Called on the consensus thread: nothing may block.
 pub trait Outbound: Send + Sync + 'static {
     /// Sends messages, in order for each receiver. Drops are reported with [`crate::Handle::report_unreachable`].
@@ -94,7 +100,13 @@ pub trait Outbound: Send + Sync + 'static {
         Box::pin(async { Err(LeaseError::NoAnswer) })
     }
 
-    /// Since when the member has been continuously reachable; `None` = it is not. Used to classify timeouts.
+    /// Asks the leader at this URL to promote a learner, within `limit`. Called in the runtime.
+    fn promote(&self, _url: String, _member: u64, _limit: Duration) -> Promoting {
+        Box::pin(async { Err(ChangeError::Unknown("nobody can be asked".to_owned())) })
+    }
+
+    /// Since when the member has been continuously reachable; `None` = it is not. Used to classify timeouts, and to
+    /// check changes of members.
     fn active_since(&self, _member: u64) -> Option<Instant> {
         None
     }

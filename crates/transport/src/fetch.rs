@@ -88,6 +88,16 @@ pub async fn fetch_clears_checkpoints(url: &str, limit: Duration) -> Result<bool
     Ok(text(&reply.headers, &LEASE_CHECKPOINTS) == CLEARED)
 }
 
+/// Whether a downgrade is in progress, in the words of this member.
+pub async fn fetch_downgrade_enabled(url: &str, limit: Duration) -> Result<bool, FetchError> {
+    let reply = get(url, "/downgrade/enabled", limit).await?;
+    match reply.text().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(no_answer(url, &format!("neither true nor false: {other:?}"))),
+    }
+}
+
 pub(crate) async fn get(url: &str, path: &str, limit: Duration) -> Result<Reply, FetchError> {
     let call = Call { method: Method::GET, path, headers: HeaderMap::new(), body: Bytes::new() };
     let reply = Client::new(&Limits::default()).call(url.trim_end_matches('/'), &call, limit).await;

@@ -62,6 +62,7 @@ mod pipeline;
 mod post;
 mod post_queue;
 mod probe;
+mod promote;
 mod router;
 mod server;
 mod snapshot;
@@ -77,10 +78,12 @@ mod tests;
 
 pub use context::{Answer, HashError, HashKv, Host, Identity, PromoteError};
 pub use fetch::{
-    FetchError, RemoteCluster, Versions, fetch_clears_checkpoints, fetch_members, fetch_version,
+    FetchError, RemoteCluster, Versions, fetch_clears_checkpoints, fetch_downgrade_enabled, fetch_members,
+    fetch_version,
 };
 pub use leases::LeaseRefusal;
 pub use limits::Limits;
 pub use peer::PeerStats;
+pub use promote::ask_to_promote;
 pub use snapshot::{IncomingSnapshot, OutgoingSnapshot, SnapshotRefusal};
 pub use transport::Transport;

@@ -386,7 +386,7 @@ async fn an_answer_above_the_limit_is_refused_in_grpc_gos_words() {
 async fn where_authentication_is_off_clients_are_told_so() {
     let server = Server::start().await;
     server.put("k", "v").await;
-    let mut auth = pb::auth_client::AuthClient::new(server.channel.clone());
+    let mut auth = AuthClient::new(server.channel.clone());
     refused(
         auth.authenticate(pb::AuthenticateRequest { name: "root".into(), password: "x".into() }).await,
         Code::FailedPrecondition,

@@ -7,7 +7,7 @@ use proto::raftpb::{Message, MessageType};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::world::{Node, heartbeat, raw, within};
-use crate::LeaseRefusal;
+use crate::{LeaseRefusal, PromoteError};
 
 const CHECKED: &str = "X-Server-From: b2\r\nX-Server-Version: 3.7.3\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: c1\r\n";
 
@@ -90,6 +90,14 @@ async fn promotions_answer_as_etcd() {
         check(n, &format!("POST /members/promote/{id}"), "", b"", 404, &text).await;
     }
     check(n, "GET /members/promote/12", "", b"", 405, "Method Not Allowed\n").await;
+    let url = format!("http://{}/", node.authority());
+    let ask = async |member| crate::ask_to_promote(&url, member, Duration::from_secs(5)).await;
+    assert_eq!(ask(12).await.map(|members| members[0].id), Ok(0xa1));
+    assert_eq!(ask(1).await, Err(PromoteError::NotFound));
+    assert_eq!(ask(2).await, Err(PromoteError::NotLearner));
+    assert_eq!(ask(3).await, Err(PromoteError::NotReady));
+    let other = Err(PromoteError::Other(r#"{"message":"Internal Server Error"}"#.to_owned()));
+    assert_eq!(ask(4).await, other);
 }
 
 #[tokio::test]
