@@ -1,12 +1,13 @@
-//! From a configuration to a log, an engine and an identity. The first start makes both IDs out of `--initial-cluster`,
-//! as etcd does, and writes the log's first entries; later ones read them from the log and ignore the bootstrap flags.
+//! From a configuration to a log, an engine and an identity. The first start of a new cluster makes both IDs out of
+//! `--initial-cluster`, as etcd does, and writes the log's first entries; a member that joins asks the others ([`join`]) and
+//! begins with an empty log. Later starts read the IDs from the log and ignore the bootstrap flags.
 
 use crate::config::{Cluster, Config};
-use crate::directory;
 use crate::snapshots::Engines;
-use anyhow::{Context as _, bail};
+use crate::{directory, join};
+use anyhow::{Context as _, bail, ensure};
 use machine::{Member, Membership};
-use raft_node::bootstrap;
+use raft_node::bootstrap::{self, Owner};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -25,6 +26,7 @@ pub(crate) fn check_owner(
 ) -> anyhow::Result<()> {
     directory::check_rows(&data.wal, data.member, applied, membership)
         .with_context(|| format!("the data directory {} is refused", config.data_dir.display()))?;
+    ensure!(membership.learners() <= config.learners_max, "membership: too many learner members in cluster");
     match data.described {
         Some(other) if other != data.member && membership.members.contains_key(&other) => bail!(
             "the data directory {} belongs to member {:x}, but --name and --initial-cluster describe member {other:x} of \
@@ -65,14 +67,16 @@ pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> an
     let (mut wal, member, cluster) = if Wal::exists(&disk)? {
         reopen(disk, &config.wal_dir, log)?
     } else {
-        let identity = first_identity(config, log).await?;
-        let metadata = bootstrap::metadata(identity.member, identity.cluster);
-        let wal = Wal::create(disk, &metadata)
+        let (member, cluster) = first_identity(config, log).await?;
+        let metadata = if config.cluster.is_new { bootstrap::metadata } else { bootstrap::joined_metadata };
+        let wal = Wal::create(disk, &metadata(member, cluster))
             .with_context(|| format!("cannot create the log in {}", config.wal_dir.display()))?;
-        (wal, identity.member, identity.cluster)
+        (wal, member, cluster)
     };
     let described = Identity::derive(&config.name, &config.cluster);
-    if wal.last_index() == 0 {
+    // The others have the first entries for one that joined: the log itself says so, since flags may change.
+    let has_joined = bootstrap::read_metadata(wal.metadata()).is_some_and(|owner| owner.has_joined);
+    if wal.last_index() == 0 && !has_joined {
         // Also after a crash between the log's creation and this.
         let identity = described.as_ref().filter(|own| own.member == member && own.cluster == cluster);
         write_first_entries(&mut wal, identity, &config.wal_dir)?;
@@ -91,7 +95,7 @@ fn reopen(disk: FsDisk, dir: &Path, log: &slog::Logger) -> anyhow::Result<(Wal<F
     if let Some(repair) = &replayed.repaired {
         slog::warn!(log, "repaired the log's torn end, as a crash leaves it"; "repair" => ?repair);
     }
-    let (member, cluster) = bootstrap::read_metadata(&replayed.metadata)
+    let Owner { member, cluster, .. } = bootstrap::read_metadata(&replayed.metadata)
         .with_context(|| format!("the log in {} does not say whose it is", dir.display()))?;
     slog::info!(log, "restarting local member"; "local-member-id" => format!("{member:x}"),
         "cluster-id" => format!("{cluster:x}"), "commit-index" => replayed.hard_state.commit);
@@ -131,27 +135,25 @@ fn write_first_entries(wal: &mut Wal<FsDisk>, identity: Option<&Identity>, dir: 
     Ok(())
 }
 
-/// Who this member is to be, after everything that can be checked beforehand was.
-async fn first_identity(config: &Config, log: &slog::Logger) -> anyhow::Result<Identity> {
+/// Who this member and its cluster are to be, after everything that can be checked beforehand was.
+async fn first_identity(config: &Config, log: &slog::Logger) -> anyhow::Result<(u64, u64)> {
     let wanted = &config.cluster;
-    if !wanted.is_new {
-        bail!(
-            "--initial-cluster-state=existing is not supported yet: this version cannot join a running cluster"
-        );
-    }
-    check_own_entry(&config.name, wanted)?;
-    let identity = Identity::derive(&config.name, wanted).context("the cluster lists this member")?;
-    refuse_if_known(&identity).await?;
-    slog::info!(log, "starting local member"; "local-member-id" => format!("{:x}", identity.member),
-        "cluster-id" => format!("{:x}", identity.cluster));
-    Ok(identity)
+    let (member, cluster) = if wanted.is_new {
+        check_own_entry(&config.name, wanted)?;
+        let identity = Identity::derive(&config.name, wanted).context("the cluster lists this member")?;
+        refuse_if_known(&identity).await?;
+        (identity.member, identity.cluster)
+    } else {
+        join::identity(config, log).await?
+    };
+    slog::info!(log, "starting local member"; "local-member-id" => format!("{member:x}"),
+        "cluster-id" => format!("{cluster:x}"));
+    Ok((member, cluster))
 }
 
-/// etcd's `checkLocalMember`: the cluster must list this member, at the URLs it advertises.
+/// etcd's `VerifyBootstrap`: the cluster must list this member, at the URLs it advertises.
 pub(crate) fn check_own_entry(name: &str, wanted: &Cluster) -> anyhow::Result<()> {
-    let Some((_, urls)) = wanted.members.iter().find(|(known, _)| known == name) else {
-        bail!("couldn't find local name {name:?} in the initial cluster configuration");
-    };
+    let urls = wanted.listed(name)?;
     if *urls != wanted.advertise_peers {
         let show = |urls: &[_]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         bail!(

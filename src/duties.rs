@@ -9,13 +9,17 @@ use std::time::Duration;
 
 const VERSION_ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// Tells the cluster this member's name and client URLs. Returns when that is applied here; fails when the node ends.
+/// Tells the cluster this member's name and client URLs. Returns when that is applied here; fails when the node ends. One
+/// that joins waits until it has applied that it was added: before, it would publish itself again and again.
 pub(crate) async fn publish_member(
     node: &Handle,
     name: &str,
     client_urls: &[String],
     log: &slog::Logger,
 ) -> Result<(), ProposeError> {
+    let (machine, me) = (node.machine(), node.options().member);
+    let is_member = |_: &u64| machine.membership().members.contains_key(&me);
+    node.watch_applied().wait_for(is_member).await.map_err(|_| ProposeError::Stopped)?;
     publish::attributes(node, name, client_urls).await?;
     slog::info!(log, "published local member to cluster through raft";
         "local-member-id" => format!("{:x}", node.options().member), "name" => name);

@@ -7,6 +7,7 @@ mod config;
 mod descriptors;
 mod directory;
 mod duties;
+mod join;
 mod logging;
 mod memory;
 mod metrics;

@@ -31,6 +31,10 @@ pub(super) fn probing() -> Answered {
 
 pub(super) fn members(peers: &Peers) -> Answered {
     let mut list = peers.context().host().members_json();
+    if list == "[]" {
+        // It joins and has no entry yet. A list would end the search of another one that joins, in etcd too.
+        return error(StatusCode::SERVICE_UNAVAILABLE, "no member is known yet");
+    }
     list.push('\n');
     with(ok(JSON, list), CLUSTER_ID, &cluster(peers))
 }

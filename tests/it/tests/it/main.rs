@@ -21,6 +21,7 @@ mod full_disk;
 mod kill;
 mod leases;
 mod maintenance;
+mod members;
 mod memory;
 mod mixed;
 mod power;

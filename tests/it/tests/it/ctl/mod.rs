@@ -7,6 +7,7 @@
 //! The program under test is the server's own binary, called through a link named `etcdctl`.
 
 mod live;
+mod members;
 mod script;
 
 use std::{

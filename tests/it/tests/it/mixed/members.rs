@@ -1,4 +1,4 @@
-//! Changes of members, asked of etcd members: applied by ours as etcd applies them.
+//! Changes of members in clusters of both, asked of either: checked, logged and applied alike.
 
 use std::{
     path::Path,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use harness::{Addresses, Client, Cluster, Member, Port, etcd_binary};
+use harness::{Addresses, Client, Cluster, Member, Port, etcd_binary, server_binary};
 use proto::etcdserverpb::{
     MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
     cluster_client::ClusterClient,
@@ -21,34 +21,46 @@ const JOIN: Duration = Duration::from_mins(1);
 
 #[test]
 fn two_etcd_and_one_of_ours_change_members_with_ours_leading() {
-    run(changes(TWO_ETCD, OURS));
+    run(changes(TWO_ETCD, OURS, ETCD));
 }
 
 #[test]
 fn two_etcd_and_one_of_ours_change_members_with_etcd_leading() {
-    run(changes(TWO_ETCD, ETCD));
+    run(changes(TWO_ETCD, ETCD, ETCD));
 }
 
 #[test]
 fn two_of_ours_and_one_etcd_change_members_with_ours_leading() {
-    run(changes(ONE_ETCD, OURS));
+    run(changes(ONE_ETCD, OURS, ETCD));
 }
 
 #[test]
 fn two_of_ours_and_one_etcd_change_members_with_etcd_leading() {
-    run(changes(ONE_ETCD, ETCD));
+    run(changes(ONE_ETCD, ETCD, ETCD));
 }
 
-async fn changes(etcd: &[usize], leader: usize) -> anyhow::Result<()> {
-    println!("etcd members {etcd:?}, m{leader} leads");
+#[test]
+fn ours_is_asked_to_change_members_while_it_leads_etcd() {
+    run(changes(TWO_ETCD, OURS, OURS));
+}
+
+#[test]
+fn ours_is_asked_to_change_members_while_etcd_leads() {
+    run(changes(ONE_ETCD, ETCD, OURS));
+}
+
+/// The newcomer runs what the asked one does not.
+async fn changes(etcd: &[usize], leader: usize, asked: usize) -> anyhow::Result<()> {
+    println!("etcd members {etcd:?}, m{leader} leads, m{asked} is asked");
     let mut cluster = start(etcd)?;
     let client = cluster.client();
     client.make_leader(leader, ELECTION).await?;
     put(&client, OURS, "members/before", "1").await?;
-    let admin = ClusterClient::new(client.channel(ETCD));
+    let admin = ClusterClient::new(client.channel(asked));
     move_and_back(&client, admin.clone(), &cluster).await?;
     absent_learner(&client, admin.clone()).await?;
-    let mut joined = join(admin.clone(), &cluster).await?;
+    let binary = if asked == OURS { etcd_binary()? } else { server_binary()? };
+    let mut joined = join(admin.clone(), &cluster, &binary).await?;
     refusals(&client, admin.clone(), &cluster).await?;
     leave(&client, admin.clone(), &mut joined).await?;
     all_run(&mut cluster)?;
@@ -131,13 +143,13 @@ async fn absent_learner(client: &Client, admin: ClusterClient<Channel>) -> anyho
     Ok(())
 }
 
-/// A fourth member, stock etcd: a learner first, then a voter.
-async fn join(admin: ClusterClient<Channel>, cluster: &Cluster) -> anyhow::Result<Joined> {
+/// A fourth member: a learner first, then a voter.
+async fn join(admin: ClusterClient<Channel>, cluster: &Cluster, binary: &Path) -> anyhow::Result<Joined> {
     let addresses = Addresses::free()?;
     let ask = MemberAddRequest { peer_ur_ls: vec![addresses.peer_url()], is_learner: true };
     let added = change(&admin, async |mut admin| admin.member_add(ask.clone()).await).await?;
     let id = added.into_inner().member.context("no member in the answer")?.id;
-    let mut member = newcomer(cluster.folder(), cluster, addresses)?;
+    let mut member = newcomer(binary, cluster, addresses);
     member.start()?;
     let begun = Instant::now();
     let promote = MemberPromoteRequest { id };
@@ -161,7 +173,7 @@ struct Joined {
     member: Member,
 }
 
-fn newcomer(folder: &Path, cluster: &Cluster, addresses: Addresses) -> anyhow::Result<Member> {
+fn newcomer(binary: &Path, cluster: &Cluster, addresses: Addresses) -> Member {
     let known = cluster.members().iter().map(|m| format!("{}={}", m.name, m.addresses.peer_url()));
     let list: Vec<String> = known.chain([format!("m3={}", addresses.peer_url())]).collect();
     let flags = [
@@ -169,7 +181,7 @@ fn newcomer(folder: &Path, cluster: &Cluster, addresses: Addresses) -> anyhow::R
         "--initial-cluster-token=quorate-it".to_owned(),
         "--initial-cluster-state=existing".to_owned(),
     ];
-    Ok(Member::new("m3", &etcd_binary()?, folder, addresses, &flags))
+    Member::new("m3", binary, cluster.folder(), addresses, &flags)
 }
 
 /// What cannot be: etcd's words, and nothing changes anywhere.
