@@ -17,17 +17,17 @@ use proto::etcdserverpb::RangeRequest;
 use super::{Growing, Kind, put_patiently};
 use crate::support::{PATIENT, no_panic, put, run};
 
-const PREFIX: &str = "grow/";
+pub(super) const PREFIX: &str = "grow/";
 
 /// Writes numbered keys to whoever is there, one after the other.
-struct Writer {
+pub(super) struct Writer {
     client: Arc<Mutex<Client>>,
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<BTreeSet<String>>,
 }
 
 impl Writer {
-    fn start(client: Client) -> Self {
+    pub(super) fn start(client: Client) -> Self {
         let (client, stop) = (Arc::new(Mutex::new(client)), Arc::new(AtomicBool::new(false)));
         let (shared, told) = (Arc::clone(&client), Arc::clone(&stop));
         let task = tokio::spawn(async move {
@@ -48,17 +48,17 @@ impl Writer {
         Self { client, stop, task }
     }
 
-    fn ask(&self, client: Client) {
+    pub(super) fn ask(&self, client: Client) {
         *self.client.lock().unwrap() = client;
     }
 
-    async fn stop(self) -> anyhow::Result<BTreeSet<String>> {
+    pub(super) async fn stop(self) -> anyhow::Result<BTreeSet<String>> {
         self.stop.store(true, Relaxed);
         Ok(self.task.await?)
     }
 }
 
-async fn keys(client: &Client, at: usize) -> anyhow::Result<BTreeSet<String>> {
+pub(super) async fn keys(client: &Client, at: usize) -> anyhow::Result<BTreeSet<String>> {
     let range = RangeRequest {
         key: Bytes::from_static(PREFIX.as_bytes()),
         range_end: end_of_prefix(PREFIX.as_bytes()),

@@ -4,6 +4,8 @@ mod grow;
 mod joins;
 mod leave;
 mod refused;
+mod replace;
+mod takeover;
 
 use std::time::{Duration, Instant};
 
