@@ -128,8 +128,13 @@ mod tests {
 
     #[test]
     fn a_learner_in_step_is_ready() {
-        let progress =
-            |member, matched| PeerProgress { member, matched, active: true, is_learner: member == 9, snapshot: 0 };
+        let progress = |member, matched| PeerProgress {
+            member,
+            matched,
+            active: true,
+            is_learner: member == 9,
+            snapshot: 0,
+        };
         // Leader 1 at 1,000, voter 2, learner 9 at `learner`.
         let check = |member: u64, learner: u64, expected: &str| {
             let peers = [progress(1, 1_000), progress(2, 1_000), progress(9, learner)];
