@@ -21,6 +21,8 @@ pub struct Limits {
     pub remotes: usize,
     /// How long an unknown sender is kept at least: a joining member asks ten times a second.
     pub remote_kept: Duration,
+    /// How long the connections with a removed member are kept: it shall learn of its removal from the log.
+    pub farewell: Duration,
 
     /// Time between log lines about the same fault of the same sender; lines left out are counted.
     pub complaint: Duration,
@@ -116,6 +118,7 @@ impl Default for Limits {
             batch_bytes: 1 << 20,
             remotes: 64,
             remote_kept: Duration::from_secs(1),
+            farewell: Duration::from_secs(1),
             complaint: Duration::from_mins(1),
             complaints: 256,
             complaint_lines: 32,

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, OnceLock, RwLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
@@ -18,16 +18,20 @@ use crate::{
     probe, snapshot_sender, urls,
 };
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Table {
     peers: BTreeMap<u64, Arc<Peer>>,
     /// By ID: when it was added, and the peer.
     remotes: BTreeMap<u64, (Instant, Arc<Peer>)>,
+    /// Removed members, and until when they are sent to: what was on its way, their own removal too, still arrives.
+    leaving: BTreeMap<u64, (Instant, Arc<Peer>)>,
 }
 
 impl Table {
     pub(crate) fn find(&self, id: u64) -> Option<&Arc<Peer>> {
-        self.peers.get(&id).or_else(|| self.remotes.get(&id).map(|(_, peer)| peer))
+        let leaving = || self.leaving.get(&id).filter(|(until, _)| Instant::now() < *until);
+        let other = || leaving().or_else(|| self.remotes.get(&id)).map(|(_, peer)| peer);
+        self.peers.get(&id).or_else(other)
     }
 }
 
@@ -91,10 +95,14 @@ impl Peers {
             }
             table.peers.insert(*id, peer);
         }
+        let (now, farewell) = (Instant::now(), self.context.limits.farewell);
+        table.leaving = old.leaving.clone();
+        table.leaving.retain(|_, (until, _)| now < *until);
         let gone: Vec<_> = old.peers.values().filter(|p| !table.peers.contains_key(&p.id)).cloned().collect();
+        table.leaving.extend(gone.iter().map(|peer| (peer.id, (now + farewell, peer.clone()))));
         self.put(table);
         for peer in gone {
-            peer.stop();
+            self.runtime().spawn(stop_later(peer.clone(), farewell));
             slog::info!(self.context.log, "removed remote peer"; "removed-remote-peer-id" => hex(peer.id));
         }
     }
@@ -104,7 +112,7 @@ impl Peers {
         let old = self.table();
         self.put(Table::default());
         old.peers.values().for_each(|peer| peer.stop());
-        old.remotes.values().for_each(|(_, peer)| peer.stop());
+        old.remotes.values().chain(old.leaving.values()).for_each(|(_, peer)| peer.stop());
     }
 
     /// Adds an unknown sender with well-formed URLs, to answer it (etcd `AddRemote`). If there are too many, it
@@ -132,7 +140,7 @@ impl Peers {
         if no_place(&old) {
             return;
         }
-        let mut table = Table { peers: old.peers.clone(), remotes: old.remotes.clone() };
+        let mut table = Table::clone(&old);
         let is_full = table.remotes.len() >= limits.remotes.max(1);
         let gone = oldest(&table).filter(|_| is_full).and_then(|id| table.remotes.remove(&id));
         table.remotes.insert(id, (now, self.add(id, &list, PeerKind::Remote, None)));
@@ -142,12 +150,16 @@ impl Peers {
         }
     }
 
+    fn runtime(&self) -> &Handle {
+        self.runtime.get().expect("Transport::start comes before update_peers")
+    }
+
     fn put(&self, table: Table) {
         *self.table.write().expect("no panic while the table is held") = Arc::new(table);
     }
 
     fn add(&self, id: u64, urls: &[String], kind: PeerKind, posts: Option<Arc<PostQueue>>) -> Arc<Peer> {
-        let runtime = self.runtime.get().expect("Transport::start comes before update_peers");
+        let runtime = self.runtime();
         let _inside = runtime.enter();
         let posts = posts.unwrap_or_else(|| Arc::new(PostQueue::new(&self.context.limits)));
         let peer = Peer::new(self.context.clone(), id, urls, kind, posts);
@@ -173,4 +185,9 @@ impl Peers {
                 "updated-remote-peer-id" => hex(peer.id), "updated-remote-peer-urls" => urls.join(","));
         }
     }
+}
+
+async fn stop_later(peer: Arc<Peer>, farewell: Duration) {
+    tokio::time::sleep(farewell).await;
+    peer.stop();
 }
