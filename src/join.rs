@@ -18,6 +18,10 @@ const LOOKUP_MAX: Duration = Duration::from_secs(30);
 /// The pause after a name that was not found, as in etcd: a name server may learn it a moment later.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long each of the others may take to say whether a downgrade is in progress. etcd waits for as long as a request may
+/// take; but where this member is the second one, there is no quorum to answer until it has started.
+const DOWNGRADE_MAX: Duration = Duration::from_secs(2);
+
 /// The IDs of this member and of its cluster.
 pub(crate) async fn identity(config: &Config, log: &slog::Logger) -> anyhow::Result<(u64, u64)> {
     let wanted = &config.cluster;
@@ -98,10 +102,7 @@ async fn are_equal(one: &[String], other: &[String], until: Instant) -> Result<(
     others.sort();
     match ones.iter().zip(&others).position(|(one, other)| one != other) {
         None => Ok(()),
-        Some(at) => Err(format!(
-            "{:?}(resolved from {:?}) != {:?}(resolved from {:?})",
-            ones[at], one[at], others[at], other[at]
-        )),
+        Some(at) => Err(format!("resolved urls: {:?} != {:?}", ones[at], others[at])),
     }
 }
 
@@ -151,7 +152,7 @@ async fn check_versions(
     let limit = raft_node::Options::request_timeout(election);
     let others: Vec<&Member> = existing.iter().filter(|member| member.id != own).collect();
     let versions = join_all(others.iter().map(|member| cluster_version(member, limit, log))).await;
-    let downgraded = is_downgraded(&others, limit, log).await;
+    let downgraded = is_downgraded(&others, log).await;
     let mut found: Vec<ClusterVersion> = Vec::new();
     for (member, version) in others.iter().zip(versions) {
         let Some(version) = version else { continue };
@@ -198,10 +199,10 @@ async fn cluster_version(member: &Member, limit: Duration, log: &slog::Logger) -
 }
 
 /// Whether a downgrade is in progress, in the words of the first that answers; its answer is linearizable.
-async fn is_downgraded(members: &[&Member], limit: Duration, log: &slog::Logger) -> bool {
+async fn is_downgraded(members: &[&Member], log: &slog::Logger) -> bool {
     for member in members {
         for url in &member.peer_urls {
-            match transport::fetch_downgrade_enabled(url, limit).await {
+            match transport::fetch_downgrade_enabled(url, DOWNGRADE_MAX).await {
                 Ok(enabled) => return enabled,
                 Err(error) => slog::warn!(log, "failed to get downgrade enabled status";
                     "remote-member-id" => format!("{:x}", member.id), "error" => %error),
@@ -256,8 +257,7 @@ mod tests {
         assert_eq!(found(configured, lists).await, Ok(1));
         assert_eq!(found("b=http://127.0.0.1:1", lists).await, Err("member count is unequal".to_owned()));
         let text = "PeerURLs: no match found for existing member (1, [http://127.0.0.1:3 http://127.0.0.1:2]), last \
-                    resolver error (\"http://127.0.0.1:2\"(resolved from \"http://127.0.0.1:2\") != \
-                    \"http://127.0.0.1:4\"(resolved from \"http://127.0.0.1:4\"))";
+                    resolver error (resolved urls: \"http://127.0.0.1:2\" != \"http://127.0.0.1:4\")";
         let configured = "a=http://127.0.0.1:1,b=http://127.0.0.1:4,b=http://127.0.0.1:5";
         assert_eq!(found(configured, lists).await, Err(text.to_owned()));
         let text = "PeerURLs: no match found for existing member (1, [http://127.0.0.1:3 http://127.0.0.1:2]), last \
