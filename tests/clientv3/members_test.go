@@ -20,8 +20,8 @@ type listing interface {
 	GetMembers() []*pb.Member
 }
 
-// ask is one request to the Cluster service of a side.
-type ask func(ctx context.Context, s *side, c pb.ClusterClient) (listing, error)
+// question is one request to the Cluster service of a side.
+type question func(ctx context.Context, s *side, c pb.ClusterClient) (listing, error)
 
 // nobody is a peer URL where nothing listens; servers' own ports have more digits.
 const nobody = "http://127.0.0.1:1"
@@ -39,7 +39,7 @@ func likeness(m *pb.Member) {
 }
 
 // sameMembers asks both sides and compares the answers, lists of members too.
-func (p *pair) sameMembers(what string, do ask) outcome {
+func (p *pair) sameMembers(what string, do question) outcome {
 	p.t.Helper()
 	var outcomes [2]outcome
 	for i, s := range []*side{&p.etcd, &p.ours} {
@@ -72,31 +72,31 @@ func (p *pair) sameMembers(what string, do ask) outcome {
 	return outcomes[0]
 }
 
-func add(isLearner bool, urls ...string) ask {
+func add(isLearner bool, urls ...string) question {
 	return func(ctx context.Context, _ *side, c pb.ClusterClient) (listing, error) {
 		return c.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls, IsLearner: isLearner})
 	}
 }
 
-func remove(id func(s *side) uint64) ask {
+func remove(id func(s *side) uint64) question {
 	return func(ctx context.Context, s *side, c pb.ClusterClient) (listing, error) {
 		return c.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: id(s)})
 	}
 }
 
-func promote(id func(s *side) uint64) ask {
+func promote(id func(s *side) uint64) question {
 	return func(ctx context.Context, s *side, c pb.ClusterClient) (listing, error) {
 		return c.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: id(s)})
 	}
 }
 
-func update(id func(s *side) uint64, urls ...string) ask {
+func update(id func(s *side) uint64, urls ...string) question {
 	return func(ctx context.Context, s *side, c pb.ClusterClient) (listing, error) {
 		return c.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: id(s), PeerURLs: urls})
 	}
 }
 
-func list(linearizable bool) ask {
+func list(linearizable bool) question {
 	return func(ctx context.Context, _ *side, c pb.ClusterClient) (listing, error) {
 		return c.MemberList(ctx, &pb.MemberListRequest{Linearizable: linearizable})
 	}
@@ -126,7 +126,7 @@ func TestSameChangesOfMembers(t *testing.T) {
 	own := memberID(0)
 	for _, c := range []struct {
 		what string
-		do   ask
+		do   question
 		code codes.Code
 		text string
 	}{

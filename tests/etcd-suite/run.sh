@@ -21,8 +21,8 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-default_run='^(TestKV.*|TestTxn.*|TestCompact|TestEndpoint.*|TestVerifyHashKV.*|TestAlarm.*|TestDefragOnline|TestMemberList|TestStatus|TestWaitLeader|TestWatch|TestLease.*)$'
-default_skip='/Peer|//Peer|///Peer|/Client|//Client|///Client'
+default_run='^(TestKV.*|TestTxn.*|TestCompact|TestEndpoint.*|TestVerifyHashKV.*|TestAlarm.*|TestDefragOnline|TestMember(Add|Remove|List)|TestStatus|TestWaitLeader|TestWatch|TestLease.*)$'
+default_skip='/Peer|//Peer|///Peer|////Peer|/Client|//Client|///Client|////Client'
 run=$default_run
 skip=$default_skip
 timeout=40m
