@@ -8,7 +8,7 @@ use proto::etcdserverpb::{Member, MemberListRequest, cluster_client::ClusterClie
 
 use super::{Outcome, differ, judge, ours, run, script};
 
-/// Where nobody listens.
+/// A peer URL where nobody listens.
 const NOBODY: &str = "http://127.0.0.1:9";
 
 const FORMATS: [&str; 6] = ["simple", "json", "json --hex", "fields", "table", "simple --hex"];
