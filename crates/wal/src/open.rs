@@ -110,10 +110,11 @@ impl<D: Disk> Wal<D> {
             buffer: Vec::new(),
             failed: false,
         };
+        // Names first: the superblock, which a sync writes, must not know of a segment whose name a crash may take.
+        wal.sync_names()?;
         if !is(Mutant::SkipSyncAtStart) {
             wal.sync()?;
         }
-        wal.sync_names()?;
         wal.superblock.sync()?;
         Ok((wal, replayed))
     }
