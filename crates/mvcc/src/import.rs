@@ -91,7 +91,7 @@ impl Import {
         let previous = before.as_ref().map(|record| record.head);
         self.supersede(at, previous, batch);
         let create = kv.version == 1;
-        let (tail, link) = self.chain(previous, before, create, false);
+        let (tail, link) = self.chain(before, create, false);
         let head = Head {
             create: kv.create_revision,
             newest: at,
@@ -130,7 +130,7 @@ impl Import {
             self.index.remove(&kv.key);
             return;
         }
-        let (tail, link) = self.chain(previous, before, false, true);
+        let (tail, link) = self.chain(before, false, true);
         // Nobody asks for the life of which only the end is left.
         let life = previous.unwrap_or(Head { create: at.main, version: 1, ..Head::default() });
         let head = Head { newest: at, lease: 0, size: size_of(value), dead: true, rank: link.rank, ..life };
@@ -146,13 +146,11 @@ impl Import {
         self.state.bytes -= logical_len(before.size as usize, false);
     }
 
-    fn chain(
-        &self,
-        previous: Option<Head>,
-        before: Option<Record>,
-        create: bool,
-        tombstone: bool,
-    ) -> (Tail, Link) {
+    /// Of what a transaction did to a key at the compacted revision, its deletions and the last change are left: what was
+    /// between them is forgotten.
+    fn chain(&self, before: Option<Record>, create: bool, tombstone: bool) -> (Tail, Link) {
+        let before = before.filter(|record| create || !record.head.dead);
+        let previous = before.as_ref().map(|record| record.head);
         let link = before.map_or_else(Link::first, |record| Link::after(record, self.state.compact));
         let previous = match previous {
             Some(head) => Some(Previous { revision: head.newest, size: head.size }),
@@ -182,7 +180,7 @@ fn check_tombstone(
         return Err("a deletion has more than a key");
     }
     match before {
-        Some(record) if record.head.dead => Err("it deletes a deleted key"),
+        Some(record) if record.head.dead && !may_follow_nothing => Err("it deletes a deleted key"),
         None if !may_follow_nothing => Err("it deletes a key that does not exist"),
         _ => Ok(()),
     }
@@ -204,7 +202,8 @@ fn check_put(
                 head.version.checked_add(1) == Some(kv.version) && head.create == kv.create_revision;
             if continues { Ok(()) } else { Err("it does not continue the version before it") }
         }
-        None if may_follow_nothing && kv.version > 1 => Ok(()),
+        // At the compacted revision a deletion may be left of what a transaction did to the key before.
+        _ if may_follow_nothing && kv.version > 1 => Ok(()),
         _ if creates => Ok(()),
         _ => Err("the versions before it are missing"),
     }
@@ -287,6 +286,21 @@ mod tests {
         check(7, &[put(6, 6, 1, "b"), put(7, 2, 3, "a"), del(8, "a"), put(9, 6, 2, "b")]);
         check(8, &[put(6, 6, 1, "b"), del(8, "a"), put(9, 6, 2, "b")]);
         check(9, &[put(9, 6, 2, "b")]);
+    }
+
+    #[test]
+    fn a_key_deleted_and_put_again_in_the_compacted_revision_goes_on_from_its_deletion() {
+        let (_, again) = put(3, 3, 2, "a");
+        let again = (Revision::new(3, 2).encode().to_vec(), again);
+        check(3, &[del(3, "a"), again.clone()]);
+        check(3, &[del(3, "a"), again.clone(), put(4, 3, 3, "a"), put(5, 5, 1, "b")]);
+        let (_, deletion) = del(3, "a");
+        let deleted_again = ([&Revision::new(3, 4).encode()[..], b"t"].concat(), deletion);
+        check(3, &[del(3, "a"), deleted_again.clone(), put(4, 4, 1, "a"), put(5, 5, 1, "b")]);
+        check(3, &[del(3, "a"), again.clone(), deleted_again, put(5, 5, 1, "b")]);
+        let later = [del(3, "a"), again];
+        let refused = imported(2, &later).expect_err("what came before it was not compacted");
+        assert_eq!(refused.what, "it deletes a key that does not exist");
     }
 
     #[test]

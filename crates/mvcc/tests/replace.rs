@@ -194,21 +194,18 @@ fn who_learns_of_the_gap_sees_what_is_behind_it() {
     let (feed, handle) = (store.change_feed(), store.view_handle());
     feed.open();
     std::thread::scope(|scope| {
-        // Ends with the last of them, or with the writer.
-        let (writing, written) = std::sync::mpsc::channel::<()>();
-        scope.spawn(move || {
-            while written.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
-                if let Some(to) = feed.take().dropped {
-                    assert!(handle.view().revision() >= to, "the gap ends at {to}");
-                }
+        let writer = scope.spawn(move || {
+            for newer in 1..50_000 {
+                let (engine, mut batch) = (Arc::new(MemoryEngine::new()), Batch::default());
+                mvcc::bump(&*engine, &mut batch, newer).expect("far from the end");
+                engine.write(batch).expect("memory");
+                drop(store.replace(self::store(&engine)));
             }
         });
-        for newer in 1..50_000 {
-            let (engine, mut batch) = (Arc::new(MemoryEngine::new()), Batch::default());
-            mvcc::bump(&*engine, &mut batch, newer).expect("far from the end");
-            engine.write(batch).expect("memory");
-            drop(store.replace(self::store(&engine)));
+        while !writer.is_finished() {
+            if let Some(to) = feed.take().dropped {
+                assert!(handle.view().revision() >= to, "the gap ends at {to}");
+            }
         }
-        drop(writing);
     });
 }

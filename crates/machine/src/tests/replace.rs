@@ -13,7 +13,6 @@ use proto::etcdserverpb as pb;
 use proto::mvccpb;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use types::{Entry, KeyRange};
 use watch::{Create, Hub, Response, Spec, Step, StreamKey};
 
@@ -113,37 +112,27 @@ fn what_waits_for_readers_of_the_old_state_waits_no_longer() {
 #[test]
 fn a_reader_that_waited_for_an_index_sees_what_it_stands_for() {
     let mut follower = Bench::new(settings());
-    let (shared, is_over) = (follower.machine.shared(), AtomicBool::new(false));
+    let shared = follower.machine.shared();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut seen = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                let applied = shared.applied_index();
-                assert!(applied >= seen, "{applied} after {seen}");
-                let revision = shared.view().revision().unsigned_abs();
-                assert!(revision > applied, "revision {revision} at index {applied}");
-                seen = applied;
+        let writer = scope.spawn(move || {
+            for newer in 1..50_000 {
+                let (engine, mut batch) = (Arc::new(MemoryEngine::new()), Batch::default());
+                mvcc::bump(&*engine, &mut batch, newer).expect("far from the end");
+                put_applied(&mut batch, newer, 1);
+                engine.write(batch).expect("memory does not fail");
+                let other = Machine::open(engine, settings()).expect("opens");
+                drop(follower.machine.replace(other).expect("newer"));
             }
         });
-        let _end = AtEnd(&is_over);
-        for newer in 1..50_000 {
-            let (engine, mut batch) = (Arc::new(MemoryEngine::new()), Batch::default());
-            mvcc::bump(&*engine, &mut batch, newer).expect("far from the end");
-            put_applied(&mut batch, newer, 1);
-            engine.write(batch).expect("memory does not fail");
-            let other = Machine::open(engine, settings()).expect("opens");
-            drop(follower.machine.replace(other).expect("newer"));
+        let mut seen = 0;
+        while !writer.is_finished() {
+            let applied = shared.applied_index();
+            assert!(applied >= seen, "{applied} after {seen}");
+            let revision = shared.view().revision().unsigned_abs();
+            assert!(revision > applied, "revision {revision} at index {applied}");
+            seen = applied;
         }
     });
-}
-
-/// Ends the reader, also when the writer fails.
-struct AtEnd<'a>(&'a AtomicBool);
-
-impl Drop for AtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Watchers of all keys, each on a stream of its own, with what they were sent.
