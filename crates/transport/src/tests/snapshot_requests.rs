@@ -176,6 +176,8 @@ async fn what_is_no_message_is_refused_with_gos_words() {
     assert!(status == 400 && text.starts_with("failed to decode raft message (failed to decode"), "{text}");
     // No message at all is of type MsgHup.
     assert_eq!(check(&[0; 8]).await, (400, "wrong raft message type\n".to_owned()));
+    let unknown = "etcd_network_snapshot_receive_failures{From=\"UNKNOWN_SNAPSHOT_SENDER\"}";
+    assert_eq!(metric(&node, unknown), Some(10.0));
 }
 
 /// A sender whose requests end anywhere: each gets an answer or is cut, and none holds the turn.

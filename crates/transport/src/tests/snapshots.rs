@@ -209,6 +209,7 @@ async fn of_two_that_wait_for_their_turn_the_newer_is_sent() {
     a.transport.send(vec![wanted(a.id, b.id)]);
     until("the first is under way", || sinks[0].begun.load(Ordering::Relaxed) == 1).await;
     a.transport.send(vec![wanted(a.id, c.id)]);
+    sleep(Duration::from_millis(50)).await;
     let mut newer = wanted(a.id, c.id);
     newer.term = Some(4);
     a.transport.send(vec![newer.clone()]);

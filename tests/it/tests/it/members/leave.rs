@@ -46,6 +46,8 @@ fn a_member_removed_while_it_was_down_does_not_come_back_but_its_place_does() {
         no_panic(&output);
         let words = "the member has been permanently removed from the cluster";
         ensure!(output.contains(words), "{}", process.tail(8));
+        // IDs are made of URLs and seconds: within the second in which it was added, its place would give its ID.
+        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
         let url = gone.member.addresses.peer_url();
         let ask = MemberAddRequest { peer_ur_ls: vec![url], is_learner: false };
         let added = change(&growing.admin(0), async |mut admin| admin.member_add(ask.clone()).await).await?;

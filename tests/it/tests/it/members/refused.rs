@@ -95,7 +95,7 @@ fn urls_that_are_none_or_taken_are_refused() {
         let bad = "etcdserver: given member URLs are invalid";
         for urls in [
             vec![],
-            vec!["".to_owned()],
+            vec![String::new()],
             vec!["http://127.0.0.1:1/x".to_owned()],
             vec!["http://127.0.0.1:1".to_owned(), "127.0.0.1:1".to_owned()],
         ] {
