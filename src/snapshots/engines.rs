@@ -5,13 +5,15 @@
 //! | `kv` | the member's first state |
 //! | `kv-<index>` | a leader's snapshot at this index, perhaps only a part of it |
 //!
-//! The log alone says which of them is current: see [`bootstrap::current_state`]. It is told of a snapshot only when that is
-//! whole and durable. What is not current is removed at the next start, or when nobody uses it any more.
+//! The log says which of them is current, with what they have applied: see [`bootstrap::current_state`]. It is told of a
+//! snapshot only when that is whole and durable. What is not current is removed at the next start, or when nobody uses it
+//! any more.
 
 use crate::threads;
 use anyhow::{Context as _, ensure};
+use engine::Engine as _;
 use engine_rocks::{Options, RocksEngine};
-use machine::Machine;
+use machine::{Machine, Point};
 use raft_node::bootstrap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -49,8 +51,8 @@ struct Open {
 
 /// Whether the directory has any state in it. Changes nothing.
 pub(crate) fn is_any(member_dir: &Path) -> bool {
-    let first = RocksEngine::exists(&member_dir.join(FIRST));
-    first || states(member_dir).is_ok_and(|states| !states.is_empty())
+    let is_state = |name: &String| index_of(name).is_some() && RocksEngine::exists(&member_dir.join(name));
+    names(member_dir).is_ok_and(|names| names.iter().any(is_state))
 }
 
 /// The engine of a member that is being made, where no server runs.
@@ -63,10 +65,9 @@ fn make(dir: &Path, options: &Options) -> anyhow::Result<RocksEngine> {
     Ok(RocksEngine::open(dir, options)?)
 }
 
-/// The indexes of the snapshots that are there, or parts of them.
-fn states(member_dir: &Path) -> io::Result<Vec<Index>> {
-    let names = names(member_dir)?;
-    Ok(names.iter().filter_map(|name| Index::from_str_radix(name.strip_prefix(LATER)?, 16).ok()).collect())
+/// The index of the snapshot that a state came with, by its directory's name.
+fn index_of(name: &str) -> Option<Index> {
+    if name == FIRST { Some(0) } else { Index::from_str_radix(name.strip_prefix(LATER)?, 16).ok() }
 }
 
 fn names(member_dir: &Path) -> io::Result<Vec<String>> {
@@ -91,26 +92,37 @@ impl Engines {
         log: slog::Logger,
     ) -> anyhow::Result<Arc<Self>> {
         let show = || format!("cannot read {}", member_dir.display());
-        let later = states(member_dir).with_context(show)?;
-        let current = bootstrap::current_state(log_first, later.iter().copied()).unwrap_or(0);
-        let kept = dir_of(current);
+        let names = names(member_dir).with_context(show)?;
+        let mut all = Vec::new();
+        for index in names.iter().filter_map(|name| index_of(name)) {
+            let engine = Arc::new(make(&member_dir.join(dir_of(index)), &options)?);
+            let applied = Point::of(&*Arc::clone(&engine).snapshot())?.index;
+            all.push((index, applied, engine));
+        }
+        let points = all.iter().map(|(index, applied, _)| (*index, *applied));
+        let current = bootstrap::current_state(log_first, points);
         // The state before a snapshot's goes only when the log goes on from that.
         ensure!(
-            later.is_empty() || member_dir.join(&kept).exists(),
-            "the log begins at index {log_first}, but the rows in {} are of a snapshot at index {}: an older log was put \
-             back, or --wal-dir is not what it was; nothing was changed",
-            member_dir.display(),
-            later[0]
+            current.is_some() || all.is_empty(),
+            "the log begins at index {log_first}, before every state in {}: an older log was put back, or --wal-dir is not \
+             what it was; nothing was changed",
+            member_dir.display()
         );
-        for name in names(member_dir).with_context(show)? {
-            let is_state = name == FIRST || name.starts_with(LATER);
-            if is_state && name != kept {
-                slog::info!(log, "removing a state that the log does not go on from"; "directory" => &name);
-                remove(&member_dir.join(name))?;
+        let current = current.unwrap_or(0);
+        let mut open = Vec::new();
+        for (index, _, engine) in all {
+            if index == current {
+                open.push(Open { index, engine: Some(engine), is_current: true });
+                continue;
             }
+            slog::info!(log, "removing a state that the log does not go on from"; "index" => index);
+            drop(engine);
+            remove(&member_dir.join(dir_of(index)))?;
         }
-        let engine = Arc::new(make(&member_dir.join(kept), &options)?);
-        let open = vec![Open { index: current, engine: Some(engine), is_current: true }];
+        if open.is_empty() {
+            let engine = Arc::new(make(&member_dir.join(FIRST), &options)?);
+            open.push(Open { index: 0, engine: Some(engine), is_current: true });
+        }
         let state = Mutex::new(State { open, former: None });
         Ok(Arc::new(Self { member_dir: member_dir.to_owned(), options, state, log }))
     }
@@ -205,5 +217,44 @@ fn remove(dir: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", dir.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::{Entry, EntryKind};
+
+    /// A state that has applied up to this index, closed.
+    fn put(member_dir: &Path, name: Index, applied: Index) {
+        let engine = Arc::new(make(&member_dir.join(dir_of(name)), &Options::default()).expect("it opens"));
+        if applied > 0 {
+            let entry = |index| Entry { term: 1, index, kind: EntryKind::Normal, data: "".into() };
+            let entries: Vec<Entry> = (1..=applied).map(entry).collect();
+            let opened = Machine::open(engine.clone(), machine::Settings::new(1, 2));
+            opened.expect("it opens").apply(&entries).expect("it applies");
+            engine.flush().expect("it flushes");
+        }
+    }
+
+    fn opened(states: &[(Index, Index)], log_first: Index) -> (Index, Vec<String>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, applied) in states {
+            put(dir.path(), *name, *applied);
+        }
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let engines = Engines::open(dir.path(), Options::default(), log_first, log).expect("it opens");
+        let applied = Point::of(&*engines.current().snapshot()).expect("its own rows").index;
+        (applied, names(dir.path()).expect("names"))
+    }
+
+    #[test]
+    fn a_start_goes_on_from_what_the_log_follows_and_removes_the_rest() {
+        assert_eq!(opened(&[], 1), (0, vec!["kv".to_owned()]));
+        assert_eq!(opened(&[(0, 7), (20, 20)], 1), (7, vec!["kv".to_owned()]));
+        assert_eq!(opened(&[(0, 7), (20, 20)], 21), (20, vec!["kv-0000000000000014".to_owned()]));
+        // The member came further by itself, and its log was released: whole or in part, the snapshot is old.
+        assert_eq!(opened(&[(0, 50), (20, 20)], 41), (50, vec!["kv".to_owned()]));
+        assert_eq!(opened(&[(0, 50), (20, 0)], 41), (50, vec!["kv".to_owned()]));
     }
 }

@@ -69,8 +69,14 @@ impl Incoming {
         let (index, _) = head.point();
         let committed = node.status().commit;
         if committed >= index {
-            let why = format!("a snapshot at index {index} is not needed: {committed} is committed here");
-            return Err(SnapshotRefusal::Process(why));
+            slog::info!(self.log, "a snapshot is not needed: this member has come further by itself";
+                "index" => index, "committed" => committed);
+            // Told that it failed, a leader would send it again, for ever if nothing else is written: its raft learns how
+            // far this member is only from what follows the snapshot.
+            while let Some(piece) = body.next().await {
+                piece.map_err(|error| SnapshotRefusal::Save(error.to_string()))?;
+            }
+            return Ok(());
         }
         let save = |error: &dyn std::fmt::Display| SnapshotRefusal::Save(error.to_string());
         let (pieces, arriving) = mpsc::channel(AHEAD);

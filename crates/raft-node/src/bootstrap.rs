@@ -7,6 +7,7 @@ use prost::Message as _;
 use proto::etcdserverpb::Metadata;
 use proto::{raftpb, walpb};
 use sha1::{Digest as _, Sha1};
+use types::mutant::{Mutant, is};
 use types::{Entry, EntryKind, HardState, Index};
 
 /// A member's ID (etcd `membership.NewMember`): SHA-1 over its normalised peer URLs, sorted and joined, then the token
@@ -100,10 +101,24 @@ pub fn restored_log(members: &[Member]) -> (walpb::Snapshot, HardState) {
     (snapshot, HardState { term, vote: 0, commit: index })
 }
 
-/// Which state a log goes on from, of those that leaders' snapshots left on the disk, named by their indexes: the newest
-/// one that the log begins after. A log that was not yet told of a snapshot begins before it. `None` = the member's own.
-pub fn current_state(log_first: Index, snapshots: impl IntoIterator<Item = Index>) -> Option<Index> {
-    snapshots.into_iter().filter(|index| *index < log_first).max()
+/// Which of the states on its disks a member goes on from, given the first index in its log. Each state is named by the
+/// index of the snapshot that it came with (0 = none, the first one); its second index is what it has applied, 0 if it is
+/// not whole. `None` if none counts.
+///
+/// A state that came with a snapshot is made durable before the log records the snapshot, and the record resets the log
+/// to begin after it: until then the log says that the state does not count. But a log also begins later as it is
+/// released, behind the state in use, and so passes a snapshot that came too late to be recorded. So the one that has
+/// applied most is in use: what the log has passed was in it.
+pub fn current_state(log_first: Index, states: impl IntoIterator<Item = (Index, Index)>) -> Option<Index> {
+    let passed = states.into_iter().filter(|(snapshot, _)| *snapshot < log_first);
+    let newest = if is(Mutant::KeepOldState) {
+        passed.min_by_key(|(snapshot, _)| *snapshot)
+    } else if is(Mutant::TakeNewestSnapshot) {
+        passed.max_by_key(|(snapshot, _)| *snapshot)
+    } else {
+        passed.max_by_key(|(snapshot, applied)| (*applied, *snapshot))
+    };
+    newest.map(|(snapshot, _)| snapshot)
 }
 
 fn addition(member: &Member) -> Bytes {
@@ -148,14 +163,6 @@ mod tests {
     }
 
     #[test]
-    fn a_log_goes_on_from_the_newest_state_before_it() {
-        assert_eq!(current_state(1, []), None);
-        assert_eq!(current_state(9, [9]), None, "the log was not told of it");
-        assert_eq!(current_state(10, [9]), Some(9));
-        assert_eq!(current_state(500, [9, 300, 500]), Some(300));
-    }
-
-    #[test]
     fn the_first_entries_are_etcds_bytes() {
         let member = |id, name: &str| Member {
             id,
@@ -172,6 +179,23 @@ mod tests {
         assert_eq!(entries[0].data, expected);
         let second = raftpb::ConfChange::decode(&entries[1].data[..]).unwrap();
         assert!(second.context().ends_with(br#""name":"b\"\u003c"}"#));
+    }
+
+    #[test]
+    fn the_log_says_which_state_is_in_use() {
+        assert_eq!(current_state(1, [(0, 0)]), Some(0), "a new member");
+        assert_eq!(current_state(1, [(0, 7), (20, 20)]), Some(0), "the snapshot was not recorded");
+        assert_eq!(current_state(21, [(0, 7), (20, 20)]), Some(20), "it was");
+        assert_eq!(current_state(26, [(0, 7), (20, 30), (40, 40)]), Some(20), "the next one was not");
+        assert_eq!(current_state(41, [(0, 7), (20, 30), (40, 40)]), Some(40));
+        assert_eq!(
+            current_state(26, [(0, 50), (20, 20)]),
+            Some(0),
+            "it came too late, and the log was released"
+        );
+        assert_eq!(current_state(21, [(0, 20), (20, 20)]), Some(20), "both are the same");
+        assert_eq!(current_state(26, [(0, 50), (20, 0)]), Some(0), "a part, given up long ago");
+        assert_eq!(current_state(20, [(20, 20), (40, 40)]), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! * what is applied anywhere is durable on a majority of the voters by then.
 
 use crate::Violation;
+use proto::walpb;
 use raft_node::core::Log;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +18,10 @@ struct Copy {
     terms: BTreeMap<Index, Term>,
     /// Durable up to this index: survives any crash.
     durable: Index,
+    /// A snapshot up to this index, or the entries, are durable, whatever their terms: they are committed.
+    included: Index,
+    /// The log goes on from a snapshot of this index, once that is synced.
+    recorded: Index,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +57,7 @@ impl Copies {
         let held = (log.first_index()..=log.last_index()).filter_map(|index| Some((index, log.term(index)?)));
         copy.terms.extend(held);
         copy.durable = log.last_index();
+        (copy.included, copy.recorded) = (log.first_index() - 1, 0);
         // What is in no log any more was lost before anybody had it. A cluster's only voter, whose term was lost with
         // it, may log something else there.
         let Logs { copies, contents, .. } = &mut *logs;
@@ -69,7 +75,8 @@ impl Copies {
     pub(crate) fn durable(&self, voters: &BTreeSet<u64>, index: Index, term: Term) -> usize {
         let logs = self.logs();
         let copies = voters.iter().filter_map(|voter| logs.copies.get(voter));
-        copies.filter(|copy| copy.durable >= index && copy.terms.get(&index) == Some(&term)).count()
+        let has_logged = |copy: &Copy| copy.durable >= index && copy.terms.get(&index) == Some(&term);
+        copies.filter(|copy| copy.included >= index || has_logged(copy)).count()
     }
 }
 
@@ -94,8 +101,19 @@ impl Logs {
         }
     }
 
+    /// The log goes on from a snapshot, if it was behind, or had another entry there.
+    fn snapshot(&mut self, member: u64, index: Index, term: Term) {
+        let copy = self.copies.entry(member).or_default();
+        if copy.terms.get(&index) != Some(&term) {
+            copy.terms = BTreeMap::from([(index, term)]);
+            copy.durable = 0;
+            copy.recorded = index;
+        }
+    }
+
     fn sync(&mut self, member: u64) {
         let copy = self.copies.entry(member).or_default();
+        copy.included = copy.included.max(copy.recorded);
         copy.durable = copy.terms.last_key_value().map_or(copy.durable, |(last, _)| *last);
     }
 }
@@ -110,6 +128,11 @@ impl Log for ObservedLog {
     fn append(&mut self, entries: &[Entry], hard_state: Option<&HardState>) -> Result<(), WalError> {
         self.copies.logs().append(self.member, entries);
         self.log.append(entries, hard_state)
+    }
+    fn save_snapshot(&mut self, snapshot: &walpb::Snapshot) -> Result<(), WalError> {
+        self.log.save_snapshot(snapshot)?;
+        self.copies.logs().snapshot(self.member, snapshot.index(), snapshot.term());
+        Ok(())
     }
     fn sync(&mut self) -> Result<(), WalError> {
         self.log.sync()?;

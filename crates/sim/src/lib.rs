@@ -1,8 +1,9 @@
 //! # The simulator: a whole cluster in one thread, from one seed
 //!
-//! The members are the shipped code: `raft_node::member`, `machine` and `wal`. Their surroundings are simulated: the
-//! network loses, delays, repeats and cuts off messages; disks lose what was not synced, or fail; members crash between
-//! any two steps, pause for long, and come back with the engine of their last flush. Clients use any of them.
+//! The members are the shipped code: `raft_node::member`, `machine`, `snapshot` and `wal`. Their surroundings are
+//! simulated: the network loses, delays, repeats and cuts off messages and snapshots; disks lose what was not synced, or
+//! fail; members crash between any two steps, pause for long, and come back with the engine of their last flush. Clients
+//! use any of them.
 //!
 //! ```text
 //!  seed ─▶ Rng ─▶ cluster: one event after the other, in virtual time
@@ -21,7 +22,8 @@
 //!   state at the member's applied index;
 //! * every watcher receives exactly the model's changes from its cursor on, whole revisions at a time, and none up to
 //!   an announced progress;
-//! * no lease ends before its client was promised, whatever leaders came and went.
+//! * no lease ends before its client was promised, whatever leaders came and went;
+//! * a member applies entry after entry, or goes on from a snapshot: then it has the rows that its sender had.
 //!
 //! At the end everything is healed: the members must agree within a minute, every lease must end although one member
 //! stays away, every acknowledged write must be on each of them, and every watcher must have received everything.
@@ -31,8 +33,7 @@
 //! Invariant: the same seed gives the same trace, byte for byte. Election timeouts, which raft-rs draws itself, are set
 //! before every tick.
 //!
-//! Not simulated yet: snapshots between members (new ones get the whole log), bit rot, clocks that differ in speed by
-//! more than a few per cent, the process's own threads.
+//! Not simulated yet: bit rot, clocks that differ in speed by more than a few per cent, the process's own threads.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

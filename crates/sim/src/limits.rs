@@ -18,9 +18,16 @@ pub(crate) fn draw(seed: u64, common: &mut Rng) -> Limits {
         ]),
         flush_log_bytes: *common.pick(&[500, 20_000, 64 << 20]),
         keep_entries: *common.pick(&[0, 5, 50]),
-        // There are no snapshots between members yet: lagging members need the log.
-        keep_lagging_steps: usize::MAX,
+        keep_lagging_steps: *common.pick(&[0, 1, 3, usize::MAX]),
         ..Limits::default()
+    };
+    // In every other run members that fall behind are soon sent snapshots.
+    let is_short = common.one_in(2);
+    let defaults = if is_short {
+        let flush_entries = *common.pick(&[1, 5, 20]);
+        Limits { flush_entries, keep_entries: 0, keep_lagging_steps: 0, ..defaults }
+    } else {
+        defaults
     };
     if rng.one_in(4) {
         return defaults;
@@ -68,7 +75,7 @@ fn draw_queues(rng: &mut Rng, defaults: Limits) -> Limits {
 pub(crate) fn draw_log(seed: u64) -> wal::Options {
     let mut rng = Rng::new(seed ^ 0x13_0000_0000);
     let defaults = wal::Options::DEFAULT;
-    let segment_bytes = *rng.pick(&[4 << 10, 16 << 10, 64 << 10, 1 << 20]);
+    let segment_bytes = *rng.pick(&[300, 1 << 10, 4 << 10, 16 << 10, 1 << 20]);
     if rng.one_in(4) {
         return wal::Options { segment_bytes, ..defaults };
     }

@@ -9,6 +9,9 @@ use crate::rng::Rng;
 use proto::raftpb::{Message, MessageType};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The longest that a snapshot takes, microseconds: several elections.
+const SNAPSHOT_MAX: Micros = 8_000_000;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conditions {
     pub(crate) loss_per_mille: u64,
@@ -85,6 +88,23 @@ impl Network {
             arrivals.push((now + 2 * super::network::delay(rng, &self.conditions), Way::Post));
         }
         arrivals
+    }
+
+    /// When a snapshot sent now arrives: never, once or twice, the second time perhaps long after.
+    pub(crate) fn send_snapshot(&self, rng: &mut Rng, now: Micros, from: u64, to: u64) -> Vec<Micros> {
+        let Conditions { loss_per_mille, double_per_mille, slow_per_mille, delay } = self.conditions;
+        // It has many parts, and each may be lost.
+        if self.is_cut(from, to) || rng.per_mille(10 * loss_per_mille) {
+            return Vec::new();
+        }
+        let longest = if rng.per_mille(10 * slow_per_mille) { SNAPSHOT_MAX } else { 20 * delay };
+        let first = now + rng.between(delay, longest);
+        let second = rng.per_mille(double_per_mille).then(|| first + rng.below(SNAPSHOT_MAX));
+        [first].into_iter().chain(second).collect()
+    }
+
+    pub(crate) fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cut.contains(&(from, to))
     }
 
     /// Whether a message that travelled this way arrives.

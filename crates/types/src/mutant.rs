@@ -38,6 +38,18 @@ mutants! {
     SkipFlush,
     /// The log is truncated although a member still needs it.
     ForgetWhoLags,
+    /// The log is truncated although a member needs it after a snapshot on its way.
+    ForgetSnapshotUnderWay,
+    /// A snapshot's state replaces the old one before the log goes on from it.
+    SwitchBeforeRecord,
+    /// A member goes on from its oldest state, whatever its log says.
+    KeepOldState,
+    /// A member goes on from the newest snapshot that its log has passed, though it came further without.
+    TakeNewestSnapshot,
+    /// A member is told of a snapshot's state before that is durable.
+    InstallUnflushed,
+    /// Watchers are not told of what a snapshot skipped.
+    HideSkippedChanges,
     /// One member skips an entry that it should apply.
     SkipEntry,
     /// A read is answered without confirming leadership.
@@ -70,6 +82,10 @@ mutants! {
     EndLeaseTwice,
     /// In the simulator's process around a member: a write is acknowledged when it is proposed.
     AnswerBeforeCommit,
+    /// Around a member: a snapshot says that it is of a later index than its rows.
+    AnnounceLaterIndex,
+    /// Around a member: raft is not told that a snapshot was lost.
+    ForgetLostSnapshot,
     /// Around a member: a resumed watcher starts one revision too late.
     ResumeTooLate,
     /// Around a member: progress is announced to watchers that have not seen everything.

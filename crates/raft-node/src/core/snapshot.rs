@@ -19,7 +19,13 @@ impl Core {
         if leader == 0 || leader == me {
             return;
         }
-        let (index, _) = head.point();
+        let (index, of_term) = head.point();
+        if of_term > term {
+            // A leader of the past would take the answer for its own entries.
+            slog::warn!(self.logger, "dropped a snapshot of a later term than this member has heard of";
+                "index" => index, "snapshot-term" => of_term, "term" => term);
+            return;
+        }
         if let Err(error) = self.node.step(head.sent_by(leader, term).0) {
             slog::warn!(self.logger, "raft ignored a snapshot"; "index" => index, "error" => %error);
         }

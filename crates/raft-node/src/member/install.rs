@@ -13,6 +13,7 @@ use machine::Machine;
 use std::fmt;
 use std::time::Instant;
 use types::Index;
+use types::mutant::{Mutant, is};
 
 /// A leader's snapshot with its state, ready to go on from.
 pub struct Install {
@@ -57,16 +58,17 @@ impl Member {
         }
         slog::info!(self.log, "installing a snapshot"; "index" => index, "term" => term);
         self.installing = Some(install.state);
+        if is(Mutant::SwitchBeforeRecord) {
+            self.switch(index, world)?;
+        }
         self.process(now, world)
     }
 
     /// The log goes on from the snapshot of this index: so does the machine.
     pub(super) fn installed<W: World>(&mut self, now: Instant, index: Index, world: &mut W) -> Turn<W> {
-        let state = self.installing.take().filter(|state| state.applied().0 == index);
-        let state = state.ok_or(NodeFault::NoState(index))?;
-        let former = self.applier.replace(state)?;
-        self.retention.installed(index);
-        world.installed(index, former).map_err(Stop::Halt)?;
+        if !is(Mutant::SwitchBeforeRecord) {
+            self.switch(index, world)?;
+        }
         self.core.applied(now, index, &[])?;
         self.note_members(world);
         self.background.wake();
@@ -74,5 +76,13 @@ impl Member {
         world.status_changed(&self.status());
         self.at(Step::Installed, world)?;
         self.hand_back(world)
+    }
+
+    fn switch<W: World>(&mut self, index: Index, world: &mut W) -> Turn<W> {
+        let state = self.installing.take().filter(|state| state.applied().0 == index);
+        let state = state.ok_or(NodeFault::NoState(index))?;
+        let former = self.applier.replace(state)?;
+        self.retention.installed(index);
+        world.installed(index, former).map_err(Stop::Halt)
     }
 }

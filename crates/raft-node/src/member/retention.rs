@@ -113,6 +113,7 @@ impl Member {
         let peers = self.core.peers();
         let lacking = peers.iter().map(|peer| peer.matched + 1).min().unwrap_or(0);
         let under_way = peers.iter().filter(|peer| peer.snapshot > 0).map(|peer| peer.snapshot + 1).min();
+        let under_way = under_way.filter(|_| !is(Mutant::ForgetSnapshotUnderWay));
         near.min(lacking.max(self.retention.bound())).min(under_way.unwrap_or(Index::MAX))
     }
 }

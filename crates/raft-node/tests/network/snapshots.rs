@@ -117,3 +117,26 @@ fn a_snapshot_of_a_former_leader_is_as_good() {
     net.ticks(3);
     assert!(net.has(3, "after"));
 }
+
+/// The leader that it follows would take the answer for an acknowledgement of entries that it does not have.
+#[test]
+fn a_snapshot_of_a_term_that_its_receiver_has_not_heard_of_is_ignored() {
+    let mut net = left_behind();
+    let term = net.node(3).core.leadership().term;
+    net.step(1, Input::Transfer(2));
+    net.settle();
+    net.put(2, "later");
+    net.settle();
+    let kind = Some(MessageType::MsgSnap.into());
+    let message = raftpb::Message { r#type: kind, to: Some(3), from: Some(2), ..Default::default() };
+    let message = raftpb::Message { term: Some(net.node(2).core.leadership().term), ..message };
+    let (rows, message) = (copy(&net.nodes[&2].engine), describing(&message, &net.nodes[&2].machine));
+    let leadership = net.node(3).core.leadership();
+    assert_eq!((leadership.term, leadership.leader), (term, 1));
+    let now = net.now;
+    net.node(3).receive(now, &message, &rows);
+    assert!(!net.node(3).core.is_restoring());
+    net.isolate(3, false);
+    net.ticks(5);
+    assert!(net.has(3, "later"), "it gets another one");
+}

@@ -72,6 +72,7 @@ impl Cluster {
         trace!(self.trace, "everything is healed");
         self.chaos = false;
         self.rules.hangs_per_mille = 0;
+        self.rules.install_crashes_per_mille = 0;
         self.network.mend_all();
         let ids: Vec<u64> = self.members.keys().copied().collect();
         for id in ids {

@@ -5,16 +5,14 @@ use super::watchers::Watchers;
 use super::{Client, Cluster, Event, Member};
 use crate::client::Workload;
 use crate::drawn::count_draw;
-use crate::member::{Disks, Rules};
+use crate::member::{Disks, Rules, States};
 use crate::network::{Conditions, Network};
 use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::trace::{Trace, trace};
 use crate::{Load, Options};
-use engine::MemoryEngine;
 use raft_node::bootstrap;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 use types::{Entry, HardState};
 use wal::{MemDisk, Wal};
@@ -31,7 +29,7 @@ impl Cluster {
         }
         let has_learners = options.load == Load::Learners;
         let count = if has_learners { 1 } else { count };
-        let mut rules = Rules {
+        let rules = Rules {
             start,
             log: crate::limits::draw_log(seed),
             clock_steps: *rng.pick(&[0, 0, 30_000]),
@@ -39,15 +37,14 @@ impl Cluster {
             hangs_per_mille: *rng.pick(&[0, 0, 1, 10]),
             group_split_per_mille: *rng.pick(&[0, 100, 500, 1000]),
             checkpoints: rng.one_in(2),
+            install_crashes_per_mille: *rng.pick(&[0, 200, 600]),
+            tidies_one_in: *rng.pick(&[10, 10_000]),
+            founders: count,
             limits: crate::limits::draw(seed, &mut rng),
             seed,
         };
         let grows = options.members.is_none() && rng.one_in(3);
         let spares = if grows || has_learners { SPARES } else { 0 };
-        // Without snapshots, new members need the whole log.
-        if spares > 0 {
-            rules.limits.keep_entries = u64::MAX;
-        }
         let conditions = Conditions::draw(&mut rng);
         let list: Vec<machine::Member> = (1..=count).map(member_of).collect();
         let (entries, state) = bootstrap::first_log(&list);
@@ -65,6 +62,7 @@ impl Cluster {
             rules,
             oracle: Oracle::new(count, spares, &entries),
             trace: Trace::new(options.print),
+            sendings: BTreeMap::new(),
             steps: 0,
             chaos: true,
             promotes: true,
@@ -132,7 +130,7 @@ fn first_members(
             wal.append(entries, Some(state)).expect("a disk without faults");
         }
         wal.sync().expect("a disk without faults");
-        let disks = Disks { log, engine: Arc::new(MemoryEngine::new()) };
+        let disks = Disks { log, states: States::new() };
         (
             id,
             Member {

@@ -5,12 +5,13 @@ mod alarms;
 mod end;
 mod faults;
 mod first;
+mod snapshots;
 mod watchers;
 
 use crate::client::{Ask, NOBODY, Workload, and_then};
 use crate::drawn::count_draw;
 use crate::member::{
-    Around, ClientAnswer, Disks, Inputs, Life, LifeEnd, REQUEST_TIMEOUT, Rules, Waiter, describe,
+    Around, ClientAnswer, Disks, Inputs, Life, LifeEnd, Parcel, REQUEST_TIMEOUT, Rules, Waiter, describe,
 };
 use crate::network::{Network, Way};
 use crate::oracle::Oracle;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use faults::{Fault, Faults};
 use prost::Message as _;
 use proto::raftpb;
+use snapshots::Sending;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use watchers::Watchers;
@@ -40,6 +42,12 @@ pub(crate) enum Event {
         to: u64,
         way: Way,
         message: Bytes,
+    },
+    Snapshot(Box<Parcel>),
+    /// The sender of a snapshot learns whether it arrived, unless it has learned that already.
+    SnapshotDone {
+        number: u64,
+        ok: bool,
     },
     Answer(ClientAnswer),
     Client(usize),
@@ -90,6 +98,8 @@ pub(crate) struct Cluster {
     pub(crate) rng: Rng,
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
+    /// Snapshots under way, by number.
+    sendings: BTreeMap<u64, Sending>,
     pub(crate) steps: u64,
     pub(crate) chaos: bool,
     pub(crate) promotes: bool,
@@ -113,6 +123,14 @@ impl Cluster {
             Event::Turn { member, life } => self.turn(member, life),
             Event::Arrive { from, to, way, message } => {
                 self.arrive(from, to, way, message);
+                Ok(())
+            }
+            Event::Snapshot(parcel) => {
+                self.snapshot_arrives(*parcel);
+                Ok(())
+            }
+            Event::SnapshotDone { number, ok } => {
+                self.snapshot_done(number, ok);
                 Ok(())
             }
             Event::Answer(answer) => {
@@ -307,13 +325,19 @@ impl Cluster {
         let Some(life) = &mut member.life else { return Ok(()) };
         let mut around = Around::new(self.now, &self.rules, &mut self.rng, &mut self.oracle, &mut self.trace);
         let end = act(life, &mut around);
-        let Around { sent, answers, .. } = around;
+        let Around { sent, answers, parcels, receipts, .. } = around;
         let wake_at = life.wake_at();
         for (at, message) in sent {
             self.send(at, &message);
         }
         for (at, answer) in answers {
             self.schedule(at, Event::Answer(answer));
+        }
+        for (at, message, file) in parcels {
+            self.send_snapshot(at, &message, &file);
+        }
+        for (at, number, ok) in receipts {
+            self.receipt(at, number, ok);
         }
         match end {
             Ok(()) => {
@@ -391,7 +415,8 @@ impl Cluster {
         // The engine sometimes flushes by itself too.
         let kept =
             |batches| ahead.map_or(0, |dice| usize::try_from(dice).unwrap_or(usize::MAX) % (batches + 1));
-        member.disks.engine = Arc::new(member.disks.engine.crash_ahead(kept));
+        member.disks.states.crash(kept);
+        self.snapshots_break_off(id);
         self.schedule(self.now + pause, Event::Start(id));
     }
 

@@ -6,7 +6,12 @@
 
 mod leases;
 mod requests;
+mod snapshots;
 mod stage;
+mod states;
+
+pub(crate) use snapshots::Parcel;
+pub(crate) use states::States;
 
 use crate::client::{Ask, Question};
 use crate::drawn::count_draw;
@@ -18,12 +23,13 @@ use crate::{Micros, Violation};
 use bytes::Bytes;
 use engine::MemoryEngine;
 use leases::Keepalive;
-use machine::{Machine, Settings as MachineSettings, Shared};
+use machine::{Fault, Machine, Settings as MachineSettings, Shared};
 use proto::raftpb::{self, MessageType};
 use raft_node::core::{Core, Log};
 use raft_node::member::{Batch, Control, Job, Member, MemberStatus, Rest, SharedParts};
 use raft_node::pending::PendingRequests;
 use raft_node::{Lessor, Limits, Meters, Options, Renewing, RequestIds};
+use snapshots::{Received, Staged};
 use stage::Stage;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -61,7 +67,7 @@ impl From<Violation> for LifeEnd {
 
 pub(crate) struct Disks {
     pub(crate) log: MemDisk,
-    pub(crate) engine: Arc<MemoryEngine>,
+    pub(crate) states: States,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +81,12 @@ pub(crate) struct Rules {
     pub(crate) hangs_per_mille: u64,
     pub(crate) group_split_per_mille: u64,
     pub(crate) checkpoints: bool,
+    /// How often members crash around the installation of a snapshot.
+    pub(crate) install_crashes_per_mille: u64,
+    /// In how many turns one removes the states that are not needed any more.
+    pub(crate) tidies_one_in: u64,
+    /// The first members, 1 to this number.
+    pub(crate) founders: u64,
     pub(crate) limits: Limits,
     /// For draws that differ between members.
     pub(crate) seed: u64,
@@ -119,12 +131,22 @@ enum PendingJob {
     Under(Micros, Job),
     /// It is done; the member learns of it at this time.
     Done(Micros, Control),
+    /// A snapshot is made at this time.
+    Export(Micros, Box<raftpb::Message>),
+    /// A snapshot becomes a state on the disk at this time.
+    Import(Micros, Box<Received>),
+    /// The member learns of a snapshot's state at this time.
+    Install(Micros, Box<Staged>),
 }
 
 impl PendingJob {
     fn at(&self) -> Micros {
         match self {
-            Self::Under(at, _) | Self::Done(at, _) => *at,
+            Self::Under(at, _)
+            | Self::Done(at, _)
+            | Self::Export(at, _)
+            | Self::Import(at, _)
+            | Self::Install(at, _) => *at,
         }
     }
 }
@@ -148,6 +170,10 @@ pub(crate) struct Around<'a> {
     pub(crate) sent: Vec<(Micros, raftpb::Message)>,
     /// Answers, with the time at which they leave.
     pub(crate) answers: Vec<(Micros, ClientAnswer)>,
+    /// Snapshots, with the time at which they leave.
+    pub(crate) parcels: Vec<(Micros, raftpb::Message, Bytes)>,
+    /// Which snapshots were taken, and when: in order, or not.
+    pub(crate) receipts: Vec<(Micros, u64, bool)>,
 }
 
 impl<'a> Around<'a> {
@@ -158,7 +184,8 @@ impl<'a> Around<'a> {
         oracle: &'a mut Oracle,
         trace: &'a mut Trace,
     ) -> Self {
-        Self { now, rules, rng, oracle, trace, sent: Vec::new(), answers: Vec::new() }
+        let (sent, answers, parcels, receipts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { now, rules, rng, oracle, trace, sent, answers, parcels, receipts }
     }
 }
 
@@ -168,6 +195,9 @@ pub(crate) struct Inputs {
     pub(crate) requests: Vec<(Ask, Waiter)>,
     pub(crate) unreachable: Vec<u64>,
     pub(crate) transfer: Option<u64>,
+    pub(crate) snapshots: Vec<Parcel>,
+    /// Members to which a snapshot was sent, and whether it arrived.
+    pub(crate) snapshots_done: Vec<(u64, bool)>,
 }
 
 pub(crate) struct Life {
@@ -180,6 +210,7 @@ pub(crate) struct Own {
     id: u64,
     shared: Arc<Shared>,
     engine: Arc<MemoryEngine>,
+    states: States,
     disk: MemDisk,
     ids: Arc<RequestIds>,
     lessor: Arc<Lessor>,
@@ -223,11 +254,12 @@ impl Life {
             }
         };
         disks.log.heal();
-        let limits = crate::limits::draw_machine(rules.seed, id);
-        let quota_bytes = crate::limits::draw_quota(rules.seed, id);
-        let settings = MachineSettings { limits, quota_bytes, ..MachineSettings::new(id, 2) };
-        let machine = Machine::open(disks.engine.clone(), settings)
-            .map_err(|fault| format!("member {id} cannot open its state: {fault}"))?;
+        let fail = |fault| format!("member {id} cannot open its state: {fault}");
+        let engine = disks.states.at_start(wal.first_index()).map_err(fail)?;
+        let engine = engine.ok_or_else(|| {
+            format!("member {id} has no state that its log goes on from, {}", wal.first_index())
+        })?;
+        let machine = open_machine(rules, id, Arc::clone(&engine)).map_err(fail)?;
         around.oracle.reopened(id, replayed.hard_state, &wal)?;
         trace!(
             around.trace,
@@ -239,14 +271,14 @@ impl Life {
             replayed.repaired.map(|repair| repair.bytes)
         );
         let log = around.oracle.copies.listen(id, Box::new(wal));
-        Self::with(id, disks, log, machine, around)
+        Self::with(id, disks, log, (engine, machine), around)
     }
 
     fn with(
         id: u64,
         disks: &Disks,
         log: Box<dyn Log>,
-        machine: Machine,
+        (engine, machine): (Arc<MemoryEngine>, Machine),
         around: &mut Around<'_>,
     ) -> Result<Self, LifeEnd> {
         let rules = around.rules;
@@ -276,7 +308,8 @@ impl Life {
         let own = Own {
             id,
             shared: machine.shared(),
-            engine: disks.engine.clone(),
+            engine,
+            states: disks.states.clone(),
             disk: disks.log.clone(),
             ids: Arc::clone(&parts.ids),
             lessor: Arc::clone(&parts.lessor),
@@ -337,7 +370,8 @@ impl Life {
             let finished = self.member.finish(&mut Stage { own: &mut self.own, around });
             return Err(finished.err().map_or(LifeEnd::Removed, |stop| self.own.end(stop)));
         }
-        around.oracle.after_turn(self.own.id, self.member.core())?;
+        let checked = self.own.checked;
+        around.oracle.after_turn(self.own.id, self.member.core(), checked)?;
         Ok(())
     }
 
@@ -351,7 +385,7 @@ impl Life {
         let (commit, applied, last) = self.core().indexes();
         let waits =
             self.member.is_asked() || !self.own.inbox.requests.is_empty() || !self.own.jobs.is_empty();
-        let waits = waits || !self.own.renewals.is_empty();
+        let waits = waits || !self.own.renewals.is_empty() || !self.own.inbox.snapshots.is_empty();
         commit == last && applied == last && !waits
     }
 
@@ -375,6 +409,13 @@ impl Life {
         }
         Err(format!("member {id}: background work does not end"))
     }
+}
+
+/// Opens a member's machine on a state.
+fn open_machine(rules: &Rules, id: u64, engine: Arc<MemoryEngine>) -> Result<Machine, Fault> {
+    let limits = crate::limits::draw_machine(rules.seed, id);
+    let quota_bytes = crate::limits::draw_quota(rules.seed, id);
+    Machine::open(engine, MachineSettings { limits, quota_bytes, ..MachineSettings::new(id, 2) })
 }
 
 pub(crate) fn describe(message: &raftpb::Message) -> String {

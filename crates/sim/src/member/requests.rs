@@ -34,7 +34,11 @@ impl Own {
         if self.decide_at.take_if(|at| *at <= around.now).is_some() {
             self.allow_checkpoints(around.rules.checkpoints);
         }
-        let Inputs { messages, requests, unreachable, transfer } = std::mem::take(&mut self.inbox);
+        if around.rng.one_in(around.rules.tidies_one_in) {
+            self.states.tidy(self.shared.applied_index());
+        }
+        let inbox = std::mem::take(&mut self.inbox);
+        let Inputs { messages, requests, unreachable, transfer, snapshots, snapshots_done } = inbox;
         for (renewing, waiter) in std::mem::take(&mut self.renewals) {
             self.keep_alive(now, renewing, &waiter, around);
         }
@@ -54,6 +58,12 @@ impl Own {
         for member in unreachable {
             self.pending.unreachable(member);
         }
+        for (member, ok) in snapshots_done {
+            self.pending.control(Control::SnapshotDone { member, ok });
+        }
+        for parcel in snapshots {
+            self.snapshot_arrives(parcel, around);
+        }
         if let Some(to) = transfer.filter(|to| *to != self.id && core.leadership().is_leader) {
             trace!(around.trace, "member {} hands leadership to {to}", self.id);
             let deadline = now + Duration::from_micros(REQUEST_TIMEOUT);
@@ -71,7 +81,7 @@ impl Own {
             match pending {
                 PendingJob::Under(at, job) if at <= around.now => {
                     trace!(around.trace, "member {}: {} is done", self.id, name(&job));
-                    let control = job.run(&*self.engine, || now);
+                    let control = job.run(|| now);
                     if let Control::Applied(applied) = &control
                         && let Some((group, outcomes, machine)) = applied.group()
                         && !group.is_empty()
@@ -82,6 +92,9 @@ impl Own {
                     self.jobs.push(PendingJob::Done(told, control));
                 }
                 PendingJob::Done(at, control) if at <= around.now => self.pending.control(control),
+                PendingJob::Export(at, message) if at <= around.now => self.export(*message, around)?,
+                PendingJob::Import(at, received) if at <= around.now => self.import(*received, around)?,
+                PendingJob::Install(at, staged) if at <= around.now => self.tell(*staged, around),
                 later => self.jobs.push(later),
             }
         }
@@ -105,14 +118,10 @@ impl Own {
         }
         let message = incoming(message, self.id, &around.rules.limits)
             .map_err(|error| format!("member {}: {error}", self.id))?;
-        match self.pending.deliver(now, message) {
-            Ok(()) => Ok(()),
-            Err(Undelivered::Full) => {
-                count_draw("message without room");
-                Ok(())
-            }
-            Err(Undelivered::Snapshot { .. }) => Err(format!("member {} got a snapshot", self.id).into()),
+        if let Err(Undelivered) = self.pending.deliver(now, message) {
+            count_draw("message without room");
         }
+        Ok(())
     }
 
     fn request(
@@ -203,7 +212,7 @@ impl Own {
 
 fn name(job: &Job) -> &'static str {
     match job {
-        Job::Flush(_) => "a flush",
+        Job::Flush(..) => "a flush",
         Job::Apply(_) => "a long group",
         Job::Deadlines(_) => "the deadlines of leases",
     }

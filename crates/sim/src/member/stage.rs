@@ -13,13 +13,13 @@ use crate::trace::trace;
 use machine::{Effect, Machine, Membership, Outcome};
 use proto::etcdserverpb::AlarmType;
 use proto::etcdserverpb::alarm_request::AlarmAction;
-use proto::raftpb;
+use proto::raftpb::{self, MessageType};
 use raft_node::core::Log;
 use raft_node::member::{Done, Job, MemberStatus, Step, Stop, World};
 use raft_node::{NodeFault, PeerProgress, ProposeError};
 use std::sync::Arc;
 use std::time::Instant;
-use types::Entry;
+use types::{Entry, Index};
 
 pub(super) struct Stage<'a, 'w> {
     pub(super) own: &'a mut Own,
@@ -61,6 +61,7 @@ impl World for Stage<'_, '_> {
                 );
                 self.crash_point("after a flush")
             }
+            Step::Installed => self.crash_point("after it installed a snapshot"),
         }
     }
 
@@ -92,9 +93,18 @@ impl World for Stage<'_, '_> {
     fn send(&mut self, messages: Vec<raftpb::Message>) -> Result<(), LifeEnd> {
         for message in messages {
             self.around.oracle.sent(self.own.id, &message)?;
-            self.around.sent.push((self.own.clock, message));
+            if message.r#type() == MessageType::MsgSnap {
+                self.check_need(message.to())?;
+                self.own.asked_for_snapshot(message, self.around);
+            } else {
+                self.around.sent.push((self.own.clock, message));
+            }
         }
         Ok(())
+    }
+
+    fn installed(&mut self, index: Index, _former: Machine) -> Result<(), LifeEnd> {
+        Ok(self.own.installed(index, self.around)?)
     }
 
     fn hand_back(&mut self, done: &mut Vec<Done>) -> Result<(), LifeEnd> {
@@ -128,7 +138,7 @@ impl World for Stage<'_, '_> {
         let now = self.now();
         self.own.jobs.push(match job {
             // It need not include more than was written before it began.
-            Job::Flush(_) => PendingJob::Done(at, job.run(&*self.own.engine, || now)),
+            Job::Flush(..) => PendingJob::Done(at, job.run(|| now)),
             job => PendingJob::Under(at, job),
         });
         Ok(())
@@ -157,6 +167,16 @@ impl Stage<'_, '_> {
     fn draw_election(&mut self) {
         let extra = self.around.rng.below(ELECTION_TICKS as u64);
         self.own.election_ticks = ELECTION_TICKS + usize::try_from(extra).expect("a few ticks");
+    }
+
+    /// Whether this member may need a snapshot: in some runs the log is kept for those who have its beginning.
+    fn check_need(&self, to: u64) -> Result<(), Violation> {
+        let rules = self.around.rules;
+        if rules.limits.keep_lagging_steps == usize::MAX && to <= rules.founders {
+            let id = self.own.id;
+            return Err(format!("member {id} has no log for member {to}, which was to be kept for it"));
+        }
+        Ok(())
     }
 
     fn crash_point(&mut self, place: &'static str) -> Result<(), LifeEnd> {
@@ -239,6 +259,9 @@ impl Own {
         around: &mut Around<'_>,
     ) -> Result<(), Violation> {
         let id = self.id;
+        if group[0].index > self.checked + 1 {
+            return Err(format!("member {id} applies index {} after {}", group[0].index, self.checked));
+        }
         let skipped = group.len() - outcomes.len();
         for (entry, outcome) in group[skipped..].iter().zip(outcomes) {
             around.oracle.applied(id, entry, outcome, around.now..=self.clock)?;

@@ -1,6 +1,7 @@
 //! The oracles: what must hold after every step, whatever network, disks and crashes did.
 
 mod raft;
+mod snapshots;
 
 use crate::Violation;
 use crate::client::{Question, What};
@@ -68,6 +69,8 @@ pub(crate) struct Oracle {
     contexts: BTreeSet<(bool, u64, Term, Bytes)>,
     /// When each member's clock said that it started.
     starts: BTreeSet<(u64, u64)>,
+    /// The hashes of snapshots, by index.
+    snapshots: BTreeMap<Index, (u64, u64)>,
 }
 
 impl Oracle {
@@ -99,6 +102,7 @@ impl Oracle {
             promises: crate::promises::Promises::default(),
             contexts: BTreeSet::new(),
             starts: BTreeSet::new(),
+            snapshots: BTreeMap::new(),
         }
     }
 
@@ -413,14 +417,15 @@ fn check_put(id: u64, shared: &Shared, put: &pb::PutRequest, revision: i64) -> R
     Ok(())
 }
 
-/// Hashes the rows that equal entries must leave equal: all except the bookkeeping of compaction, and the history,
-/// which [`history_hash`] compares as etcd would.
-fn rows_hash(engine: &MemoryEngine) -> u64 {
+/// Hashes the rows that equal entries must leave equal: all except the bookkeeping of compaction, the record behind
+/// each newest version, which an import begins anew, and the history, which [`history_hash`] compares as etcd would.
+pub(crate) fn rows_hash(engine: &MemoryEngine) -> u64 {
     let mut hash = 0u64;
     for family in [Family::Latest, Family::Meta] {
         let mut crc = 0;
         let scanned = engine.scan(family, &[], None, &mut |key, value| {
             if family == Family::Latest || !key.starts_with(b"mvcc/") {
+                let value = if family == Family::Latest { without_record(value) } else { value };
                 for part in [key, value] {
                     crc = crc32c::crc32c_append(crc, &(part.len() as u64).to_be_bytes());
                     crc = crc32c::crc32c_append(crc, part);
@@ -432,6 +437,12 @@ fn rows_hash(engine: &MemoryEngine) -> u64 {
         hash = hash << 32 | u64::from(crc);
     }
     hash
+}
+
+/// The newest version in a row of it, without the record and its length at the end.
+fn without_record(row: &[u8]) -> &[u8] {
+    let (row, length) = row.split_last_chunk::<2>().expect("a row ends with a length");
+    &row[..row.len() - usize::from(u16::from_le_bytes(*length))]
 }
 
 /// The hash of the whole history, as in `HashKV`.

@@ -102,9 +102,20 @@ impl Oracle {
         Ok(())
     }
 
-    pub(crate) fn after_turn(&mut self, id: u64, core: &Core) -> Result<(), Violation> {
+    /// `checked`: every group and snapshot up to here was seen.
+    pub(crate) fn after_turn(&mut self, id: u64, core: &Core, checked: Index) -> Result<(), Violation> {
         self.copies.check()?;
         let (commit, applied, last) = core.indexes();
+        must!(
+            applied <= checked,
+            "member {id}: applied went to {applied}, it was seen to apply up to {checked}"
+        );
+        let first = core.log().first_index();
+        let in_vain = core.peers().into_iter().find(|peer| peer.snapshot > 0 && first > peer.snapshot + 1);
+        must!(
+            in_vain.is_none(),
+            "member {id} has a log from {first}, which does not go on from the snapshot under way: {in_vain:?}"
+        );
         let promises = self.member(id);
         must!(commit >= promises.commit, "member {id}: commit went from {} to {commit}", promises.commit);
         must!(
