@@ -26,7 +26,10 @@ pub(crate) fn check_owner(
 ) -> anyhow::Result<()> {
     directory::check_rows(&data.wal, data.member, applied, membership)
         .with_context(|| format!("the data directory {} is refused", config.data_dir.display()))?;
-    ensure!(membership.learners() <= config.learners_max, "membership: too many learner members in cluster");
+    ensure!(
+        membership.learners() <= config.changes.learners_max,
+        "membership: too many learner members in cluster"
+    );
     match data.described {
         Some(other) if other != data.member && membership.members.contains_key(&other) => bail!(
             "the data directory {} belongs to member {:x}, but --name and --initial-cluster describe member {other:x} of \

@@ -78,6 +78,29 @@ pub(crate) async fn end_downgrade(node: Handle, shared: Arc<Shared>, every: Dura
     }
 }
 
+/// How often a leader looks whether a learner has caught up.
+const PROMOTION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// As long as this member leads, promotes learners that have caught up (`--auto-promote-learners`). Ends with the node.
+pub(crate) async fn promote_learners(node: Handle, log: slog::Logger) {
+    let mut ended = node.watch_ended();
+    loop {
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => return,
+            () = tokio::time::sleep(PROMOTION_INTERVAL) => {}
+        }
+        for learner in node.learners_in_step() {
+            let id = format!("{learner:x}");
+            match node.promote_as_leader(learner, None).await {
+                Ok(_) => slog::info!(log, "promoted a learner that has caught up"; "member" => id),
+                Err(error) => {
+                    slog::warn!(log, "cannot promote a learner"; "member" => id, "error" => %error);
+                }
+            }
+        }
+    }
+}
+
 async fn versions(membership: &Membership, me: u64) -> publish::Versions {
     let asked = membership.members.values().map(|member| async move {
         let version =

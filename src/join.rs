@@ -39,7 +39,7 @@ pub(crate) async fn identity(config: &Config, log: &slog::Logger) -> anyhow::Res
     ensure!(own.client_urls.is_empty(), "member {:x} has already been bootstrapped", own.id);
     check_versions(config, &existing.members, own.id, log).await?;
     let learners = existing.members.iter().filter(|member| member.is_learner).count();
-    ensure!(learners <= config.learners_max, "membership: too many learner members in cluster");
+    ensure!(learners <= config.changes.learners_max, "membership: too many learner members in cluster");
     Ok((own.id, existing.cluster))
 }
 

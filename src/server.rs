@@ -113,7 +113,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
     let settings = Settings {
         member: data.member,
         lease_ttl_min: lease_ttl_min(election),
-        max_learners: config.learners_max,
+        max_learners: config.changes.learners_max,
         quota_bytes: config.limits.quota_bytes,
         limits: machine::Limits::default(),
     };
@@ -135,7 +135,8 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         tick: config.heartbeat,
         election_ticks: config.election_ticks,
         pre_vote: config.pre_vote,
-        strict_reconfig_check: config.strict_reconfig_check,
+        strict_reconfig_check: config.changes.strict_reconfig_check,
+        learners_first: config.changes.auto_promote_learners,
         request_timeout: Options::request_timeout(election),
         max_request_bytes: config.limits.request_bytes_max,
         limits: log_limits(config),
@@ -202,6 +203,9 @@ async fn serve(
     }
     if let Some(retention) = config.retention {
         tokio::spawn(compactor::run(retention, node.clone(), Arc::clone(shared), log.clone()));
+    }
+    if config.changes.auto_promote_learners {
+        tokio::spawn(duties::promote_learners(node.clone(), log.clone()));
     }
     tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
     let identity =

@@ -40,8 +40,6 @@ pub(crate) struct Config {
     /// Whether the first election's wait is cut short.
     pub(crate) initial_election_tick_advance: bool,
     pub(crate) pre_vote: bool,
-    /// Whether changes of members that may cost the quorum are refused.
-    pub(crate) strict_reconfig_check: bool,
     pub(crate) limits: Limits,
     /// How much history is kept; `None` = all of it.
     pub(crate) retention: Option<Retention>,
@@ -53,8 +51,7 @@ pub(crate) struct Config {
     pub(crate) extensive_metrics: bool,
     /// Prefixes whose keys and bytes are counted.
     pub(crate) metrics_prefixes: Vec<String>,
-    /// Most learners in the cluster.
-    pub(crate) learners_max: usize,
+    pub(crate) changes: Changes,
     pub(crate) log: Log,
 }
 
@@ -93,6 +90,17 @@ pub(crate) struct Limits {
     pub(crate) keepalive_interval: Duration,
     /// How long a ping may stay unanswered.
     pub(crate) keepalive_timeout: Duration,
+}
+
+/// Rules for changes of members.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Changes {
+    /// Whether changes of members that may cost the quorum are refused.
+    pub(crate) strict_reconfig_check: bool,
+    /// Whether members are added as learners, and promoted when they have caught up.
+    pub(crate) auto_promote_learners: bool,
+    /// Most learners in the cluster.
+    pub(crate) learners_max: usize,
 }
 
 /// How much history auto-compaction keeps; never zero.
@@ -180,14 +188,17 @@ impl Config {
             election_ticks: usize::try_from(election_ms / heartbeat_ms).map_err(|e| e.to_string())?,
             initial_election_tick_advance: raw.bool("initial-election-tick-advance"),
             pre_vote: raw.bool("pre-vote"),
-            strict_reconfig_check: raw.bool("strict-reconfig-check"),
             limits: limits(raw),
             retention: retention(raw)?,
             downgrade_check: raw.duration("downgrade-check-time"),
             http: http(raw)?,
             extensive_metrics: raw.text("metrics") == "extensive",
             metrics_prefixes: prefixes(raw)?,
-            learners_max,
+            changes: Changes {
+                strict_reconfig_check: raw.bool("strict-reconfig-check"),
+                auto_promote_learners: raw.bool("auto-promote-learners"),
+                learners_max,
+            },
             log: log(raw)?,
             name,
             data_dir,

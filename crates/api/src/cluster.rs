@@ -30,9 +30,11 @@ pub(crate) async fn member_add(
     let id = bootstrap::member_id(&peer_urls, "", Some(now));
     let member = machine::Member { id, peer_urls, is_learner, ..machine::Member::default() };
     let members = api.node.add_member(&member, deadline).await.map_err(|error| status::change(&error))?;
+    // It may have become a learner.
+    let added = members.iter().find(|added| added.id == id).cloned();
     Ok(MemberAddResponse {
         header: Some(api.header(0)),
-        member: Some(on_the_wire(member)),
+        member: Some(on_the_wire(added.unwrap_or(member))),
         members: all(members),
     })
 }

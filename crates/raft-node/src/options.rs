@@ -28,6 +28,8 @@ pub struct Options {
     pub max_request_bytes: usize,
     /// Whether to refuse changes of members that may cost the quorum (`--strict-reconfig-check`).
     pub strict_reconfig_check: bool,
+    /// Whether voters are added as learners (`--auto-promote-learners`).
+    pub learners_first: bool,
     /// The node's limits, with their defaults.
     pub limits: Limits,
 }
@@ -46,6 +48,7 @@ impl Options {
             request_timeout: Self::request_timeout(tick * 10),
             max_request_bytes: 1_572_864,
             strict_reconfig_check: true,
+            learners_first: false,
             limits: Limits::default(),
         }
     }

@@ -8,6 +8,8 @@ use machine::{Member, Refusal};
 use proto::raftpb::ConfChangeType;
 use std::time::{Duration, Instant};
 
+/// A learner is promoted by itself when it lacks no more entries than this: some milliseconds of writes.
+const LAG_MAX: u64 = 500;
 /// How long a promotion waits for committed entries to be applied (etcd: `applyTimeout`).
 const APPLY_MAX: Duration = Duration::from_secs(1);
 
@@ -72,6 +74,20 @@ impl Handle {
             Err(error) => self.shared.meters.not_promoted(&error.to_string()),
         }
         answer
+    }
+
+    /// Learners that have started, are connected, and lack little of this leader's log; none on other members.
+    pub fn learners_in_step(&self) -> Vec<u64> {
+        let (peers, membership) = (self.peers(), self.machine().membership());
+        let last = self.status().last;
+        let has_started = |id| membership.members.get(&id).is_some_and(|member| !member.name.is_empty());
+        let in_step = |peer: &&PeerProgress| {
+            peer.is_learner
+                && peer.active
+                && last.saturating_sub(peer.matched) <= LAG_MAX
+                && has_started(peer.member)
+        };
+        peers.iter().filter(in_step).map(|peer| peer.member).collect()
     }
 
     async fn promote(&self, member: u64, deadline: Option<Instant>) -> Result<Vec<Member>, ChangeError> {

@@ -22,12 +22,15 @@ pub(crate) fn change(kind: ConfChangeType, member: u64, context: Option<String>)
 }
 
 impl Handle {
-    /// Adds a member, as a learner or a voter. Returns all members once that is applied here.
+    /// Adds a member, as a learner or a voter, or always as a learner ([`crate::Options::learners_first`]). Returns all
+    /// members once that is applied here.
     pub async fn add_member(
         &self,
         member: &Member,
         deadline: Option<Instant>,
     ) -> Result<Vec<Member>, ChangeError> {
+        let is_learner = member.is_learner || self.shared.options.learners_first;
+        let member = &Member { is_learner, ..member.clone() };
         if self.shared.options.strict_reconfig_check {
             let membership = self.shared.machine.membership();
             may_add(&membership, member.is_learner, self.connected(&membership)).inspect_err(|error| {

@@ -140,6 +140,33 @@ fn an_empty_log_is_not_filled_with_first_entries_after_a_restart() {
     });
 }
 
+/// A voter that was asked for comes as a learner, which costs no quorum, and becomes a voter by itself.
+#[test]
+fn growing_never_costs_the_quorum_where_learners_are_promoted_by_themselves() {
+    run(async {
+        let mut growing = Growing::start_with(Kind::Ours, &["--auto-promote-learners"]).await?;
+        for size in [2, 3] {
+            let joined = growing.add(Kind::Ours, false).await?;
+            let id = growing.at(joined).id;
+            // A learner that nobody has started stays one, and the others go on without it.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            put_patiently(&growing.client_of(&[0]), 0, "alone").await?;
+            let list = listed(growing.admin(0)).await?;
+            ensure!(list.iter().any(|member| member.id == id && member.is_learner), "{list:?}");
+            growing.at(joined).member.start()?;
+            growing.at(joined).member.wait_ready()?;
+            let begun = std::time::Instant::now();
+            while listed(growing.admin(0)).await?.iter().any(|member| member.is_learner) {
+                ensure!(begun.elapsed() < super::SETTLE, "it is still a learner");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            put_patiently(&growing.client_of(&[joined]), 0, "voter").await?;
+            ensure!(listed(growing.admin(joined)).await?.len() == size);
+        }
+        growing.agree().await
+    });
+}
+
 /// The whole life of a learner, each question asked of the leader and of a follower.
 #[test]
 fn a_learner_joins_and_is_promoted_through_whomever_is_asked() {
