@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -96,6 +96,8 @@ pub(crate) struct Peer {
     /// Since when the peer is active; `None` if it is not.
     active: Mutex<Option<Instant>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// Sends its snapshots; of a member only.
+    snapshot_task: OnceLock<AbortHandle>,
     context: Arc<Context>,
 }
 
@@ -118,6 +120,7 @@ impl Peer {
             lanes: [Lane::new(&context.limits), Lane::new(&context.limits)],
             active: Mutex::new(None),
             tasks: Mutex::new(Vec::new()),
+            snapshot_task: OnceLock::new(),
             context,
         })
     }
@@ -247,6 +250,18 @@ impl Peer {
         *self.tasks.lock().expect("no panic while the tasks are held") = tasks;
     }
 
+    /// Called once, before the peer is used.
+    pub(crate) fn set_snapshot_task(&self, task: AbortHandle) {
+        self.snapshot_task.set(task).expect("a peer has one");
+    }
+
+    /// A member that leaves needs no state any more, whatever else is on its way to it.
+    pub(crate) fn give_up_snapshot(&self) {
+        if let Some(task) = self.snapshot_task.get() {
+            task.abort();
+        }
+    }
+
     /// A successor has its queue. What it is sending still arrives, as with etcd's remotes: loss costs a timeout.
     pub(crate) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
@@ -258,6 +273,7 @@ impl Peer {
         for task in self.tasks.lock().expect("no panic while the tasks are held").drain(..) {
             task.abort();
         }
+        self.give_up_snapshot();
         self.lanes.iter().for_each(Lane::close);
         self.context.forget(self.id);
     }

@@ -102,6 +102,7 @@ impl Peers {
         table.leaving.extend(gone.iter().map(|peer| (peer.id, (now + farewell, peer.clone()))));
         self.put(table);
         for peer in gone {
+            peer.give_up_snapshot();
             self.runtime().spawn(stop_later(peer.clone(), farewell));
             slog::info!(self.context.log, "removed remote peer"; "removed-remote-peer-id" => hex(peer.id));
         }
@@ -167,7 +168,7 @@ impl Peers {
         if kind == PeerKind::Member {
             tasks.extend(Kind::ALL.map(|kind| runtime.spawn(dial::run(peer.clone(), kind)).abort_handle()));
             tasks.push(runtime.spawn(probe::run(peer.clone())).abort_handle());
-            tasks.push(runtime.spawn(snapshot_sender::run(peer.clone())).abort_handle());
+            peer.set_snapshot_task(runtime.spawn(snapshot_sender::run(peer.clone())).abort_handle());
         }
         peer.set_tasks(tasks);
         let what = match kind {
