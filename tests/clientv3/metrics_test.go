@@ -91,7 +91,7 @@ var withoutSubject = []string{
 	"etcd_debugging_disk_backend_commit_write_duration_seconds",
 	"etcd_mvcc_db_open_read_transactions",
 	"etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
-	"etcd_debugging_snap_save_*", "etcd_snap_*", "etcd_server_snapshot_apply_in_progress_total",
+	"etcd_debugging_snap_save_*", "etcd_snap_*",
 	"etcd_debugging_auth_revision",
 	"etcd_server_feature_enabled",
 	"etcd_debugging_store_*", "etcd_grpc_proxy_*",
