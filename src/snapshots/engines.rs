@@ -95,9 +95,15 @@ impl Engines {
         let names = names(member_dir).with_context(show)?;
         let mut all = Vec::new();
         for index in names.iter().filter_map(|name| index_of(name)) {
-            let engine = Arc::new(make(&member_dir.join(dir_of(index)), &options)?);
-            let applied = Point::of(&*Arc::clone(&engine).snapshot())?.index;
-            all.push((index, applied, engine));
+            // One that the log has not passed never counts, and may be damaged: it is not opened.
+            let engine = if index < log_first {
+                Some(Arc::new(make(&member_dir.join(dir_of(index)), &options)?))
+            } else {
+                None
+            };
+            let point =
+                engine.as_ref().map(|engine| Point::of(&*Arc::clone(engine).snapshot())).transpose()?;
+            all.push((index, point.map_or(0, |point| point.index), engine));
         }
         let points = all.iter().map(|(index, applied, _)| (*index, *applied));
         let current = bootstrap::current_state(log_first, points);
@@ -112,7 +118,7 @@ impl Engines {
         let mut open = Vec::new();
         for (index, _, engine) in all {
             if index == current {
-                open.push(Open { index, engine: Some(engine), is_current: true });
+                open.push(Open { index, engine, is_current: true });
                 continue;
             }
             slog::info!(log, "removing a state that the log does not go on from"; "index" => index);
@@ -256,5 +262,19 @@ mod tests {
         // The member came further by itself, and its log was released: whole or in part, the snapshot is old.
         assert_eq!(opened(&[(0, 50), (20, 20)], 41), (50, vec!["kv".to_owned()]));
         assert_eq!(opened(&[(0, 50), (20, 0)], 41), (50, vec!["kv".to_owned()]));
+    }
+
+    /// What a power cut left of a snapshot that was being read must not keep the member down.
+    #[test]
+    fn a_damaged_part_of_a_snapshot_that_the_log_was_not_told_of_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        put(dir.path(), 0, 7);
+        let part = dir.path().join(dir_of(20));
+        fs::create_dir(&part).expect("a directory");
+        fs::write(part.join("CURRENT"), "MANIF").expect("a file");
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let engines = Engines::open(dir.path(), Options::default(), 1, log).expect("it opens");
+        assert_eq!(Point::of(&*engines.current().snapshot()).expect("its own rows").index, 7);
+        assert_eq!(names(dir.path()).expect("names"), ["kv"]);
     }
 }
