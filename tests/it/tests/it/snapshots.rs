@@ -32,8 +32,8 @@ pub(crate) async fn leave_behind(client: &Client, at: usize, keys: usize) -> any
     Ok(())
 }
 
-/// A member that is not the leader.
-async fn follower(client: &Client) -> anyhow::Result<(usize, usize)> {
+/// The leader, and a member that is not.
+pub(crate) async fn follower(client: &Client) -> anyhow::Result<(usize, usize)> {
     let leader = client.wait_leader(PROGRESS_LIMIT).await?;
     Ok((leader, (leader + 1) % client.size()))
 }

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use harness::{Client, Cluster, Options, power::Survives};
 use load::{Shape, Witness};
 use proto::etcdserverpb::{CompactionRequest, DefragmentRequest};
@@ -79,6 +79,18 @@ fn followers_with_slow_disks_keep_what_they_acknowledged_in_one_turn() {
         println!("{} writes of a megabyte, all there", witness.acked());
         Ok(())
     });
+}
+
+/// Whether a sync that was left out was noticed; without a lie, whether nothing was wrong.
+fn noticed(lie: &str, ended: anyhow::Result<()>) -> anyhow::Result<()> {
+    match ended {
+        ended if lie.is_empty() => ended,
+        Ok(()) => bail!("{lie}: nobody noticed"),
+        Err(error) => {
+            println!("{lie}: {}", format!("{error:#}").lines().next().unwrap_or_default());
+            Ok(())
+        }
+    }
 }
 
 /// A cluster whose disks can be cut, and what it was told.

@@ -2,13 +2,14 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use harness::{
     Addresses, Client, Cluster, Member,
     power::{Disk, Survives},
     server_binary,
 };
 
+use super::noticed;
 use crate::support::{get, is_etcd, put, run};
 
 /// Syncs that are left out, beginning with none.
@@ -34,13 +35,7 @@ fn a_restored_member_outlives_a_power_cut() {
         ctl(&[&endpoint, "snapshot", "save", &file], &[])?;
         for (n, lie) in LIES.iter().enumerate() {
             let ended = restored(&cluster, &file, &format!("r{n}"), lie).await;
-            match (lie.is_empty(), ended) {
-                (true, ended) => ended?,
-                (false, Ok(())) => bail!("{lie}: nobody noticed"),
-                (false, Err(error)) => {
-                    println!("{lie}: {}", format!("{error:#}").lines().next().unwrap_or_default());
-                }
-            }
+            noticed(lie, ended)?;
         }
         Ok(())
     });

@@ -1,13 +1,13 @@
 //! What `ctl snapshot save` said it saved is there after a power cut on the client's machine, and each of its syncs is
 //! needed for that.
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use harness::{
     Cluster,
     power::{Disk, Survives},
 };
 
-use super::restored::ctl;
+use super::{noticed, restored::ctl};
 use crate::support::{is_etcd, put, run};
 
 /// Syncs that are left out, beginning with none. The file has its name from its sync on.
@@ -23,13 +23,7 @@ fn a_saved_snapshot_outlives_a_power_cut() {
         put(&cluster.client(), 0, "key", "value").await?;
         for (n, lie) in LIES.iter().enumerate() {
             let saved = saved(&cluster, &format!("s{n}"), lie);
-            match (lie.is_empty(), saved) {
-                (true, saved) => saved?,
-                (false, Ok(())) => bail!("{lie}: nobody noticed"),
-                (false, Err(error)) => {
-                    println!("{lie}: {}", format!("{error:#}").lines().next().unwrap_or_default());
-                }
-            }
+            noticed(lie, saved)?;
         }
         Ok(())
     });

@@ -1,12 +1,13 @@
 //! A leader's snapshot that a member goes on from is there after a power cut, and each sync of its installation is needed
 //! for that.
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use harness::{Client, Cluster, Options, power::Survives};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::time::Duration;
 
-use crate::snapshots::{INSTALLING, SHORT_LOG, leave_behind};
+use super::noticed;
+use crate::snapshots::{INSTALLING, SHORT_LOG, follower, leave_behind};
 use crate::support::{get, is_etcd, number, put, run, seed};
 
 /// For a cluster to lead and serve again.
@@ -28,11 +29,6 @@ fn cluster() -> anyhow::Result<(Cluster, Client)> {
     Ok((cluster, client))
 }
 
-async fn follower(client: &Client) -> anyhow::Result<(usize, usize)> {
-    let leader = client.wait_leader(SERVE_LIMIT).await?;
-    Ok((leader, (leader + 1) % client.size()))
-}
-
 #[test]
 fn an_installed_snapshot_outlives_a_power_cut() {
     if is_etcd() {
@@ -41,13 +37,7 @@ fn an_installed_snapshot_outlives_a_power_cut() {
     run(async {
         for lie in LIES {
             let ended = installed(lie).await;
-            match (lie.is_empty(), ended) {
-                (true, ended) => ended?,
-                (false, Ok(())) => bail!("{lie}: nobody noticed"),
-                (false, Err(error)) => {
-                    println!("{lie}: {}", format!("{error:#}").lines().next().unwrap_or_default());
-                }
-            }
+            noticed(lie, ended)?;
         }
         Ok(())
     });
