@@ -35,6 +35,8 @@ type watching struct {
 	count int
 	last  time.Time
 	err   error
+	// What the last take took.
+	taken map[int64][]*pb.WatchResponse
 }
 
 func (s *side) watch(ctx context.Context) *watching {
@@ -101,20 +103,20 @@ func (w *watching) quiet(d time.Duration) {
 	}
 }
 
-// look returns what came since the last take, and how many responses that is.
-func (w *watching) look() (map[int64][]*pb.WatchResponse, int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return maps.Clone(w.byID), w.count
-}
-
-// take returns what came since the last call.
-func (w *watching) take() map[int64][]*pb.WatchResponse {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	taken := w.byID
-	w.byID, w.count = map[int64][]*pb.WatchResponse{}, 0
-	return taken
+// takeIf takes what came on both since the last call if it passes: at one moment, so that what comes meanwhile is neither
+// judged nor lost.
+func takeIf(a, b *watching, passes func() bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !passes() {
+		return false
+	}
+	for _, w := range []*watching{a, b} {
+		w.taken, w.byID, w.count = w.byID, map[int64][]*pb.WatchResponse{}, 0
+	}
+	return true
 }
 
 func tell(byID map[int64][]*pb.WatchResponse, id int64) string {
@@ -153,18 +155,19 @@ func (w *watchPair) ask(r *pb.WatchRequest) {
 // watcher, where that does not happen. At least so many responses must come.
 func (w *watchPair) compare(what string, atLeast int, d time.Duration) map[int64][]*pb.WatchResponse {
 	w.t.Helper()
-	for begun := time.Now(); ; {
+	begun := time.Now()
+	for {
 		w.etcd.quiet(d)
 		w.ours.quiet(d)
-		etcd, n := w.etcd.look()
-		ours, m := w.ours.look()
-		same := maps.EqualFunc(etcd, ours, sameResponses) && min(n, m) >= atLeast
-		if same || time.Since(begun) > patienceForResponses {
+		if takeIf(w.etcd, w.ours, func() bool {
+			same := maps.EqualFunc(w.etcd.byID, w.ours.byID, sameResponses)
+			return same && min(w.etcd.count, w.ours.count) >= atLeast || time.Since(begun) > patienceForResponses
+		}) {
 			break
 		}
 		time.Sleep(d)
 	}
-	etcd, ours := w.etcd.take(), w.ours.take()
+	etcd, ours := w.etcd.taken, w.ours.taken
 	for _, side := range []*watching{w.etcd, w.ours} {
 		side.mu.Lock()
 		if side.err != nil {
@@ -348,8 +351,9 @@ func TestSamePeriodicProgress(t *testing.T) {
 	w.ask(create(&pb.WatchCreateRequest{Key: []byte("a"), ProgressNotify: true, StartRevision: 100}))
 	p.same("put", &pb.PutRequest{Key: []byte("b")})
 	time.Sleep(1200 * time.Millisecond)
+	takeIf(w.etcd, w.ours, func() bool { return true })
 	for _, side := range []*watching{w.etcd, w.ours} {
-		byID := side.take()
+		byID := side.taken
 		if n := len(byID[0]); n < 5 || n > 9 {
 			t.Errorf("%s: the first watcher was told %d times: %s", side.s.name, n, tell(byID, 0))
 		}

@@ -88,7 +88,7 @@ impl Ring {
         previous && entry.event.previous.is_some() && entry.with_previous.is_none()
     }
 
-    /// The event's bytes, with the previous version if wanted.
+    /// The event's bytes, with the previous version if wanted, and not compacted since it was read.
     pub(crate) fn bytes(
         &mut self,
         number: usize,
@@ -100,7 +100,9 @@ impl Ring {
             return Ok(entry.event.bytes.clone());
         }
         if let Some(bytes) = &entry.with_previous {
-            return Ok(bytes.clone());
+            // As in etcd, the previous version is read at the revision before.
+            let is_compacted = entry.event.at.main <= history.compact_revision();
+            return Ok(if is_compacted { entry.event.bytes.clone() } else { bytes.clone() });
         }
         let bytes = history.with_previous(&entry.event)?;
         self.bytes += bytes.len();
