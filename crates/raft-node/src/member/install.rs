@@ -6,7 +6,7 @@
 //!             └─▶ raft has come further: the state is dropped
 //! ```
 
-use super::{Member, Step, Stop, Turn, World};
+use super::{Done, Member, Step, Stop, Turn, World};
 use crate::core::Input;
 use crate::{NodeFault, SnapshotHead};
 use machine::Machine;
@@ -72,6 +72,8 @@ impl Member {
         self.core.applied(now, index, &[])?;
         self.note_members(world);
         self.background.wake();
+        // Nobody waits for an outcome, but who waits for the applied index is woken with them.
+        self.done.push(Done::Outcomes(Vec::new()));
         self.act_on_effects(world);
         world.status_changed(&self.status());
         self.at(Step::Installed, world)?;
