@@ -64,7 +64,7 @@ pub struct BackendRow<'r> {
     pub at: Revision,
     /// Whether the key was deleted here.
     pub tombstone: bool,
-    /// The key that the client gave.
+    /// The key that the client gave; empty where only the revision was raised.
     pub key: &'r [u8],
 }
 
@@ -79,7 +79,8 @@ impl<'r> BackendRow<'r> {
         }
         let fields = Fields::parse(value).ok_or("its value is no KeyValue")?;
         let user_key = &value[fields.key];
-        if user_key.is_empty() {
+        // An empty row is `etcdutl snapshot restore --bump-revision`'s: to etcd a version of the empty key.
+        if user_key.is_empty() && (tombstone || !value.is_empty()) {
             return Err("its value has no key");
         }
         Ok(Self { at, tombstone, key: user_key })

@@ -36,6 +36,11 @@ struct Row {
     size: usize,
 }
 
+/// A row by which only the revision was raised.
+fn is_raise(kv: &KeyValue) -> bool {
+    *kv == KeyValue::default()
+}
+
 impl Check<'_> {
     fn require(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
@@ -57,7 +62,8 @@ impl Check<'_> {
             });
             let head = Record::parse(record).ok_or_else(|| broken("Latest", escaped))?.head;
             let same = kv.key == key
-                && (kv.create_revision, kv.mod_revision) == (head.create, head.newest.main)
+                && (is_raise(&kv)
+                    || (kv.create_revision, kv.mod_revision) == (head.create, head.newest.main))
                 && (kv.version, kv.lease) == (head.version, head.lease)
                 && kv.encoded_len() == head.size as usize;
             self.require(same && !head.dead, || {
@@ -118,9 +124,10 @@ impl Check<'_> {
         let right = if tail.tombstone {
             *kv == KeyValue { key: kv.key.clone(), ..KeyValue::default() }
         } else {
-            kv.mod_revision == main
-                && tail.create == (kv.version == 1)
-                && tail.create == (kv.create_revision == main)
+            is_raise(kv)
+                || kv.mod_revision == main
+                    && tail.create == (kv.version == 1)
+                    && tail.create == (kv.create_revision == main)
                 || (kv.mod_revision == main && kv.create_revision == main && kv.version > 1 && at.sub > 0)
         };
         self.require(right, || format!("the row at {at:?} says {kv:?} and {tail:?}"));
@@ -147,7 +154,7 @@ impl Check<'_> {
             (Some(previous), Some((revision, row))) if previous.revision == revision => {
                 let follows = previous.size as usize == row.size
                     && tail.create == row.tombstone
-                    && (tail.tombstone || tail.create || kv.version == row.version + 1);
+                    && (tail.tombstone || tail.create || is_raise(kv) || kv.version == row.version + 1);
                 self.require(follows, || format!("{at:?} does not follow {revision:?}"));
                 let gone = !row.tombstone && self.passed(at, true);
                 self.require(!gone, || format!("{revision:?}, superseded at {at:?}, outlived compaction"));

@@ -1,6 +1,8 @@
 //! The key space as plain rows: how to continue from a copy without reusing a revision.
 
-use crate::row::{Counters, STATE_KEY, broken};
+use crate::import::{self, escaped};
+use crate::record::Record;
+use crate::row::{self, Counters, STATE_KEY, broken};
 use engine::{Batch, Engine, Family, Fault};
 
 /// Why the revision was not raised.
@@ -29,6 +31,14 @@ pub fn bump(engine: &dyn Engine, batch: &mut Batch, by: u64) -> Result<i64, Bump
     let from = state.revision;
     let raised = i64::try_from(by).ok().and_then(|by| from.checked_add(by)).filter(|to| *to < i64::MAX);
     state.revision = raised.ok_or(BumpError::TooFar { from, by })?;
+    let before = match engine.get(Family::Latest, &escaped(&[], &[]))? {
+        Some(row) => {
+            let record = row::split_latest(&row).and_then(|(_, record)| Record::parse(record));
+            Some(record.ok_or_else(|| broken("Latest", &[]))?)
+        }
+        None => None,
+    };
+    let mut state = import::raise(state, before, batch);
     // A compaction under way continues; the rest happens when the store is opened.
     state.compact = state.revision;
     batch.put(Family::Meta, STATE_KEY, state.encode());
