@@ -3,8 +3,9 @@
 //! begins with an empty log. Later starts read the IDs from the log and ignore the bootstrap flags.
 
 use crate::config::{Cluster, Config};
+use crate::directory::{self, Found};
 use crate::snapshots::Engines;
-use crate::{directory, join};
+use crate::{join, takeover};
 use anyhow::{Context as _, bail, ensure};
 use machine::{Member, Membership};
 use raft_node::bootstrap::{self, Owner};
@@ -59,11 +60,18 @@ pub(crate) struct DataDir {
 /// Opens the data directory, or makes it. The store keeps so many tables open.
 pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> anyhow::Result<DataDir> {
     let member_dir = config.data_dir.join("member");
-    directory::refuse_foreign(&member_dir, &config.wal_dir)?;
+    let found = directory::examine(&member_dir, &config.wal_dir)?;
+    if found == Found::Etcds {
+        // Before the lock, which makes a file.
+        takeover::check(&member_dir, &config.wal_dir)?;
+    }
     make_dir(&member_dir)?;
     directory::warn_if_open(&config.data_dir, log);
     directory::warn_if_open(&member_dir, log);
     let lock = lock(&member_dir)?;
+    if found == Found::Etcds {
+        takeover::take_over(&member_dir, &config.wal_dir, log)?;
+    }
     make_dir(&config.wal_dir)?;
     let disk = FsDisk::open(&config.wal_dir)
         .with_context(|| format!("cannot open the log directory {}", config.wal_dir.display()))?;
@@ -186,7 +194,8 @@ pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
     wal::make_dir_all(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
-fn lock(member_dir: &Path) -> anyhow::Result<File> {
+/// Keeps other processes away from a member's directory.
+pub(crate) fn lock(member_dir: &Path) -> anyhow::Result<File> {
     let path = member_dir.join("LOCK");
     let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = opened.with_context(|| format!("cannot open {}", path.display()))?;

@@ -5,24 +5,34 @@
 //! | --- | --- | --- | --- |
 //! | nothing, or empty directories | | a first start, or one that a crash cut short | goes on |
 //! | the log, from its first entry on | rows | a first start that a crash cut short | goes on: the log holds it all |
-//! | the log, from a snapshot on | rows | `etcdutl snapshot restore`, or rows that were lost | refused |
-//! | etcd's `snap/` | rows | an etcd member's directory | refused |
+//! | etcd's `snap/` | rows | an etcd member's directory | taken over: see [`takeover`] |
+//! | the log, from a snapshot on | both | rows that were lost | refused |
 //! | rows | the log | a log that was lost, or another `--wal-dir` | refused |
 //! | rows | | of another log than the one beside them | refused, once both are read |
 
 use crate::snapshots::is_any;
+use crate::takeover;
 use anyhow::{Context as _, bail, ensure};
 use machine::Membership;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use types::{Index, Term};
 use wal::{Disk, FsDisk, Wal, WalError};
 
 /// What etcd keeps its directories at (its `PrivateDirMode`).
 const PRIVATE: u32 = 0o700;
 
-/// Refuses what this version would start empty on although there is something. Changes nothing.
-pub(crate) fn refuse_foreign(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<()> {
+/// Whose a data directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nobody's yet, or that of a member of ours.
+    Ours,
+    /// That of an etcd member, which no member of ours has taken over yet.
+    Etcds,
+}
+
+/// Refuses what would be started empty although there is something. Changes nothing.
+pub(crate) fn examine(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<Found> {
     let disk = if wal_dir.is_dir() {
         let disk = FsDisk::open(wal_dir).with_context(|| cannot_open(wal_dir))?;
         Wal::exists(&disk)?.then_some(disk)
@@ -35,46 +45,34 @@ pub(crate) fn refuse_foreign(member_dir: &Path, wal_dir: &Path) -> anyhow::Resul
         member_dir.display()
     );
     if is_any(member_dir) {
-        return Ok(());
+        return Ok(Found::Ours);
     }
-    if let Some(found) = etcds_state(&member_dir.join("snap")) {
-        bail!(
-            "{} is the data of an etcd member, which this version cannot take over; nothing was changed",
-            found.display()
-        );
+    if takeover::is_etcds(member_dir) {
+        return Ok(Found::Etcds);
     }
-    let Some(disk) = disk else { return Ok(()) };
-    let (replayed, first) = match Wal::inspect(&disk) {
+    let Some(disk) = disk else { return Ok(Found::Ours) };
+    let found = match Wal::inspect(&disk) {
         Ok(found) => found,
         // By a member in its first start: the lock on the directory says so in better words.
-        Err(WalError::InUse { .. }) => return Ok(()),
+        Err(WalError::InUse { .. }) => return Ok(Found::Ours),
         Err(error) => return Err(error).with_context(|| cannot_open(wal_dir)),
     };
+    let first = found.first_index();
     // Also where all entries are there: `etcdutl snapshot restore` writes some, and what they do not hold beside them.
-    let snapshot = replayed.snapshot.map(|snapshot| snapshot.index());
+    let snapshot = found.replayed.snapshot.map(|snapshot| snapshot.index());
     if let Some(index) = snapshot.or((first > 1).then_some(first - 1)) {
         bail!(
-            "the log in {} goes on from a state at index {index} that is not in {}: the rows were lost, or etcd or \
-             etcdutl made this directory, which this version cannot take over; nothing was changed",
+            "the log in {} goes on from a state at index {index} that is not in {}: the rows, or etcd's database, were \
+             lost; nothing was changed",
             wal_dir.display(),
             member_dir.display()
         );
     }
-    Ok(())
+    Ok(Found::Ours)
 }
 
 fn cannot_open(wal_dir: &Path) -> String {
     format!("cannot open the log in {}", wal_dir.display())
-}
-
-/// What etcd keeps beside its log, if it is there.
-fn etcds_state(snap: &Path) -> Option<PathBuf> {
-    let db = snap.join("db");
-    if db.exists() {
-        return Some(db);
-    }
-    let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");
-    std::fs::read_dir(snap).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(is_snapshot)
 }
 
 /// Refuses rows that are not of this log: of another cluster, or ones that lack what the log goes on from.

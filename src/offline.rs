@@ -1,4 +1,5 @@
-//! Snapshots where no server runs: what one holds, and a new member's data directory made of it.
+//! Work on files where no server runs: what a snapshot holds, and a new member's data directory made of it; what stands in
+//! the way of taking over an etcd member's directory, and a directory given back to etcd.
 //!
 //! ```text
 //! verify the file ─▶ kv/ filled from its buckets, members of the new cluster ─▶ the log as `wal.restoring` ─ renamed ─▶ a member
@@ -8,16 +9,13 @@
 
 use crate::boot::{self, Identity};
 use crate::config::Cluster;
-use crate::snapshots;
+use crate::give_back::give_back;
+use crate::{new_log, snapshots, takeover};
 use anyhow::{Context as _, bail, ensure};
 use raft_node::bootstrap;
-use snapshot::{FileError, Progress, Restore, Status, verify};
+use snapshot::{Directory, FileError, Progress, Restore, Status, verify};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use wal::{FsDisk, Wal};
-
-/// The log while it is made.
-const UNFINISHED: &str = "restoring";
 
 pub(crate) struct Offline;
 
@@ -28,6 +26,23 @@ impl snapshot::Offline for Offline {
 
     fn restore(&self, wanted: &Restore, progress: &mut Progress<'_>) -> Result<(), String> {
         restore(wanted, progress).map_err(|error| format!("{error:#}"))
+    }
+
+    fn obstacles(&self, wanted: &Directory, progress: &mut Progress<'_>) -> Result<Vec<String>, String> {
+        let member_dir = wanted.data_dir.join("member");
+        if !takeover::is_etcds(&member_dir) {
+            return Err(format!("there is no data of an etcd member in {}", member_dir.display()));
+        }
+        let mut found = takeover::look(&member_dir, &wanted.wal_dir());
+        found.read_all(progress);
+        Ok(found.obstacles)
+    }
+
+    fn give_back(&self, from: &Directory, to: &Path, progress: &mut Progress<'_>) -> Result<(), String> {
+        if !is_empty(to) {
+            return Err(format!("{:?} not empty or could not be read", to.display().to_string()));
+        }
+        give_back(&from.data_dir, &from.wal_dir(), to, progress).map_err(|error| format!("{error:#}"))
     }
 }
 
@@ -64,27 +79,8 @@ fn restore(wanted: &Restore, progress: &mut Progress<'_>) -> anyhow::Result<()> 
     machine::start_new_cluster(&engine, &identity.members, (start.index(), start.term()), bump)?;
     drop(engine);
     let wal_dir = wanted.wal_dir.clone().unwrap_or_else(|| member_dir.join("wal"));
-    write_log(&wal_dir, &identity, &start, &hard_state)
-}
-
-fn write_log(
-    wal_dir: &Path,
-    identity: &Identity,
-    start: &proto::walpb::Snapshot,
-    hard_state: &types::HardState,
-) -> anyhow::Result<()> {
-    let unfinished = wal_dir.with_extension(UNFINISHED);
-    boot::make_dir(&unfinished)?;
-    let disk = FsDisk::open(&unfinished).with_context(|| format!("cannot open {}", unfinished.display()))?;
-    let mut wal = Wal::create(disk, &bootstrap::metadata(identity.member, identity.cluster))?;
-    wal.save_snapshot(start)?;
-    wal.append(&[], Some(hard_state))?;
-    wal.close()?;
-    fs::rename(&unfinished, wal_dir).with_context(|| format!("cannot name the log {}", wal_dir.display()))?;
-    let parent = wal_dir.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .with_context(|| format!("cannot sync {}", parent.display()))
+    let metadata = bootstrap::metadata(identity.member, identity.cluster);
+    new_log::write(&wal_dir, &metadata, &start, |log| Ok(log.append(&[], Some(&hard_state))?))
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {

@@ -14,7 +14,7 @@ use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
 use crate::snapshots::Incoming;
 use crate::space::{self, Space};
-use crate::{ETCD_VERSION, boot, checkpoints, compactor, duties, threads};
+use crate::{ETCD_VERSION, boot, checkpoints, compactor, duties, new_cluster, threads};
 use anyhow::Context as _;
 use api::{Api, Traffic};
 use machine::{Machine, Settings, Shared};
@@ -108,7 +108,7 @@ impl Parts {
 }
 
 async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::Result<Parts> {
-    let data = boot::open(config, shares.tables, log).await?;
+    let mut data = boot::open(config, shares.tables, log).await?;
     let election = config.heartbeat * u32::try_from(config.election_ticks).unwrap_or(u32::MAX);
     let settings = Settings {
         member: data.member,
@@ -118,10 +118,16 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         limits: machine::Limits::default(),
     };
     let engine = Arc::new(Timed::new(data.engines.current()));
-    let machine =
-        Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state")?;
+    let open = || Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state");
+    let mut machine = open()?;
+    boot::check_owner(&data, machine.applied(), &machine.shared().membership(), config)?;
+    if config.changes.force_new_cluster
+        && new_cluster::force(&data.wal, &mut machine, &*engine, data.member, log)?
+    {
+        machine = open()?;
+    }
+    new_cluster::finish(&mut data.wal, &machine, data.member)?;
     let shared = machine.shared();
-    boot::check_owner(&data, machine.applied(), &shared.membership(), config)?;
     let identity = transport::Identity {
         member: data.member,
         cluster: data.cluster,

@@ -189,7 +189,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("snapshot-catchup-entries", Uint, "5000", Served, "Entries kept for slow followers (not given: more of them where one lags, up to 1 GiB)."),
     ]),
     ("Unsafe", &[
-        flag("force-new-cluster", Bool, "false", Later("forcing a new one-member cluster"), "Make a one-member cluster of this data."),
+        flag("force-new-cluster", Bool, "false", Served, "Make a cluster of this member alone, of what it has; the revision rises by 10^9."),
         flag("unsafe-no-fsync", Bool, "false", Later("running without fsync: this server never does"), "Do not sync. Loses data."),
     ]),
     ("Other", &[

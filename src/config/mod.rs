@@ -101,6 +101,8 @@ pub(crate) struct Changes {
     pub(crate) auto_promote_learners: bool,
     /// Most learners in the cluster.
     pub(crate) learners_max: usize,
+    /// Whether this member goes on alone, without the others.
+    pub(crate) force_new_cluster: bool,
 }
 
 /// How much history auto-compaction keeps; never zero.
@@ -198,6 +200,7 @@ impl Config {
                 strict_reconfig_check: raw.bool("strict-reconfig-check"),
                 auto_promote_learners: raw.bool("auto-promote-learners"),
                 learners_max,
+                force_new_cluster: raw.bool("force-new-cluster"),
             },
             log: log(raw)?,
             name,

@@ -22,6 +22,8 @@ use std::{fs, io};
 use types::{Index, lock};
 
 const FIRST: &str = "kv";
+/// The first state while it is made of something else than the log.
+const UNFINISHED: &str = "kv.unfinished";
 const LATER: &str = "kv-";
 
 /// How often it is looked whether the last reader of an engine is gone.
@@ -58,6 +60,23 @@ pub(crate) fn is_any(member_dir: &Path) -> bool {
 /// The engine of a member that is being made, where no server runs.
 pub(crate) fn open_first(member_dir: &Path) -> anyhow::Result<RocksEngine> {
     make(&member_dir.join(FIRST), &Options::default())
+}
+
+/// Makes a member's first state, which appears whole: `fill` writes it into an empty engine, durably.
+pub(crate) fn make_first(
+    member_dir: &Path,
+    fill: impl FnOnce(&RocksEngine) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (unfinished, first) = (member_dir.join(UNFINISHED), member_dir.join(FIRST));
+    // What an attempt left that was cut short.
+    remove(&unfinished)?;
+    let engine = make(&unfinished, &Options::default())?;
+    fill(&engine)?;
+    drop(engine);
+    // Replaces an empty directory, and nothing else.
+    fs::rename(&unfinished, &first).with_context(|| format!("cannot name {}", first.display()))?;
+    let synced = fs::File::open(member_dir).and_then(|dir| dir.sync_all());
+    synced.with_context(|| format!("cannot sync {}", member_dir.display()))
 }
 
 fn make(dir: &Path, options: &Options) -> anyhow::Result<RocksEngine> {

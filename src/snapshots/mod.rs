@@ -12,6 +12,6 @@ mod engines;
 mod incoming;
 mod outgoing;
 
-pub(crate) use engines::{Engines, is_any, open_first};
+pub(crate) use engines::{Engines, is_any, make_first, open_first};
 pub(crate) use incoming::Incoming;
 pub(crate) use outgoing::outgoing;

@@ -85,6 +85,8 @@ fn dispatch(program: &str, args: &[Vec<u8>], offline: &dyn Offline) -> Result<()
         Action::Version => print::stdout(VERSION.as_bytes()),
         Action::SnapshotStatus => run::offline::status(&invocation, offline),
         Action::SnapshotRestore => run::offline::restore(&invocation, offline),
+        Action::DataDirCheck => run::offline::check(&invocation, offline),
+        Action::DataDirToEtcd => run::offline::to_etcd(&invocation, offline),
         Action::Options => print::stdout(help::options().as_bytes()),
         Action::Help => {
             let path = find(&invocation.args);

@@ -8,7 +8,7 @@ use mvcc::Compacted;
 use prost::Message as _;
 use proto::etcdserverpb::AlarmMember;
 use proto::leasepb;
-use types::MemberId;
+use types::{ConfState, MemberId};
 
 /// Why a database is refused. Nobody may use what was written of it.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum ImportError {
     /// The receiver is no member of the cluster that it describes.
     #[error("it does not know this member, {0:x}")]
     Stranger(MemberId),
+    /// It does not say of what term its last entry is.
+    #[error("it says no term: a version of etcd before 3.5 wrote it last")]
+    Old,
 }
 
 /// Rows in the making.
@@ -88,6 +91,26 @@ impl Import {
         Ok(Self { point: Some(point), ..Self::begin(find)? })
     }
 
+    /// Where a database stands that nobody announces, for a member that goes on from its own; `None` before it applied
+    /// anything. `members` are the entries of that bucket: who votes follows from them, for the reason above.
+    pub fn point<E: From<ImportError>>(
+        mut find: impl FnMut(&str, &str) -> Result<Option<Vec<u8>>, E>,
+        members: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<Option<Point>, E> {
+        let Some(index) = stored_number("consistent_index", find("meta", "consistent_index")?.as_deref())?
+        else {
+            return Ok(None);
+        };
+        let term = stored_number("term", find("meta", "term")?.as_deref())?.ok_or(ImportError::Old)?;
+        let mut conf = ConfState::default();
+        for (key, value) in members {
+            let known = member(key, value)?;
+            let list = if known.is_learner { &mut conf.learners } else { &mut conf.voters };
+            list.push(known.id);
+        }
+        Ok(Some(Point { index, term, conf: point::in_order(&conf) }))
+    }
+
     /// Adds an entry of a bucket; entries and buckets ascend. The batch goes into an empty engine.
     pub fn entry(
         &mut self,
@@ -126,13 +149,17 @@ impl Import {
     }
 }
 
-fn check_number(what: &'static str, found: Option<&[u8]>, announced: u64) -> Result<(), ImportError> {
+fn stored_number(what: &str, found: Option<&[u8]>) -> Result<Option<u64>, ImportError> {
     let number = |bytes: &[u8]| {
         let bytes =
             bytes.try_into().map_err(|_| damaged("meta", what.as_bytes(), "it is no number of 8 bytes"))?;
-        Ok::<_, ImportError>(u64::from_be_bytes(bytes))
+        Ok(u64::from_be_bytes(bytes))
     };
-    let found = found.map(number).transpose()?;
+    found.map(number).transpose()
+}
+
+fn check_number(what: &'static str, found: Option<&[u8]>, announced: u64) -> Result<(), ImportError> {
+    let found = stored_number(what, found)?;
     if found == Some(announced) { Ok(()) } else { Err(ImportError::Unannounced { what, found, announced }) }
 }
 

@@ -72,7 +72,7 @@ pub use outcome::{ConfChange, ConfChangeKind, Effect, Outcome, Response, Unread}
 pub use point::Point;
 pub use quota::{LEASE_COST, PUT_OVERHEAD, QUOTA_DEFAULT_BYTES, Quota, put_cost, txn_cost};
 pub use refusal::Refusal;
-pub use restore::{RestoreError, start_new_cluster};
+pub use restore::{RestoreError, force_new_cluster, start_new_cluster};
 pub use settings::Settings;
 pub use shared::Shared;
 pub use types::Member;

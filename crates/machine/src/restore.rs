@@ -1,9 +1,9 @@
-//! Restoring: how a new cluster starts from another one's rows, after `etcdutl snapshot restore`: members are dropped;
-//! keys with their revisions, leases, alarms, cluster version and downgrade job stay.
+//! New clusters from old rows: keys with their revisions, leases, alarms, cluster version and downgrade job stay. After
+//! `etcdutl snapshot restore` all members are others; after `etcd --force-new-cluster` one of them goes on alone.
 
 use crate::{Fault, Member, rows};
 use engine::{Batch, Engine};
-use types::{ConfState, Index, Term};
+use types::{ConfState, Index, MemberId, Term};
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,4 +44,29 @@ pub fn start_new_cluster(
     }
     engine.write(batch)?;
     Ok(engine.flush()?)
+}
+
+/// Turns a member's rows into those of a cluster of `member` alone, at the index `applied`, with the revision raised by
+/// `bump`, and flushes; returns the new revision. The others count as removed. Only for rows that no machine uses any more.
+pub fn force_new_cluster(
+    engine: &dyn Engine,
+    member: MemberId,
+    applied: (Index, Term),
+    bump: u64,
+) -> Result<i64, RestoreError> {
+    let mut batch = Batch::default();
+    for (id, known) in rows::load(engine)?.membership.members {
+        if id == member {
+            rows::put_member(&mut batch, &Member { is_learner: false, ..known });
+        } else {
+            rows::remove_member(&mut batch, id);
+            rows::put_removed(&mut batch, id);
+        }
+    }
+    rows::put_conf_state(&mut batch, &ConfState { voters: vec![member], learners: Vec::new() });
+    rows::put_applied(&mut batch, applied.0, applied.1);
+    let revision = mvcc::bump(engine, &mut batch, bump)?;
+    engine.write(batch)?;
+    engine.flush()?;
+    Ok(revision)
 }

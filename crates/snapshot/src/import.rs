@@ -70,6 +70,28 @@ pub fn load_member(
     snapshot.write(import, engine, progress)
 }
 
+/// Where an etcd member's own database stands; `None` before it applied anything.
+pub fn point(file: impl ReadAt) -> Result<Option<Point>, ImportError> {
+    let snapshot = open(file)?;
+    let members = snapshot.entries(MEMBERS)?;
+    Import::point(|bucket, key| snapshot.entry(bucket, key), &members)
+}
+
+/// Reads everything that [`load_member`] reads, and writes nothing: whether it would be taken.
+pub fn check_member(
+    file: impl ReadAt,
+    announced: &Point,
+    member: MemberId,
+    progress: &mut Progress<'_>,
+) -> Result<(), ImportError> {
+    let snapshot = open(file)?;
+    let mut import = Import::begin_member(announced, member, |bucket, key| snapshot.entry(bucket, key))?;
+    snapshot.walk(progress, &mut |bucket, entry| {
+        let Some((key, value)) = entry else { return Ok(()) };
+        Ok(import.entry(bucket, key, value, &mut Batch::default())?)
+    })
+}
+
 /// What `etcdutl snapshot status` shows of the file.
 pub fn status(file: impl ReadAt, progress: &mut Progress<'_>) -> Result<Status, ImportError> {
     let snapshot = open(file)?;
@@ -98,7 +120,11 @@ pub fn status(file: impl ReadAt, progress: &mut Progress<'_>) -> Result<Status, 
     Ok(Status { hash, revision, total_keys: live.len() as u64, total_bytes, version })
 }
 
+/// The key and the value of an entry.
+type Pair = (Vec<u8>, Vec<u8>);
+
 const KEY: &[u8] = b"key";
+const MEMBERS: &[u8] = b"members";
 
 /// An open file with etcd's buckets in it.
 struct Snapshot<R> {
@@ -130,6 +156,18 @@ impl<R: ReadAt> Snapshot<R> {
             Value::Bytes(value) => Some(value.to_vec()),
             Value::Bucket => None,
         }))
+    }
+
+    /// All entries of a small bucket; none if it is missing.
+    fn entries(&self, bucket: &[u8]) -> Result<Vec<Pair>, ImportError> {
+        let Some(bucket) = self.reader.bucket(bucket)? else { return Ok(Vec::new()) };
+        let (mut cursor, mut found) = (bucket.cursor(), Vec::new());
+        while let Some(entry) = cursor.next_entry()? {
+            if let Value::Bytes(value) = entry.value {
+                found.push((entry.key.to_vec(), value.to_vec()));
+            }
+        }
+        Ok(found)
     }
 
     /// Writes all rows, the last batch with what makes them whole, and flushes.

@@ -34,6 +34,6 @@ mod pieces;
 pub use bbolt::Measured;
 pub use export::{Export, ExportError, Exported, Measure};
 pub use file::{FileError, HASH_BYTES, Verified, verify};
-pub use import::{ImportError, load, load_member, status};
-pub use offline::{Offline, Progress, Restore, Status};
+pub use import::{ImportError, check_member, load, load_member, point, status};
+pub use offline::{Directory, Offline, Progress, Restore, Status};
 pub use pieces::PIECE_BYTES;

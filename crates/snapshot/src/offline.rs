@@ -1,6 +1,6 @@
-//! Work on a snapshot file without a server: the command line asks for it, and the server's composer does it.
+//! Work on a snapshot file or a data directory without a server: the command line asks for it, and the server's composer does it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a snapshot holds, as `snapshot status` shows it. The fields are etcdutl's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +40,36 @@ pub struct Restore {
     pub bump_revision: u64,
 }
 
+/// The data directory of a member that does not run.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// `--data-dir`: the directory that has `member` in it.
+    pub data_dir: PathBuf,
+    /// `--wal-dir`; `None` = inside the data directory.
+    pub wal_dir: Option<PathBuf>,
+}
+
+impl Directory {
+    /// Where the log is.
+    pub fn wal_dir(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join("member").join("wal"))
+    }
+}
+
 /// Called with the bytes done, and the total.
 pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;
 
 /// The commands. Errors are lines for people, etcdutl's where it has them.
 pub trait Offline {
     /// Reads a whole snapshot and reports its contents.
-    fn status(&self, file: &std::path::Path, progress: &mut Progress<'_>) -> Result<Status, String>;
+    fn status(&self, file: &Path, progress: &mut Progress<'_>) -> Result<Status, String>;
 
     /// Makes a new member's data directory from a snapshot; incomplete after an error, and no server starts on it.
     fn restore(&self, restore: &Restore, progress: &mut Progress<'_>) -> Result<(), String>;
+
+    /// Names everything that keeps a server from going on from an etcd member's directory. Changes nothing.
+    fn obstacles(&self, wanted: &Directory, progress: &mut Progress<'_>) -> Result<Vec<String>, String>;
+
+    /// Makes `to`, a data directory on which etcd goes on as the same member; incomplete after an error.
+    fn give_back(&self, from: &Directory, to: &Path, progress: &mut Progress<'_>) -> Result<(), String>;
 }

@@ -14,7 +14,7 @@ use prost::Message;
 use proto::walpb;
 use std::collections::VecDeque;
 use types::mutant::{Mutant, is};
-use types::{HardState, Index};
+use types::{HardState, Index, Term};
 
 impl<D: Disk> Wal<D> {
     /// Whether the directory holds a log.
@@ -70,10 +70,10 @@ impl<D: Disk> Wal<D> {
         Self::open_with(disk, Options::default())
     }
 
-    /// What [`Wal::open`] would find, and the first entry, without changing anything on disk.
-    pub fn inspect(disk: &D) -> Result<(Replayed, Index), WalError> {
+    /// What [`Wal::open`] would find, without changing anything on disk.
+    pub fn inspect(disk: &D) -> Result<Inspected, WalError> {
         let Read { replay, .. } = read(disk, Options::default())?;
-        Ok((replay.replayed(), replay.index.first()))
+        Ok(Inspected { replayed: replay.replayed(), index: replay.index })
     }
 
     /// [`Wal::open`] with other limits; existing segments may have any length.
@@ -117,6 +117,31 @@ impl<D: Disk> Wal<D> {
         }
         wal.superblock.sync()?;
         Ok((wal, replayed))
+    }
+}
+
+/// A log as it was found: see [`Wal::inspect`].
+#[derive(Debug)]
+pub struct Inspected {
+    /// What it holds besides entries.
+    pub replayed: Replayed,
+    index: LogIndex,
+}
+
+impl Inspected {
+    /// The first readable entry, as [`Wal::first_index`].
+    pub fn first_index(&self) -> Index {
+        self.index.first()
+    }
+
+    /// The last entry, as [`Wal::last_index`].
+    pub fn last_index(&self) -> Index {
+        self.index.last()
+    }
+
+    /// The term of an entry, as [`Wal::term`].
+    pub fn term(&self, index: Index) -> Option<Term> {
+        self.index.term(index)
     }
 }
 

@@ -98,9 +98,7 @@ impl Member {
 
     /// The same member with its data directory, `data`, on a disk whose power can be cut.
     pub fn on(mut self, disk: &Disk) -> anyhow::Result<Self> {
-        self.data = disk.root().join("data");
-        let flag = self.flags.iter_mut().find(|flag| flag.starts_with("--data-dir="));
-        *flag.context("every member has a data directory")? = format!("--data-dir={}", self.data.display());
+        self.set_data(&disk.root().join("data"));
         self.variables.extend(disk.variables()?);
         Ok(self)
     }
@@ -110,6 +108,26 @@ impl Member {
         assert!(!self.is_running(), "{} is started once at a time", self.name);
         self.process = Some(Process::start_with(&self.binary, &self.flags, &self.variables, &self.log)?);
         Ok(())
+    }
+
+    /// Its next run is of another program, on the same data.
+    pub fn set_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
+    /// Its next run is on another data directory.
+    pub fn set_data(&mut self, data: &Path) {
+        data.clone_into(&mut self.data);
+        let flag = self.flags.iter_mut().find(|flag| flag.starts_with("--data-dir="));
+        *flag.expect("every member has a data directory") = format!("--data-dir={}", data.display());
+    }
+
+    /// Adds a flag to its next runs, or takes it away.
+    pub fn set_flag(&mut self, flag: &str, is_there: bool) {
+        self.flags.retain(|known| known != flag);
+        if is_there {
+            self.flags.push(flag.to_owned());
+        }
     }
 
     /// Its next run finds this in its environment.

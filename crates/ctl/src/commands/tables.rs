@@ -29,6 +29,11 @@ pub(crate) const CLUSTER_FLAG: Flag = switch("cluster", "use all endpoints from 
 pub(crate) const CONSISTENCY: Flag =
     flag("consistency", Kind::Text, "l", "Linearizable(l) or Serializable(s)");
 
+pub(crate) const DIRECTORY: &[Flag] = &[
+    text("data-dir", "Path to the member's data directory"),
+    text("wal-dir", "Path to its WAL directory (use --data-dir if none given)"),
+];
+
 pub(crate) const RESTORE: &[Flag] = &[
     int("bump-revision", "How much to increase the latest revision after restore"),
     text("data-dir", "Path to the output data directory (default '${name}.etcd')"),

@@ -1,7 +1,7 @@
 //! The tree of commands, in the order of the root's help.
 
 use super::tables::{
-    CHECK_DATASCALE, CHECK_PERF, CLUSTER_FLAG, COMPACTION, CONSISTENCY, DEL, ELECT, GET, GLOBAL,
+    CHECK_DATASCALE, CHECK_PERF, CLUSTER_FLAG, COMPACTION, CONSISTENCY, DEL, DIRECTORY, ELECT, GET, GLOBAL,
     LEASE_KEEP_ALIVE, LEASE_TIME_TO_LIVE, LOCK, MAKE_MIRROR, MEMBER_ADD, MEMBER_UPDATE, PUT, RESTORE, TXN,
     WATCH, int,
 };
@@ -59,6 +59,7 @@ pub(crate) static ROOT: Command = parent("", ABOUT).takes("[command]").flags(GLO
         .group(KV)
         .flags(COMPACTION),
     command("completion", "Not there yet", Action::Unsupported).group(UTILITY),
+    DATA_DIR,
     command("defrag", "Defragments the storage of the members with given endpoints", Action::Defrag)
         .takes("[options]")
         .group(CLUSTER)
@@ -130,7 +131,30 @@ const CHECK: Command = parent("check", "Checks properties of the cluster").group
     command("perf", "Check the performance of the cluster", Action::CheckPerf)
         .takes("[options]")
         .flags(CHECK_PERF),
+    command(
+        "takeover",
+        "Names what keeps members of quorate from taking the places of an etcd cluster's members",
+        Action::CheckTakeover,
+    ),
 ]);
+
+const DATA_DIR: Command =
+    parent("data-dir", "Works on the data directory of a member that is stopped").group(CLUSTER).commands(&[
+        command(
+            "check",
+            "Names what keeps quorate from going on from an etcd member's directory; changes nothing",
+            Action::DataDirCheck,
+        )
+        .takes("--data-dir {directory} [options]")
+        .flags(DIRECTORY),
+        command(
+            "to-etcd",
+            "Makes a directory on which etcd goes on as the same member",
+            Action::DataDirToEtcd,
+        )
+        .takes("<output dir> --data-dir {directory} [options]")
+        .flags(DIRECTORY),
+    ]);
 
 const DOWNGRADE: Command = parent("downgrade", "Downgrade related commands").group(CLUSTER).commands(&[
     command(

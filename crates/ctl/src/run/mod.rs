@@ -11,6 +11,7 @@ mod mirror;
 pub(crate) mod offline;
 mod ops;
 mod snapshot;
+mod takeover;
 mod txn;
 mod watch;
 
@@ -148,11 +149,14 @@ pub(crate) async fn run(program: &str, invocation: Invocation) -> Result<(), Fai
         Action::SnapshotSave => snapshot::save(invocation).await,
         Action::CheckPerf => check::perf(invocation).await,
         Action::CheckDatascale => check::datascale(invocation).await,
+        Action::CheckTakeover => takeover::check(invocation).await,
         Action::MakeMirror => mirror::run(invocation).await,
         Action::Unsupported
         | Action::Version
         | Action::Options
         | Action::Help
+        | Action::DataDirCheck
+        | Action::DataDirToEtcd
         | Action::SnapshotStatus
         | Action::SnapshotRestore => {
             Err(Failure::args(format!("{} is not there yet", title(program, &invocation.path))))

@@ -1,10 +1,10 @@
-//! `snapshot status` and `snapshot restore`: work on files, without a server, like etcdutl.
+//! `snapshot status`, `snapshot restore` and `data-dir`: work on files, without a server, like etcdutl.
 
 use crate::failure::{BAD_ARGS, ERROR, Failure};
 use crate::line::Invocation;
 use crate::print::{Format, Printer, progress, stdout};
 use crate::text::{json, table, words};
-use snapshot::{Offline, Progress, Restore, Status};
+use snapshot::{Directory, Offline, Progress, Restore, Status};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -25,12 +25,11 @@ pub(crate) fn restore(invocation: &Invocation, offline: &dyn Offline) -> Result<
         // The text names the wrong flag in etcdutl too.
         return Err(Failure::new(BAD_ARGS, "--mark-compacted required if --revision-bump > 0"));
     }
-    let path = |name| Some(flags.bytes(name)).filter(|dir| !dir.is_empty()).map(OsStr::from_bytes);
     let restore = Restore {
         file: file.to_path_buf(),
         name: flags.text("name"),
-        data_dir: path("data-dir").map(PathBuf::from),
-        wal_dir: path("wal-dir").map(PathBuf::from),
+        data_dir: path(invocation, "data-dir"),
+        wal_dir: path(invocation, "wal-dir"),
         initial_cluster: flags.text("initial-cluster"),
         initial_cluster_token: flags.text("initial-cluster-token"),
         initial_advertise_peer_urls: flags.text("initial-advertise-peer-urls"),
@@ -38,6 +37,47 @@ pub(crate) fn restore(invocation: &Invocation, offline: &dyn Offline) -> Result<
         bump_revision: bump,
     };
     with_progress(|progress| offline.restore(&restore, progress))
+}
+
+pub(crate) fn check(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
+    if !invocation.args.is_empty() {
+        return Err(Failure::args("data-dir check takes no arguments, only --data-dir"));
+    }
+    let wanted = directory(invocation, "check")?;
+    let obstacles = with_progress(|progress| offline.obstacles(&wanted, progress))?;
+    let dir = wanted.data_dir.display();
+    if obstacles.is_empty() {
+        return stdout(format!("{dir}: quorate can go on from here\n").as_bytes());
+    }
+    for obstacle in &obstacles {
+        stdout(format!("obstacle: {obstacle}\n").as_bytes())?;
+    }
+    Err(Failure::new(ERROR, format!("quorate cannot go on from {dir}: {} in the way", obstacles.len())))
+}
+
+pub(crate) fn to_etcd(invocation: &Invocation, offline: &dyn Offline) -> Result<(), Failure> {
+    let [to] = &invocation.args[..] else {
+        return Err(Failure::args("data-dir to-etcd requires exactly one argument, the output directory"));
+    };
+    let (from, to) = (directory(invocation, "to-etcd")?, Path::new(OsStr::from_bytes(to)));
+    with_progress(|progress| offline.give_back(&from, to, progress))?;
+    let lines = format!(
+        "{}: etcd can go on from here; do not start {} again\n",
+        to.display(),
+        from.data_dir.display()
+    );
+    stdout(lines.as_bytes())
+}
+
+fn directory(invocation: &Invocation, what: &str) -> Result<Directory, Failure> {
+    let data_dir = path(invocation, "data-dir");
+    let data_dir = data_dir.ok_or_else(|| Failure::args(format!("data-dir {what} requires --data-dir")))?;
+    Ok(Directory { data_dir, wal_dir: path(invocation, "wal-dir") })
+}
+
+fn path(invocation: &Invocation, name: &str) -> Option<PathBuf> {
+    let bytes = invocation.flags.bytes(name);
+    (!bytes.is_empty()).then(|| PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
 /// Does `work` behind a progress bar.

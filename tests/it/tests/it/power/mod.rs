@@ -312,8 +312,8 @@ impl Rig {
         for member in members {
             let wal_dir = self.cluster.members()[*member].data.join("member/wal");
             if wal_dir.exists() {
-                let (found, _) = wal::Wal::inspect(&wal::FsDisk::open(&wal_dir)?)?;
-                newest = newest.max(found.hard_state.term);
+                let found = wal::Wal::inspect(&wal::FsDisk::open(&wal_dir)?)?;
+                newest = newest.max(found.replayed.hard_state.term);
             }
         }
         ensure!(newest >= self.term, "LOST: votes of term {}, the logs are of term {newest}", self.term);
