@@ -1,5 +1,7 @@
 //! The two adaptors between consensus and transport: what the node sends, and what the peers ask of the member.
 
+use crate::corruption::own_hash;
+use crate::divergence::Slices;
 use crate::snapshots::{Engines, Incoming, outgoing};
 use machine::{Machine, Membership, Shared};
 use proto::{etcdserverpb as pb, raftpb};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use transport::{
     Answer, HashError, HashKv, Host, IncomingSnapshot, LeaseRefusal, OutgoingSnapshot, PromoteError,
-    SnapshotRefusal, Transport,
+    SliceHash, SliceQuestion, SnapshotRefusal, Transport,
 };
 use types::Index;
 
@@ -111,6 +113,8 @@ pub(crate) struct Member {
     pub(crate) shared: Arc<Shared>,
     /// Turns at what peers may ask that takes long.
     pub(crate) work: Arc<api::Pool>,
+    /// Hashes of small parts of what it holds.
+    pub(crate) slices: Arc<Slices>,
     /// Told when a peer says that this member was removed.
     pub(crate) removed: Arc<Notify>,
     /// What makes a leader's snapshot this member's state.
@@ -166,25 +170,11 @@ impl Host for Member {
 
     fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>> {
         let (shared, work) = (Arc::clone(&self.shared), Arc::clone(&self.work));
-        Box::pin(async move {
-            // Walks the whole store: off the runtime's thread, when it is its turn, as long as the peer waits for it.
-            let hashed = work.run(api::Lane::Long, move |gone| {
-                let (view, effort) = (shared.view(), mvcc::Effort::within(mvcc::Cost::MAX).unless(gone));
-                (view.revision(), view.bounded(&effort).hash_kv(revision))
-            });
-            let (current, hashed) = hashed.await.map_err(|error| HashError::Other(error.to_string()))?;
-            let hashed = hashed.map_err(|error| match error {
-                mvcc::ReadError::Compacted => HashError::Compacted,
-                mvcc::ReadError::FutureRevision => HashError::Future,
-                error => HashError::Other(error.to_string()),
-            })?;
-            Ok(HashKv {
-                revision: current,
-                hash: hashed.hash,
-                compact_revision: hashed.compact_revision,
-                hash_revision: hashed.hash_revision,
-            })
-        })
+        Box::pin(async move { own_hash(shared, &work, revision).await })
+    }
+
+    fn hash_slice(&self, question: SliceQuestion) -> Answer<Result<SliceHash, HashError>> {
+        Box::pin(Arc::clone(&self.slices).hash(question))
     }
 
     fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>> {
@@ -271,6 +261,9 @@ mod tests {
         fn hash_kv(&self, _: i64) -> Answer<Result<HashKv, HashError>> {
             Box::pin(async { Err(HashError::Future) })
         }
+        fn hash_slice(&self, _: SliceQuestion) -> Answer<Result<SliceHash, HashError>> {
+            Box::pin(async { Err(HashError::Future) })
+        }
         fn promote(&self, _: u64) -> Answer<Result<String, PromoteError>> {
             Box::pin(async { Err(PromoteError::NotFound) })
         }
@@ -324,7 +317,10 @@ mod tests {
         let incoming = Incoming::new(engines, Settings::new(1, 2), timed, silent()).expect("an empty folder");
         let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: 1, ..Default::default() }));
         let removed = Arc::new(Notify::new());
-        let member = Member { shared: node.machine(), node, work: Arc::clone(&work), removed, incoming };
+        let shared = node.machine();
+        let slices =
+            Slices::new(Arc::clone(&shared), Arc::clone(&work), crate::divergence::Limits::default());
+        let member = Member { shared, node, work: Arc::clone(&work), slices, removed, incoming };
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (end, ends) = std::sync::mpsc::sync_channel::<()>(1);
         let wait = move |_: &AtomicBool| (begun.send(()), ends.recv());

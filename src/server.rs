@@ -6,7 +6,9 @@
 //! ```
 
 use crate::config::Config;
+use crate::corruption::{self, Asker};
 use crate::descriptors::Shares;
+use crate::divergence::{self, Comparison, Quarantine, Slices};
 use crate::logging::Logs;
 use crate::memory;
 use crate::metrics::{self, Timed};
@@ -93,6 +95,8 @@ struct Parts {
     applying: IntGauge,
     transport: Arc<transport::Transport>,
     removed: Arc<Notify>,
+    asker: Arc<Asker>,
+    slices: Arc<Slices>,
     member: u64,
     cluster: u64,
     #[expect(dead_code, reason = "a lock is held, not read")]
@@ -128,6 +132,15 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
     }
     new_cluster::finish(&mut data.wal, &machine, data.member)?;
     let shared = machine.shared();
+    let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() }));
+    let (ids, request_timeout) = ((data.member, data.cluster), Options::request_timeout(election));
+    let asker =
+        Arc::new(Asker::new(Arc::clone(&shared), Arc::clone(&work), ids, request_timeout, log.clone()));
+    let slices = Slices::new(Arc::clone(&shared), Arc::clone(&work), divergence::Limits::default());
+    // One that never applied anything has nothing to compare.
+    if config.corruption.is_initial && machine.applied().0 > 0 {
+        corruption::check_initially(&asker, log).await?;
+    }
     let identity = transport::Identity {
         member: data.member,
         cluster: data.cluster,
@@ -143,7 +156,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         pre_vote: config.pre_vote,
         strict_reconfig_check: config.changes.strict_reconfig_check,
         learners_first: config.changes.auto_promote_learners,
-        request_timeout: Options::request_timeout(election),
+        request_timeout,
         max_request_bytes: config.limits.request_bytes_max,
         limits: log_limits(config),
         ..Options::new(data.member, data.cluster)
@@ -155,7 +168,8 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
     transport.start(Arc::new(Member {
         node: node.clone(),
         shared: Arc::clone(&shared),
-        work: Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() })),
+        slices: Arc::clone(&slices),
+        work,
         removed: Arc::clone(&removed),
         incoming,
     }));
@@ -164,8 +178,21 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         // etcd waits one tick for a leader's heartbeat instead of a whole election timeout.
         node.advance_ticks(config.election_ticks.saturating_sub(1));
     }
-    let (member, cluster, lock) = (data.member, data.cluster, data.lock);
-    Ok(Parts { node, thread, shared, engine, applying, transport, removed, member, cluster, lock })
+    let ((member, cluster), lock) = (ids, data.lock);
+    Ok(Parts {
+        node,
+        thread,
+        shared,
+        engine,
+        applying,
+        transport,
+        removed,
+        asker,
+        slices,
+        member,
+        cluster,
+        lock,
+    })
 }
 
 /// How much of the log is kept: what the flags say, where they are given.
@@ -213,6 +240,7 @@ async fn serve(
     if config.changes.auto_promote_learners {
         tokio::spawn(duties::promote_learners(node.clone(), log.clone()));
     }
+    corruption::start(config.corruption, &parts.asker, node, log);
     tokio::spawn(space::watch(Space::of(config), node.clone(), Arc::clone(shared), log.clone()));
     let identity =
         api::Identity { member: parts.member, cluster: parts.cluster, version: ETCD_VERSION.to_owned() };
@@ -229,6 +257,7 @@ async fn serve(
     metrics::register(api.registry(), &parts.engine, meters, &parts.transport, &parts.shared, parts.member);
     let applying = Box::new(parts.applying.clone());
     api.registry().register(applying).expect("metric names are registered once");
+    compare(config, parts, &api, log);
     metrics::register_log(api.registry(), &logs.lost);
     let open = |traffic, listener| {
         tokio::spawn(api::serve(listener, Arc::clone(&api), traffic, told(stopping.clone())));
@@ -248,6 +277,27 @@ async fn serve(
         open(traffic, listener);
     }
     std::future::pending().await
+}
+
+/// Compares this member with the others of its kind, unless that is switched off; one found wrong before does not serve.
+fn compare(config: &Config, parts: &Parts, api: &Arc<Api>, log: &slog::Logger) {
+    let quarantine = Arc::new(Quarantine::of(&config.data_dir.join("member"), Arc::clone(api), log));
+    let needed = divergence::Parts {
+        node: parts.node.clone(),
+        slices: Arc::clone(&parts.slices),
+        asker: Arc::clone(&parts.asker),
+        quarantine: Arc::clone(&quarantine),
+        log: log.clone(),
+    };
+    let comparison = Comparison::new(needed, divergence::Limits::default());
+    let collectors: [Box<dyn prometheus::core::Collector>; 2] =
+        [Box::new(quarantine.metric()), Box::new(comparison.metric())];
+    for collector in collectors {
+        api.registry().register(collector).expect("metric names are registered once");
+    }
+    if !config.divergence_check.is_zero() {
+        tokio::spawn(comparison.run(config.divergence_check));
+    }
 }
 
 fn limits(config: &Config, shares: Shares) -> api::Limits {

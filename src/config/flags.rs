@@ -90,7 +90,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("enable-grpc-gateway", Bool, "true", Served, "Serve the JSON gateway."),
         flag("raft-read-timeout", Duration, "5s", Idle("peer connections have etcd's fixed 5 s deadlines"), "Read timeout of peer connections."),
         flag("raft-write-timeout", Duration, "5s", Idle("peer connections have etcd's fixed 5 s deadlines"), "Write timeout of peer connections."),
-        flag("feature-gates", Gates, "", Idle("corruption is always checked for; no gate changes anything here"), "Comma-separated list of gate=true|false."),
+        flag("feature-gates", Gates, "", Served, "Comma-separated list of gate=true|false; those that have an effect here: InitialCorruptCheck, CompactHashCheck."),
     ]),
     ("Clustering", &[
         flag("initial-advertise-peer-urls", Text, "http://localhost:2380", Served, "This member's peer URLs, as the others reach them."),
@@ -177,8 +177,9 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("distributed-tracing-sampling-rate", Int, "0", TRACING, "Samples a million spans."),
     ]),
     ("Features", &[
-        flag("corrupt-check-time", Duration, "0s", Later("corruption checks between members"), "Time between corruption checks."),
-        flag("compact-hash-check-time", Duration, "1m0s", Later("corruption checks between members"), "Time between checks of compaction hashes."),
+        flag("corrupt-check-time", Duration, "0s", Served, "Time between the leader's corruption checks of all members (0 = none)."),
+        flag("compact-hash-check-time", Duration, "1m0s", Served, "Time between the leader's checks of compaction hashes (gate CompactHashCheck)."),
+        flag("divergence-check-time", Duration, "2s", Served, "Time between comparisons of this member with the other ones that are no etcd (0 = none; not in etcd)."),
         flag("compaction-batch-limit", Int, "1000", Idle("compaction runs in small steps of its own"), "Most revisions removed in one compaction step."),
         flag("compaction-sleep-interval", Duration, "10ms", Idle("compaction steps run when nothing else does"), "Pause between compaction steps."),
         flag("watch-progress-notify-interval", Duration, "10m0s", Served, "Time between progress notifications."),

@@ -9,7 +9,9 @@ pub(crate) use flags::help;
 pub(crate) use parse::{Raw, Refusal, read};
 pub(crate) use urls::PeerUrl;
 
+use crate::corruption;
 use anyhow::bail;
+use gotext::duration;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +47,10 @@ pub(crate) struct Config {
     pub(crate) retention: Option<Retention>,
     /// How often a leader looks whether a downgrade is done; zero = never.
     pub(crate) downgrade_check: Duration,
+    /// When members are compared.
+    pub(crate) corruption: corruption::Options,
+    /// Time between comparisons with other members of ours; zero = none.
+    pub(crate) divergence_check: Duration,
     /// What is served over HTTP, and to whom.
     pub(crate) http: api::Http,
     /// Whether the metrics tell how long each method takes.
@@ -193,6 +199,8 @@ impl Config {
             limits: limits(raw),
             retention: retention(raw)?,
             downgrade_check: raw.duration("downgrade-check-time"),
+            corruption: corruption_checks(raw)?,
+            divergence_check: raw.duration("divergence-check-time"),
             http: http(raw)?,
             extensive_metrics: raw.text("metrics") == "extensive",
             metrics_prefixes: prefixes(raw)?,
@@ -223,6 +231,22 @@ fn addresses(raw: &Raw, flag: &str) -> Result<Vec<SocketAddr>, Refusal> {
         "" => Ok(Vec::new()),
         text => urls::listen_addresses(flag, text),
     }
+}
+
+fn corruption_checks(raw: &Raw) -> Result<corruption::Options, String> {
+    let gates = raw.text("feature-gates");
+    let compactions_every = raw.duration("compact-hash-check-time");
+    if compactions_every.is_zero() {
+        let nanos = duration::nanos(raw.text("compact-hash-check-time").as_bytes()).unwrap_or_default();
+        let (sign, size) = (if nanos < 0 { "-" } else { "" }, Duration::from_nanos(nanos.unsigned_abs()));
+        return Err(format!("--compact-hash-check-time must be >0 (set to {sign}{})", duration::show(size)));
+    }
+    Ok(corruption::Options {
+        is_initial: gates::is_gate_on(gates, "InitialCorruptCheck"),
+        every: raw.duration("corrupt-check-time"),
+        of_compactions: gates::is_gate_on(gates, "CompactHashCheck"),
+        compactions_every,
+    })
 }
 
 fn http(raw: &Raw) -> Result<api::Http, Refusal> {
@@ -261,7 +285,7 @@ fn retention(raw: &Raw) -> Result<Option<Retention>, String> {
     let nanos = match gotext::number::int(text.as_bytes(), 10).ok().filter(|number| *number >= 0) {
         Some(number) if is_periodic => number.saturating_mul(3_600_000_000_000),
         Some(number) => number,
-        None => gotext::duration::nanos(text.as_bytes())
+        None => duration::nanos(text.as_bytes())
             .map_err(|error| format!("error parsing CompactionRetention: {error}"))?,
     };
     match u64::try_from(nanos) {

@@ -91,6 +91,23 @@ fn what_etcd_refuses_is_refused_in_its_words() {
          http://example.com",
     );
     check_refused("--log-level=loud", "unrecognized level: \"loud\"");
+    let why = "--compact-hash-check-time must be >0 (set to ";
+    check_refused("--compact-hash-check-time=0", &format!("{why}0s)"));
+    check_refused("--compact-hash-check-time=-1m", &format!("{why}-1m0s)"));
+}
+
+#[test]
+fn checks_of_corruption_are_off_unless_asked_for() {
+    let checks = |line: &str| config(line).expect("valid").corruption;
+    let defaults = checks("");
+    assert_eq!(
+        (defaults.is_initial, defaults.every, defaults.of_compactions),
+        (false, Duration::ZERO, false)
+    );
+    assert_eq!(defaults.compactions_every, Duration::from_mins(1));
+    let asked =
+        checks("--feature-gates=CompactHashCheck=true,InitialCorruptCheck=true --corrupt-check-time=1s");
+    assert_eq!((asked.is_initial, asked.every, asked.of_compactions), (true, Duration::from_secs(1), true));
 }
 
 #[test]

@@ -23,6 +23,7 @@ const LIMITS: &[(&str, &str)] = &[
     ("crates/api/src/limits.rs", "Pace"),
     ("crates/gateway/src/work.rs", "WorkLimits"),
     ("src/descriptors.rs", "Options"),
+    ("src/divergence/limits.rs", "Limits"),
     ("src/logging/sampler.rs", "Sampling"),
     ("src/logging/writer.rs", "Queue"),
 ];

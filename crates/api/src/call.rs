@@ -123,6 +123,9 @@ impl<'a> Call<'a> {
         if status.is_learner && !for_learner {
             return Err(EtcdError::NotForLearner.into());
         }
+        if self.method.is_of_the_data() && self.api().is_distrusted() {
+            return Err(EtcdError::Corrupt.into());
+        }
         self.count_version()?;
         if status.leader == 0 && self.wants_leader() {
             return Err(EtcdError::NoLeader.into());
@@ -224,20 +227,29 @@ impl<'a> Call<'a> {
         if self.framing.zip.is_some() { Reply::compressed(response) } else { response }
     }
 
-    /// What ends a running stream early: loss of the leader if asked for, and shutdown if it does not end by itself.
+    /// What ends a running stream early: loss of the leader if asked for, shutdown if it does not end by itself, and distrust
+    /// of the data that it is about.
     fn ending(&self) -> Option<Ending> {
         let losses = self.wants_leader().then(|| self.api().leader_losses.subscribe());
         let phase = self.method.is_endless().then(|| self.connection.phase.clone());
-        match (losses, phase) {
-            (None, None) => None,
-            (Some(losses), None) => Some(Box::pin(endings::leader_lost(losses))),
-            (None, Some(phase)) => Some(Box::pin(endings::going_down(phase))),
-            (Some(losses), Some(phase)) => Some(Box::pin(async {
-                tokio::select! {
-                    status = endings::leader_lost(losses) => status,
-                    status = endings::going_down(phase) => status,
-                }
-            })),
+        let distrusted = self.method.is_of_the_data().then(|| self.api().distrusted.subscribe());
+        if losses.is_none() && phase.is_none() && distrusted.is_none() {
+            return None;
         }
+        Some(Box::pin(async {
+            tokio::select! {
+                status = if_any(losses.map(endings::leader_lost)) => status,
+                status = if_any(phase.map(endings::going_down)) => status,
+                status = if_any(distrusted.map(endings::distrusted)) => status,
+            }
+        }))
+    }
+}
+
+/// The future, or one that never resolves.
+async fn if_any(ending: Option<impl Future<Output = Status>>) -> Status {
+    match ending {
+        Some(ending) => ending.await,
+        None => std::future::pending().await,
     }
 }

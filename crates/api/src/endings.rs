@@ -30,6 +30,14 @@ pub(crate) async fn leader_lost(mut losses: watch::Receiver<u64>) -> Status {
     EtcdError::NoLeader.into()
 }
 
+/// Resolves once this member's data was found wrong.
+pub(crate) async fn distrusted(mut distrusted: watch::Receiver<bool>) -> Status {
+    match distrusted.wait_for(|distrusted| *distrusted).await {
+        Ok(_) => EtcdError::Corrupt.into(),
+        Err(_) => EtcdError::Stopped.into(),
+    }
+}
+
 pub(crate) async fn going_down(mut phase: watch::Receiver<Phase>) -> Status {
     // An error means that the listener is already gone.
     let _ = phase.wait_for(|phase| *phase > Phase::Serving).await;

@@ -21,6 +21,9 @@ pub(crate) fn status(api: &Api) -> StatusResponse {
     if node.leader == 0 {
         errors.push(EtcdError::NoLeader.text().to_owned());
     }
+    if api.is_distrusted() {
+        errors.push(EtcdError::Corrupt.text().to_owned());
+    }
     errors.extend(api.shared.alarms().list(AlarmType::None as i32).iter().map(alarm_text));
     let downgrade = membership.downgrade.clone().unwrap_or_default();
     StatusResponse {

@@ -139,6 +139,18 @@ impl Method {
         }
     }
 
+    /// Whether it reads or changes keys, leases, or what is built on them.
+    pub(crate) fn is_of_the_data(self) -> bool {
+        matches!(
+            self.service(),
+            "etcdserverpb.KV"
+                | "etcdserverpb.Watch"
+                | "etcdserverpb.Lease"
+                | "v3lockpb.Lock"
+                | "v3electionpb.Election"
+        )
+    }
+
     /// Whether its responses continue until something else ends them.
     pub(crate) fn is_endless(self) -> bool {
         matches!(self.kind(), Kind::BidiStream(_) | Kind::ServerStream(ServerStream::Observe))
@@ -166,6 +178,23 @@ mod tests {
         for (number, &method) in Method::ALL.iter().enumerate() {
             assert_eq!(method as usize, number);
             assert_eq!(Method::at(&format!("/{}/{}", method.service(), method.name())), Some(method));
+        }
+    }
+
+    #[test]
+    fn members_and_maintenance_are_no_data() {
+        for (method, expected) in [
+            (Method::Range, true),
+            (Method::Watch, true),
+            (Method::LeaseKeepAlive, true),
+            (Method::Lock, true),
+            (Method::Observe, true),
+            (Method::MemberRemove, false),
+            (Method::Snapshot, false),
+            (Method::HashKv, false),
+            (Method::HealthWatch, false),
+        ] {
+            assert_eq!(method.is_of_the_data(), expected, "{method:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use crate::{
     page::{PLAIN, Page, error, not_allowed, respond, text},
     query::Query,
     state::Api,
+    status::EtcdError,
 };
 use http::{Method, StatusCode};
 use proto::etcdserverpb::{AlarmType, RangeRequest};
@@ -35,6 +36,9 @@ impl Check {
     async fn run(self, api: &Arc<Api>) -> Result<(), String> {
         match self {
             Self::DataCorruption => {
+                if api.is_distrusted() {
+                    return Err("this member's data differs from the majority's".to_owned());
+                }
                 let corrupt = AlarmType::Corrupt;
                 if api.shared.alarms().list(corrupt as i32).is_empty() {
                     return Ok(());
@@ -142,6 +146,9 @@ async fn unhealthy(api: &Arc<Api>, query: &Query) -> Option<String> {
         if !query.all("exclude").any(|excluded| excluded == name) {
             return Some(format!("ALARM {name}"));
         }
+    }
+    if api.is_distrusted() {
+        return Some(EtcdError::Corrupt.text().to_owned());
     }
     let serializable = query.first("serializable") == Some("true");
     if !serializable && api.node.status().leader == 0 {

@@ -43,6 +43,8 @@ pub struct Api {
     pub(crate) watches: Watches,
     /// Counts losses of the leader; each ends the streams that require one.
     pub(crate) leader_losses: tokio::sync::watch::Sender<u64>,
+    /// Whether what this member holds was found wrong: see [`Api::distrust`].
+    pub(crate) distrusted: tokio::sync::watch::Sender<bool>,
     pub(crate) access: Access,
     pub(crate) connections: Connections,
     pub(crate) requests: Arc<Budget>,
@@ -99,6 +101,7 @@ impl Api {
             steps,
             zip,
             leader_losses: tokio::sync::watch::Sender::new(0),
+            distrusted: tokio::sync::watch::Sender::new(false),
             access,
             connections,
             requests,
@@ -113,6 +116,17 @@ impl Api {
     /// Whether partly received requests take more than half of their budget.
     pub fn holds_much(&self) -> bool {
         self.requests.is_crowded()
+    }
+
+    /// From now on nothing is served from this member's data, which was found wrong: requests of keys, leases, watches, locks
+    /// and elections end with `etcdserver: corrupt cluster`, those under way too. Maintenance and members stay.
+    pub fn distrust(&self) {
+        self.distrusted.send_replace(true);
+    }
+
+    /// Whether [`Api::distrust`] was called.
+    pub fn is_distrusted(&self) -> bool {
+        *self.distrusted.borrow()
     }
 
     /// The registry behind `/metrics`, for other parts of the server.

@@ -147,10 +147,15 @@ pub(crate) fn row_len(tail: &Tail, kv: &[u8]) -> usize {
     Revision::ENCODED_LEN + if tail.tombstone { TOMBSTONE_MARK.len() } else { 0 } + kv.len()
 }
 
-type Visit<'a> = dyn FnMut(Revision, &Tail, &[u8]) -> Result<(), Fault> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(Revision, &Tail, &[u8]) -> Result<(), Fault> + 'a;
 
 /// Visits the history from `start` (inclusive) to `end` (exclusive).
-fn scan(reader: Reader<'_>, start: Revision, end: Revision, visit: &mut Visit<'_>) -> Result<(), ReadError> {
+pub(crate) fn scan(
+    reader: Reader<'_>,
+    start: Revision,
+    end: Revision,
+    visit: &mut Visit<'_>,
+) -> Result<(), ReadError> {
     scan_while(reader.engine, Family::Revs, &start.encode(), Some(&end.encode()), |key, row| {
         reader.spend(1, row.len())?;
         let at = Revision::decode(key).ok_or_else(|| broken("Revs", key))?;

@@ -86,6 +86,11 @@ pub struct Usage {
 }
 
 impl View {
+    /// Hashes that the newest finished compactions left, oldest first, at most ten; none survives a restart.
+    pub fn compaction_hashes(&self) -> &[HashKv] {
+        &self.hashes
+    }
+
     /// Whether newer views can read everything that this one can, at its revision: false within a transaction.
     pub fn is_whole(&self) -> bool {
         self.replaced_from == i64::MAX

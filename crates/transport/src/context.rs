@@ -11,9 +11,11 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
+use crate::headers::CLUSTER_ID_MISMATCH;
 use crate::leases::LeaseRefusal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
+use crate::slices::{SliceHash, SliceQuestion};
 use crate::snapshot::{IncomingSnapshot, OutgoingSnapshot, SnapshotRefusal};
 use crate::snapshot_meters::SnapshotMeters;
 
@@ -62,6 +64,8 @@ pub trait Host: Send + Sync + 'static {
     fn downgrade_enabled(&self) -> Answer<Result<bool, String>>;
     /// The hash of the key space at a revision (0 = current).
     fn hash_kv(&self, revision: i64) -> Answer<Result<HashKv, HashError>>;
+    /// The hash of a slice of the key space.
+    fn hash_slice(&self, question: SliceQuestion) -> Answer<Result<SliceHash, HashError>>;
     /// Makes a learner a voter, if this member leads and it is up to date. Returns [`Host::members_json`] after it.
     fn promote(&self, member: u64) -> Answer<Result<String, PromoteError>>;
     /// Renews a lease, as the leader. Returns the TTL in seconds.
@@ -99,6 +103,12 @@ pub enum HashError {
     /// The revision is in the future.
     #[error("mvcc: required revision is a future revision")]
     Future,
+    /// It has no page for that: it is an etcd member, or an older one of ours.
+    #[error("not served")]
+    NotServed,
+    /// The other one is a member of another cluster.
+    #[error("{CLUSTER_ID_MISMATCH}")]
+    OtherCluster,
     /// Any other error, as text.
     #[error("{0}")]
     Other(String),

@@ -50,6 +50,7 @@ mod codec;
 mod context;
 mod dial;
 mod fetch;
+mod hashes;
 mod headers;
 mod io;
 mod lane;
@@ -65,6 +66,7 @@ mod probe;
 mod promote;
 mod router;
 mod server;
+mod slices;
 mod snapshot;
 mod snapshot_meters;
 mod snapshot_queue;
@@ -81,9 +83,11 @@ pub use fetch::{
     FetchError, RemoteCluster, Versions, fetch_clears_checkpoints, fetch_downgrade_enabled, fetch_members,
     fetch_version,
 };
+pub use hashes::fetch_hash_kv;
 pub use leases::LeaseRefusal;
 pub use limits::Limits;
 pub use peer::PeerStats;
 pub use promote::ask_to_promote;
+pub use slices::{Slice, SliceHash, SliceQuestion, fetch_slice_hash};
 pub use snapshot::{IncomingSnapshot, OutgoingSnapshot, SnapshotRefusal};
 pub use transport::Transport;

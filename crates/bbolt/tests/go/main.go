@@ -7,6 +7,8 @@
 //	                              values, deletions with and without a freelist; then print the same as check
 //	bboltcheck churn FILE SEED    put and delete in every bucket of FILE, as much as it holds and more, check it after each
 //	                              transaction, empty it, check it again; then print the same as check
+//	bboltcheck damage FILE BUCKET OLD NEW   put NEW in the place of OLD, which is as long, in every value of BUCKET that
+//	                              has it, one at least; then print the same as check
 //
 // The output of check, one item a line, in order, keys in hex:
 //
@@ -48,6 +50,8 @@ func main() {
 		} else {
 			err = churn(args[1], rng)
 		}
+	case len(args) == 5 && args[0] == "damage" && len(args[3]) == len(args[4]):
+		err = damage(args[1], args[2], []byte(args[3]), []byte(args[4]))
 	default:
 		usage()
 	}
@@ -61,7 +65,7 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: bboltcheck check FILE | make FILE SEED | churn FILE SEED")
+	fmt.Fprintln(os.Stderr, "usage: bboltcheck check FILE | make FILE SEED | churn FILE SEED | damage FILE BUCKET OLD NEW")
 	os.Exit(2)
 }
 
@@ -115,6 +119,36 @@ func (n *counts) print(w io.Writer, path string, b *bolt.Bucket) error {
 		n.entries++
 		fmt.Fprintf(w, "entry %s %s %d %x\n", path, key, len(v), sha256.Sum256(v))
 		return nil
+	})
+}
+
+// damage changes values as nobody who keeps to the log would.
+func damage(path, bucket string, before, after []byte) (err error) {
+	defer recovered(&err)
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(bucket))
+		if b == nil {
+			return fmt.Errorf("no bucket %s", bucket)
+		}
+		changed := map[string][]byte{}
+		err := b.ForEach(func(k, v []byte) error {
+			if bytes.Contains(v, before) {
+				changed[string(k)] = bytes.ReplaceAll(v, before, after)
+			}
+			return nil
+		})
+		if err == nil && len(changed) == 0 {
+			err = fmt.Errorf("no value of %s has %q in it", bucket, before)
+		}
+		for k, v := range changed {
+			err = errors.Join(err, b.Put([]byte(k), v))
+		}
+		return err
 	})
 }
 

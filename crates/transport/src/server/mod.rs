@@ -6,6 +6,7 @@
 //! POST /raft/snapshot                     snapshot.rs message and database; 204 once it is installed
 //! GET  /raft/probing                      plain.rs    a health check
 //! GET  /members, /version, /members/hashkv, /downgrade/enabled   plain.rs
+//! GET  /quorate/slice                            plain.rs    ours alone: hashes of small parts
 //! POST /members/promote/<id>                                     plain.rs    makes a learner a voter
 //! POST /leases, /leases/internal                                 leases.rs   lease requests, forwarded by another member
 //! ```
@@ -20,7 +21,7 @@ mod reply;
 mod snapshot;
 
 #[cfg(test)]
-pub(crate) use self::{plain::hash_json, raft::stream_path};
+pub(crate) use self::raft::stream_path;
 
 use std::{
     collections::VecDeque,
@@ -46,6 +47,7 @@ use self::reply::{Reply, not_allowed};
 use crate::{
     io::{Busy, PeerIo},
     peers::Peers,
+    slices,
 };
 
 /// The open connections, the oldest first.
@@ -143,6 +145,7 @@ async fn route(
         (&Method::GET, "/members") => plain::members(peers),
         (&Method::GET, "/version") => plain::version(peers),
         (&Method::GET, "/members/hashkv") => plain::hash_kv(peers, busy, request).await,
+        (&Method::GET, slices::PATH) => plain::hash_slice(peers, busy, request).await,
         (&Method::GET, "/downgrade/enabled") => plain::downgrade_enabled(peers, busy).await,
         (&Method::POST, "/leases") => leases::keep_alive(peers, busy, request).await,
         (&Method::POST, "/leases/internal") => leases::time_to_live(peers, busy, request).await,
@@ -150,7 +153,9 @@ async fn route(
             raft::stream(peers, Busy::new(busy), &request, from)
         }
         (_, "/raft" | "/raft/snapshot") => not_allowed(Some("POST")),
-        (_, "/members" | "/version" | "/members/hashkv" | "/downgrade/enabled") => not_allowed(Some("GET")),
+        (_, "/members" | "/version" | "/members/hashkv" | "/downgrade/enabled" | slices::PATH) => {
+            not_allowed(Some("GET"))
+        }
         (_, "/leases" | "/leases/internal") => not_allowed(None),
         (_, path) => match path.strip_prefix("/members/promote/") {
             Some(id) if method == Method::POST => plain::promote(peers, busy, id).await,

@@ -5,17 +5,19 @@ use std::sync::{Arc, atomic::AtomicUsize};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
 
 use super::{
     Answered, body,
     reply::{closing, error, ok, with},
 };
 use crate::{
-    context::{HashKv, PromoteError, hex},
+    context::{PromoteError, hex},
+    hashes::{HashRequest, hash_json},
     headers::{self, CLEARED, CLUSTER_ID, CLUSTER_ID_MISMATCH, LEASE_CHECKPOINTS},
     io::Busy,
     peers::Peers,
+    slices::SliceQuestion,
 };
 
 const JSON: &str = "application/json";
@@ -53,59 +55,10 @@ pub(super) async fn downgrade_enabled(peers: &Peers, busy: &Arc<AtomicUsize>) ->
     with(answer, CLUSTER_ID, &cluster(peers))
 }
 
-#[derive(Deserialize)]
-struct HashRequest {
-    #[serde(default)]
-    revision: i64,
-}
-
-/// Go's JSON of `HashKVResponse`, which omits zero values.
-#[derive(Serialize)]
-struct HashResponse {
-    header: HashHeader,
-    #[serde(skip_serializing_if = "is_zero")]
-    hash: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    compact_revision: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    hash_revision: i64,
-}
-
-#[derive(Serialize)]
-struct HashHeader {
-    #[serde(skip_serializing_if = "is_zero")]
-    revision: i64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
-pub(crate) fn hash_json(hash: &HashKv) -> String {
-    let response = HashResponse {
-        header: HashHeader { revision: hash.revision },
-        hash: i64::from(hash.hash),
-        compact_revision: hash.compact_revision,
-        hash_revision: hash.hash_revision,
-    };
-    serde_json::to_string(&response).expect("numbers are always JSON")
-}
-
 pub(super) async fn hash_kv(peers: &Peers, busy: &Arc<AtomicUsize>, request: Request<Incoming>) -> Answered {
-    let theirs = headers::text(request.headers(), &CLUSTER_ID);
-    if !theirs.is_empty() && theirs != cluster(peers) {
-        return error(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH);
-    }
-    let context = peers.context();
-    let read = body::read(context, request.into_body(), context.limits.small_body_bytes).await;
-    let Ok((body, held)) = read else {
-        return closing(error(StatusCode::BAD_REQUEST, "error reading body"));
-    };
-    let asked = serde_json::from_slice::<HashRequest>(&body);
-    drop((body, held));
-    let Ok(asked) = asked else {
-        return error(StatusCode::BAD_REQUEST, "error unmarshalling request");
+    let asked: HashRequest = match question(peers, request).await {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal,
     };
     let question = peers.context().host().hash_kv(asked.revision);
     let _busy = Busy::new(busy);
@@ -113,6 +66,39 @@ pub(super) async fn hash_kv(peers: &Peers, busy: &Arc<AtomicUsize>, request: Req
         Ok(hash) => with(ok(JSON, hash_json(&hash)), CLUSTER_ID, &cluster(peers)),
         Err(e) => error(StatusCode::BAD_REQUEST, &e.to_string()),
     }
+}
+
+pub(super) async fn hash_slice(
+    peers: &Peers,
+    busy: &Arc<AtomicUsize>,
+    request: Request<Incoming>,
+) -> Answered {
+    let asked: SliceQuestion = match question(peers, request).await {
+        Ok(asked) => asked,
+        Err(refusal) => return refusal,
+    };
+    let question = peers.context().host().hash_slice(asked);
+    let _busy = Busy::new(busy);
+    match question.await {
+        Ok(hash) => ok(JSON, serde_json::to_string(&hash).expect("numbers are always JSON")),
+        Err(e) => error(StatusCode::BAD_REQUEST, &e.to_string()),
+    }
+}
+
+/// The JSON of a GET by a member of the same cluster; else the refusal.
+async fn question<T: DeserializeOwned>(peers: &Peers, request: Request<Incoming>) -> Result<T, Answered> {
+    let theirs = headers::text(request.headers(), &CLUSTER_ID);
+    if !theirs.is_empty() && theirs != cluster(peers) {
+        return Err(error(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
+    }
+    let context = peers.context();
+    let read = body::read(context, request.into_body(), context.limits.small_body_bytes).await;
+    let Ok((body, held)) = read else {
+        return Err(closing(error(StatusCode::BAD_REQUEST, "error reading body")));
+    };
+    let asked = serde_json::from_slice::<T>(&body);
+    drop((body, held));
+    asked.map_err(|_| error(StatusCode::BAD_REQUEST, "error unmarshalling request"))
 }
 
 pub(super) async fn promote(peers: &Peers, busy: &Arc<AtomicUsize>, id: &str) -> Answered {

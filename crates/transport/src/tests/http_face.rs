@@ -6,8 +6,8 @@ use prost::Message as _;
 use proto::raftpb::{Message, MessageType};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use super::world::{Node, heartbeat, raw, within};
-use crate::{LeaseRefusal, PromoteError};
+use super::world::{CLUSTER, Node, heartbeat, raw, within};
+use crate::{HashError, LeaseRefusal, PromoteError, Slice, SliceHash, SliceQuestion};
 
 const CHECKED: &str = "X-Server-From: b2\r\nX-Server-Version: 3.7.3\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: c1\r\n";
 
@@ -69,6 +69,33 @@ async fn hashes_answer_as_etcd() {
     let future = "mvcc: required revision is a future revision\n";
     check(n, path, "", b"{\"revision\":100}", 400, future).await;
     check(n, "POST /members/hashkv", "", b"{}", 405, "Method Not Allowed\n").await;
+    let url = format!("http://{}/", node.authority());
+    let ask =
+        async |cluster, revision| crate::fetch_hash_kv(&url, cluster, revision, Duration::from_secs(5)).await;
+    assert_eq!(ask(CLUSTER, 0).await.map(|hash| (hash.hash, hash.compact_revision)), Ok((7, -1)));
+    assert_eq!(ask(CLUSTER, 1).await, Err(HashError::Compacted));
+    assert_eq!(ask(CLUSTER, 100).await, Err(HashError::Future));
+    assert_eq!(ask(CLUSTER + 1, 8).await, Err(HashError::OtherCluster));
+}
+
+#[tokio::test]
+async fn slices_are_hashed_for_members_of_this_cluster() {
+    let node = Node::new(0xa1).await;
+    let n = &node;
+    let (path, question) = ("GET /quorate/slice", br#"{"slice":{"changes":[4,9]},"anew":false}"#);
+    check(n, path, "X-Etcd-Cluster-ID: c1\r\n", question, 200, r#"{"hash":7,"rows":2}"#).await;
+    check(n, path, "X-Etcd-Cluster-ID: c2\r\n", question, 412, "cluster ID mismatch\n").await;
+    check(n, path, "", b"{}", 400, "error unmarshalling request\n").await;
+    check(n, "POST /quorate/slice", "", question, 405, "Method Not Allowed\n").await;
+    let url = format!("http://{}/", node.authority());
+    let ask = async |slice| {
+        let question = SliceQuestion { slice, anew: true };
+        crate::fetch_slice_hash(&url, CLUSTER, &question, Duration::from_secs(5)).await
+    };
+    assert_eq!(ask(Slice::Changes(4, 9)).await, Ok(SliceHash { hash: 7, rows: 2 }));
+    assert_eq!(ask(Slice::Changes(4, 100)).await, Err(HashError::Future));
+    let keys = Slice::Keys { revision: 9, from: "a".into(), to: None, rows: 1 };
+    assert_eq!(ask(keys).await, Err(HashError::Other("unknown error: the slice is too large".to_owned())));
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use crate::{
     HashKv, Identity, Limits,
     codec::Kind,
     dial::{Receiver, parse_head},
+    hashes::hash_json,
     headers,
-    server::{hash_json, stream_path},
+    server::stream_path,
     urls::{self, Picker},
 };
 

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     Answer, HashError, HashKv, Host, Identity, IncomingSnapshot, LeaseRefusal, Limits, OutgoingSnapshot,
-    PromoteError, SnapshotRefusal, Transport,
+    PromoteError, Slice, SliceHash, SliceQuestion, SnapshotRefusal, Transport,
 };
 
 pub(super) const CLUSTER: u64 = 0xc1;
@@ -103,6 +103,16 @@ impl Host for TestHost {
                 1 => Err(HashError::Compacted),
                 100 => Err(HashError::Future),
                 _ => Ok(HashKv { revision: 8, hash: 7, compact_revision: -1, hash_revision: 8 }),
+            }
+        })
+    }
+
+    fn hash_slice(&self, question: SliceQuestion) -> Answer<Result<SliceHash, HashError>> {
+        Box::pin(async move {
+            match question.slice {
+                Slice::Changes(_, 100) => Err(HashError::Future),
+                Slice::Changes(_, _) => Ok(SliceHash { hash: 7, rows: 2 }),
+                Slice::Keys { .. } => Err(HashError::Other("the slice is too large".to_owned())),
             }
         })
     }

@@ -4,6 +4,7 @@
 //! * `IT_KILLS`: kills in each test of [`kill`], 20 unless said otherwise.
 //! * `IT_LEASES`: leases that end together in a test of [`leases`], 5,000 unless said otherwise.
 //! * `IT_POWER_CUTS`: power cuts in each test of [`power`], 30 unless said otherwise.
+//! * `IT_QUIET_SECONDS`: how long the load of each test of [`corrupt`] goes on that expects no alarm, 20 unless said otherwise.
 //! * `IT_SEED`: where the random choices begin; every test prints its own.
 //! * `IT_STALL_KEYS`: keys under which writes are timed beside defragmentation and snapshots, 20,000 unless said otherwise.
 //! * `QUORATE_REQUIRE_ALL=1`: a test that cannot run here fails instead of saying so.
@@ -12,6 +13,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod compose_file;
+mod corrupt;
 mod ctl;
 mod descriptors;
 mod flags;
