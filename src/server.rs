@@ -150,17 +150,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
     let limits = transport::Limits { connections: shares.peers, ..transport::Limits::default() };
     let transport = transport::Transport::with(identity, limits, log.clone());
     let out = Arc::new(Out::new(Arc::clone(&transport), data.member, Arc::clone(&data.engines)));
-    let options = Options {
-        tick: config.heartbeat,
-        election_ticks: config.election_ticks,
-        pre_vote: config.pre_vote,
-        strict_reconfig_check: config.changes.strict_reconfig_check,
-        learners_first: config.changes.auto_promote_learners,
-        request_timeout,
-        max_request_bytes: config.limits.request_bytes_max,
-        limits: log_limits(config),
-        ..Options::new(data.member, data.cluster)
-    };
+    let options = node_options(config, ids, election);
     let (node, thread) = raft_node::start(options, data.wal, machine, Arc::clone(&out) as _, log.clone())?;
     let incoming = Incoming::new(data.engines, settings, Arc::clone(&engine), log.clone())?;
     let applying = incoming.metric();
@@ -193,6 +183,20 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         cluster,
         lock,
     })
+}
+
+fn node_options(config: &Config, (member, cluster): (u64, u64), election: Duration) -> Options {
+    Options {
+        tick: config.heartbeat,
+        election_ticks: config.election_ticks,
+        pre_vote: config.pre_vote,
+        strict_reconfig_check: config.changes.strict_reconfig_check,
+        learners_first: config.changes.auto_promote_learners,
+        request_timeout: Options::request_timeout(election),
+        max_request_bytes: config.limits.request_bytes_max,
+        limits: log_limits(config),
+        ..Options::new(member, cluster)
+    }
 }
 
 /// How much of the log is kept: what the flags say, where they are given.

@@ -78,7 +78,8 @@ fn compare(me: u64, kept: &Kept, peers: &[PeerHash], log: &slog::Logger) -> Find
     if groups.len() == 1 {
         return consistent(kept, checked, peers.len(), &log);
     }
-    let quorum = (peers.len() + 1) / 2 + 1;
+    let members = peers.len() + 1;
+    let quorum = members / 2 + 1;
     let majority = groups.iter().find(|(_, members)| members.len() >= quorum).map(|(hash, _)| *hash);
     match majority {
         Some(hash) => drop(groups.remove(&hash)),

@@ -35,7 +35,7 @@ fn differs(asker: &Asker, own: &HashKv, peer: &PeerHash, log: &slog::Logger) -> 
         Err(error) => {
             match error {
                 HashError::Future => {
-                    slog::warn!(log, "cannot fetch hash from slow remote peer"; "error" => %error)
+                    slog::warn!(log, "cannot fetch hash from slow remote peer"; "error" => %error);
                 }
                 HashError::Compacted => {
                     let what = "cannot fetch hash from remote peer; local member is behind";

@@ -111,6 +111,7 @@ mod hexadecimal_if_any {
     use bytes::Bytes;
     use serde::{Deserializer, Serializer};
 
+    #[allow(clippy::ref_option, reason = "serde gives a reference")]
     pub(super) fn serialize<S: Serializer>(key: &Option<Bytes>, out: S) -> Result<S::Ok, S::Error> {
         super::hexadecimal::serialize(key.as_ref().unwrap_or(&Bytes::new()), out)
     }

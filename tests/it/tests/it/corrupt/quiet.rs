@@ -2,6 +2,7 @@
 //! there is once a second.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -60,7 +61,7 @@ async fn quiet(etcd: &[usize]) -> anyhow::Result<()> {
     let compactor = tokio::spawn(compact(client.clone(), Arc::clone(&stop)));
     let (begun, limit) = (Instant::now(), Duration::from_secs(number("IT_QUIET_SECONDS", 20)));
     let mut rounds = 0;
-    while begun.elapsed() < limit {
+    while begun.elapsed() < limit / 2 {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let at = rounds % cluster.size();
         if rounds % 2 == 0 {
@@ -73,6 +74,8 @@ async fn quiet(etcd: &[usize]) -> anyhow::Result<()> {
         cluster.restart(at)?;
         rounds += 1;
     }
+    // And at last without any trouble, so that checks meet nothing but writes and compactions.
+    tokio::time::sleep(limit.saturating_sub(begun.elapsed())).await;
     stop.store(true, Relaxed);
     for writer in writers {
         writer.await?;
@@ -88,9 +91,19 @@ async fn quiet(etcd: &[usize]) -> anyhow::Result<()> {
         let suspicious = process.lines_with(&["differ"]);
         ensure!(suspicious.iter().all(|line| line.contains("compact revision")), "m{at}: {suspicious:#?}");
     }
+    let taken = |at: usize| cluster.members()[at].log().to_owned();
+    let installed: usize = (0..3).map(|at| count(&taken(at), "installing a snapshot")).sum();
+    println!("{installed} snapshots were installed by members of ours");
+    ensure!(installed > 0 || etcd.len() > 1, "no follower caught up by a snapshot");
     println!("etcd {etcd:?}: {} writes, {compactions} compactions, {rounds} restarts", written.load(Relaxed));
     ensure!(written.load(Relaxed) > 1_000 && compactions > 3, "too little was done to prove anything");
     compared(&cluster, etcd)
+}
+
+/// Lines of a whole log that have these words.
+fn count(log: &Path, words: &str) -> usize {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter(|line| line.contains(words)).count()
 }
 
 /// The checks did run.
