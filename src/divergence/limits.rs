@@ -40,10 +40,10 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            slice_revisions: 4_096,
+            slice_revisions: 16_384,
             slice_rows: 100_000,
             slice_bytes: 64 << 20,
-            slices_a_round: 16,
+            slices_a_round: 8,
             lag_revisions: 1 << 18,
             keys: 2_048,
             keys_bytes: 4 << 20,

@@ -124,9 +124,9 @@ impl Comparison {
             self.walk.skip_to(revision);
             return;
         }
-        for _ in 0..self.limits.slices_a_round {
+        for slice in 0..self.limits.slices_a_round {
             let compact = self.parts.asker.shared().view().compact_revision();
-            let Some((after, to)) = self.walk.newest(settled, compact) else { break };
+            let Some((after, to)) = self.walk.newest(settled, compact, slice > 0) else { break };
             let done = self.changes(after, to).await;
             self.walk.followed(done);
         }

@@ -41,10 +41,11 @@ impl Walk {
     }
 
     /// The next slice of the newest changes up to `settled`, of which nothing is compacted: after one revision, up to another.
-    pub(crate) fn newest(&mut self, settled: i64, compact: i64) -> Option<(i64, i64)> {
+    /// With `whole_only` one that is not whole is left until later: the others would ask for other ones.
+    pub(crate) fn newest(&mut self, settled: i64, compact: i64, whole_only: bool) -> Option<(i64, i64)> {
         let after = self.head.max(compact);
         self.head = if settled - after > self.lag_max { settled } else { after };
-        self.slice_after(self.head, settled)
+        self.slice_after(self.head, settled).filter(|(_, to)| !whole_only || to % self.slice == 0)
     }
 
     pub(crate) fn followed(&mut self, to: i64) {
@@ -107,8 +108,10 @@ mod tests {
     fn the_newest_changes_are_followed_in_slices_that_end_alike() {
         let mut walk = walk();
         walk.skip_to(4);
+        assert_eq!(walk.newest(7, -1, true), None, "it is not whole");
         let mut check = |settled, compact, expected: Option<(i64, i64)>| {
-            assert_eq!(walk.newest(settled, compact), expected);
+            let whole_only = expected.is_none_or(|(_, to)| to % 10 == 0);
+            assert_eq!(walk.newest(settled, compact, whole_only), expected);
             if let Some((_, to)) = expected {
                 walk.followed(to);
             }
