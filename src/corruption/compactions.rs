@@ -16,7 +16,7 @@ pub(crate) struct Compactions {
 /// What the hashes of one compaction show.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
-    /// All members agree.
+    /// All members have the same hash.
     Same,
     /// Those who could be compared agree.
     Skipped,

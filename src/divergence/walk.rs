@@ -71,7 +71,7 @@ impl Walk {
         self.changes = to;
     }
 
-    /// The next key.
+    /// The next key to begin with; `None` = the pass is over.
     pub(crate) fn key(&self) -> Option<Bytes> {
         self.key.clone()
     }

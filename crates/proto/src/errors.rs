@@ -134,6 +134,8 @@ errors! {
 
 /// What etcd's members answer each other over HTTP; the one that asked looks for these texts.
 pub mod peer_text {
+    /// etcd's `rafthttp.ErrClusterIDMismatch`: the one that asks, or is asked, is of another cluster.
+    pub const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
     /// etcd's `lease.ErrLeaseNotFound`: no lease has this ID.
     pub const LEASE_NOT_FOUND: &str = "lease not found";
     /// etcd's `lease.ErrNotPrimary`: this member does not lead.

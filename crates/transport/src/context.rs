@@ -11,7 +11,6 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-use crate::headers::CLUSTER_ID_MISMATCH;
 use crate::leases::LeaseRefusal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
@@ -107,7 +106,7 @@ pub enum HashError {
     #[error("not served")]
     NotServed,
     /// The other one is a member of another cluster.
-    #[error("{CLUSTER_ID_MISMATCH}")]
+    #[error("{}", peer_text::CLUSTER_ID_MISMATCH)]
     OtherCluster,
     /// Any other error, as text.
     #[error("{0}")]

@@ -1,4 +1,5 @@
-//! `/members/hashkv`: the JSON of both sides, and the asking one (etcd `etcdserver/corrupt.go`, `HashByRev`).
+//! `/members/hashkv`: the JSON of both sides, and the asking one (etcd `etcdserver/corrupt.go`, `HashByRev`). Asking for
+//! slices is the same on another page.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::{
     headers::{CLUSTER_ID, CLUSTER_ID_MISMATCH},
     limits::Limits,
     post::{Call, Client, Reply},
+    slices::{self, SliceHash, SliceQuestion},
 };
 
 /// Go's JSON of `HashKVRequest`, which omits zero values.
@@ -67,13 +69,7 @@ pub async fn fetch_hash_kv(
 }
 
 /// Sends JSON with a GET, as etcd does, and the ID of the cluster.
-pub(crate) async fn ask(
-    url: &str,
-    path: &str,
-    cluster: u64,
-    body: Bytes,
-    limit: Duration,
-) -> Result<Reply, HashError> {
+async fn ask(url: &str, path: &str, cluster: u64, body: Bytes, limit: Duration) -> Result<Reply, HashError> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CLUSTER_ID, HeaderValue::from_str(&hex(cluster)).expect("hexadecimal digits"));
@@ -97,7 +93,7 @@ fn read(reply: &Reply) -> Result<HashKv, HashError> {
 }
 
 /// What a member that answers no hash says; etcd looks for these texts, too.
-pub(crate) fn refusal(reply: &Reply) -> HashError {
+fn refusal(reply: &Reply) -> HashError {
     let text = reply.text();
     let says = |words: &str| text.contains(words);
     match reply.status {
@@ -105,6 +101,27 @@ pub(crate) fn refusal(reply: &Reply) -> HashError {
         StatusCode::BAD_REQUEST if says(&HashError::Future.to_string()) => HashError::Future,
         StatusCode::PRECONDITION_FAILED if says(CLUSTER_ID_MISMATCH) => HashError::OtherCluster,
         _ => HashError::Other(format!("unknown error: {text}")),
+    }
+}
+
+/// Asks the member at this peer URL for the hash of a slice, on a connection of its own, within `limit`. One that has no such
+/// page answers [`HashError::NotServed`].
+pub async fn fetch_slice_hash(
+    url: &str,
+    cluster: u64,
+    question: &SliceQuestion,
+    limit: Duration,
+) -> Result<SliceHash, HashError> {
+    let body = serde_json::to_vec(question).expect("numbers and texts are always JSON");
+    read_slice(&ask(url, slices::PATH, cluster, body.into(), limit).await?)
+}
+
+fn read_slice(reply: &Reply) -> Result<SliceHash, HashError> {
+    match reply.status {
+        StatusCode::OK => serde_json::from_slice(&reply.body)
+            .map_err(|error| HashError::Other(format!("malformed answer: {error}"))),
+        StatusCode::NOT_FOUND => Err(HashError::NotServed),
+        _ => Err(refusal(reply)),
     }
 }
 
@@ -137,5 +154,25 @@ mod tests {
     fn the_current_revision_is_asked_for_without_a_number() {
         let text = |revision| serde_json::to_string(&HashRequest { revision }).expect("JSON");
         assert_eq!((text(0), text(9)), ("{}".to_owned(), r#"{"revision":9}"#.to_owned()));
+    }
+
+    #[test]
+    fn who_has_no_such_page_is_told_from_who_does_not_answer() {
+        let check = |status: StatusCode, body: &'static str, expected: Result<SliceHash, HashError>| {
+            let headers = HeaderMap::new();
+            assert_eq!(
+                read_slice(&Reply { status, headers, body: Bytes::from_static(body.as_bytes()) }),
+                expected
+            );
+        };
+        check(StatusCode::OK, r#"{"hash":7,"rows":2}"#, Ok(SliceHash { hash: 7, rows: 2 }));
+        check(StatusCode::NOT_FOUND, "404 page not found\n", Err(HashError::NotServed));
+        check(
+            StatusCode::BAD_REQUEST,
+            "mvcc: required revision has been compacted",
+            Err(HashError::Compacted),
+        );
+        let text = "unknown error: the slice is too large";
+        check(StatusCode::BAD_REQUEST, "the slice is too large", Err(HashError::Other(text.to_owned())));
     }
 }

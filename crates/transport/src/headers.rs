@@ -21,7 +21,7 @@ pub(crate) const MIN_CLUSTER: &str = "3.0.0";
 const OLDEST: &str = "2.0.0";
 
 pub(crate) const INCOMPATIBLE_VERSION: &str = "incompatible version";
-pub(crate) const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
+pub(crate) use proto::peer_text::CLUSTER_ID_MISMATCH;
 
 /// Major and minor version: the patch is never compared.
 pub(crate) type MajorMinor = (u64, u64);

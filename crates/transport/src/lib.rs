@@ -83,11 +83,11 @@ pub use fetch::{
     FetchError, RemoteCluster, Versions, fetch_clears_checkpoints, fetch_downgrade_enabled, fetch_members,
     fetch_version,
 };
-pub use hashes::fetch_hash_kv;
+pub use hashes::{fetch_hash_kv, fetch_slice_hash};
 pub use leases::LeaseRefusal;
 pub use limits::Limits;
 pub use peer::PeerStats;
 pub use promote::ask_to_promote;
-pub use slices::{Slice, SliceHash, SliceQuestion, fetch_slice_hash};
+pub use slices::{Slice, SliceHash, SliceQuestion};
 pub use snapshot::{IncomingSnapshot, OutgoingSnapshot, SnapshotRefusal};
 pub use transport::Transport;

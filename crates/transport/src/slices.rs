@@ -1,17 +1,8 @@
 //! `/quorate/slice`, which etcd does not have: members of ours compare hashes of small parts of what they hold. etcd's
-//! members answer 404.
-
-use std::time::Duration;
+//! members answer 404. This is what goes over the wire; `hashes.rs` asks.
 
 use bytes::Bytes;
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
-
-use crate::{
-    context::HashError,
-    hashes::{ask, refusal},
-    post::Reply,
-};
 
 /// The path of the page.
 pub(crate) const PATH: &str = "/quorate/slice";
@@ -53,27 +44,6 @@ pub struct SliceQuestion {
     pub slice: Slice,
     /// Whether it must be hashed anew, whatever is remembered.
     pub anew: bool,
-}
-
-/// Asks the member at this peer URL for the hash of a slice, on a connection of its own, within `limit`. One that has no such
-/// page answers [`HashError::NotServed`].
-pub async fn fetch_slice_hash(
-    url: &str,
-    cluster: u64,
-    question: &SliceQuestion,
-    limit: Duration,
-) -> Result<SliceHash, HashError> {
-    let body = serde_json::to_vec(question).expect("numbers and texts are always JSON");
-    read(&ask(url, PATH, cluster, body.into(), limit).await?)
-}
-
-fn read(reply: &Reply) -> Result<SliceHash, HashError> {
-    match reply.status {
-        StatusCode::OK => serde_json::from_slice(&reply.body)
-            .map_err(|error| HashError::Other(format!("malformed answer: {error}"))),
-        StatusCode::NOT_FOUND => Err(HashError::NotServed),
-        _ => Err(refusal(reply)),
-    }
 }
 
 /// Keys as hexadecimal digits: they need not be text.
@@ -146,22 +116,5 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<SliceQuestion>(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn who_has_no_such_page_is_told_from_who_does_not_answer() {
-        let check = |status: StatusCode, body: &'static str, expected: Result<SliceHash, HashError>| {
-            let headers = http::HeaderMap::new();
-            assert_eq!(read(&Reply { status, headers, body: Bytes::from_static(body.as_bytes()) }), expected);
-        };
-        check(StatusCode::OK, r#"{"hash":7,"rows":2}"#, Ok(SliceHash { hash: 7, rows: 2 }));
-        check(StatusCode::NOT_FOUND, "404 page not found\n", Err(HashError::NotServed));
-        check(
-            StatusCode::BAD_REQUEST,
-            "mvcc: required revision has been compacted",
-            Err(HashError::Compacted),
-        );
-        let text = "unknown error: the slice is too large";
-        check(StatusCode::BAD_REQUEST, "the slice is too large", Err(HashError::Other(text.to_owned())));
     }
 }
