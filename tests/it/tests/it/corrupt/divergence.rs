@@ -8,8 +8,8 @@ use harness::{Client, Cluster, Options};
 use proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_client::WatchClient, watch_request};
 
 use super::{
-    NOTICED, VALUE, WRONG, alarm_for, alarms, damage_rows, grant, id_of, is_corrupt, page, ten_keys,
-    until_refused,
+    ELECTION, NOTICED, VALUE, WRONG, alarm_for, alarms, damage_rows, grant, id_of, is_corrupt, page,
+    ten_keys, until_refused,
 };
 use crate::support::{get, put, run};
 
@@ -52,10 +52,12 @@ async fn stops_serving(etcd: &[usize], family: Family, new: Option<&str>) -> any
     cluster.stop(0)?;
     damage_rows(&cluster.member(0).data, family, VALUE, new)?;
     cluster.restart(0)?;
+    client.make_leader(0, ELECTION).await?;
     let watched = watch_until_refused(&client, 0);
     until_refused(&client, 0).await?;
     watched.await.context("the watch goes on")?;
     refuses_all_but_maintenance(&cluster, &client).await?;
+    hands_leadership_over(&client).await?;
     says(&mut cluster, 0, WRONG_ITSELF, "").await?;
     says(&mut cluster, 1, WRONG_OTHER, &format!("{id:x}")).await?;
     for at in 1..client.size() {
@@ -68,6 +70,16 @@ async fn stops_serving(etcd: &[usize], family: Family, new: Option<&str>) -> any
     cluster.restart(0)?;
     until_refused(&client, 0).await?;
     put(&client, 1, "on/and/on", "v").await?;
+    Ok(())
+}
+
+/// A wrong state ends no lease and compacts nothing for the others.
+async fn hands_leadership_over(client: &Client) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while matches!(client.leader().await, None | Some(0)) {
+        ensure!(begun.elapsed() < NOTICED, "m0 leads still");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     Ok(())
 }
 
