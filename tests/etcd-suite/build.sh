@@ -2,6 +2,7 @@
 # Builds, from their Go modules, what the tests and the benchmark compare quorate with:
 #
 #   etcd, etcdctl, etcdutl   etcd 3.7.3
+#   etcd-3.5, etcd-3.6       servers of the releases before, which clusters are taken over from (3.5.35, 3.6.16)
 #   benchmark                etcd's load generator (v3.7.1, the newest version of its module)
 #   common.test              etcd's own end-to-end suite tests/common, compiled with -tags e2e
 #   etcd-suite-count         counts the leaf tests of its verbose output (./count)
@@ -15,7 +16,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-all="etcd etcdctl etcdutl benchmark common.test etcd-suite-count walcheck bboltcheck"
+all="etcd etcdctl etcdutl etcd-3.5 etcd-3.6 benchmark common.test etcd-suite-count walcheck bboltcheck"
 only=$all
 if [[ ${1-} == --only ]]; then
     only=$2
@@ -77,6 +78,9 @@ suite=$(key "$here")
 target etcd "$here" "$suite" go build go.etcd.io/etcd/server/v3
 target etcdctl "$here" "$suite" go build go.etcd.io/etcd/etcdctl/v3
 target etcdutl "$here" "$suite" go build go.etcd.io/etcd/etcdutl/v3
+for release in 3.5 3.6; do
+    target "etcd-$release" "$here/etcd-$release" "$(key "$here/etcd-$release")" go build go.etcd.io/etcd/server/v3
+done
 target common.test "$here" "$suite" go test -c -tags e2e go.etcd.io/etcd/tests/v3/common
 target etcd-suite-count "$here" "$(key "$here" count/main.go)" go build ./count
 target walcheck "$here/../wal-go" "$(key "$here/../wal-go" main.go)" go build .
