@@ -1,5 +1,6 @@
 //! What an entry asks for: one [`Command`], in etcd's envelope `InternalRaftRequest`, which has a field for every kind.
 
+use crate::v2request;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{self, DecodeContext, WireType};
@@ -210,7 +211,8 @@ pub(crate) fn decode(data: &Bytes) -> Result<Decoded, String> {
     if let Some(request) = decode_put(data) {
         return Ok(request);
     }
-    let envelope = proto::deep::request(data.clone()).map_err(|error| error.to_string())?;
+    let envelope = proto::deep::request(data.clone())
+        .or_else(|error| v2request::decode(data).ok_or_else(|| error.to_string()))?;
     // etcd: the legacy ID, else the header's; without both it panics.
     let id = match (&envelope.header, envelope.id) {
         (Some(header), 0) => header.id,
@@ -303,6 +305,20 @@ mod tests {
         let lease = pb::LeaseRevokeRequest { id: 1 };
         check(&pb::InternalRaftRequest { lease_revoke: Some(lease), ..base }, "LeaseRevoke");
         assert_eq!(Kind::of(&[0xff; 20]), Kind::Unknown);
+    }
+
+    #[test]
+    fn what_etcd_3_5_logs_as_a_request_of_version_2_is_read() {
+        // A request's ID, method, path, value.
+        let bytes = b"\x08\x05\x12\x03PUT\x1a\x0a/0/version\x22\x053.5.0\x28\x00";
+        let version = membershippb::ClusterVersionSetRequest { ver: "3.5.0".to_owned() };
+        match decode(&Bytes::from_static(bytes)) {
+            Ok(Decoded { id: 5, body: Body::Command(Command::ClusterVersion(read)) }) => {
+                assert_eq!(read, version)
+            }
+            Ok(Decoded { id, .. }) => panic!("another request, of ID {id}"),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[test]

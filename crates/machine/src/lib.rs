@@ -54,6 +54,7 @@ mod shared;
 mod state;
 mod touch;
 mod unread;
+mod v2request;
 mod v2store;
 mod version;
 
