@@ -2,7 +2,7 @@
 //! it asks the others; `raft_node::publish` decides and proposes.
 
 use crate::ETCD_VERSION;
-use machine::{Membership, Shared};
+use machine::{ClusterVersion, Membership, Shared};
 use raft_node::{Handle, ProposeError, publish};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +26,21 @@ pub(crate) async fn publish_member(
     Ok(())
 }
 
-/// As long as this member leads, keeps the cluster's version at what every member can do. Ends with the node.
-pub(crate) async fn agree_on_version(node: Handle, shared: Arc<Shared>, log: slog::Logger) {
+/// As long as this member leads, keeps the cluster's version at what every member can do, raised to `max` at most
+/// (`--max-cluster-version`). Ends with the node.
+pub(crate) async fn agree_on_version(
+    node: Handle,
+    shared: Arc<Shared>,
+    max: Option<ClusterVersion>,
+    log: slog::Logger,
+) {
     let mut leadership = node.watch_leader();
     loop {
         if node.status().is_leader {
             let membership = shared.membership();
             let versions = versions(&membership, node.options().member).await;
             let (current, downgrade) = (membership.cluster_version.as_deref(), membership.downgrade.as_ref());
-            match publish::decide_version(current, downgrade, &versions) {
+            match publish::decide_version(current, downgrade, &versions, max) {
                 Ok(Some(version)) => propose(&node, version, &log).await,
                 Ok(None) => {}
                 Err(error) => slog::error!(log, "failed to monitor cluster version"; "error" => %error),

@@ -233,7 +233,8 @@ async fn serve(
     let log = &logs.logger;
     let (node, shared) = (&parts.node, &parts.shared);
     tokio::spawn(checkpoints::decide(node.clone(), Arc::clone(shared), log.clone()));
-    tokio::spawn(duties::agree_on_version(node.clone(), Arc::clone(shared), log.clone()));
+    let max = config.changes.cluster_version_max;
+    tokio::spawn(duties::agree_on_version(node.clone(), Arc::clone(shared), max, log.clone()));
     if !config.downgrade_check.is_zero() {
         let every = config.downgrade_check;
         tokio::spawn(duties::end_downgrade(node.clone(), Arc::clone(shared), every, log.clone()));

@@ -116,6 +116,7 @@ pub(crate) const SECTIONS: &[(&str, &[Flag])] = &[
         flag("discovery-srv-name", Text, "", DISCOVERY, "Suffix of the DNS SRV name."),
         flag("strict-reconfig-check", Bool, "true", Served, "Refuse membership changes that would lose quorum."),
         flag("auto-promote-learners", Bool, "false", Served, "Add every member as a learner, and promote learners by themselves once they have caught up (not in etcd)."),
+        flag("max-cluster-version", Text, "", Served, "Raise the cluster's version no further than this, such as 3.5, so that etcd members of that version can join (not in etcd)."),
         flag("pre-vote", Bool, "true", Served, "Ask before an election whether it could be won."),
         flag("auto-compaction-retention", Text, "0", Served, "Retention of auto-compaction (0 = off): hours or a duration, or revisions."),
         flag("auto-compaction-mode", Text, "periodic", Served, "What the retention is: periodic or revision."),

@@ -9,9 +9,11 @@ pub(crate) use flags::help;
 pub(crate) use parse::{Raw, Refusal, read};
 pub(crate) use urls::PeerUrl;
 
+use crate::ETCD_VERSION;
 use crate::corruption;
 use anyhow::bail;
 use gotext::duration;
+use machine::ClusterVersion;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -109,6 +111,8 @@ pub(crate) struct Changes {
     pub(crate) learners_max: usize,
     /// Whether this member goes on alone, without the others.
     pub(crate) force_new_cluster: bool,
+    /// What the cluster's version is not raised beyond; `None` = what every member can do.
+    pub(crate) cluster_version_max: Option<ClusterVersion>,
 }
 
 /// How much history auto-compaction keeps; never zero.
@@ -209,12 +213,29 @@ impl Config {
                 auto_promote_learners: raw.bool("auto-promote-learners"),
                 learners_max,
                 force_new_cluster: raw.bool("force-new-cluster"),
+                cluster_version_max: cluster_version_max(raw.text("max-cluster-version"))?,
             },
             log: log(raw)?,
             name,
             data_dir,
             wal_dir,
         })
+    }
+}
+
+/// A version from 3.0 to our own; the patch does not count.
+fn cluster_version_max(text: &str) -> Result<Option<ClusterVersion>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let own = ClusterVersion::parse(ETCD_VERSION).expect("our version is one");
+    match ClusterVersion::parse_target(text) {
+        Some(version) if version.major == own.major && version <= own => Ok(Some(version)),
+        _ => Err(format!(
+            "--max-cluster-version must be from {}.0 to {}, not {text:?}",
+            own.major,
+            own.short()
+        )),
     }
 }
 

@@ -165,3 +165,17 @@ fn the_log_is_cut_by_count_only_if_that_is_said() {
     assert_eq!(limits("--snapshot-count=10000").snapshot_count, Some(10_000));
     assert_eq!(limits("--snapshot-catchup-entries=7").catch_up_entries, Some(7));
 }
+
+#[test]
+fn a_cluster_version_can_be_held_at_one_that_exists() {
+    let held = |line: &str| {
+        config(line).expect("valid").changes.cluster_version_max.map(|version| version.to_string())
+    };
+    assert_eq!(held(""), None);
+    assert_eq!(held("--max-cluster-version=3.5").as_deref(), Some("3.5.0"));
+    assert_eq!(held("--max-cluster-version=3.6.16").as_deref(), Some("3.6.0"));
+    for bad in ["3.8", "2.9", "4.0", "newest"] {
+        let expected = format!("--max-cluster-version must be from 3.0 to 3.7, not {bad:?}");
+        check_refused(&format!("--max-cluster-version={bad}"), &expected);
+    }
+}

@@ -54,21 +54,23 @@ pub type Versions = BTreeMap<u64, Option<String>>;
 
 /// The cluster version that a leader should propose, if any (etcd `version.Monitor`): the lowest server version without
 /// its patch; `3.0.0` while none is decided and a member is unreachable. It only rises, except in a downgrade: then it
-/// becomes the target, one minor below both itself and the lowest server version.
+/// becomes the target, one minor below both itself and the lowest server version. It does not rise beyond `max`.
 pub fn decide_version(
     current: Option<&str>,
     downgrade: Option<&Downgrade>,
     versions: &Versions,
+    max: Option<ClusterVersion>,
 ) -> Result<Option<String>, InvalidDowngrade> {
     let lowest =
         versions.values().map(|version| version.as_deref().and_then(ClusterVersion::parse)).min().flatten();
+    let highest = |lowest: ClusterVersion| max.map_or(lowest, |max| max.min(lowest));
     let next = match (current.and_then(ClusterVersion::parse), lowest) {
         (None, None) => return Ok(Some(CLUSTER_VERSION_MIN.to_owned())),
-        (None, Some(lowest)) => Some(lowest),
+        (None, Some(lowest)) => Some(highest(lowest)),
         (Some(_), None) => None,
         (Some(current), Some(lowest)) => match downgrade.filter(|job| job.enabled) {
             Some(job) => downgraded(current, lowest, &job.target_version)?,
-            None => (lowest > current && lowest.major == current.major).then_some(lowest),
+            None => Some(highest(lowest)).filter(|next| *next > current && next.major == current.major),
         },
     };
     Ok(next.map(|version| version.to_string()))
@@ -112,7 +114,7 @@ mod tests {
     }
 
     fn check(current: Option<&str>, servers: &[Option<&str>], expected: Option<&str>) {
-        let decided = decide_version(current, None, &versions(servers));
+        let decided = decide_version(current, None, &versions(servers), None);
         assert_eq!(decided.unwrap().as_deref(), expected, "{current:?} {servers:?}");
     }
 
@@ -127,11 +129,26 @@ mod tests {
         check(Some("3.7.0"), &[Some("3.7.3")], None);
         check(Some("3.7.0"), &[Some("junk")], None);
     }
+
+    #[test]
+    fn the_cluster_version_rises_no_further_than_it_may() {
+        let decide = |current: Option<&str>, servers: &[Option<&str>], max: &str| {
+            decide_version(current, None, &versions(servers), ClusterVersion::parse_target(max)).unwrap()
+        };
+        let all = [Some("3.7.3"), Some("3.7.3")];
+        assert_eq!(decide(None, &all, "3.5").as_deref(), Some("3.5.0"));
+        assert_eq!(decide(Some("3.0.0"), &all, "3.5").as_deref(), Some("3.5.0"));
+        assert_eq!(decide(Some("3.5.0"), &all, "3.5"), None);
+        assert_eq!(decide(Some("3.6.0"), &all, "3.5"), None, "it does not fall");
+        assert_eq!(decide(Some("3.5.0"), &all, "3.6").as_deref(), Some("3.6.0"));
+        assert_eq!(decide(Some("3.0.0"), &[Some("3.7.3"), Some("3.4.9")], "3.5").as_deref(), Some("3.4.0"));
+    }
+
     #[test]
     fn a_downgrade_takes_the_cluster_one_minor_down_and_ends_when_all_are_there() {
         let decide = |target: &str, enabled, current, servers: &[Option<&str>]| {
             let job = Downgrade { target_version: target.to_owned(), enabled };
-            decide_version(Some(current), Some(&job), &versions(servers)).map_err(drop)
+            decide_version(Some(current), Some(&job), &versions(servers), None).map_err(drop)
         };
         let all = [Some("3.7.3"), Some("3.7.3")];
         assert_eq!(decide("3.6.0", true, "3.7.0", &all), Ok(Some("3.6.0".to_owned())));
