@@ -23,8 +23,9 @@ MIXED_RUNS ?= 1
 # Mixed clusters wait more than they work: for elections, for etcd's five healthy seconds, for leases to end.
 MIXED_THREADS ?= 4
 IT_LEASES ?= 5000
+IT_TAKEOVERS ?= 1
 
-.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench adversary sim soak bare clean judges walcheck bboltcheck
+.PHONY: help deps build run demo test test-rust test-go test-suite test-mixed takeover test-ctl test-mixed-it test-docker test-clients clients image demo-docker verify fix bench adversary sim soak bare clean judges walcheck bboltcheck
 
 help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,8 +61,9 @@ verify: walcheck bboltcheck ## What is fast: format, lints, unit and style tests
 
 test-rust: build judges ## kill -9 and power cuts under load, bad input, faults, clusters mixed with etcd: real processes.
 	cargo test --locked -p wal --test etcd
-	IT_KILLS=$(IT_KILLS) IT_POWER_CUTS=$(IT_POWER_CUTS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed::
+	IT_KILLS=$(IT_KILLS) IT_POWER_CUTS=$(IT_POWER_CUTS) IT_LEASES=$(IT_LEASES) cargo test --locked --release -p it --lib --test it -- --nocapture --test-threads=2 --skip mixed:: --skip takeover::
 	cargo test --locked --release -p it --test it -- mixed:: --nocapture --test-threads=$(MIXED_THREADS)
+	$(MAKE) --no-print-directory takeover
 
 judges: ## Build etcd, its tools and its test suite from their Go modules.
 	@scripts/deps.sh test
@@ -102,6 +104,9 @@ test-mixed-it: build judges
 	        cargo test --locked --release -p it --test it -- mixed:: --nocapture --test-threads=$(MIXED_THREADS) || exit 1; \
 	done
 
+takeover: build judges ## Clusters of etcd 3.5, 3.6 and 3.7 taken over under load, and given back (4 minutes; IT_TAKEOVERS rounds).
+	IT_TAKEOVERS=$(IT_TAKEOVERS) cargo test --locked --release -p it --test it -- takeover:: --nocapture --test-threads=1
+
 test-docker: build ## Containers: a compose file edited badly, docker stop, and the demo on it.
 	@scripts/deps.sh docker
 	cargo build --release --locked -p demo
@@ -125,8 +130,8 @@ adversary: build judges ## Attacks by clients, on etcd and on us, while somebody
 sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
-soak: build judges ## The long counts: 100 kills and 500 power cuts on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, containers, 5,000 simulator seeds, a bare machine.
-	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_POWER_CUTS=500 IT_LEASES=100000
+soak: build judges ## The long counts: 100 kills and 500 power cuts on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, 20 takeovers of each etcd, containers, 5,000 simulator seeds, a bare machine.
+	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_POWER_CUTS=500 IT_LEASES=100000 IT_TAKEOVERS=20
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	$(MAKE) --no-print-directory test-ctl

@@ -98,6 +98,17 @@ pub fn etcd_binary() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// etcd's newest patch of a release: `3.5`, `3.6` or `3.7`, which is [`etcd_binary`]; the others lie beside it.
+pub fn etcd_binary_of(release: &str) -> anyhow::Result<PathBuf> {
+    let newest = etcd_binary()?;
+    if release == "3.7" {
+        return Ok(newest);
+    }
+    let path = newest.with_file_name(format!("etcd-{release}"));
+    anyhow::ensure!(path.is_file(), "there is no etcd at {}: run `make judges` first", path.display());
+    Ok(path)
+}
+
 /// Where cargo puts what it builds: `$CARGO_TARGET_DIR`, or `target/` in the repository.
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)

@@ -29,7 +29,7 @@ async fn fill(growing: &Growing, count: usize) -> anyhow::Result<()> {
 #[test]
 fn ours_joins_etcd_and_etcd_joins_ours() {
     run(async {
-        for (first, second) in [(Kind::Etcd, Kind::Ours), (Kind::Ours, Kind::Etcd)] {
+        for (first, second) in [(Kind::Etcd("3.7"), Kind::Ours), (Kind::Ours, Kind::Etcd("3.7"))] {
             let mut growing = Growing::start(first).await?;
             fill(&growing, FEW).await?;
             for kind in [second, first] {

@@ -10,7 +10,7 @@ mod takeover;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use harness::{Addresses, Client, Member, etcd_binary, server_binary};
+use harness::{Addresses, Client, Member, etcd_binary_of, server_binary};
 use proto::etcdserverpb::{
     Member as Listed, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
     cluster_client::ClusterClient,
@@ -27,14 +27,15 @@ const SETTLE: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Ours,
-    Etcd,
+    /// The newest patch of a release: `3.5`, `3.6`, `3.7`.
+    Etcd(&'static str),
 }
 
 impl Kind {
     fn binary(self) -> anyhow::Result<std::path::PathBuf> {
         match self {
             Self::Ours => server_binary(),
-            Self::Etcd => etcd_binary(),
+            Self::Etcd(release) => etcd_binary_of(release),
         }
     }
 }
@@ -44,6 +45,8 @@ struct Growing {
     members: Vec<Option<Grown>>,
     /// Flags of every member beyond those that make the cluster.
     flags: Vec<String>,
+    /// Flags of our members beyond those.
+    flags_of_ours: Vec<String>,
     folder: TempDir,
 }
 
@@ -72,7 +75,7 @@ impl Growing {
         member.wait_ready()?;
         let client = Client::new([member.addresses.client_url()]);
         let id = client.status(0).await?.header.context("no header")?.member_id;
-        Ok(Self { members: vec![Some(Grown { id, member })], flags: more, folder })
+        Ok(Self { members: vec![Some(Grown { id, member })], flags: more, flags_of_ours: Vec::new(), folder })
     }
 
     /// Adds members until there are so many voters, each one started and ready.
@@ -117,7 +120,8 @@ impl Growing {
         let new = added.member.context("no member in the answer")?;
         ensure!(new.name.is_empty() && (new.is_learner || !is_learner), "{new:?}");
         let at = self.members.len();
-        let flags = [&joining(&format!("m{at}"), &added.members, new.id)[..], &self.flags].concat();
+        let ours = if kind == Kind::Ours { &self.flags_of_ours[..] } else { &[] };
+        let flags = [&joining(&format!("m{at}"), &added.members, new.id)[..], &self.flags, ours].concat();
         let member = Member::new(&format!("m{at}"), &kind.binary()?, self.folder.path(), addresses, &flags);
         self.members.push(Some(Grown { id: new.id, member }));
         Ok(at)
@@ -171,7 +175,7 @@ fn joining(name: &str, listed: &[Listed], id: u64) -> Vec<String> {
     vec![format!("--initial-cluster={}", list.join(",")), "--initial-cluster-state=existing".to_owned()]
 }
 
-/// One change, tried again while the cluster is too young for it (five healthy seconds are wanted).
+/// One change, tried again while the cluster is too young for it (five healthy seconds are wanted), or lost it.
 async fn change<T>(
     admin: &ClusterClient<Channel>,
     ask: impl AsyncFn(ClusterClient<Channel>) -> Result<tonic::Response<T>, Status>,
@@ -189,7 +193,7 @@ async fn change<T>(
 }
 
 fn is_young(status: &Status) -> bool {
-    ["unhealthy cluster", "in sync with leader", "not enough started members", "leader changed"]
+    ["unhealthy cluster", "in sync with leader", "not enough started members", "leader changed", "timed out"]
         .iter()
         .any(|words| status.message().contains(words))
 }

@@ -16,7 +16,7 @@ fn gives_up(
     more: &[String],
     words: &str,
 ) -> anyhow::Result<()> {
-    for kind in [Kind::Ours, Kind::Etcd] {
+    for kind in [Kind::Ours, Kind::Etcd("3.7")] {
         let mut flags =
             vec![format!("--initial-cluster={cluster}"), "--initial-cluster-state=existing".to_owned()];
         flags.extend_from_slice(more);
@@ -31,7 +31,7 @@ fn gives_up(
         ensure!(output.contains(words), "{kind:?} does not say {words:?}:\n{output}");
         let left = member.data.join("member").join("wal");
         let has_log = left.read_dir().is_ok_and(|mut files| files.any(|file| file.is_ok()));
-        ensure!(kind == Kind::Etcd || !has_log, "a log was made in {}", left.display());
+        ensure!(kind != Kind::Ours || !has_log, "a log was made in {}", left.display());
     }
     Ok(())
 }
