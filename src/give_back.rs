@@ -8,7 +8,7 @@
 //! The member's own directory stays as it is, but neither may be used once the other was: both vote as one member.
 
 use crate::snapshots::{self, Engines};
-use crate::{boot, new_log, threads};
+use crate::{boot, divergence, new_log, threads};
 use anyhow::{Context as _, ensure};
 use engine::Engine as _;
 use machine::Point;
@@ -40,6 +40,11 @@ pub(crate) fn give_back(
         snapshots::is_any(&member_dir),
         "there is no data of a member of quorate in {}",
         member_dir.display()
+    );
+    ensure!(
+        !divergence::is_noted(&member_dir),
+        "this member's data was found wrong ({}): remove the member, and add it again with an empty directory",
+        member_dir.join("diverged").display()
     );
     let _lock = boot::lock(&member_dir)?;
     let disk =

@@ -5,6 +5,7 @@
 //! a signal   ─▶ clients drained ─▶ leadership handed over ─▶ node stopped, log synced, engine flushed ─▶ transport
 //! ```
 
+use crate::boot::DataDir;
 use crate::config::Config;
 use crate::corruption::{self, Asker};
 use crate::descriptors::Shares;
@@ -122,15 +123,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         limits: machine::Limits::default(),
     };
     let engine = Arc::new(Timed::new(data.engines.current()));
-    let open = || Machine::open(Arc::clone(&engine) as _, settings).context("cannot read the applied state");
-    let mut machine = open()?;
-    boot::check_owner(&data, machine.applied(), &machine.shared().membership(), config)?;
-    if config.changes.force_new_cluster
-        && new_cluster::force(&data.wal, &mut machine, &*engine, data.member, log)?
-    {
-        machine = open()?;
-    }
-    new_cluster::finish(&mut data.wal, &machine, data.member)?;
+    let machine = open_machine(config, &mut data, &engine, settings, log)?;
     let shared = machine.shared();
     let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() }));
     let (ids, request_timeout) = ((data.member, data.cluster), Options::request_timeout(election));
@@ -197,6 +190,26 @@ fn node_options(config: &Config, (member, cluster): (u64, u64), election: Durati
         limits: log_limits(config),
         ..Options::new(member, cluster)
     }
+}
+
+/// The state to go on from: what is on the disk, and this member alone in it where the flags say so.
+fn open_machine(
+    config: &Config,
+    data: &mut DataDir,
+    engine: &Arc<Timed>,
+    settings: Settings,
+    log: &slog::Logger,
+) -> anyhow::Result<Machine> {
+    let open = || Machine::open(Arc::clone(engine) as _, settings).context("cannot read the applied state");
+    let mut machine = open()?;
+    boot::check_owner(data, machine.applied(), &machine.shared().membership(), config)?;
+    if config.changes.force_new_cluster
+        && new_cluster::force(&data.wal, &mut machine, &**engine, data.member, log)?
+    {
+        machine = open()?;
+    }
+    new_cluster::finish(&mut data.wal, &machine, data.member)?;
+    Ok(machine)
 }
 
 /// How much of the log is kept: what the flags say, where they are given.

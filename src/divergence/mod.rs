@@ -27,7 +27,7 @@ mod slices;
 mod walk;
 
 pub(crate) use limits::Limits;
-pub(crate) use quarantine::Quarantine;
+pub(crate) use quarantine::{Quarantine, is_noted};
 pub(crate) use slices::Slices;
 
 use crate::corruption::{self, Asker};

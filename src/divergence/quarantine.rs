@@ -11,6 +11,11 @@ use std::sync::Arc;
 /// The file's name, beside the rows. It goes with the data directory, when the member is replaced.
 const FILE: &str = "diverged";
 
+/// Whether the member whose files are in this directory was found wrong.
+pub(crate) fn is_noted(member_dir: &Path) -> bool {
+    member_dir.join(FILE).exists()
+}
+
 pub(crate) struct Quarantine {
     path: PathBuf,
     api: Arc<api::Api>,

@@ -314,7 +314,7 @@ mod tests {
         let version = membershippb::ClusterVersionSetRequest { ver: "3.5.0".to_owned() };
         match decode(&Bytes::from_static(bytes)) {
             Ok(Decoded { id: 5, body: Body::Command(Command::ClusterVersion(read)) }) => {
-                assert_eq!(read, version)
+                assert_eq!(read, version);
             }
             Ok(Decoded { id, .. }) => panic!("another request, of ID {id}"),
             Err(error) => panic!("{error}"),
