@@ -11,6 +11,7 @@ mod load;
 mod restored;
 mod saved;
 mod snapshots;
+mod taken_over;
 mod wal_dir;
 
 use std::{
