@@ -60,17 +60,17 @@ pub(crate) struct DataDir {
 /// Opens the data directory, or makes it. The store keeps so many tables open.
 pub(crate) async fn open(config: &Config, tables: i32, log: &slog::Logger) -> anyhow::Result<DataDir> {
     let member_dir = config.data_dir.join("member");
-    let found = directory::examine(&member_dir, &config.wal_dir)?;
-    if found == Found::Etcds {
+    let etcds = match directory::examine(&member_dir, &config.wal_dir)? {
+        Found::Ours => None,
         // Before the lock, which makes a file.
-        takeover::check(&member_dir, &config.wal_dir)?;
-    }
+        Found::Etcds => Some(takeover::check(&member_dir, &config.wal_dir)?),
+    };
     make_dir(&member_dir)?;
     directory::warn_if_open(&config.data_dir, log);
     directory::warn_if_open(&member_dir, log);
     let lock = lock(&member_dir)?;
-    if found == Found::Etcds {
-        takeover::take_over(&member_dir, &config.wal_dir, log)?;
+    if let Some(ready) = etcds {
+        takeover::take_over(ready, &member_dir, log)?;
     }
     make_dir(&config.wal_dir)?;
     let disk = FsDisk::open(&config.wal_dir)

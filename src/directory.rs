@@ -57,7 +57,7 @@ pub(crate) fn examine(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<Found
         Err(WalError::InUse { .. }) => return Ok(Found::Ours),
         Err(error) => return Err(error).with_context(|| cannot_open(wal_dir)),
     };
-    let first = found.first_index();
+    let first = found.index.first();
     // Also where all entries are there: `etcdutl snapshot restore` writes some, and what they do not hold beside them.
     let snapshot = found.replayed.snapshot.map(|snapshot| snapshot.index());
     if let Some(index) = snapshot.or((first > 1).then_some(first - 1)) {

@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use engine::Engine as _;
 use machine::Point;
 use prost::Message as _;
-use proto::{raftpb, snappb, walpb};
+use proto::{raftpb, snappb};
 use raft_node::bootstrap::{self, Owner};
 use snapshot::{Export, Measure};
 use std::fs::File;
@@ -89,13 +89,9 @@ fn write_database(
 
 /// etcd's `.snap` file: a raft snapshot with its checksum, whose data is the members as etcd 3.5 and 3.6 want them.
 fn write_snap(rows: &engine::Snapshot, point: &Point, dir: &Path) -> anyhow::Result<()> {
-    let metadata = raftpb::SnapshotMetadata {
-        conf_state: Some(conf_state(point)),
-        index: Some(point.index),
-        term: Some(point.term),
-    };
-    let snapshot = raftpb::Snapshot { data: Some(machine::v2_store(rows)?.into()), metadata: Some(metadata) }
-        .encode_to_vec();
+    let snapshot =
+        raftpb::Snapshot { data: Some(machine::v2_store(rows)?.into()), metadata: Some(point.metadata()) }
+            .encode_to_vec();
     let envelope = snappb::Snapshot { crc: Some(crc32c::crc32c(&snapshot)), data: Some(snapshot.into()) };
     let path = dir.join(format!("{:016x}-{:016x}.snap", point.term, point.index));
     let show = || format!("cannot write {}", path.display());
@@ -105,24 +101,14 @@ fn write_snap(rows: &engine::Snapshot, point: &Point, dir: &Path) -> anyhow::Res
     File::open(dir).and_then(|dir| dir.sync_all()).with_context(show)
 }
 
-fn conf_state(point: &Point) -> raftpb::ConfState {
-    let (voters, learners) = (point.conf.voters.clone(), point.conf.learners.clone());
-    raftpb::ConfState { voters, learners, ..raftpb::ConfState::default() }
-}
-
 /// The log from the database on, with everything after that: it may have been acknowledged to a leader.
 fn write_log(log: &Wal<FsDisk>, point: &Point, dir: &Path) -> anyhow::Result<()> {
     let owner = bootstrap::read_metadata(log.metadata()).context("the log does not say whose it is")?;
     let Owner { member, cluster, .. } = owner;
-    let start = walpb::Snapshot {
-        index: Some(point.index),
-        term: Some(point.term),
-        conf_state: Some(conf_state(point)),
-    };
     let state = log.hard_state();
     // A crash may have lost how far it was known to be committed, never that it was.
     let state = HardState { commit: state.commit.max(point.index), ..state };
-    new_log::write(dir, &bootstrap::metadata(member, cluster), &start, |copy| {
+    new_log::write(dir, &bootstrap::metadata(member, cluster), &point.record(), |copy| {
         let mut next = point.index + 1;
         while next <= log.last_index() {
             let entries = log.entries(next, log.last_index() + 1, GROUP_BYTES)?;

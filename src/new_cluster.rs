@@ -13,8 +13,7 @@
 //! lost members may have shown higher ones than this one has; watchers from before are told that it was compacted.
 
 use anyhow::{Context as _, ensure};
-use machine::Machine;
-use proto::{raftpb, walpb};
+use machine::{Machine, Point};
 use types::{ConfState, HardState, MemberId};
 use wal::{FsDisk, Wal};
 
@@ -30,8 +29,7 @@ pub(crate) fn finish(wal: &mut Wal<FsDisk>, machine: &Machine, member: MemberId)
     if index != wal.last_index() + 1 || !is_alone(&conf, member) {
         return Ok(());
     }
-    let conf_state = Some(raftpb::ConfState { voters: conf.voters, ..raftpb::ConfState::default() });
-    wal.save_snapshot(&walpb::Snapshot { index: Some(index), term: Some(term), conf_state })?;
+    wal.save_snapshot(&Point { index, term, conf }.record())?;
     wal.append(&[], Some(&HardState { term, vote: 0, commit: index }))?;
     Ok(wal.sync_all()?)
 }

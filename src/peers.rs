@@ -33,7 +33,7 @@ impl Out {
     pub(crate) fn started(&self, newest: impl FnOnce() -> Arc<Membership>) {
         let mut is_started = types::lock(&self.is_started);
         *is_started = true;
-        self.transport.update_peers(&peers_of(&newest(), self.member));
+        self.transport.update_peers(&newest().others(self.member));
     }
 }
 
@@ -49,7 +49,7 @@ impl Outbound for Out {
     fn members_changed(&self, membership: Arc<Membership>) {
         let is_started = types::lock(&self.is_started);
         if *is_started {
-            self.transport.update_peers(&peers_of(&membership, self.member));
+            self.transport.update_peers(&membership.others(self.member));
         }
     }
 
@@ -100,12 +100,6 @@ fn lease_refusal(error: LeaseError) -> LeaseRefusal {
         LeaseError::Behind => LeaseRefusal::Behind,
         other => LeaseRefusal::Other(other.to_string()),
     }
-}
-
-/// Everybody but this member, with their peer URLs.
-fn peers_of(membership: &Membership, me: u64) -> Vec<(u64, Vec<String>)> {
-    let others = membership.members.values().filter(|member| member.id != me);
-    others.map(|member| (member.id, member.peer_urls.clone())).collect()
 }
 
 pub(crate) struct Member {

@@ -19,6 +19,7 @@ use raft_node::bootstrap::{self, Owner};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use types::MemberId;
 use wal::{FsDisk, Inspected, Wal};
 
 /// Time between two lines about the import.
@@ -83,7 +84,7 @@ fn read_log(wal_dir: &Path) -> anyhow::Result<Log> {
     let owner =
         owner.with_context(|| format!("the log in {} does not say whose it is", wal_dir.display()))?;
     // It may be that of a member that joined: its first entries are then the others', not those of a new cluster.
-    ensure!(found.last_index() > 0, "its log is empty: it has never run; begin with an empty directory");
+    ensure!(found.index.last() > 0, "its log is empty: it has never run; begin with an empty directory");
     Ok(Log { owner, found })
 }
 
@@ -101,7 +102,7 @@ fn read_database(member_dir: &Path) -> anyhow::Result<Database> {
 
 /// Whether the log goes on from where the database stands.
 fn check_fit(log: &Log, point: Option<&Point>) -> anyhow::Result<()> {
-    let (first, last) = (log.found.first_index(), log.found.last_index());
+    let (first, last) = (log.found.index.first(), log.found.index.last());
     let (index, term) = point.map_or((0, 0), |point| (point.index, point.term));
     let snapshot = log.found.replayed.snapshot.as_ref().map_or(0, proto::walpb::Snapshot::index);
     ensure!(
@@ -117,7 +118,7 @@ fn check_fit(log: &Log, point: Option<&Point>) -> anyhow::Result<()> {
         index <= last,
         "its database has come to index {index}, but its log ends at {last}: one of them is of another time"
     );
-    if let (Some(point), Some(written)) = (point, log.found.term(index)) {
+    if let (Some(point), Some(written)) = (point, log.found.index.term(index)) {
         ensure!(
             written == term || index == 0,
             "its database is of term {term} at index {index}, its log of term {written}: one of them is another member's"
@@ -172,24 +173,29 @@ impl Findings {
     }
 }
 
+/// What an etcd member left that stands in nobody's way; etcd cannot start on it meanwhile.
+pub(crate) struct Ready {
+    member: MemberId,
+    database: Database,
+}
+
 /// Refuses what cannot be taken over, with all obstacles.
-pub(crate) fn check(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<Findings> {
-    let found = look(member_dir, wal_dir);
-    ensure!(
-        found.obstacles.is_empty(),
-        "the data of an etcd member in {} cannot be taken over: {}; nothing was changed",
-        member_dir.display(),
-        found.obstacles.join("; ")
-    );
-    Ok(found)
+pub(crate) fn check(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<Ready> {
+    match look(member_dir, wal_dir) {
+        Findings { obstacles, log: Some(log), database: Some(database) } if obstacles.is_empty() => {
+            Ok(Ready { member: log.owner.member, database })
+        }
+        Findings { obstacles, .. } => bail!(
+            "the data of an etcd member in {} cannot be taken over: {}; nothing was changed",
+            member_dir.display(),
+            obstacles.join("; ")
+        ),
+    }
 }
 
 /// Makes the first state of etcd's database. The caller holds the lock on the directory.
-pub(crate) fn take_over(member_dir: &Path, wal_dir: &Path, log: &slog::Logger) -> anyhow::Result<()> {
-    let Findings { log: found, database, .. } = check(member_dir, wal_dir)?;
-    let (Some(Log { owner, .. }), Some(Database { path, file, point })) = (found, database) else {
-        bail!("an obstacle was not named");
-    };
+pub(crate) fn take_over(ready: Ready, member_dir: &Path, log: &slog::Logger) -> anyhow::Result<()> {
+    let Ready { member, database: Database { path, file, point } } = ready;
     let Some(point) = point else {
         // It has applied nothing: the log holds all there is.
         return Ok(());
@@ -207,7 +213,7 @@ pub(crate) fn take_over(member_dir: &Path, wal_dir: &Path, log: &slog::Logger) -
         }
     };
     snapshots::make_first(member_dir, |engine| {
-        Ok(snapshot::load_member(&file, engine, &point, owner.member, &mut progress)?)
+        Ok(snapshot::load_member(&file, engine, &point, member, &mut progress)?)
     })?;
     slog::info!(log, "took over the data of an etcd member; its files in snap/ are not needed any more";
         "took" => format!("{:.1?}", begun.elapsed()));

@@ -63,13 +63,16 @@ impl Asker {
         own_hash(Arc::clone(&self.shared), &self.work, revision).await
     }
 
-    /// The hashes of all other members that have a URL, in order of ID.
+    /// All other members that have a URL, with their URLs, in order of ID.
+    pub(crate) fn others(&self) -> Vec<(u64, Vec<String>)> {
+        let mut others = self.shared.membership().others(self.member);
+        others.retain(|(_, urls)| !urls.is_empty());
+        others
+    }
+
+    /// The hashes of [`Asker::others`].
     pub(crate) async fn peers(&self, revision: i64) -> Vec<PeerHash> {
-        let membership = self.shared.membership();
-        let others = membership.members.values().filter(|member| member.id != self.member);
-        let asked = others
-            .filter(|member| !member.peer_urls.is_empty())
-            .map(|member| self.peer(member.id, member.peer_urls.clone(), revision));
+        let asked = self.others().into_iter().map(|(member, urls)| self.peer(member, urls, revision));
         futures::future::join_all(asked).await
     }
 

@@ -249,10 +249,9 @@ impl Comparison {
             let said = self.foreign.get(member);
             said.is_none_or(|said| self.round >= said + self.limits.ask_again_rounds)
         };
-        let membership = self.parts.asker.shared().membership();
-        let others = membership.members.values().filter(|member| member.id != self.parts.asker.member());
-        let others = others.filter(|member| is_due(&member.id) && !member.peer_urls.is_empty());
-        others.map(|member| (member.id, member.peer_urls.clone())).collect()
+        let mut asked = self.parts.asker.others();
+        asked.retain(|(member, _)| is_due(member));
+        asked
     }
 
     async fn act(&mut self, verdict: Verdict, slice: &Slice) {

@@ -59,18 +59,8 @@ fn begin_at(
     while !measure.step(&*rows, STEP_BYTES)? {
         anyhow::ensure!(!pieces.is_closed(), "nobody waits for it any more");
     }
-    let conf_state = raftpb::ConfState {
-        voters: point.conf.voters.clone(),
-        learners: point.conf.learners.clone(),
-        ..raftpb::ConfState::default()
-    };
-    let metadata = raftpb::SnapshotMetadata {
-        conf_state: Some(conf_state),
-        index: Some(point.index),
-        term: Some(point.term),
-    };
     let data = machine::v2_store(&*rows).context("the members for older versions of etcd")?;
-    message.snapshot = Some(raftpb::Snapshot { data: Some(data.into()), metadata: Some(metadata) });
+    message.snapshot = Some(raftpb::Snapshot { data: Some(data.into()), metadata: Some(point.metadata()) });
     Ok((rows, measure.finish()?, message))
 }
 

@@ -123,7 +123,7 @@ impl<'a> Call<'a> {
         if status.is_learner && !for_learner {
             return Err(EtcdError::NotForLearner.into());
         }
-        if self.method.is_of_the_data() && self.api().is_distrusted() {
+        if self.api().is_distrusted() && self.method.is_of_the_data() {
             return Err(EtcdError::Corrupt.into());
         }
         self.count_version()?;

@@ -3,7 +3,7 @@
 use crate::Refusal;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use types::Member;
+use types::{Member, MemberId};
 
 /// A downgrade job, serialised as etcd's JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ impl Membership {
     pub fn members_json(&self) -> String {
         let members: Vec<&Member> = self.members.values().collect();
         serde_json::to_string(&members).expect("members are plain strings and numbers")
+    }
+
+    /// Everybody but this member, with their peer URLs.
+    pub fn others(&self, member: MemberId) -> Vec<(MemberId, Vec<String>)> {
+        let others = self.members.values().filter(|other| other.id != member);
+        others.map(|other| (other.id, other.peer_urls.clone())).collect()
     }
 
     /// The number of learners.

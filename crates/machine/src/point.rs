@@ -2,6 +2,7 @@
 
 use crate::{Fault, rows};
 use engine::{Family, Rows};
+use proto::{raftpb, walpb};
 use types::{ConfState, Index, Term};
 
 /// A point of the log, and raft's configuration there.
@@ -23,6 +24,29 @@ impl Point {
         let conf = rows.get(Family::Meta, rows::CONF_STATE)?;
         let conf = conf.map_or_else(|| Ok(ConfState::default()), |row| rows::decode_conf_state(&row))?;
         Ok(Self { index, term, conf })
+    }
+
+    /// What a raft snapshot taken here says of itself.
+    pub fn metadata(&self) -> raftpb::SnapshotMetadata {
+        raftpb::SnapshotMetadata {
+            conf_state: Some(self.conf_state()),
+            index: Some(self.index),
+            term: Some(self.term),
+        }
+    }
+
+    /// What the log says of such a snapshot.
+    pub fn record(&self) -> walpb::Snapshot {
+        walpb::Snapshot {
+            index: Some(self.index),
+            term: Some(self.term),
+            conf_state: Some(self.conf_state()),
+        }
+    }
+
+    fn conf_state(&self) -> raftpb::ConfState {
+        let ConfState { voters, learners } = self.conf.clone();
+        raftpb::ConfState { voters, learners, ..raftpb::ConfState::default() }
     }
 }
 

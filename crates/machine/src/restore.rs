@@ -37,13 +37,10 @@ pub fn start_new_cluster(
     for member in members {
         rows::put_member(&mut batch, member);
     }
-    rows::put_conf_state(&mut batch, &ConfState { voters, learners: Vec::new() });
-    rows::put_applied(&mut batch, applied.0, applied.1);
     if let Some(by) = bump {
         mvcc::bump(engine, &mut batch, by)?;
     }
-    engine.write(batch)?;
-    Ok(engine.flush()?)
+    begin(engine, batch, voters, applied)
 }
 
 /// Turns a member's rows into those of a cluster of `member` alone, at the index `applied`, with the revision raised by
@@ -63,10 +60,20 @@ pub fn force_new_cluster(
             rows::put_removed(&mut batch, id);
         }
     }
-    rows::put_conf_state(&mut batch, &ConfState { voters: vec![member], learners: Vec::new() });
-    rows::put_applied(&mut batch, applied.0, applied.1);
     let revision = mvcc::bump(engine, &mut batch, bump)?;
-    engine.write(batch)?;
-    engine.flush()?;
+    begin(engine, batch, vec![member], applied)?;
     Ok(revision)
+}
+
+/// Makes the rows durable, with who votes from this entry on.
+fn begin(
+    engine: &dyn Engine,
+    mut batch: Batch,
+    voters: Vec<MemberId>,
+    (index, term): (Index, Term),
+) -> Result<(), RestoreError> {
+    rows::put_conf_state(&mut batch, &ConfState { voters, learners: Vec::new() });
+    rows::put_applied(&mut batch, index, term);
+    engine.write(batch)?;
+    Ok(engine.flush()?)
 }

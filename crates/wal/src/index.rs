@@ -20,7 +20,7 @@ pub(crate) struct Slot {
 
 /// The index of the live log: consecutive entries above a base.
 #[derive(Debug, Default)]
-pub(crate) struct LogIndex {
+pub struct LogIndex {
     base_index: Index,
     base_term: Term,
     slots: VecDeque<Slot>,
@@ -31,15 +31,18 @@ pub(crate) struct LogIndex {
 }
 
 impl LogIndex {
-    pub(crate) fn first(&self) -> Index {
+    /// The first entry; in an empty log, the last index plus one.
+    pub fn first(&self) -> Index {
         self.base_index + 1
     }
 
-    pub(crate) fn last(&self) -> Index {
+    /// The last entry; in an empty log, the first index minus one.
+    pub fn last(&self) -> Index {
         self.base_index + self.slots.len() as u64
     }
 
-    pub(crate) fn term(&self, index: Index) -> Option<Term> {
+    /// The term of an entry, or of the one before the first.
+    pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.base_index {
             return Some(self.base_term);
         }

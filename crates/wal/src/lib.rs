@@ -41,6 +41,7 @@ mod wal;
 
 pub use disk::{Disk, DiskFile, FsDisk, FsFile, MemDisk, MemFile, Trouble, make_dir_all};
 pub use error::WalError;
+pub use index::LogIndex;
 pub use open::Inspected;
 pub use options::{Options, SEGMENT_BYTES};
 pub use replay::{Repair, Replayed};

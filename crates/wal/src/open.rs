@@ -13,8 +13,8 @@ use bytes::Bytes;
 use prost::Message;
 use proto::walpb;
 use std::collections::VecDeque;
+use types::HardState;
 use types::mutant::{Mutant, is};
-use types::{HardState, Index, Term};
 
 impl<D: Disk> Wal<D> {
     /// Whether the directory holds a log.
@@ -125,24 +125,8 @@ impl<D: Disk> Wal<D> {
 pub struct Inspected {
     /// What it holds besides entries.
     pub replayed: Replayed,
-    index: LogIndex,
-}
-
-impl Inspected {
-    /// The first readable entry, as [`Wal::first_index`].
-    pub fn first_index(&self) -> Index {
-        self.index.first()
-    }
-
-    /// The last entry, as [`Wal::last_index`].
-    pub fn last_index(&self) -> Index {
-        self.index.last()
-    }
-
-    /// The term of an entry, as [`Wal::term`].
-    pub fn term(&self, index: Index) -> Option<Term> {
-        self.index.term(index)
-    }
+    /// Which entries it has, and of which terms.
+    pub index: LogIndex,
 }
 
 struct Read<F> {

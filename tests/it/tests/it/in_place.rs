@@ -2,7 +2,6 @@
 //! same cluster, with everything that it held. What stands in the way is named before anything is changed.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, OpenOptions},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -11,15 +10,14 @@ use std::{
 };
 
 use anyhow::ensure;
-use harness::{
-    Addresses, Client, Cluster, Options, end_of_prefix, etcd_binary, etcd_binary_of, server_binary,
-};
+use harness::{Addresses, Client, Cluster, Options, etcd_binary, etcd_binary_of, server_binary};
 use proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest,
     RangeRequest, RangeResponse,
 };
 
 use crate::foreign::{check_refused, etcds, etcdutl};
+use crate::members::grow::{Writer, keys};
 use crate::support::{PATIENT, get, is_etcd, no_panic, put, run};
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -196,8 +194,7 @@ fn a_cluster_is_taken_over_directory_by_directory_under_load_and_given_back() {
         let mut cluster = Cluster::start_with(&Options { etcd: vec![0, 1, 2], ..Options::new(3) })?;
         let client = cluster.client();
         client.wait_leader(SETTLE).await?;
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let writer = tokio::spawn(write(client.clone(), std::sync::Arc::clone(&stop)));
+        let writer = Writer::start(client.clone());
         for kind in ["ours", "etcd's"] {
             for at in 0..3 {
                 cluster.stop(at)?;
@@ -217,37 +214,13 @@ fn a_cluster_is_taken_over_directory_by_directory_under_load_and_given_back() {
                 println!("member {at} is {kind}: revision {revision}, HashKV {hash:08x}");
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let written = writer.await?;
-        let all = RangeRequest {
-            key: "load/".into(),
-            range_end: end_of_prefix(b"load/"),
-            keys_only: true,
-            ..Default::default()
-        };
-        let found = client.range(0, all, PATIENT).await?.kvs;
-        let found: BTreeSet<String> =
-            found.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect();
+        let written = writer.stop().await?;
+        let found = keys(&client, 0).await?;
         let lost = written.difference(&found).count();
         println!("{} writes, {lost} lost", written.len());
         ensure!(lost == 0 && written.len() > 100, "{} writes, {lost} lost", written.len());
         Ok(())
     });
-}
-
-async fn write(client: Client, stop: std::sync::Arc<std::sync::atomic::AtomicBool>) -> BTreeSet<String> {
-    let mut written = BTreeSet::new();
-    for n in 0_usize.. {
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
-            break;
-        }
-        let key = format!("load/{n:08}");
-        match put(&client, n % 3, &key, "v").await {
-            Ok(_) => drop(written.insert(key)),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-    written
 }
 
 #[test]

@@ -5,28 +5,17 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, ensure};
 use harness::{Addresses, Client, Cluster, Member, Options, etcd_binary, server_binary};
 use proto::etcdserverpb::{
-    MemberAddRequest, MemberListRequest, WatchCreateRequest, WatchRequest, cluster_client::ClusterClient,
+    MemberAddRequest, WatchCreateRequest, WatchRequest, cluster_client::ClusterClient,
     watch_client::WatchClient, watch_request::RequestUnion,
 };
 use tokio_stream::StreamExt as _;
 
+use crate::members::{SETTLE, change, joining, listed, put_patiently};
 use crate::support::{PATIENT, get, is_etcd, no_panic, put, run};
 
-const SETTLE: Duration = Duration::from_secs(40);
 const FORCE: &str = "--force-new-cluster";
 /// How far the revision is raised.
 const RAISED: i64 = 1_000_000_000;
-
-async fn put_patiently(client: &Client, at: usize, key: &str) -> anyhow::Result<i64> {
-    let begun = std::time::Instant::now();
-    loop {
-        match put(client, at, key, "v").await {
-            Ok(revision) => return Ok(revision),
-            Err(error) if begun.elapsed() > SETTLE => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-}
 
 /// Whether a watch from this revision is told that it was compacted.
 async fn is_compacted(client: &Client, at: usize, revision: i64) -> anyhow::Result<bool> {
@@ -53,34 +42,18 @@ async fn join(
 ) -> anyhow::Result<Member> {
     let addresses = Addresses::free()?;
     let ask = MemberAddRequest { peer_ur_ls: vec![addresses.peer_url()], is_learner: false };
-    let begun = std::time::Instant::now();
-    let added = loop {
-        match ClusterClient::new(client.channel(at)).member_add(ask.clone()).await {
-            Ok(added) => break added.into_inner(),
-            Err(status) if begun.elapsed() > SETTLE => return Err(status.into()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    };
+    let admin = ClusterClient::new(client.channel(at));
+    let added = change(&admin, async |mut admin| admin.member_add(ask.clone()).await).await?;
     let new = added.member.context("no member in the answer")?.id;
-    let urls: Vec<String> = added
-        .members
-        .iter()
-        .flat_map(|member| {
-            let name = if member.id == new { name } else { &member.name };
-            member.peer_ur_ls.iter().map(move |url| format!("{name}={url}"))
-        })
-        .collect();
-    let flags =
-        [format!("--initial-cluster={}", urls.join(",")), "--initial-cluster-state=existing".to_owned()];
+    let flags = joining(name, &added.members, new);
     let mut member = Member::new(name, binary, folder, addresses, &flags);
     member.start()?;
     member.wait_ready()?;
     Ok(member)
 }
 
-async fn listed(client: &Client, at: usize) -> anyhow::Result<usize> {
-    let list = MemberListRequest { linearizable: true };
-    Ok(ClusterClient::new(client.channel(at)).member_list(list).await?.into_inner().members.len())
+async fn members(client: &Client, at: usize) -> anyhow::Result<usize> {
+    Ok(listed(ClusterClient::new(client.channel(at))).await?.len())
 }
 
 #[test]
@@ -120,7 +93,7 @@ fn one_member_of_three_becomes_a_cluster_and_grows_again() {
             );
         }
         ensure!(is_compacted(&client, 2, before).await? && is_compacted(&client, 2, shown).await?);
-        ensure!(listed(&client, 2).await? == 1);
+        ensure!(members(&client, 2).await? == 1);
         // The flag is left where it is: nothing happens again. It is taken away: nothing either.
         for is_there in [true, false] {
             cluster.member(2).set_flag(FORCE, is_there);
@@ -146,7 +119,7 @@ fn one_member_of_three_becomes_a_cluster_and_grows_again() {
         cluster.member(0).start()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
         put_patiently(&all, 0, "undisturbed").await?;
-        ensure!(listed(&all, 0).await? == 3);
+        ensure!(members(&all, 0).await? == 3);
         ensure!(put(&client, 0, "to the old cluster", "v").await.is_err(), "the old cluster took a write");
         for member in cluster.members() {
             no_panic(&fs::read_to_string(member.log())?);

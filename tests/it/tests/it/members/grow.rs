@@ -17,17 +17,17 @@ use proto::etcdserverpb::RangeRequest;
 use super::{Growing, Kind, put_patiently};
 use crate::support::{PATIENT, no_panic, put, run};
 
-pub(super) const PREFIX: &str = "grow/";
+pub(crate) const PREFIX: &str = "grow/";
 
 /// Writes numbered keys to whoever is there, one after the other.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     client: Arc<Mutex<Client>>,
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<BTreeSet<String>>,
 }
 
 impl Writer {
-    pub(super) fn start(client: Client) -> Self {
+    pub(crate) fn start(client: Client) -> Self {
         let (client, stop) = (Arc::new(Mutex::new(client)), Arc::new(AtomicBool::new(false)));
         let (shared, told) = (Arc::clone(&client), Arc::clone(&stop));
         let task = tokio::spawn(async move {
@@ -48,17 +48,17 @@ impl Writer {
         Self { client, stop, task }
     }
 
-    pub(super) fn ask(&self, client: Client) {
+    pub(crate) fn ask(&self, client: Client) {
         *self.client.lock().unwrap() = client;
     }
 
-    pub(super) async fn stop(self) -> anyhow::Result<BTreeSet<String>> {
+    pub(crate) async fn stop(self) -> anyhow::Result<BTreeSet<String>> {
         self.stop.store(true, Relaxed);
         Ok(self.task.await?)
     }
 }
 
-pub(super) async fn keys(client: &Client, at: usize) -> anyhow::Result<BTreeSet<String>> {
+pub(crate) async fn keys(client: &Client, at: usize) -> anyhow::Result<BTreeSet<String>> {
     let range = RangeRequest {
         key: Bytes::from_static(PREFIX.as_bytes()),
         range_end: end_of_prefix(PREFIX.as_bytes()),

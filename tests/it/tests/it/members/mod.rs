@@ -1,6 +1,6 @@
 //! Members come and go: clusters that grow and shrink under load, members that join, and those that cannot.
 
-mod grow;
+pub(crate) mod grow;
 mod joins;
 mod leave;
 mod refused;
@@ -21,7 +21,7 @@ use tonic::{Code, Status, transport::Channel};
 use crate::support::{PATIENT, put};
 
 /// Until something must have happened, on a slow machine: an election, a join, the end of a process.
-const SETTLE: Duration = Duration::from_secs(40);
+pub(crate) const SETTLE: Duration = Duration::from_secs(40);
 
 /// Which program a member runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,13 +160,13 @@ impl Growing {
     }
 }
 
-async fn listed(mut admin: ClusterClient<Channel>) -> anyhow::Result<Vec<Listed>> {
+pub(crate) async fn listed(mut admin: ClusterClient<Channel>) -> anyhow::Result<Vec<Listed>> {
     let list = admin.member_list(MemberListRequest { linearizable: true });
     Ok(tokio::time::timeout(PATIENT, list).await??.into_inner().members)
 }
 
 /// The flags of a member that is listed without a name yet, as `etcdctl member add` prints them.
-fn joining(name: &str, listed: &[Listed], id: u64) -> Vec<String> {
+pub(crate) fn joining(name: &str, listed: &[Listed], id: u64) -> Vec<String> {
     let of = |member: &Listed| {
         let name = if member.id == id { name } else { &member.name };
         member.peer_ur_ls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>()
@@ -176,7 +176,7 @@ fn joining(name: &str, listed: &[Listed], id: u64) -> Vec<String> {
 }
 
 /// One change, tried again while the cluster is too young for it (five healthy seconds are wanted), or lost it.
-async fn change<T>(
+pub(crate) async fn change<T>(
     admin: &ClusterClient<Channel>,
     ask: impl AsyncFn(ClusterClient<Channel>) -> Result<tonic::Response<T>, Status>,
 ) -> anyhow::Result<T> {
@@ -205,7 +205,7 @@ async fn promote(growing: &Growing, asked: usize, id: u64) -> anyhow::Result<Vec
 }
 
 /// A write may meet an election.
-async fn put_patiently(client: &Client, at: usize, key: &str) -> anyhow::Result<i64> {
+pub(crate) async fn put_patiently(client: &Client, at: usize, key: &str) -> anyhow::Result<i64> {
     let begun = Instant::now();
     loop {
         match put(client, at, key, "v").await {
