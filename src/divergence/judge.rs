@@ -10,6 +10,8 @@ pub(crate) enum Answer {
     Hash(SliceHash),
     /// Nothing now, and perhaps something later.
     Silent,
+    /// It has compacted what was asked for.
+    Compacted,
     /// Nothing that could be compared.
     Nothing,
 }
@@ -21,6 +23,8 @@ pub(crate) enum Verdict {
     Same,
     /// Nobody has answered with a hash.
     Unanswered,
+    /// Nobody could: it was compacted meanwhile.
+    Compacted,
     /// This member is of the majority; these are not.
     Other(Vec<u64>),
     /// These are the majority, and this member is not of it.
@@ -34,7 +38,8 @@ impl Answer {
         match answer {
             Ok(hash) => Self::Hash(*hash),
             Err(HashError::Future | HashError::Other(_)) => Self::Silent,
-            Err(HashError::Compacted | HashError::NotServed | HashError::OtherCluster) => Self::Nothing,
+            Err(HashError::Compacted) => Self::Compacted,
+            Err(HashError::NotServed | HashError::OtherCluster) => Self::Nothing,
         }
     }
 }
@@ -45,6 +50,7 @@ impl Verdict {
         match self {
             Self::Same => "same",
             Self::Unanswered => "unanswered",
+            Self::Compacted => "compacted",
             Self::Other(_) => "other",
             Self::Own(_) => "own",
             Self::Split => "split",
@@ -61,8 +67,12 @@ pub(crate) fn judge(me: u64, own: SliceHash, answers: &[(u64, Answer)], members:
         }
     }
     if groups.len() == 1 {
-        let is_alone = groups[&own].len() == 1;
-        return if is_alone { Verdict::Unanswered } else { Verdict::Same };
+        let is_compacted = answers.iter().any(|(_, answer)| *answer == Answer::Compacted);
+        return match groups[&own].len() {
+            1 if is_compacted => Verdict::Compacted,
+            1 => Verdict::Unanswered,
+            _ => Verdict::Same,
+        };
     }
     let quorum = members / 2 + 1;
     match groups.iter().find(|(_, members)| members.len() >= quorum).map(|(hash, _)| *hash) {
@@ -100,6 +110,18 @@ mod tests {
         check(&[Some(8), Some(8), None, None], 5, Verdict::Split);
         check(&[Some(8), Some(8), Some(8), None], 5, Verdict::Own(vec![2, 3, 4]));
         check(&[Some(7), Some(7), Some(8), Some(9)], 5, Verdict::Other(vec![4, 5]));
+    }
+
+    #[test]
+    fn what_others_have_compacted_is_told_from_what_nobody_answers() {
+        let own = SliceHash { hash: 7, rows: 1 };
+        let check = |theirs: [Answer; 2], expected| {
+            let answers: Vec<_> = (2..).zip(theirs).collect();
+            assert_eq!(judge(1, own, &answers, 3), expected, "{theirs:?}");
+        };
+        check([Answer::Compacted, Answer::Silent], Verdict::Compacted);
+        check([Answer::Compacted, Answer::Hash(own)], Verdict::Same);
+        check([Answer::Silent, Answer::Nothing], Verdict::Unanswered);
     }
 
     #[test]

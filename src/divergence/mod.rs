@@ -69,8 +69,8 @@ pub(crate) struct Comparison {
 
 impl Comparison {
     pub(crate) fn new(parts: Parts, limits: Limits) -> Self {
-        let help = "Slices that were compared with other members, by result: same, unanswered, other (another member \
-                    differs), own (this one does), split (no majority).";
+        let help = "Slices that were compared with other members, by result: same, unanswered, compacted, other \
+                    (another member differs), own (this one does), split (no majority).";
         let options = Opts::new("quorate_slices_compared_total", help);
         let compared = IntCounterVec::new(options, &["result"]).expect("a constant, valid name and label");
         Self {
@@ -150,7 +150,9 @@ impl Comparison {
         loop {
             let slice = Slice::Changes(after, to);
             match self.own(&slice, false).await {
-                Ok(own) => self.compare(slice, own).await,
+                Ok(own) => {
+                    self.compare(slice, own).await;
+                }
                 // A single revision that is too much is left to the walk of the keys.
                 Err(HashError::Other(text)) if text == slices::TOO_LARGE && to - after > 1 => {
                     to = after + (to - after) / 2;
@@ -175,8 +177,11 @@ impl Comparison {
                 return None;
             }
         };
-        let slice = Slice::Keys { revision, from, to: rest.clone(), rows: own.rows };
-        self.compare(slice, own).await;
+        let slice = Slice::Keys { revision, from: from.clone(), to: rest.clone(), rows: own.rows };
+        // The same keys again, as of a later revision: where much is compacted, the walk would else compare nothing.
+        if self.compare(slice, own).await == Verdict::Compacted {
+            return Some(from);
+        }
         rest.filter(|key| key.len() <= self.limits.key_bytes_max)
     }
 
@@ -192,26 +197,29 @@ impl Comparison {
     }
 
     /// Asks the others, and again if anybody differs: what one of them did meanwhile is no difference.
-    async fn compare(&mut self, slice: Slice, mut own: SliceHash) {
-        for attempt in 1.. {
+    async fn compare(&mut self, slice: Slice, mut own: SliceHash) -> Verdict {
+        let mut attempt = 1;
+        loop {
             let answers = self.ask(&slice, attempt > 1).await;
             let members = self.parts.asker.shared().membership().members.len();
             let verdict = judge(self.parts.asker.member(), own, &answers, members);
             self.compared.with_label_values(&[verdict.name()]).inc();
-            if matches!(verdict, Verdict::Same | Verdict::Unanswered) {
-                return;
+            if matches!(verdict, Verdict::Same | Verdict::Unanswered | Verdict::Compacted) {
+                return verdict;
             }
             // Where two differ and a third one is away, it may come back and decide.
             let is_open = verdict == Verdict::Split && answers.iter().any(|(_, a)| *a == Answer::Silent);
             let needed = if is_open { self.limits.patience } else { self.limits.confirmations };
             if attempt >= needed {
-                return self.act(verdict, &slice).await;
+                self.act(verdict.clone(), &slice).await;
+                return verdict;
             }
             tokio::time::sleep(self.limits.pause).await;
             own = match self.own(&slice, true).await {
                 Ok(own) => own,
-                Err(_) => return,
+                Err(_) => return verdict,
             };
+            attempt += 1;
         }
     }
 
@@ -262,7 +270,7 @@ impl Comparison {
         let (log, me) = (&self.parts.log, self.parts.asker.me());
         let slice = format!("{slice:?}");
         match verdict {
-            Verdict::Same | Verdict::Unanswered => {}
+            Verdict::Same | Verdict::Unanswered | Verdict::Compacted => {}
             Verdict::Other(members) => {
                 for member in members.into_iter().filter(|member| self.told.insert(*member)) {
                     slog::error!(log, "another member's data differs from the majority's: that member is wrong";

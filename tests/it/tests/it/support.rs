@@ -115,5 +115,7 @@ pub(crate) fn metric(port: u16, name: &str) -> anyhow::Result<f64> {
     let page = talk(port, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
     let page = String::from_utf8_lossy(&page).into_owned();
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-    Ok(line.with_context(|| format!("no {name} in {page}"))?.trim().parse()?)
+    let family = name.split('{').next().unwrap_or(name);
+    let like = || page.lines().filter(|line| line.starts_with(family)).collect::<Vec<_>>().join("\n");
+    Ok(line.with_context(|| format!("no {name} in\n{}", like()))?.trim().parse()?)
 }
