@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(crate) struct Limits {
     /// Revisions whose changes are one slice, which begins and ends at a multiple of it: members ask for the same ones.
     pub(crate) slice_revisions: i64,
+    /// The same for the newest changes, where less than such a slice is new.
+    pub(crate) small_slice_revisions: i64,
     /// Rows of a slice; a larger one is halved, and a single revision beyond it is left out.
     pub(crate) slice_rows: u64,
     /// Bytes of a slice, as its rows.
@@ -41,9 +43,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             slice_revisions: 16_384,
+            small_slice_revisions: 1_024,
             slice_rows: 100_000,
             slice_bytes: 64 << 20,
-            slices_a_round: 8,
+            slices_a_round: 16,
             lag_revisions: 1 << 18,
             keys: 2_048,
             keys_bytes: 4 << 20,

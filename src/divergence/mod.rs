@@ -124,11 +124,13 @@ impl Comparison {
             self.walk.skip_to(revision);
             return;
         }
-        for slice in 0..self.limits.slices_a_round {
+        let mut largest = 0;
+        for _ in 0..self.limits.slices_a_round {
             let compact = self.parts.asker.shared().view().compact_revision();
-            let Some((after, to)) = self.walk.newest(settled, compact, slice > 0) else { break };
+            let Some((after, to)) = self.walk.newest(settled, compact, largest) else { break };
             let done = self.changes(after, to).await;
             self.walk.followed(done);
+            largest = largest.max(done - after);
         }
         if !self.walk.is_due(self.round) {
             return;
