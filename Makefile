@@ -131,7 +131,7 @@ sim: ## Run the simulator: make sim SEED=7.
 	cargo run --locked --release -p sim -- $(SEED)
 
 soak: build judges ## The long counts: 100 kills and 500 power cuts on one member and on three, 100,000 leases at once, 20 runs of mixed clusters, 20 takeovers of each etcd, containers, 5,000 simulator seeds, a bare machine.
-	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_POWER_CUTS=500 IT_LEASES=100000 IT_TAKEOVERS=20
+	$(MAKE) --no-print-directory test-rust IT_KILLS=100 IT_DAMAGES=40 IT_POWER_CUTS=500 IT_LEASES=100000 IT_TAKEOVERS=20
 	$(MAKE) --no-print-directory test-mixed-it MIXED_RUNS=20
 	$(MAKE) --no-print-directory test-docker
 	$(MAKE) --no-print-directory test-ctl

@@ -16,6 +16,7 @@ mod memory;
 mod metrics;
 mod new_cluster;
 mod new_log;
+mod observed;
 mod offline;
 mod peers;
 mod server;
@@ -90,10 +91,22 @@ fn serve() -> ExitCode {
             ended.exit()
         }
         Err(error) => {
-            slog::crit!(log, "the member stops"; "error" => format!("{error:#}"));
+            slog::crit!(log, "the member stops"; "error" => with_causes(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each once: some texts have their cause in them.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn say(text: &str) -> ExitCode {

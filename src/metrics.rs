@@ -1,72 +1,14 @@
 //! What `/metrics` shows of the parts that the front end does not know: the engine, the node, the peers.
 
 use crate::logging::Lost;
-use bytes::Bytes;
-use engine::{Batch, Engine, Family, Fault, Snapshot, Visit};
+use crate::observed::Observed;
 use machine::Shared;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, exponential_buckets};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 use transport::Transport;
-
-/// An engine whose writes are timed: a group of entries each, which is what etcd calls a commit of its backend.
-pub(crate) struct Timed {
-    engine: Arc<dyn Engine>,
-    commits: Histogram,
-}
-
-impl Timed {
-    pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
-        let name = "etcd_disk_backend_commit_duration_seconds";
-        let options = HistogramOpts::new(name, "The latency distributions of commit called by backend.")
-            .buckets(exponential_buckets(0.001, 2.0, 14).expect("constant, valid buckets"));
-        let commits = Histogram::with_opts(options).expect("a constant, valid metric name");
-        Self { engine, commits }
-    }
-
-    /// Another engine of this member, whose writes count here too.
-    pub(crate) fn beside(&self, engine: Arc<dyn Engine>) -> Self {
-        Self { engine, commits: self.commits.clone() }
-    }
-}
-
-impl Engine for Timed {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        self.engine.get(family, key)
-    }
-
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Fault> {
-        self.engine.scan(family, from, to, visit)
-    }
-
-    fn snapshot(self: Arc<Self>) -> Box<Snapshot> {
-        Arc::clone(&self.engine).snapshot()
-    }
-
-    fn write(&self, batch: Batch) -> Result<(), Fault> {
-        let start = Instant::now();
-        let result = self.engine.write(batch);
-        self.commits.observe(start.elapsed().as_secs_f64());
-        result
-    }
-
-    fn flush(&self) -> Result<(), Fault> {
-        self.engine.flush()
-    }
-
-    fn compact(&self) -> Result<(), Fault> {
-        self.engine.compact()
-    }
-}
 
 struct Peers {
     transport: Arc<Transport>,
@@ -179,7 +121,7 @@ impl Collector for Peers {
 /// Adds everything to what is shown. Panics if a name is taken, which the first start would show.
 pub(crate) fn register(
     registry: &Registry,
-    engine: &Timed,
+    engine: &Observed,
     node: &raft_node::Meters,
     transport: &Arc<Transport>,
     shared: &Arc<Shared>,
@@ -188,7 +130,7 @@ pub(crate) fn register(
     node.register(registry);
     let peers = Peers::new(Arc::clone(transport), Arc::clone(shared), member);
     let mut collectors: Vec<Box<dyn Collector>> = vec![
-        Box::new(engine.commits.clone()),
+        Box::new(engine.commits()),
         Box::new(transport.round_trips()),
         Box::new(transport.faults()),
         Box::new(peers),

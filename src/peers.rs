@@ -307,7 +307,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let engines = engines(&dir);
         let node = alone(Arc::clone(&engines));
-        let timed = Arc::new(crate::metrics::Timed::new(engines.current()));
+        let timed = Arc::new(crate::observed::Observed::new(engines.current()));
         let incoming = Incoming::new(engines, Settings::new(1, 2), timed, silent()).expect("an empty folder");
         let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: 1, ..Default::default() }));
         let removed = Arc::new(Notify::new());

@@ -12,7 +12,8 @@ use crate::descriptors::Shares;
 use crate::divergence::{self, Comparison, Quarantine, Slices};
 use crate::logging::Logs;
 use crate::memory;
-use crate::metrics::{self, Timed};
+use crate::metrics;
+use crate::observed::Observed;
 use crate::peers::{Member, Out};
 use crate::signals::{Ended, Signals};
 use crate::snapshots::Incoming;
@@ -62,12 +63,17 @@ async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<E
     }
     let (stop_clients, clients_stopping) = watch::channel(false);
     let mut ended_node = parts.node.watch_ended();
+    let mut failure = None;
     let ended = tokio::select! {
         ended = signals.next() => ended,
         _ = ended_node.wait_for(|ended| *ended) => {
             if parts.node.status().is_removed { Ended::Removed } else { Ended::Failed }
         }
         () = parts.removed.notified() => Ended::Removed,
+        fault = parts.engine.failed() => {
+            failure = Some(fault);
+            Ended::Failed
+        }
         never = serve(&config, shares, &parts, client_listeners, clients_stopping, logs) => match never? {},
     };
     slog::info!(log, "stopping"; "reason" => ?ended);
@@ -85,14 +91,15 @@ async fn member(config: Config, shares: Shares, logs: &Logs) -> anyhow::Result<E
     }
     let _ = stop_peers.send(true);
     parts.transport.stop();
-    parts.finish(ended)
+    let ended = parts.finish(ended)?;
+    failure.map_or(Ok(ended), |fault| Err(anyhow::Error::msg(fault)))
 }
 
 struct Parts {
     node: Handle,
     thread: JoinHandle<Result<(), NodeFault>>,
     shared: Arc<Shared>,
-    engine: Arc<Timed>,
+    engine: Arc<Observed>,
     applying: IntGauge,
     transport: Arc<transport::Transport>,
     removed: Arc<Notify>,
@@ -122,7 +129,7 @@ async fn build(config: &Config, shares: Shares, log: &slog::Logger) -> anyhow::R
         quota_bytes: config.limits.quota_bytes,
         limits: machine::Limits::default(),
     };
-    let engine = Arc::new(Timed::new(data.engines.current()));
+    let engine = Arc::new(Observed::new(data.engines.current()));
     let machine = open_machine(config, &mut data, &engine, settings, log)?;
     let shared = machine.shared();
     let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: PEERS_WORK_MAX, ..Default::default() }));
@@ -196,7 +203,7 @@ fn node_options(config: &Config, (member, cluster): (u64, u64), election: Durati
 fn open_machine(
     config: &Config,
     data: &mut DataDir,
-    engine: &Arc<Timed>,
+    engine: &Arc<Observed>,
     settings: Settings,
     log: &slog::Logger,
 ) -> anyhow::Result<Machine> {

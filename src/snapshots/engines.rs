@@ -81,7 +81,7 @@ pub(crate) fn make_first(
 
 fn make(dir: &Path, options: &Options) -> anyhow::Result<RocksEngine> {
     wal::make_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    Ok(RocksEngine::open(dir, options)?)
+    RocksEngine::open(dir, options).with_context(|| format!("cannot open the state in {}", dir.display()))
 }
 
 /// The index of the snapshot that a state came with, by its directory's name.

@@ -1,7 +1,7 @@
 //! The other side: what a leader sends becomes a file, then an engine, then the member's state.
 
 use super::Engines;
-use crate::metrics::Timed;
+use crate::observed::Observed;
 use crate::{space, threads};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -30,18 +30,18 @@ pub(crate) struct Incoming {
     path: PathBuf,
     engines: Arc<Engines>,
     settings: Settings,
-    timed: Arc<Timed>,
+    observed: Arc<Observed>,
     applying: IntGauge,
     log: slog::Logger,
 }
 
 impl Incoming {
     /// Removes what an earlier process may have left half received. Machines are opened with these settings, on engines
-    /// timed with that one.
+    /// observed with that one.
     pub(crate) fn new(
         engines: Arc<Engines>,
         settings: Settings,
-        timed: Arc<Timed>,
+        observed: Arc<Observed>,
         log: slog::Logger,
     ) -> anyhow::Result<Arc<Self>> {
         let path = engines.member_dir().join(FILE);
@@ -49,7 +49,7 @@ impl Incoming {
         let help = "1 if the server is applying the incoming snapshot. 0 if none.";
         let applying = IntGauge::new("etcd_server_snapshot_apply_in_progress_total", help);
         let applying = applying.expect("a constant, valid metric name");
-        Ok(Arc::new(Self { path, engines, settings, timed, applying, log }))
+        Ok(Arc::new(Self { path, engines, settings, observed, applying, log }))
     }
 
     /// Whether a snapshot is being read, as etcd's metric.
@@ -150,7 +150,7 @@ impl Incoming {
         let engine = self.engines.stage(index, |engine| {
             Ok(snapshot::load_member(file, engine, &announced, member, &mut progress)?)
         })?;
-        let engine = Arc::new(self.timed.beside(engine));
+        let engine = Arc::new(self.observed.beside(engine));
         let machine = Machine::open(engine, self.settings).context("cannot read the snapshot's state")?;
         ensure!(machine.applied() == (index, term), "the state is not of index {index}");
         slog::info!(self.log, "read a snapshot"; "index" => index, "bytes" => bytes,

@@ -1,6 +1,7 @@
 //! Real processes: one test binary, so that it links once. Each module is a kind of trouble,
 //! each test a scenario that prints what it saw.
 //!
+//! * `IT_DAMAGES`: places of each file that [`damaged`] damages, 1 unless said otherwise.
 //! * `IT_KILLS`: kills in each test of [`kill`], 20 unless said otherwise.
 //! * `IT_LEASES`: leases that end together in a test of [`leases`], 5,000 unless said otherwise.
 //! * `IT_POWER_CUTS`: power cuts in each test of [`power`], 30 unless said otherwise.
@@ -15,6 +16,7 @@
 mod compose_file;
 mod corrupt;
 mod ctl;
+mod damaged;
 mod descriptors;
 mod flags;
 mod folders;
