@@ -169,10 +169,12 @@ impl Stage<'_, '_> {
         self.own.election_ticks = ELECTION_TICKS + usize::try_from(extra).expect("a few ticks");
     }
 
-    /// Whether this member may need a snapshot: in some runs the log is kept for those who have its beginning.
+    /// Whether this member may need a snapshot: in some runs the log is kept for those who have its beginning, by all who
+    /// have it themselves.
     fn check_need(&self, to: u64) -> Result<(), Violation> {
         let rules = self.around.rules;
-        if rules.limits.keep_lagging_steps == usize::MAX && to <= rules.founders {
+        let is_kept = rules.limits.keep_lagging_steps == usize::MAX && !self.own.states.are_a_snapshots();
+        if is_kept && to <= rules.founders {
             let id = self.own.id;
             return Err(format!("member {id} has no log for member {to}, which was to be kept for it"));
         }

@@ -57,6 +57,11 @@ impl States {
         Ok(Some(engine))
     }
 
+    /// Whether its member went on from a snapshot: then it never had the log before that.
+    pub(crate) fn are_a_snapshots(&self) -> bool {
+        self.contents().current > 0
+    }
+
     /// Makes room for the state of a snapshot, unless there is one.
     pub(crate) fn begin(&self, snapshot: Index) -> Option<Arc<MemoryEngine>> {
         let mut contents = self.contents();
