@@ -45,6 +45,7 @@ struct Database {
     file: File,
     /// `None` before it applied anything.
     point: Option<Point>,
+    members: Vec<machine::Member>,
 }
 
 fn database_of(member_dir: &Path) -> PathBuf {
@@ -64,6 +65,9 @@ pub(crate) fn look(member_dir: &Path, wal_dir: &Path) -> Findings {
     let mut database = read_database(member_dir).map_err(&mut noted).ok();
     if let Some(log) = &log {
         database = database.filter(|known| check_fit(log, known.point.as_ref()).map_err(&mut noted).is_ok());
+    }
+    if let Some(database) = &database {
+        check_urls(&database.members).unwrap_or_else(&mut noted);
     }
     if let Some(snap) = newest_snap(member_dir) {
         check_v2(&snap).unwrap_or_else(&mut noted);
@@ -96,8 +100,8 @@ fn read_database(member_dir: &Path) -> anyhow::Result<Database> {
     if let Err(fs::TryLockError::WouldBlock) = file.try_lock_shared() {
         bail!("another process uses {}", path.display());
     }
-    let point = snapshot::point(&file).with_context(show)?;
-    Ok(Database { path, file, point })
+    let (point, members) = snapshot::point(&file).with_context(show)?;
+    Ok(Database { path, file, point, members })
 }
 
 /// Whether the log goes on from where the database stands.
@@ -126,6 +130,20 @@ fn check_fit(log: &Log, point: Option<&Point>) -> anyhow::Result<()> {
         let member = log.owner.member;
         let is_known = point.conf.voters.contains(&member) || point.conf.learners.contains(&member);
         ensure!(is_known, "its database does not know the member {member:x}, whose log this is");
+    }
+    Ok(())
+}
+
+/// Whether this server can speak with the members: it would wait for them for ever. One that is alone needs nobody.
+fn check_urls(members: &[machine::Member]) -> anyhow::Result<()> {
+    let urls = members.iter().flat_map(|member| member.peer_urls.iter().map(move |url| (member, url)));
+    let foreign = urls.into_iter().find(|(_, url)| !url.starts_with("http://"));
+    if let Some((member, url)) = foreign.filter(|_| members.len() > 1) {
+        bail!(
+            "the members reach {:x} ({}) at {url}: this version of quorate speaks plain HTTP alone",
+            member.id,
+            member.name
+        );
     }
     Ok(())
 }
@@ -195,7 +213,7 @@ pub(crate) fn check(member_dir: &Path, wal_dir: &Path) -> anyhow::Result<Ready> 
 
 /// Makes the first state of etcd's database. The caller holds the lock on the directory.
 pub(crate) fn take_over(ready: Ready, member_dir: &Path, log: &slog::Logger) -> anyhow::Result<()> {
-    let Ready { member, database: Database { path, file, point } } = ready;
+    let Ready { member, database: Database { path, file, point, .. } } = ready;
     let Some(point) = point else {
         // It has applied nothing: the log holds all there is.
         return Ok(());

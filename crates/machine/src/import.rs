@@ -91,11 +91,16 @@ impl Import {
         Ok(Self { point: Some(point), ..Self::begin(find)? })
     }
 
+    /// The members of a database, from the entries of that bucket.
+    pub fn members(entries: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Member>, ImportError> {
+        entries.iter().map(|(key, value)| member(key, value)).collect()
+    }
+
     /// Where a database stands that nobody announces, for a member that goes on from its own; `None` before it applied
-    /// anything. `members` are the entries of that bucket: who votes follows from them, for the reason above.
+    /// anything. Who votes follows from its members, for the reason above.
     pub fn point<E: From<ImportError>>(
         mut find: impl FnMut(&str, &str) -> Result<Option<Vec<u8>>, E>,
-        members: &[(Vec<u8>, Vec<u8>)],
+        members: &[Member],
     ) -> Result<Option<Point>, E> {
         let Some(index) = stored_number("consistent_index", find("meta", "consistent_index")?.as_deref())?
         else {
@@ -103,8 +108,7 @@ impl Import {
         };
         let term = stored_number("term", find("meta", "term")?.as_deref())?.ok_or(ImportError::Old)?;
         let mut conf = ConfState::default();
-        for (key, value) in members {
-            let known = member(key, value)?;
+        for known in members {
             let list = if known.is_learner { &mut conf.learners } else { &mut conf.voters };
             list.push(known.id);
         }

@@ -3,7 +3,7 @@
 use crate::{Progress, Status};
 use bbolt::{Item, Limits, ReadAt, ReadError, Reader, Value};
 use engine::{Batch, Engine, Fault};
-use machine::{Import, Point};
+use machine::{Import, Member, Point};
 use mvcc::BackendRow;
 use std::collections::HashSet;
 use types::MemberId;
@@ -70,11 +70,12 @@ pub fn load_member(
     snapshot.write(import, engine, progress)
 }
 
-/// Where an etcd member's own database stands; `None` before it applied anything.
-pub fn point(file: impl ReadAt) -> Result<Option<Point>, ImportError> {
+/// Where an etcd member's own database stands (`None` before it applied anything), and the members that it knows.
+pub fn point(file: impl ReadAt) -> Result<(Option<Point>, Vec<Member>), ImportError> {
     let snapshot = open(file)?;
-    let members = snapshot.entries(MEMBERS)?;
-    Import::point(|bucket, key| snapshot.entry(bucket, key), &members)
+    let members = Import::members(&snapshot.entries(MEMBERS)?)?;
+    let point = Import::point(|bucket, key| snapshot.entry(bucket, key), &members)?;
+    Ok((point, members))
 }
 
 /// Reads everything that [`load_member`] reads, and writes nothing: whether it would be taken.

@@ -266,6 +266,53 @@ fn what_etcdutl_restored_starts_as_ours() {
     });
 }
 
+#[test]
+fn members_that_speak_tls_are_an_obstacle() {
+    if is_etcd() {
+        return;
+    }
+    run(async {
+        let (cluster, _) = etcds(&[]).await?;
+        let (member, folder) = (&cluster.members()[0], cluster.folder());
+        let (db, url) =
+            (member.data.join("member/snap/db").display().to_string(), member.addresses.peer_url());
+        for (name, list, words) in [
+            (
+                "two",
+                format!("m0={url},m1=https://127.0.0.1:1"),
+                ["(m1) at https://127.0.0.1:1", "plain HTTP alone"],
+            ),
+            (
+                "own",
+                format!("m0={url},m0=https://127.0.0.1:2,m1={url}1"),
+                ["(m0) at https://127.0.0.1:2", "plain HTTP"],
+            ),
+        ] {
+            let restored = folder.join(name);
+            let advertised: Vec<&str> =
+                list.split(',').filter_map(|member| member.strip_prefix("m0=")).collect();
+            etcdutl(&[
+                "snapshot",
+                "restore",
+                &db,
+                "--skip-hash-check",
+                "--name=m0",
+                &format!("--initial-cluster={list}"),
+                &format!("--initial-advertise-peer-urls={}", advertised.join(",")),
+                &format!("--data-dir={}", restored.display()),
+            ])?;
+            let named = obstacles(&restored)?;
+            println!("{named:?}");
+            ensure!(named.len() == 1 && words.iter().all(|word| named[0].contains(word)), "{named:?}");
+            let flags: Vec<String> =
+                member.flags().iter().filter(|flag| !flag.starts_with("--data-dir=")).cloned().collect();
+            let flags = [flags, vec![format!("--data-dir={}", restored.display())]].concat();
+            check_refused(&flags, &restored, folder, &words)?;
+        }
+        Ok(())
+    });
+}
+
 /// Something done to a stopped member's directory, and words that name it.
 type Obstacle = (fn(&Path) -> anyhow::Result<()>, &'static [&'static str]);
 
