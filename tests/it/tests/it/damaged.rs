@@ -15,7 +15,7 @@ use proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, Ran
 use proto::mvccpb::KeyValue;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
-use crate::support::{PATIENT, is_etcd, no_panic, number, run, seed};
+use crate::support::{PATIENT, copy_all, is_etcd, no_panic, number, run, seed};
 
 /// How long a damaged member may take until it serves or has ended.
 const DECIDED: Duration = Duration::from_mins(1);
@@ -57,14 +57,6 @@ struct Subject {
     yesterday: PathBuf,
     state: State,
     older: i64,
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let _ = fs::remove_dir_all(to);
-    // The log's segments are mostly zeros.
-    let done = std::process::Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status()?;
-    ensure!(done.success(), "cp of {} failed", from.display());
-    Ok(())
 }
 
 async fn state(client: &Client, older: i64) -> anyhow::Result<State> {
@@ -113,13 +105,13 @@ impl Subject {
         cluster.stop(0)?;
         let (data, folder) = (cluster.members()[0].data.clone(), cluster.folder().to_owned());
         let (today, yesterday) = (folder.join("today"), folder.join("yesterday"));
-        copy(&data, &yesterday)?;
+        copy_all(&data, &yesterday)?;
         cluster.restart(0)?;
         small_writes(&client, random, 300).await?;
         let older = client.revision(PATIENT).await? - 50;
         let state = state(&client, older).await?;
         cluster.kill(0)?;
-        copy(&data, &today)?;
+        copy_all(&data, &today)?;
         Ok(Self { cluster, today, yesterday, state, older })
     }
 
@@ -144,7 +136,8 @@ impl Subject {
     /// Damages one file of a fresh copy; false if that changes nothing.
     fn damage(&self, file: &Path, damage: Damage, random: &mut SmallRng) -> anyhow::Result<bool> {
         let data = &self.cluster.members()[0].data;
-        copy(&self.today, data)?;
+        fs::remove_dir_all(data)?;
+        copy_all(&self.today, data)?;
         let path = data.join(file);
         let before = fs::read(&path)?;
         let used = before.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use harness::{Client, Cluster, Options, etcd_binary};
 
-use crate::support::{PATIENT, get, is_etcd, no_panic, put, refused, run};
+use crate::support::{PATIENT, copy_all, get, is_etcd, no_panic, put, refused, run};
 
 /// Stock etcd may take a while to compact, or to make a snapshot of its own.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -121,7 +121,7 @@ fn parts_that_do_not_belong_together_are_refused() {
         fs::rename(&aside, &log)?;
         // Rows of another cluster, older than this log and newer.
         fs::rename(&rows, &aside)?;
-        copy(&other.members()[0].data.join("member/kv"), &rows)?;
+        copy_all(&other.members()[0].data.join("member/kv"), &rows)?;
         let (status, output) = refused(member.flags(), one.folder())?;
         let last = output.lines().last().unwrap_or_default();
         ensure!(status.code() == Some(1) && last.contains("refused"), "{output}");
@@ -191,13 +191,4 @@ fn data_is_private_and_a_directory_that_is_not_is_warned_of() {
         tokio::time::timeout(PATIENT.max(READY_LIMIT), put(&client, 0, "key", "value")).await??;
         Ok(())
     });
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
 }

@@ -18,7 +18,7 @@ use proto::etcdserverpb::{
 
 use crate::foreign::{check_refused, etcds, etcdutl};
 use crate::members::grow::{Writer, keys};
-use crate::support::{PATIENT, get, is_etcd, no_panic, put, run};
+use crate::support::{PATIENT, copy_all, get, is_etcd, no_panic, put, run};
 
 const SETTLE: Duration = Duration::from_secs(30);
 const LEASE: i64 = 7;
@@ -403,22 +403,6 @@ fn a_takeover_that_is_killed_begins_anew() {
         no_panic(&fs::read_to_string(cluster.members()[0].log())?);
         Ok(())
     });
-}
-
-fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let (path, target) = {
-            let entry = entry?;
-            (entry.path(), to.join(entry.file_name()))
-        };
-        if path.is_dir() {
-            copy_all(&path, &target)?;
-        } else {
-            fs::copy(&path, &target)?;
-        }
-    }
-    Ok(())
 }
 
 fn etcdctl(client_url: &str, words: &[&str]) -> anyhow::Result<()> {

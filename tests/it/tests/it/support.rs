@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -78,6 +78,13 @@ pub(crate) fn refused(args: &[String], folder: &Path) -> anyhow::Result<(ExitSta
     let mut process = Process::start(&server_binary()?, args, &folder.join("refused.log"))?;
     let status = process.wait_end(REFUSAL_LIMIT)?;
     Ok((status, process.output()))
+}
+
+/// A copy of a directory. Segments of the log are mostly zeros, which take no space in it.
+pub(crate) fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let done = Command::new("cp").args(["-a", "--sparse=always"]).arg(from).arg(to).status()?;
+    anyhow::ensure!(done.success(), "cannot copy {} to {}", from.display(), to.display());
+    Ok(())
 }
 
 /// Whether the server under test is not ours: then what we promise beyond etcd is not asked of it.

@@ -26,7 +26,7 @@ use load::{Shape, Witness};
 use proto::etcdserverpb::{CompactionRequest, DefragmentRequest};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 
-use crate::support::{number, run, seed};
+use crate::support::{copy_all, number, run, seed};
 
 /// Rounds on one cluster before the next begins: bounds what is checked after each.
 const ROUNDS: u64 = 6;
@@ -313,7 +313,12 @@ impl Rig {
         for member in members {
             let wal_dir = self.cluster.members()[*member].data.join("member/wal");
             if wal_dir.exists() {
-                let found = wal::Wal::inspect(&wal::FsDisk::open(&wal_dir)?)?;
+                // A copy, for what is open here is locked, and stays so in a child that a test beside this one starts,
+                // until the child has become another program: the member would find its log in use.
+                let folder = tempfile::tempdir()?;
+                let copied = folder.path().join("wal");
+                copy_all(&wal_dir, &copied)?;
+                let found = wal::Wal::inspect(&wal::FsDisk::open(&copied)?)?;
                 newest = newest.max(found.replayed.hard_state.term);
             }
         }
