@@ -307,8 +307,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let engines = engines(&dir);
         let node = alone(Arc::clone(&engines));
-        let timed = Arc::new(crate::observed::Observed::new(engines.current()));
-        let incoming = Incoming::new(engines, Settings::new(1, 2), timed, silent()).expect("an empty folder");
+        let observed = Arc::new(crate::observed::Observed::new(engines.current()));
+        let incoming =
+            Incoming::new(engines, Settings::new(1, 2), observed, silent()).expect("an empty folder");
         let work = Arc::new(api::Pool::new(api::WorkLimits { long_max: 1, ..Default::default() }));
         let removed = Arc::new(Notify::new());
         let shared = node.machine();

@@ -136,8 +136,8 @@ fn check_fit(log: &Log, point: Option<&Point>) -> anyhow::Result<()> {
 
 /// Whether this server can speak with the members: it would wait for them for ever. One that is alone needs nobody.
 fn check_urls(members: &[machine::Member]) -> anyhow::Result<()> {
-    let urls = members.iter().flat_map(|member| member.peer_urls.iter().map(move |url| (member, url)));
-    let foreign = urls.into_iter().find(|(_, url)| !url.starts_with("http://"));
+    let mut urls = members.iter().flat_map(|member| member.peer_urls.iter().map(move |url| (member, url)));
+    let foreign = urls.find(|(_, url)| !url.starts_with("http://"));
     if let Some((member, url)) = foreign.filter(|_| members.len() > 1) {
         bail!(
             "the members reach {:x} ({}) at {url}: this version of quorate speaks plain HTTP alone",
